@@ -1,0 +1,44 @@
+# make demo    install into .venv and run the main job on a real MRI
+# make test    install into .venv and run the tests
+# make lint    style and types
+# make peers   the outside programs that some tests ask (Debian; needs root)
+# make help    this list
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint peers coverage clean
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,test]'
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/medseg demo
+
+test: $(READY)
+	$(BIN)/python -m pytest -q -m 'not slow' --durations=10
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -q -m slow --durations=10
+
+coverage: $(READY)
+	$(BIN)/python -m pytest -q -m 'not slow' --cov --cov-report=term-missing:skip-covered
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+peers: $(READY)
+	tests/peers/install $(BIN)/python
+
+clean:
+	rm -rf $(VENV) demo build dist

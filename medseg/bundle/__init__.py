@@ -1,0 +1,1 @@
+"""MONAI bundles: loaded without executing anything, turned into a recipe."""

@@ -1,0 +1,93 @@
+"""A bundle as the rest of medseg sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medseg.bundle.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Code:
+    """A coded concept (PS3.16): SCT 10200004 "Hippocampus"."""
+
+    scheme: str
+    value: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One thing the bundle can find. `number` is its label value and its SegmentNumber, the same in every result.
+
+    color: sRGB, 0-255. volume_ml: (least, most) plausible, or None.
+    """
+
+    number: int
+    label: str
+    category: Code
+    type: Code
+    region: Code | None
+    laterality: Code | None
+    color: tuple[int, int, int]
+    volume_ml: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Expects:
+    """What a series must be for the bundle to fit; None or empty: anything.
+
+    fov_mm: (least, most) extent along x, y, z of the patient (LPS axes nearest to the volume's own).
+    values: (least, most) range in which the volume's 1st and 99th percentile must lie, modality units.
+    """
+
+    modality: tuple[str, ...] = ()
+    body_part: tuple[str, ...] = ()
+    series_description: str | None = None
+    fov_mm: tuple[tuple[float, float], ...] | None = None
+    values: tuple[float, float] | None = None
+    min_slices: int = 1
+
+
+@dataclass(frozen=True)
+class Postprocess:
+    """Clean-up on the source grid. keep_largest: segment numbers that are one piece of tissue each."""
+
+    keep_largest: tuple[int, ...] = ()
+    fill_holes: bool = False
+    min_volume_ml: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A loaded bundle. Loading reads JSON and hashes files; the network is built by `network.load_network`.
+
+    digest: SHA-256 (hex) over the configuration files and the weights.
+    network: the resolved `network_def` configuration.
+    """
+
+    name: str
+    version: str
+    path: Path
+    digest: str
+    description: str
+    licence: str
+    metadata: Mapping[str, Any]
+    network: Mapping[str, Any]
+    weights: Path
+    in_channels: int
+    out_channels: int
+    recipe: Recipe
+    expects: Expects
+    segments: tuple[Segment, ...]
+    postprocess: Postprocess
+    precisions: tuple[str, ...]
+    default: bool
+    research_only: bool
+
+    @property
+    def spatial_dims(self) -> int:
+        return len(self.recipe.window.roi)

@@ -1,0 +1,256 @@
+"""The `$` expressions of a bundle configuration, read without evaluating Python.
+
+MONAI hands the text after `$` to `eval`. Here it is parsed, and the tree is walked by a reader that knows numbers,
+strings, lists, tuples, arithmetic, comparisons, a choice (`a if b else c`), an item (`@pixdim[0]`) and references
+(`@id::key`). There are no names, no attributes and no calls, so there is nothing through which code could run.
+Four phrases that real configurations use are known as a whole, by their tree:
+
+    $torch.device(...)        the device: `DEVICE`, whichever it names, since the caller chooses
+    $torch.float32            a data type, also of numpy: `Dtype`
+    $@network_def.to(@device) the thing referred to
+    $None, $True, $False
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import operator
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final, TypeAlias
+
+REFERENCE: Final = re.compile(r"@((?:::|#)*\w+(?:(?:::|#)\w+)*)")
+LONGEST: Final = 1000  # characters of an expression
+DEEPEST: Final = 40  # nested operations
+LARGEST: Final = 2**53  # magnitude of an integer, so that it is also exact as a float
+MOST_ITEMS: Final = 10_000  # of a list or string made by an expression
+
+Resolve: TypeAlias = Callable[[str], Any]
+
+
+class Device(Enum):
+    """Stands for the device that the caller chooses."""
+
+    CHOSEN = "chosen"
+
+
+DEVICE: Final = Device.CHOSEN
+
+
+@dataclass(frozen=True)
+class Dtype:
+    """A data type by its name, "float32"."""
+
+    name: str
+
+
+class Refused(ValueError):
+    """An expression outside the grammar; the message says which part."""
+
+
+DTYPES: Final = frozenset(
+    {"float16", "float32", "float64", "bfloat16", "uint8", "int8", "int16", "uint16", "int32", "int64", "long", "bool"}
+)
+DEVICES: Final = frozenset(
+    ast.dump(ast.parse(text, mode="eval").body)
+    for text in (
+        "torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
+        "torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
+        "'cuda:0' if torch.cuda.is_available() else 'cpu'",
+        "'cuda' if torch.cuda.is_available() else 'cpu'",
+        "torch.device('cuda:0')",
+        "torch.device('cuda')",
+        "torch.device('cpu')",
+    )
+)
+ARITHMETIC: Final[dict[type[ast.operator], Callable[[Any, Any], Any]]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.Pow: operator.pow,
+}
+COMPARISONS: Final[dict[type[ast.cmpop], Callable[[Any, Any], bool]]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+}
+
+
+def evaluate(text: str, resolve: Resolve) -> Any:
+    """Value of an expression (without its `$`); `resolve` gives the value of a reference (without its `@`).
+
+    Raises Refused for anything outside the grammar and for values out of bounds; whatever `resolve` raises passes.
+    """
+    if len(text) > LONGEST:
+        raise Refused(f"an expression of {len(text)} characters; at most {LONGEST} are read")
+    if "__" in text:
+        raise Refused("a name with two underscores")
+    references: list[str] = []
+
+    def placeholder(match: re.Match[str]) -> str:
+        references.append(match[1])
+        return f" reference__{len(references) - 1} "
+
+    source = REFERENCE.sub(placeholder, text).strip()
+    try:
+        body = ast.parse(source, mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise Refused(f"not an expression: {text!r}") from None
+    return _Reader(references, resolve).read(body, 0)
+
+
+class _Reader:
+    def __init__(self, references: list[str], resolve: Resolve) -> None:
+        self._references = references
+        self._resolve = resolve
+
+    def read(self, node: ast.expr, depth: int) -> Any:
+        if depth > DEEPEST:
+            raise Refused(f"operations nested deeper than {DEEPEST}")
+        known = self._phrase(node, depth)
+        if known is not None:
+            return known
+        match node:
+            case ast.Constant(value=value):
+                return _bounded(value)
+            case ast.Name():
+                return self._reference(node)
+            case ast.List(elts=items):
+                return [self.read(item, depth + 1) for item in items]
+            case ast.Tuple(elts=items):
+                return tuple(self.read(item, depth + 1) for item in items)
+            case ast.UnaryOp(op=operation, operand=operand):
+                return self._unary(operation, self.read(operand, depth + 1))
+            case ast.BinOp(left=left, op=operation, right=right):
+                return _arithmetic(operation, self.read(left, depth + 1), self.read(right, depth + 1))
+            case ast.Compare(left=left, ops=[comparison], comparators=[right]):
+                return _compare(comparison, self.read(left, depth + 1), self.read(right, depth + 1))
+            case ast.BoolOp(op=operation, values=values):
+                flags = [_flag(self.read(value, depth + 1)) for value in values]
+                return all(flags) if isinstance(operation, ast.And) else any(flags)
+            case ast.IfExp(test=test, body=body, orelse=other):
+                return self.read(body if _flag(self.read(test, depth + 1)) else other, depth + 1)
+            case ast.Subscript(value=value, slice=index):
+                return _item(self.read(value, depth + 1), self.read(index, depth + 1))
+        raise Refused(f"{_words(node)} in an expression")
+
+    def _phrase(self, node: ast.expr, depth: int) -> Any:
+        """The value of a phrase known as a whole, else None."""
+        if isinstance(node, ast.Call | ast.IfExp) and ast.dump(node) in DEVICES:
+            return DEVICE
+        match node:
+            case ast.Attribute(value=ast.Name(id="torch" | "numpy" | "np"), attr=name) if name in DTYPES:
+                return Dtype("int64" if name == "long" else name)
+            case ast.Call(func=ast.Attribute(value=ast.Name() as thing, attr="to"), args=[device], keywords=[]):
+                if self.read(device, depth + 1) is DEVICE:
+                    return self._reference(thing)
+        return None
+
+    def _reference(self, node: ast.Name) -> Any:
+        if not node.id.startswith("reference__"):
+            raise Refused(f"the name {node.id!r} in an expression")
+        return self._resolve(self._references[int(node.id.removeprefix("reference__"))])
+
+    def _unary(self, operation: ast.unaryop, value: Any) -> Any:
+        if isinstance(operation, ast.Not):
+            return not _flag(value)
+        if not _is_number(value) or isinstance(operation, ast.Invert):
+            raise Refused(f"{_words(operation)} of {_kind(value)}")
+        return -value if isinstance(operation, ast.USub) else +value
+
+
+def _arithmetic(operation: ast.operator, left: Any, right: Any) -> Any:
+    function = ARITHMETIC.get(type(operation))
+    if function is None:
+        raise Refused(f"{_words(operation)} in an expression")
+    if _is_number(left) and _is_number(right):
+        if isinstance(operation, ast.Pow) and (abs(left) > LARGEST or abs(right) > 64):
+            raise Refused("a power too large to be meant")
+    elif isinstance(operation, ast.Mult) and _repeats(left, right):
+        size = len(left) * right if _is_number(right) else len(right) * left
+        if size > MOST_ITEMS:
+            raise Refused(f"a sequence of {size} items; at most {MOST_ITEMS} are made")
+    elif not (isinstance(operation, ast.Add) and type(left) is type(right) and isinstance(left, str | list | tuple)):
+        raise Refused(f"{_words(operation)} of {_kind(left)} and {_kind(right)}")
+    elif len(left) + len(right) > MOST_ITEMS:
+        raise Refused(f"a sequence of more than {MOST_ITEMS} items")
+    try:
+        return _bounded(function(left, right))
+    except ArithmeticError as error:
+        raise Refused(str(error)) from None
+
+
+def _repeats(left: Any, right: Any) -> bool:
+    return any(
+        isinstance(items, str | list | tuple) and isinstance(times, int) and not isinstance(times, bool)
+        for items, times in ((left, right), (right, left))
+    )
+
+
+def _compare(comparison: ast.cmpop, left: Any, right: Any) -> bool:
+    function = COMPARISONS.get(type(comparison))
+    alike = (_is_number(left) and _is_number(right)) or type(left) is type(right)
+    if function is None or not (alike or isinstance(comparison, ast.Eq | ast.NotEq)):
+        raise Refused(f"{_words(comparison)} of {_kind(left)} and {_kind(right)}")
+    if not all(_is_number(value) or isinstance(value, str | bool | None) for value in (left, right)):
+        raise Refused(f"comparing {_kind(left)} with {_kind(right)}")
+    try:
+        return bool(function(left, right))
+    except TypeError as error:
+        raise Refused(str(error)) from None
+
+
+def _item(value: Any, index: Any) -> Any:
+    if not isinstance(value, list | tuple | dict) or not isinstance(index, int | str):
+        raise Refused(f"an item of {_kind(value)}")
+    try:
+        return value[index]  # type: ignore[index]
+    except (LookupError, TypeError):
+        raise Refused(f"no item {index!r} in {_kind(value)}") from None
+
+
+def _flag(value: Any) -> bool:
+    if isinstance(value, bool | int | float | str | list | tuple | dict | None):
+        return bool(value)
+    raise Refused(f"{_kind(value)} as a condition")
+
+
+def _bounded(value: Any) -> Any:
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise Refused("an integer too large to be meant")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise Refused("a number that is not finite")
+    if not isinstance(value, bool | int | float | str | list | tuple | None):
+        raise Refused(f"{_kind(value)} in an expression")
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _kind(value: Any) -> str:
+    return f"a value of type {type(value).__name__}"
+
+
+def _words(node: ast.AST) -> str:
+    return {
+        "Attribute": "an attribute",
+        "Call": "a call",
+        "Lambda": "a function",
+        "JoinedStr": "an f-string",
+        "ListComp": "a comprehension",
+        "SetComp": "a comprehension",
+        "DictComp": "a comprehension",
+        "GeneratorExp": "a comprehension",
+        "NamedExpr": "an assignment",
+    }.get(type(node).__name__, f"the operation {type(node).__name__}")

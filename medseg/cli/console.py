@@ -1,0 +1,111 @@
+"""What a person sees: progress and messages on stderr, results on stdout."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from threading import Event
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+
+from medseg.errors import Interrupted, MedsegError
+from medseg.progress import Cancelled, Progress, Report, Stage
+
+messages = Console(stderr=True, highlight=False, soft_wrap=True)
+results = Console(highlight=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """A message, on stderr."""
+    messages.print(text, markup=False)
+
+
+def warn(text: str) -> None:
+    """A warning, on stderr."""
+    messages.print(f"warning: {text}", style="yellow", markup=False)
+
+
+def fail(error: BaseException) -> None:
+    """An error as one sentence, on stderr."""
+    messages.print(f"error: {sentence(error)}", style="red", markup=False)
+
+
+def sentence(error: BaseException) -> str:
+    """What an error says to a person."""
+    if isinstance(error, KeyboardInterrupt):
+        return str(Interrupted())
+    if isinstance(error, MemoryError):
+        return "out of memory: close other programs, or choose a bundle with a smaller window"
+    if isinstance(error, OSError) and not isinstance(error, MedsegError):
+        return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    return str(error) or type(error).__name__
+
+
+def show(text: str) -> None:
+    """A result, on stdout."""
+    results.print(text, markup=False)
+
+
+def show_json(record: Mapping[str, Any]) -> None:
+    """A result as one line of JSON, on stdout."""
+    sys.stdout.write(json.dumps(record, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Report]:
+    """Bars on a terminal; elsewhere a plain line when a stage begins and ends."""
+    if messages.is_terminal:
+        with _bars(title) as report:
+            yield report
+    else:
+        yield _lines(title)
+
+
+@contextmanager
+def _bars(title: str) -> Iterator[Report]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Bars(*columns, console=messages, transient=True) as bars:
+        tasks = {stage: bars.add_task(f"{title} {stage}", total=None, visible=False) for stage in Stage}
+
+        def report(event: Progress) -> None:
+            bars.update(tasks[event.stage], completed=event.done, total=event.total, visible=True)
+
+        yield report
+
+
+def _lines(title: str) -> Report:
+    finished: set[Stage] = set()
+
+    def report(event: Progress) -> None:
+        if event.total and event.done >= event.total and event.stage not in finished:
+            finished.add(event.stage)
+            say(f"{title}: {event.stage} {event.done}/{event.total}")
+
+    return report
+
+
+@contextmanager
+def interruptible() -> Iterator[Cancelled]:
+    """The first Ctrl-C or SIGTERM asks long work to stop cleanly; a second one stops at once."""
+    asked = Event()
+
+    def ask(number: int, _: FrameType | None) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+        say("stopping; once more to stop at once")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

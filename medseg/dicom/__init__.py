@@ -1,0 +1,1 @@
+"""Images as they come: instances, series, geometry, pixels."""

@@ -1,0 +1,103 @@
+"""A series and the volume its slices form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+import numpy as np
+
+from medseg.dicom.instance import Instance, Slice, Vector
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """The instances of one SeriesInstanceUID, in no order, with what a rule or a person asks of it first."""
+
+    study_uid: str
+    series_uid: str
+    modality: str
+    number: int | None
+    description: str
+    body_part: str
+    instances: tuple[Instance, ...]
+
+
+class Level(StrEnum):
+    """How much a finding about a series weighs."""
+
+    NOTE = "note"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something noticed about a series that was accepted all the same; `code` is a stable name."""
+
+    code: str
+    detail: str
+    level: Level = Level.WARNING
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """Parallel slices in order along their normal: what can be segmented as one volume.
+
+    slices: K of them, by increasing position along `normal` (row direction x column direction).
+    coordinates: (K,) place of each slice on the uniform grid's k axis; 0, 1, 2, ... when uniform;
+        a bridged gap leaves a number out; uneven spacing gives fractions.
+    affine: 4x4, maps (k, j, i, 1) of that uniform grid to LPS millimetres; sheared under gantry tilt.
+    thickness_mm: (K,) extent each plane stands for along the normal: half-way to its neighbours.
+    frame_of_reference_uid: "" for NIfTI.
+    phase: "" or what distinguishes this stack from others of the same series ("EchoNumbers=2").
+    """
+
+    series: Series
+    slices: tuple[Slice, ...]
+    coordinates: Vector
+    affine: Vector
+    thickness_mm: Vector
+    frame_of_reference_uid: str
+    tilt_deg: float = 0.0
+    phase: str = ""
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(slices, rows, columns)."""
+        plane = self.slices[0].plane
+        return len(self.slices), plane.rows, plane.columns
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """(k, j, i) of the uniform grid; k along the normal, so tilt does not lengthen it."""
+        plane = self.slices[0].plane
+        return float(abs(self.affine[:3, 0] @ plane.normal)), *plane.spacing_mm
+
+    @property
+    def uniform(self) -> bool:
+        """Whether slice number and grid coordinate are the same thing."""
+        return bool(np.allclose(self.coordinates, np.arange(len(self.slices)), atol=1e-3))
+
+    def voxel_ml(self, k: int) -> float:
+        """Volume of one voxel of plane k in ml."""
+        row, column = self.slices[k].plane.spacing_mm
+        return float(self.thickness_mm[k]) * row * column / 1000.0
+
+
+class SliceSource(Protocol):
+    """One stack of slices, complete or still arriving: what the pipeline reads from.
+
+    Iterating yields slices in any order as they come, blocks while more may come, and ends when the series is
+    complete. `expected` is the number of slices where somebody has said it, else None.
+    """
+
+    @property
+    def series(self) -> Series: ...
+
+    @property
+    def expected(self) -> int | None: ...
+
+    def __iter__(self) -> Iterator[Slice]: ...

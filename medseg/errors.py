@@ -1,0 +1,217 @@
+"""What can go wrong, as a tree.
+
+    MedsegError
+    ├── UsageError               the call cannot be carried out as given
+    │   ├── AmbiguousBundle          several bundles fit, none is the default
+    │   └── OutputExists             the result folder holds something else
+    ├── InputError               what was given cannot be read or segmented
+    │   ├── NoSuchInput
+    │   ├── EmptyInput
+    │   ├── UnsafeArchive            a zip that escapes its folder or explodes
+    │   ├── UnreadableInstance       not DICOM, cut short, or malformed
+    │   ├── UndecodablePixels
+    │   ├── GeometryRefused          slices that do not form one volume; carries a Reason
+    │   └── DoesNotFit               the bundle was not made for this series
+    ├── BundleError              the bundle cannot be used
+    │   ├── NoSuchBundle
+    │   ├── InvalidBundle            names the file and the key
+    │   └── WeightsMismatch
+    ├── ResourceError            memory, disk or device
+    │   ├── OutOfMemory
+    │   └── OutputNotWritable
+    ├── VerificationFailed       a result that does not read back as written; never delivered
+    └── Interrupted              the user or the scheduler said stop
+
+Errors rise untouched to a boundary; each boundary (the command line, a DIMSE status, a retry rule) has one table.
+`code` is the stable name that JSON output carries. Messages name UIDs and never people.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class MedsegError(Exception):
+    """Base of everything medseg raises on purpose."""
+
+    code = "error"
+
+
+class UsageError(MedsegError):
+    """The call cannot be carried out as given."""
+
+    code = "usage"
+
+
+class AmbiguousBundle(UsageError):
+    """Several bundles fit a series and none of them is marked default."""
+
+    code = "ambiguous_bundle"
+
+    def __init__(self, series_uid: str, bundles: Sequence[str]) -> None:
+        super().__init__(
+            f"series {series_uid}: {len(bundles)} bundles fit ({', '.join(bundles)}) and none is the default: "
+            "choose one with --bundle"
+        )
+        self.series_uid, self.bundles = series_uid, tuple(bundles)
+
+
+class OutputExists(UsageError):
+    """The result folder already holds another result."""
+
+    code = "output_exists"
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path} holds another result: choose another folder with -o, or replace it with --overwrite")
+        self.path = path
+
+
+class InputError(MedsegError):
+    """What was given cannot be read or segmented."""
+
+    code = "input"
+
+
+class NoSuchInput(InputError):
+    """The path does not exist."""
+
+    code = "no_such_input"
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path}: no such file or folder")
+        self.path = path
+
+
+class EmptyInput(InputError):
+    """Nothing in the input is a DICOM image or a NIfTI volume."""
+
+    code = "empty_input"
+
+    def __init__(self, path: Path, looked_at: int = 0) -> None:
+        super().__init__(f"{path}: no DICOM image found ({looked_at} files looked at)")
+        self.path, self.looked_at = path, looked_at
+
+
+class UnsafeArchive(InputError):
+    """A zip archive that would write outside its folder or unpack without end."""
+
+    code = "unsafe_archive"
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f"{path}: refused archive: {why}")
+        self.path, self.why = path, why
+
+
+class UnreadableInstance(InputError):
+    """A file that is not DICOM, is cut short, or is malformed."""
+
+    code = "unreadable_instance"
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"{name}: {why}")
+        self.name, self.why = name, why
+
+
+class UndecodablePixels(InputError):
+    """Pixel data that no decoder here can read."""
+
+    code = "undecodable_pixels"
+
+    def __init__(self, sop_instance_uid: str, transfer_syntax: str, why: str) -> None:
+        super().__init__(f"instance {sop_instance_uid}: pixels in {transfer_syntax} cannot be decoded: {why}")
+        self.sop_instance_uid, self.transfer_syntax, self.why = sop_instance_uid, transfer_syntax, why
+
+
+class GeometryRefused(InputError):
+    """Slices that do not form one volume; `reason` is a `medseg.dicom.geometry.Reason`."""
+
+    code = "geometry"
+
+    def __init__(self, series_uid: str, reason: str, detail: str) -> None:
+        super().__init__(f"series {series_uid}: {detail}")
+        self.series_uid, self.reason, self.detail = series_uid, reason, detail
+        self.code = str(reason)
+
+
+class DoesNotFit(InputError):
+    """The bundle was not made for this series."""
+
+    code = "does_not_fit"
+
+    def __init__(self, series_uid: str, bundle: str, reasons: Sequence[str]) -> None:
+        super().__init__(f"series {series_uid}: bundle {bundle} does not fit: {'; '.join(reasons)}")
+        self.series_uid, self.bundle, self.reasons = series_uid, bundle, tuple(reasons)
+
+
+class BundleError(MedsegError):
+    """The bundle cannot be used."""
+
+    code = "bundle"
+
+
+class NoSuchBundle(BundleError):
+    """No bundle of that name or folder."""
+
+    code = "no_such_bundle"
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        super().__init__(f"no bundle {name!r}: known are {', '.join(known) or 'none'}, or give a bundle's folder")
+        self.name, self.known = name, tuple(known)
+
+
+class InvalidBundle(BundleError):
+    """A bundle whose files break the rules; names the file and the key."""
+
+    code = "invalid_bundle"
+
+    def __init__(self, bundle: str, key: str, why: str) -> None:
+        super().__init__(f"bundle {bundle}: {key}: {why}")
+        self.bundle, self.key, self.why = bundle, key, why
+
+
+class WeightsMismatch(BundleError):
+    """Weights that are not those of the bundle's network."""
+
+    code = "weights_mismatch"
+
+    def __init__(self, bundle: str, why: str) -> None:
+        super().__init__(f"bundle {bundle}: the weights do not fit its network: {why}")
+        self.bundle, self.why = bundle, why
+
+
+class ResourceError(MedsegError):
+    """Memory, disk or device did not suffice."""
+
+    code = "resources"
+
+
+class OutOfMemory(ResourceError):
+    """Memory of the machine or the device did not suffice."""
+
+    code = "out_of_memory"
+
+
+class OutputNotWritable(ResourceError):
+    """The output folder cannot be written, or its disk is full."""
+
+    code = "output_not_writable"
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f"{path}: cannot write results: {why}")
+        self.path, self.why = path, why
+
+
+class VerificationFailed(MedsegError):
+    """A result object that does not read back as it was written; it never leaves."""
+
+    code = "verification_failed"
+
+
+class Interrupted(MedsegError):
+    """The user or the scheduler said stop."""
+
+    code = "interrupted"
+
+    def __init__(self) -> None:
+        super().__init__("interrupted: no partial result was left")

@@ -1,0 +1,1 @@
+"""From slices to label planes: windows, blending, restoring, quality."""

@@ -1,0 +1,72 @@
+"""What the pipeline gives: label planes into a sink, and a result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.bundle.bundle import Segment
+from medseg.dicom.series import Stack
+
+LabelPlane: TypeAlias = NDArray[np.uint8]
+
+
+class LabelSink(Protocol):
+    """Takes final label planes: a SEG writer, a spool, a NIfTI writer.
+
+    `begin` comes once, then `plane` once for each slice k = 0 .. K-1 of the stack in that order, then `end`.
+    Exclusive labels: (rows, columns), the segment number or 0. Overlapping: (segments, rows, columns), 0 or 1,
+    in the order of `segments`.
+    """
+
+    def begin(self, stack: Stack, segments: tuple[Segment, ...], *, exclusive: bool) -> None: ...
+
+    def plane(self, k: int, labels: LabelPlane) -> None: ...
+
+    def end(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A doubt about a result that its reader must see. `segment` is None where it is about the whole."""
+
+    code: str
+    message: str
+    segment: int | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One segment as found. components: 26-connected pieces. confidence: mean winning probability, 0-1."""
+
+    segment: Segment
+    voxels: int
+    volume_ml: float
+    components: int
+    confidence: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentationResult:
+    """What came of one stack and one bundle; the label planes went into the sink.
+
+    streamed: whether the known-step engine ran; if not `streamed_reason` says why.
+    """
+
+    stack: Stack
+    measured: tuple[Measured, ...]
+    flags: tuple[Flag, ...]
+    warnings: tuple[str, ...]
+    timings_s: dict[str, float]
+    device: str
+    engine: str
+    precision: str
+    streamed: bool
+    streamed_reason: str | None
+
+    @property
+    def empty(self) -> bool:
+        return all(found.voxels == 0 for found in self.measured)

@@ -1,0 +1,70 @@
+"""How long work tells of itself: events out, a wish to stop in, and a clock per stage."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from medseg.errors import Interrupted
+
+
+class Stage(StrEnum):
+    """The stages of one segmentation, in order; also the keys of `timings_s`."""
+
+    READ = "read"
+    PREPARE = "prepare"
+    INFER = "infer"
+    RESTORE = "restore"
+    ENCODE = "encode"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`done` of `total` units (slices, windows, planes) of a stage; `total` is None while unknown."""
+
+    stage: Stage
+    done: int
+    total: int | None
+
+
+Report = Callable[[Progress], None]
+Cancelled = Callable[[], bool]
+
+
+def silent(_: Progress) -> None:
+    """A report that nobody reads."""
+
+
+def never() -> bool:
+    """Nobody asks to stop."""
+    return False
+
+
+def check(cancelled: Cancelled) -> None:
+    """Raise `Interrupted` once somebody has asked to stop."""
+    if cancelled():
+        raise Interrupted
+
+
+@dataclass
+class StageClock:
+    """Seconds spent in each stage; stages may be entered many times and may overlap."""
+
+    seconds: dict[Stage, float] = field(default_factory=lambda: dict.fromkeys(Stage, 0.0))
+    started: float = field(default_factory=time.perf_counter)
+
+    @contextmanager
+    def time(self, stage: Stage) -> Iterator[None]:
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.perf_counter() - begin
+
+    def timings_s(self) -> dict[str, float]:
+        """Seconds by stage, and `total` since the clock was made."""
+        rounded = {str(stage): round(seconds, 4) for stage, seconds in self.seconds.items()}
+        return rounded | {"total": round(time.perf_counter() - self.started, 4)}
