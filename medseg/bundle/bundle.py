@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,8 @@ class Bundle:
 
     digest: SHA-256 (hex) over the configuration files and the weights.
     network: the resolved `network_def` configuration.
+    preprocessing, postprocessing: the resolved transform chains, for the fallback through MONAI's transforms.
+    trusted: the user vouched for its code (`--trust-bundle`); network and transforms come from MONAI's ConfigParser.
     """
 
     name: str
@@ -87,6 +89,9 @@ class Bundle:
     precisions: tuple[str, ...]
     default: bool
     research_only: bool
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    postprocessing: Mapping[str, Any] = field(default_factory=dict)
+    trusted: bool = False
 
     @property
     def spatial_dims(self) -> int:

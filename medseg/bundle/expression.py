@@ -47,7 +47,7 @@ class Dtype:
     name: str
 
 
-class Refused(ValueError):
+class RefusedError(ValueError):
     """An expression outside the grammar; the message says which part."""
 
 
@@ -88,12 +88,12 @@ COMPARISONS: Final[dict[type[ast.cmpop], Callable[[Any, Any], bool]]] = {
 def evaluate(text: str, resolve: Resolve) -> Any:
     """Value of an expression (without its `$`); `resolve` gives the value of a reference (without its `@`).
 
-    Raises Refused for anything outside the grammar and for values out of bounds; whatever `resolve` raises passes.
+    Raises RefusedError for anything outside the grammar and for values out of bounds; whatever `resolve` raises passes.
     """
     if len(text) > LONGEST:
-        raise Refused(f"an expression of {len(text)} characters; at most {LONGEST} are read")
+        raise RefusedError(f"an expression of {len(text)} characters; at most {LONGEST} are read")
     if "__" in text:
-        raise Refused("a name with two underscores")
+        raise RefusedError("a name with two underscores")
     references: list[str] = []
 
     def placeholder(match: re.Match[str]) -> str:
@@ -104,8 +104,17 @@ def evaluate(text: str, resolve: Resolve) -> Any:
     try:
         body = ast.parse(source, mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise Refused(f"not an expression: {text!r}") from None
-    return _Reader(references, resolve).read(body, 0)
+        raise RefusedError(f"{text[:60]!r} is not an expression") from None
+    if _deeper_than(body, DEEPEST):
+        raise RefusedError(f"operations nested deeper than {DEEPEST}")
+    return _Reader(references, resolve).read(body)
+
+
+def _deeper_than(node: ast.expr, limit: int) -> bool:
+    level: list[ast.AST] = [node]
+    for _ in range(limit):
+        level = [child for parent in level for child in ast.iter_child_nodes(parent)]
+    return bool(level)
 
 
 class _Reader:
@@ -113,10 +122,8 @@ class _Reader:
         self._references = references
         self._resolve = resolve
 
-    def read(self, node: ast.expr, depth: int) -> Any:
-        if depth > DEEPEST:
-            raise Refused(f"operations nested deeper than {DEEPEST}")
-        known = self._phrase(node, depth)
+    def read(self, node: ast.expr) -> Any:
+        known = self._phrase(node)
         if known is not None:
             return known
         match node:
@@ -125,25 +132,25 @@ class _Reader:
             case ast.Name():
                 return self._reference(node)
             case ast.List(elts=items):
-                return [self.read(item, depth + 1) for item in items]
+                return [self.read(item) for item in items]
             case ast.Tuple(elts=items):
-                return tuple(self.read(item, depth + 1) for item in items)
+                return tuple(self.read(item) for item in items)
             case ast.UnaryOp(op=operation, operand=operand):
-                return self._unary(operation, self.read(operand, depth + 1))
+                return self._unary(operation, self.read(operand))
             case ast.BinOp(left=left, op=operation, right=right):
-                return _arithmetic(operation, self.read(left, depth + 1), self.read(right, depth + 1))
+                return _arithmetic(operation, self.read(left), self.read(right))
             case ast.Compare(left=left, ops=[comparison], comparators=[right]):
-                return _compare(comparison, self.read(left, depth + 1), self.read(right, depth + 1))
+                return _compare(comparison, self.read(left), self.read(right))
             case ast.BoolOp(op=operation, values=values):
-                flags = [_flag(self.read(value, depth + 1)) for value in values]
+                flags = [_flag(self.read(value)) for value in values]
                 return all(flags) if isinstance(operation, ast.And) else any(flags)
             case ast.IfExp(test=test, body=body, orelse=other):
-                return self.read(body if _flag(self.read(test, depth + 1)) else other, depth + 1)
+                return self.read(body if _flag(self.read(test)) else other)
             case ast.Subscript(value=value, slice=index):
-                return _item(self.read(value, depth + 1), self.read(index, depth + 1))
-        raise Refused(f"{_words(node)} in an expression")
+                return _item(self.read(value), self.read(index))
+        raise RefusedError(f"{_words(node)} in an expression")
 
-    def _phrase(self, node: ast.expr, depth: int) -> Any:
+    def _phrase(self, node: ast.expr) -> Any:
         """The value of a phrase known as a whole, else None."""
         if isinstance(node, ast.Call | ast.IfExp) and ast.dump(node) in DEVICES:
             return DEVICE
@@ -151,42 +158,42 @@ class _Reader:
             case ast.Attribute(value=ast.Name(id="torch" | "numpy" | "np"), attr=name) if name in DTYPES:
                 return Dtype("int64" if name == "long" else name)
             case ast.Call(func=ast.Attribute(value=ast.Name() as thing, attr="to"), args=[device], keywords=[]):
-                if self.read(device, depth + 1) is DEVICE:
+                if self.read(device) is DEVICE:
                     return self._reference(thing)
         return None
 
     def _reference(self, node: ast.Name) -> Any:
         if not node.id.startswith("reference__"):
-            raise Refused(f"the name {node.id!r} in an expression")
+            raise RefusedError(f"the name {node.id!r} in an expression")
         return self._resolve(self._references[int(node.id.removeprefix("reference__"))])
 
     def _unary(self, operation: ast.unaryop, value: Any) -> Any:
         if isinstance(operation, ast.Not):
             return not _flag(value)
         if not _is_number(value) or isinstance(operation, ast.Invert):
-            raise Refused(f"{_words(operation)} of {_kind(value)}")
+            raise RefusedError(f"{_words(operation)} of {_kind(value)}")
         return -value if isinstance(operation, ast.USub) else +value
 
 
 def _arithmetic(operation: ast.operator, left: Any, right: Any) -> Any:
     function = ARITHMETIC.get(type(operation))
     if function is None:
-        raise Refused(f"{_words(operation)} in an expression")
+        raise RefusedError(f"{_words(operation)} in an expression")
     if _is_number(left) and _is_number(right):
         if isinstance(operation, ast.Pow) and (abs(left) > LARGEST or abs(right) > 64):
-            raise Refused("a power too large to be meant")
+            raise RefusedError("a power too large to be meant")
     elif isinstance(operation, ast.Mult) and _repeats(left, right):
         size = len(left) * right if _is_number(right) else len(right) * left
         if size > MOST_ITEMS:
-            raise Refused(f"a sequence of {size} items; at most {MOST_ITEMS} are made")
+            raise RefusedError(f"a sequence of {size} items; at most {MOST_ITEMS} are made")
     elif not (isinstance(operation, ast.Add) and type(left) is type(right) and isinstance(left, str | list | tuple)):
-        raise Refused(f"{_words(operation)} of {_kind(left)} and {_kind(right)}")
+        raise RefusedError(f"{_words(operation)} of {_kind(left)} and {_kind(right)}")
     elif len(left) + len(right) > MOST_ITEMS:
-        raise Refused(f"a sequence of more than {MOST_ITEMS} items")
+        raise RefusedError(f"a sequence of more than {MOST_ITEMS} items")
     try:
         return _bounded(function(left, right))
     except ArithmeticError as error:
-        raise Refused(str(error)) from None
+        raise RefusedError(str(error)) from None
 
 
 def _repeats(left: Any, right: Any) -> bool:
@@ -200,37 +207,37 @@ def _compare(comparison: ast.cmpop, left: Any, right: Any) -> bool:
     function = COMPARISONS.get(type(comparison))
     alike = (_is_number(left) and _is_number(right)) or type(left) is type(right)
     if function is None or not (alike or isinstance(comparison, ast.Eq | ast.NotEq)):
-        raise Refused(f"{_words(comparison)} of {_kind(left)} and {_kind(right)}")
+        raise RefusedError(f"{_words(comparison)} of {_kind(left)} and {_kind(right)}")
     if not all(_is_number(value) or isinstance(value, str | bool | None) for value in (left, right)):
-        raise Refused(f"comparing {_kind(left)} with {_kind(right)}")
+        raise RefusedError(f"comparing {_kind(left)} with {_kind(right)}")
     try:
         return bool(function(left, right))
     except TypeError as error:
-        raise Refused(str(error)) from None
+        raise RefusedError(str(error)) from None
 
 
 def _item(value: Any, index: Any) -> Any:
     if not isinstance(value, list | tuple | dict) or not isinstance(index, int | str):
-        raise Refused(f"an item of {_kind(value)}")
+        raise RefusedError(f"an item of {_kind(value)}")
     try:
         return value[index]  # type: ignore[index]
     except (LookupError, TypeError):
-        raise Refused(f"no item {index!r} in {_kind(value)}") from None
+        raise RefusedError(f"no item {index!r} in {_kind(value)}") from None
 
 
 def _flag(value: Any) -> bool:
     if isinstance(value, bool | int | float | str | list | tuple | dict | None):
         return bool(value)
-    raise Refused(f"{_kind(value)} as a condition")
+    raise RefusedError(f"{_kind(value)} as a condition")
 
 
 def _bounded(value: Any) -> Any:
     if isinstance(value, int) and abs(value) > LARGEST:
-        raise Refused("an integer too large to be meant")
+        raise RefusedError("an integer too large to be meant")
     if isinstance(value, float) and not math.isfinite(value):
-        raise Refused("a number that is not finite")
+        raise RefusedError("a number that is not finite")
     if not isinstance(value, bool | int | float | str | list | tuple | None):
-        raise Refused(f"{_kind(value)} in an expression")
+        raise RefusedError(f"{_kind(value)} in an expression")
     return value
 
 

@@ -77,7 +77,7 @@ class ScalePercentiles:
 
 @dataclass(frozen=True)
 class ScaleMinMax:
-    """Whole volume's minimum and maximum to [minv, maxv] (ScaleIntensityd); both None with `factor`: v * (1 + factor)."""
+    """Whole volume's minimum and maximum to [minv, maxv] (ScaleIntensityd); both None: v * (1 + factor)."""
 
     minv: float | None = 0.0
     maxv: float | None = 1.0
@@ -100,7 +100,8 @@ Step: TypeAlias = Orient | Resample | ScaleRange | ScalePercentiles | ScaleMinMa
 class Window:
     """The sliding window, as MONAI's SlidingWindowInferer.
 
-    roi: voxels per model axis; two entries for a 2D network that runs slice by slice along `slice_axis`.
+    roi: voxels per model axis, a non-positive entry for the whole axis (MONAI's fall_back_tuple); two entries for a
+        2D network that runs slice by slice along `slice_axis`.
     overlap: fraction per axis.
     """
 

@@ -56,7 +56,14 @@ NETWORKS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
 }
 # module of monai.transforms -> dictionary transforms, without their ending "d"
 TRANSFORMS: Final[dict[str, tuple[str, ...]]] = {
-    "croppad": ("BorderPad", "CenterSpatialCrop", "CropForeground", "DivisiblePad", "ResizeWithPadOrCrop", "SpatialPad"),
+    "croppad": (
+        "BorderPad",
+        "CenterSpatialCrop",
+        "CropForeground",
+        "DivisiblePad",
+        "ResizeWithPadOrCrop",
+        "SpatialPad",
+    ),
     "intensity": (
         "ClipIntensityPercentiles",
         "GaussianSmooth",

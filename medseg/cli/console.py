@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Event
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
@@ -18,6 +19,11 @@ from rich.progress import Progress as Bars
 from medseg.errors import Interrupted, MedsegError
 from medseg.progress import Cancelled, Progress, Report, Stage
 
+if TYPE_CHECKING:
+    from medseg.dicom.sources import Skipped
+
+_NAMED = 10
+
 messages = Console(stderr=True, highlight=False, soft_wrap=True)
 results = Console(highlight=False, soft_wrap=True)
 
@@ -25,6 +31,14 @@ results = Console(highlight=False, soft_wrap=True)
 def say(text: str) -> None:
     """A message, on stderr."""
     messages.print(text, markup=False)
+
+
+def tell_skipped(skipped: Sequence[Skipped]) -> None:
+    """Files that were left out: the first few by name, the others counted by their reason."""
+    for one in skipped[:_NAMED]:
+        say(f"skipped {one.name}: {one.why}")
+    for why, count in Counter(one.why for one in skipped[_NAMED:]).items():
+        say(f"skipped {count} more: {why}")
 
 
 def warn(text: str) -> None:
@@ -97,7 +111,7 @@ def interruptible() -> Iterator[Cancelled]:
     """The first Ctrl-C or SIGTERM asks long work to stop cleanly; a second one stops at once."""
     asked = Event()
 
-    def ask(number: int, _: FrameType | None) -> None:
+    def ask(_number: int, _frame: FrameType | None) -> None:
         if asked.is_set():
             raise KeyboardInterrupt
         asked.set()

@@ -1,7 +1,7 @@
 """One DICOM object, and the image planes it carries.
 
-    Instance  = header + where its bytes are          (a file, a zip entry, a spooled object)
-    Slice     = one plane with its geometry, pixels read when asked for
+Instance  = header + where its bytes are          (a file, a zip entry, a spooled object)
+Slice     = one plane with its geometry, pixels read when asked for
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ Vector: TypeAlias = NDArray[np.float64]
 class Instance:
     """A DICOM object: its header, and how to open its bytes again.
 
-    header: the data set without PixelData, with `file_meta`.
+    header: the data set without PixelData and private elements, with `file_meta`.
     open: gives the whole object as a binary stream, file meta included.
     name: for messages to the user (a path, a zip entry); never a patient's name.
+    pixel_offset: where the PixelData element begins in those bytes; None: not known, or inside a deflated data set.
     """
 
     header: Dataset
     open: Callable[[], BinaryIO]
     name: str
+    pixel_offset: int | None = None
 
     @property
     def sop_instance_uid(self) -> str:

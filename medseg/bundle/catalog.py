@@ -1,0 +1,148 @@
+"""Which bundles there are, and which of them fits a series.
+
+Bundles are looked for in the folders of MEDSEG_BUNDLES, in other packages (entry points "medseg.bundles", each naming
+a package that holds bundles), beside the package in a checkout, and in the installed wheel; the first of a name wins.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+import medseg
+from medseg.bundle.bundle import Bundle, Expects
+from medseg.bundle.load import INFERENCE, METADATA, load_bundle
+from medseg.dicom.series import Series, Stack
+from medseg.errors import AmbiguousBundle, BundleError, DoesNotFit, NoSuchBundle
+
+logger = logging.getLogger(__name__)
+
+VARIABLE: Final = "MEDSEG_BUNDLES"
+GROUP: Final = "medseg.bundles"
+AXES: Final = ("left-right", "front-back", "head-foot")
+
+
+def bundle_folders() -> dict[str, Path]:
+    """Folder of every bundle that can be named, by name."""
+    found: dict[str, Path] = {}
+    for place in _places():
+        candidates = [place, *sorted(place.iterdir())] if place.is_dir() else []
+        for folder in candidates:
+            if (folder / METADATA).is_file() or (folder / INFERENCE).is_file():
+                found.setdefault(folder.resolve().name, folder)
+    return found
+
+
+def _places() -> Iterator[Path]:
+    for folder in os.environ.get(VARIABLE, "").split(os.pathsep):
+        if folder:
+            yield Path(folder)
+    for entry in entry_points(group=GROUP):
+        spec = find_spec(entry.module)
+        for folder in (spec.submodule_search_locations if spec else None) or ():
+            yield Path(folder)
+    package = Path(medseg.__file__).parent
+    yield package.parent / "bundles"
+    yield package / "_bundles"
+
+
+def installed() -> list[Bundle]:
+    """Every bundle that can be named and loaded; one that is broken is logged and left out."""
+    bundles = []
+    for name, folder in bundle_folders().items():
+        try:
+            bundles.append(load_bundle(folder))
+        except BundleError as error:
+            logger.warning("bundle %s is left out: %s", name, error)
+    return bundles
+
+
+def find_bundle(name: str, *, trust: bool = False, trained: bool = True) -> Bundle:
+    """The bundle of that name, or in that folder; `load_bundle` says more. Raises NoSuchBundle, InvalidBundle."""
+    folders = bundle_folders()
+    if name in folders:
+        return load_bundle(folders[name], trust=trust, trained=trained)
+    if Path(name).is_dir():
+        return load_bundle(Path(name), trust=trust, trained=trained)
+    raise NoSuchBundle(name, tuple(folders))
+
+
+def choose(stack: Stack, bundles: Sequence[Bundle]) -> Bundle:
+    """The one bundle for a stack: the only one that fits, or the only default among several.
+
+    Raises DoesNotFit with the reasons of every bundle, AmbiguousBundle where the choice is the user's.
+    """
+    reasons = {bundle.name: fits(stack, bundle) for bundle in bundles}
+    fitting = [bundle for bundle in bundles if not reasons[bundle.name]]
+    defaults = [bundle for bundle in fitting if bundle.default]
+    for candidates in (fitting, defaults):
+        if len(candidates) == 1:
+            return candidates[0]
+    uid = stack.series.series_uid
+    if fitting:
+        raise AmbiguousBundle(uid, [bundle.name for bundle in fitting])
+    if len(bundles) == 1:
+        raise DoesNotFit(uid, bundles[0].name, reasons[bundles[0].name])
+    why = [f"{name}: {', '.join(found)}" for name, found in reasons.items()] or ["no bundle is installed"]
+    raise DoesNotFit(uid, " or ".join(reasons) or "(none)", why)
+
+
+def fits(stack: Stack, bundle: Bundle, *, hints: bool = True) -> tuple[str, ...]:
+    """Why the bundle was not made for this stack; empty where it fits. What the series does not say counts as fitting.
+
+    hints: also compare the series description, which only guides a choice and never overrules the user's.
+    """
+    expects, series = bundle.expects, stack.series
+    reasons: list[str] = []
+    if expects.modality and series.modality and series.modality.upper() not in expects.modality:
+        reasons.append(f"modality {series.modality}, expected {' or '.join(expects.modality)}")
+    if expects.body_part and series.body_part and series.body_part.strip().upper() not in expects.body_part:
+        reasons.append(f"body part {series.body_part}, expected {' or '.join(expects.body_part)}")
+    if len(stack.slices) < expects.min_slices:
+        reasons.append(f"{len(stack.slices)} slices, expected at least {expects.min_slices}")
+    for axis, found, (least, most) in zip(AXES, extent_mm(stack), expects.fov_mm or (), strict=False):
+        if not least <= found <= most:
+            reasons.append(f"field of view {found:.0f} mm {axis}, expected {least:g} to {most:g} mm")
+    if hints and hinted(series, expects) is False:
+        reasons.append(f"series description {series.description!r}, expected {expects.series_description}")
+    return tuple(reasons)
+
+
+def hinted(series: Series, expects: Expects) -> bool | None:
+    """Whether the series description is one the bundle names (`*` globs, case ignored); None where either is silent."""
+    if expects.series_description is None or not series.description.strip():
+        return None
+    return fnmatchcase(series.description.strip().lower(), expects.series_description.lower())
+
+
+def extent_mm(stack: Stack) -> tuple[float, float, float]:
+    """Extent of the stack along the patient's x, y and z axes (PS3.3 C.7.6.2.1.1): of the grid axis nearest to each.
+
+    Whole voxels count, so 20 slices 2 mm apart are 40 mm.
+    """
+    directions = np.abs(stack.affine[:3, :3] / np.linalg.norm(stack.affine[:3, :3], axis=0))
+    # the assignment of grid axes to patient axes whose directions agree best in sum
+    orders = [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)]
+    best = max(orders, key=lambda order: sum(directions[axis, grid] for axis, grid in enumerate(order)))
+    _, rows, columns = stack.shape
+    planes = float(stack.coordinates.max() - stack.coordinates.min()) + 1
+    sizes = [count * step for count, step in zip((planes, rows, columns), stack.spacing_mm, strict=True)]
+    return sizes[best[0]], sizes[best[1]], sizes[best[2]]
+
+
+def values_fit(first_percentile: float, last_percentile: float, expects: Expects) -> str | None:
+    """Why a volume's 1st and 99th percentile (modality values) are not what the bundle was made for, else None."""
+    if expects.values is None:
+        return None
+    least, most = expects.values
+    if least <= first_percentile and last_percentile <= most:
+        return None
+    return f"values from {first_percentile:g} to {last_percentile:g}, expected within {least:g} to {most:g}"

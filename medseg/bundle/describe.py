@@ -1,0 +1,90 @@
+"""What there is to say of a bundle: one line, all of it, and whether its network runs. Plain data for JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from medseg.bundle.bundle import Bundle, Code, Segment
+from medseg.errors import InvalidBundle
+
+
+def summary(bundle: Bundle) -> dict[str, Any]:
+    """What `medseg bundles list` shows."""
+    return {
+        "name": bundle.name,
+        "version": bundle.version,
+        "description": bundle.description,
+        "path": str(bundle.path),
+        "default": bundle.default,
+        "research_only": bundle.research_only,
+        "licence": bundle.licence,
+    }
+
+
+def details(bundle: Bundle) -> dict[str, Any]:
+    """What `medseg bundles inspect` shows; `barriers` are the reasons why it cannot stream."""
+    barriers = bundle.recipe.barriers()
+    return summary(bundle) | {
+        "digest": bundle.digest,
+        "network": str(bundle.network.get("_target_", "made by MONAI's parser")),
+        "inputs": f"{bundle.in_channels} channel{'s' * (bundle.in_channels > 1)}, {bundle.spatial_dims}D",
+        "precisions": list(bundle.precisions),
+        "expects": asdict(bundle.expects),
+        "steps": [str(step) for step in bundle.recipe.steps],
+        "window": str(bundle.recipe.window),
+        "finish": str(bundle.recipe.finish),
+        "streamable": not barriers,
+        "barriers": list(barriers),
+        "postprocess": asdict(bundle.postprocess),
+        "segments": [_segment(segment) for segment in bundle.segments],
+    }
+
+
+def verify(bundle: Bundle) -> dict[str, Any]:
+    """Load the weights strictly and run the network once on zeros.
+
+    Raises InvalidBundle, WeightsMismatch, and InvalidBundle where the output is not (1, out_channels, *window) or not
+    finite.
+    """
+    import torch
+
+    from medseg.bundle.network import load_network
+
+    network = load_network(bundle, torch.device("cpu"))
+    roi = tuple(size if size > 0 else 64 for size in bundle.recipe.window.roi)
+    wanted = (1, bundle.out_channels, *roi)
+    with torch.inference_mode():
+        try:
+            output = network(torch.zeros(1, bundle.in_channels, *roi))
+        except (RuntimeError, ValueError) as error:
+            raise InvalidBundle(bundle.name, "network_def", f"does not run on a window of {roi}: {error}") from error
+    shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+    if shape != wanted:
+        raise InvalidBundle(bundle.name, "network_def", f"gives {shape} for one window, expected {wanted}")
+    if not bool(torch.isfinite(output).all()):
+        raise InvalidBundle(bundle.name, "network_def", "gives values that are not finite for a window of zeros")
+    return {
+        "bundle": bundle.name,
+        "version": bundle.version,
+        "digest": bundle.digest,
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "verified": True,
+    }
+
+
+def _segment(segment: Segment) -> dict[str, Any]:
+    return {
+        "number": segment.number,
+        "label": segment.label,
+        "category": _code(segment.category),
+        "type": _code(segment.type),
+        "region": segment.region and _code(segment.region),
+        "laterality": segment.laterality and _code(segment.laterality),
+        "color": list(segment.color),
+        "volume_ml": segment.volume_ml,
+    }
+
+
+def _code(code: Code) -> str:
+    return f"{code.scheme}:{code.value} {code.meaning}"

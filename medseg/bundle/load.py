@@ -1,0 +1,200 @@
+"""From a bundle's folder to a `Bundle`.
+
+    configs/metadata.json    version, licence, channels; key "medseg": what MONAI's metadata cannot say
+    configs/inference.json   network_def, preprocessing, inferer, postprocessing
+    models/                  model.safetensors, or model.pt (a state dict)
+    LICENSE
+
+Loading reads JSON and hashes files; it executes nothing (`safe_config`) and does not open the weights (`network`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Any, Final
+
+from medseg.bundle.bundle import Bundle, Expects, Postprocess, Segment
+from medseg.bundle.parts import Parts, read_parts
+from medseg.bundle.safe_config import SafeConfig, inside, read_json
+from medseg.bundle.schema import Reader
+from medseg.bundle.segments import segments_from_channels, segments_from_metadata
+from medseg.errors import InvalidBundle, NoSuchBundle
+
+logger = logging.getLogger(__name__)
+
+METADATA: Final = "configs/metadata.json"
+INFERENCE: Final = "configs/inference.json"
+WEIGHTS: Final = ("models/model.safetensors", "models/model.pt")
+PRECISIONS: Final = ("fp32", "bf16", "fp16")
+# metadata's word -> DICOM Modality (PS3.3 C.7.3.1.1.1)
+MODALITIES: Final = {"CT": "CT", "MR": "MR", "MRI": "MR", "PET": "PT", "PT": "PT", "US": "US"}
+
+
+def load_bundle(path: Path, *, trust: bool = False, trained: bool = True) -> Bundle:
+    """The bundle in a folder.
+
+    trust: what the safe reader refuses is evaluated by MONAI's ConfigParser, which can run any code in it.
+    trained: False for a bundle whose weights do not exist yet.
+    Raises NoSuchBundle where the folder is not there, InvalidBundle naming the file and key that break a rule.
+    """
+    if not path.is_dir():
+        raise NoSuchBundle(str(path), ())
+    root = path.resolve()
+    name = root.name
+    if not (root / METADATA).exists() and not (root / INFERENCE).exists():
+        raise InvalidBundle(name, METADATA, "no such file: a bundle has configs/metadata.json and inference.json")
+    about = Reader(name, METADATA, read_json(name, root, METADATA))
+    if not (root / INFERENCE).exists() and any((root / "configs").glob("inference.y*ml")):
+        raise InvalidBundle(name, INFERENCE, "the configuration is YAML: only JSON is read, convert it to JSON")
+    config = SafeConfig(name, root, read_json(name, root, INFERENCE))
+    own = about.reader("medseg")
+    inputs, outputs = _formats(about)
+    parts = read_parts(name, root, config, inputs, outputs, trust=trust)
+    weights = _weights(name, root, trained)
+    _check_versions(name, about)
+    bundle = Bundle(
+        name=name,
+        version=about.text("version", "0"),
+        path=root,
+        digest=_digest(name, root, weights, scripts=parts.trusted),
+        description=str(about.maybe_text("description") or about.maybe_text("task") or ""),
+        licence=_licence(root, about),
+        metadata=about.content,
+        network=parts.network,
+        weights=weights,
+        in_channels=parts.in_channels,
+        out_channels=parts.out_channels,
+        recipe=parts.recipe,
+        expects=_expects(own, inputs),
+        segments=_segments(own, outputs, parts),
+        postprocess=_postprocess(own, parts),
+        precisions=_precisions(own),
+        default=own.flag("default", False),
+        research_only=own.flag("research_only", True),
+        preprocessing=parts.preprocessing,
+        postprocessing=parts.postprocessing,
+        trusted=parts.trusted,
+    )
+    for key in ("tta", "members"):
+        if key in own and own.content[key] not in ([], "none"):
+            raise own.wrong(key, "not supported by this version of medseg")
+    own.ignore("tta", "members")
+    own.done()
+    return bundle
+
+
+def _formats(about: Reader) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """`network_data_format` of the image and of the prediction; empty where the metadata does not say."""
+    formats = about.reader("network_data_format").content
+    found = []
+    for side, usual in (("inputs", "image"), ("outputs", "pred")):
+        entries = formats.get(side)
+        entries = entries if isinstance(entries, Mapping) else {}
+        entry = entries.get(usual, next(iter(entries.values()), {}))
+        found.append(entry if isinstance(entry, Mapping) else {})
+    return found[0], found[1]
+
+
+def _weights(name: str, root: Path, trained: bool) -> Path:
+    for file in WEIGHTS:
+        if (root / file).exists() or (root / file).is_symlink():
+            return inside(name, root, file)
+    if not trained:
+        return root / WEIGHTS[0]
+    if (root / "models/model.ts").exists():
+        raise InvalidBundle(name, "models/model.ts", "TorchScript is not read: it can run code; save the state dict")
+    raise InvalidBundle(name, WEIGHTS[0], "no weights: a bundle has models/model.safetensors or models/model.pt")
+
+
+def _digest(name: str, root: Path, weights: Path, *, scripts: bool) -> str:
+    """SHA-256 over names and bytes of the JSON files in configs/, of the scripts if they may run, and the weights."""
+    files = sorted((root / "configs").glob("*.json"))
+    if scripts:
+        files += sorted(root.rglob("*.py"))
+    if weights.exists():
+        files.append(weights)
+    total = hashlib.sha256()
+    for file in files:
+        relative = file.relative_to(root).as_posix()
+        with inside(name, root, relative).open("rb") as stream:
+            total.update(f"{relative}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+def _licence(root: Path, about: Reader) -> str:
+    for key in ("license", "licence"):
+        if key in about:
+            return about.text(key)
+    file = root / "LICENSE"
+    if not file.is_file() or not file.resolve().is_relative_to(root):
+        return ""
+    with file.open(encoding="utf-8", errors="replace") as lines:
+        return next((line.strip() for line in lines if line.strip()), "")[:200]
+
+
+def _expects(own: Reader, inputs: Mapping[str, Any]) -> Expects:
+    if "expects" not in own:
+        own.ignore("expects")
+        modality = MODALITIES.get(str(inputs.get("modality", "")).strip().upper())
+        return Expects(modality=(modality,) if modality else ())
+    entry = own.reader("expects")
+    expects = Expects(
+        modality=tuple(text.upper() for text in entry.texts("modality")),
+        body_part=tuple(text.upper() for text in entry.texts("body_part")),
+        series_description=entry.maybe_text("series_description"),
+        fov_mm=entry.ranges("fov_mm", 3),
+        values=entry.range("values"),
+        min_slices=entry.integer("min_slices", 1),
+    )
+    entry.done()
+    return expects
+
+
+def _segments(own: Reader, outputs: Mapping[str, Any], parts: Parts) -> tuple[Segment, ...]:
+    exclusive = parts.recipe.exclusive
+    if "segments" in own:
+        return segments_from_metadata(own, exclusive=exclusive, out_channels=parts.out_channels)
+    own.ignore("segments")
+    channels = outputs.get("channel_def")
+    channels = channels if isinstance(channels, Mapping) else {}
+    names = {int(key): str(label) for key, label in channels.items() if str(key).isascii() and str(key).isdigit()}
+    return segments_from_channels(names, exclusive=exclusive, out_channels=parts.out_channels)
+
+
+def _postprocess(own: Reader, parts: Parts) -> Postprocess:
+    entry = own.reader("postprocess")
+    most = parts.out_channels - 1 if parts.recipe.exclusive else parts.out_channels
+    keep = entry.integers("keep_largest", None, default=())
+    if not all(1 <= number <= most for number in keep):
+        raise entry.wrong("keep_largest", f"expected segment numbers 1 to {most}, found {list(keep)}")
+    postprocess = Postprocess(
+        keep_largest=tuple(sorted({*keep, *parts.keep_largest})),
+        fill_holes=entry.flag("fill_holes", False),
+        min_volume_ml=entry.number("min_volume_ml", 0.0),
+    )
+    entry.done()
+    return postprocess
+
+
+def _precisions(own: Reader) -> tuple[str, ...]:
+    given = own.texts("precisions")
+    for precision in given:
+        if precision not in PRECISIONS:
+            raise own.wrong("precisions", f"expected {', '.join(PRECISIONS)}, found {precision!r}")
+    return tuple(precision for precision in PRECISIONS if precision == "fp32" or precision in given)
+
+
+def _check_versions(name: str, about: Reader) -> None:
+    """Say so where the bundle was made for a newer MONAI; whether it works shows when its network is built."""
+    wanted, found = about.maybe_text("monai_version") or "0", installed_version("monai")
+    if _release(wanted) > _release(found):
+        logger.warning("bundle %s was made for MONAI %s; %s is installed", name, wanted, found)
+
+
+def _release(version: str) -> tuple[int, ...]:
+    parts = version.split("+")[0].split(".")[:2]
+    return tuple(int(part) if part.isdigit() else 0 for part in parts)

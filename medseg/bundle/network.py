@@ -1,0 +1,165 @@
+"""The network of a bundle, with its weights.
+
+Weights are safetensors, or a PyTorch file of tensors read with `weights_only=True`. A TorchScript archive or a pickled
+module is recognised and refused before anything in it is read, since either can run code.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from medseg.bundle.bundle import Bundle
+from medseg.bundle.parts import NETWORK
+from medseg.bundle.targets import TARGETS
+from medseg.errors import InvalidBundle, OutOfMemory, WeightsMismatch
+
+# arguments of earlier MONAI versions that did not change the weights
+FORMER_ARGUMENTS: Final[Mapping[str, frozenset[str]]] = {"SwinUNETR": frozenset({"img_size"})}
+# packages beyond MONAI's own that a network needs, only noticed when it runs
+NEEDS: Final[Mapping[str, str]] = {"SwinUNETR": "einops", "UNETR": "einops"}
+# training checkpoints put the state dict under one of these
+NESTED: Final = ("model", "state_dict", "net")
+# what torch.load raises for files that are damaged, foreign, or hold more than tensors
+UNREADABLE: Final = (
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    RuntimeError,
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    AssertionError,
+    ImportError,
+)
+
+
+def load_network(bundle: Bundle, device: torch.device) -> nn.Module:
+    """The bundle's network in eval mode on `device`: (B, in_channels, *S) -> (B, out_channels, *S).
+
+    Raises InvalidBundle where the network cannot be built or the file is not one of tensors, WeightsMismatch where
+    the tensors are not the network's.
+    """
+    weights = read_weights(bundle)
+    try:
+        with torch.device("meta"):  # shapes only: no memory for a network that is not the one of the weights
+            _compare(bundle.name, build_network(bundle).state_dict(), weights)
+    except InvalidBundle:
+        pass  # some networks compute while they are made, which needs real tensors; built below all the same
+    network = build_network(bundle)
+    _compare(bundle.name, network.state_dict(), weights)
+    network.load_state_dict(weights, strict=True)
+    try:
+        return network.to(device).eval()
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(f"bundle {bundle.name}: its network does not fit into the memory of {device}") from error
+
+
+def build_network(bundle: Bundle) -> nn.Module:
+    """The bundle's network, newly initialised. Raises InvalidBundle."""
+    if not bundle.network:
+        from medseg.bundle.trusted import parsed
+
+        network = parsed(bundle.name, bundle.path, NETWORK)
+        if not isinstance(network, nn.Module):
+            raise InvalidBundle(bundle.name, "network_def", f"expected a network, found {type(network).__name__}")
+        return network
+    target = TARGETS[bundle.network["_target_"]]
+    needed = NEEDS.get(target.name)
+    if needed and find_spec(needed) is None:
+        why = f"{target.name} needs the Python package {needed}: pip install {needed}"
+        raise InvalidBundle(bundle.name, "network_def::_target_", why)
+    former = FORMER_ARGUMENTS.get(target.name, frozenset())
+    arguments = {key: value for key, value in bundle.network.items() if key != "_target_" and key not in former}
+    if "pretrained" in arguments:  # would fetch weights from the network; the bundle has its own
+        arguments["pretrained"] = False
+    try:
+        made = target.load()(**arguments)
+    except (ImportError, AttributeError) as error:
+        from monai import __version__
+
+        why = f"{target.name} is not in MONAI {__version__}, which is installed ({error})"
+        raise InvalidBundle(bundle.name, "network_def::_target_", why) from error
+    except (TypeError, ValueError, RuntimeError, LookupError, ArithmeticError, AssertionError) as error:
+        raise InvalidBundle(bundle.name, "network_def", f"{target.name} cannot be made: {error}") from error
+    except MemoryError as error:
+        raise OutOfMemory(f"bundle {bundle.name}: its network does not fit into memory") from error
+    assert isinstance(made, nn.Module)
+    return made
+
+
+def read_weights(bundle: Bundle) -> dict[str, torch.Tensor]:
+    """Tensors by name, on the CPU. Raises InvalidBundle for a file that is not a plain file of tensors."""
+    path, name = bundle.weights, bundle.name
+    key = path.relative_to(bundle.path).as_posix() if path.is_relative_to(bundle.path) else path.name
+    if not path.is_file():
+        raise InvalidBundle(name, key, "no such file: the bundle has no weights")
+    if path.suffix == ".safetensors":
+        try:
+            return dict(load_file(path, device="cpu"))
+        except (SafetensorError, OSError) as error:
+            raise InvalidBundle(name, key, f"not a safetensors file: {error}") from error
+    if _is_torchscript(path):
+        raise InvalidBundle(name, key, "a TorchScript archive, which can run code: save the state dict instead")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
+        why = "not a file of plain tensors: it is damaged, or unpickling it could run code; save the state dict"
+        raise InvalidBundle(name, key, why) from error
+    for nested in NESTED:
+        if isinstance(content, Mapping) and isinstance(content.get(nested), Mapping):
+            content = content[nested]
+    if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise InvalidBundle(name, key, "expected a state dict: names and tensors")
+    return {str(tensor): value for tensor, value in content.items()}
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = [entry.partition("/")[2] for entry in archive.namelist()]
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return False
+    return any(entry == "constants.pkl" or entry.startswith("code/") for entry in entries)
+
+
+def _compare(bundle: str, expected: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]) -> None:
+    """Raise WeightsMismatch unless names and shapes are the same."""
+    faults = [
+        _listed("missing", sorted(expected.keys() - weights.keys())),
+        _listed("not in the network", sorted(weights.keys() - expected.keys())),
+        _listed(
+            "of another shape",
+            [
+                f"{key} ({_shape(weights[key])}, expected {_shape(tensor)})"
+                for key, tensor in expected.items()
+                if key in weights and weights[key].shape != tensor.shape
+            ],
+        ),
+    ]
+    if any(faults):
+        raise WeightsMismatch(bundle, "; ".join(fault for fault in faults if fault))
+
+
+def _listed(what: str, names: Sequence[str]) -> str:
+    if not names:
+        return ""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{what}: {', '.join(names[:3])}{more}"
+
+
+def _shape(tensor: torch.Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"

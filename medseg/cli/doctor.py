@@ -1,0 +1,105 @@
+"""`medseg doctor`: is everything here that medseg needs? Each line ok, or what to do.
+
+Other packages add checks through the entry point group `medseg.checks`: functions that give `Check`s.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medseg.cli import console
+from medseg.cli.exits import OK, RESOURCES
+
+CHECKS = "medseg.checks"
+_ENOUGH_MEMORY_GB = 4.0
+_ENOUGH_DISK_GB = 5.0
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at. `advice` says what to do where it is not ok."""
+
+    name: str
+    ok: bool
+    found: str
+    advice: str = ""
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per check on stdout.")] = False,
+) -> None:
+    """Check device, memory, decoders, bundles and disk."""
+    checks = list(_own())
+    for extension in entry_points(group=CHECKS):
+        checks += extension.load()()
+    for check in checks:
+        if as_json:
+            console.show_json(asdict(check))
+        else:
+            console.show(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.found}")
+            if not check.ok:
+                console.show(f"      {check.advice}")
+    raise typer.Exit(OK if all(check.ok for check in checks) else RESOURCES)
+
+
+def _own() -> Iterator[Check]:
+    yield Check("python", sys.version_info >= (3, 11), sys.version.split()[0], "install Python 3.11 or newer")
+    yield from _device()
+    yield _memory()
+    yield from _decoders()
+    yield from _bundles()
+    free_gb = shutil.disk_usage(Path.cwd()).free / 1e9
+    yield Check("disk", free_gb >= _ENOUGH_DISK_GB, f"{free_gb:.0f} GB free here", "free some space for results")
+
+
+def _device() -> Iterator[Check]:
+    import torch
+
+    from medseg.inference.device import choose_device
+
+    device = choose_device("auto")
+    what = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    yield Check("device", True, f"{device} ({what}), torch {torch.__version__}")
+
+
+def _memory() -> Check:
+    total_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    advice = f"large CT series want {_ENOUGH_MEMORY_GB:g} GB"
+    return Check("memory", total_gb >= _ENOUGH_MEMORY_GB, f"{total_gb:.0f} GB", advice)
+
+
+def _decoders() -> Iterator[Check]:
+    from pydicom.pixels.decoders.base import get_decoder
+
+    from medseg.dicom.decode import PLUGINS
+
+    advice = "reinstall medseg: python-gdcm, pylibjpeg-openjpeg or pyjpegls is missing"
+    for syntax, wanted in PLUGINS.items():
+        usable = [name for name in wanted if name in get_decoder(syntax).available_plugins]
+        yield Check(f"decode {syntax.name}", bool(usable), ", ".join(usable) or "no decoder", advice)
+
+
+def _bundles() -> Iterator[Check]:
+    from medseg.bundle.catalog import bundle_folders
+    from medseg.bundle.load import load_bundle
+    from medseg.errors import BundleError
+
+    folders = bundle_folders()
+    if not folders:
+        yield Check("bundles", False, "none installed", "name one with --bundle DIR, or set MEDSEG_BUNDLES")
+    for name, folder in folders.items():
+        try:
+            bundle = load_bundle(folder)
+        except BundleError as error:
+            yield Check(f"bundle {name}", False, str(error), "reinstall the bundle")
+        else:
+            yield Check(f"bundle {name}", True, f"version {bundle.version}, {bundle.digest[:12]}")

@@ -1,0 +1,113 @@
+"""`medseg inspect`: what is in there, what its geometry is worth, and which bundles fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medseg.cli import console
+from medseg.cli.exits import INPUT, OK
+
+if TYPE_CHECKING:
+    from medseg.bundle.bundle import Bundle
+    from medseg.dicom.geometry import Refusal
+    from medseg.dicom.series import Series, Stack
+
+EXAMPLES = """
+[bold]Examples[/bold]
+
+  medseg inspect study/
+
+  medseg inspect study.zip --json
+"""
+
+
+def inspect(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="File, folder, zip, DICOMDIR or NIfTI.")],
+    assume_frame_of_reference: Annotated[
+        bool, typer.Option(help="Derive a frame of reference where a series has none.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per series on stdout.")] = False,
+) -> None:
+    """Show each series: accepted, split or refused, with the reason, and the bundles that fit."""
+    from medseg.bundle.catalog import installed
+    from medseg.dicom.geometry import classify
+    from medseg.dicom.nifti import is_nifti, read_nifti
+    from medseg.dicom.sources import find_instances
+    from medseg.errors import EmptyInput
+
+    bundles = tuple(installed())
+    accepted = 0
+    if is_nifti(path):
+        stack = read_nifti(path)
+        _present(_series(stack.series, "accepted", (stack,), (), bundles), as_json)
+        accepted = 1
+    else:
+        with console.progress(str(path)) as report:
+            found = find_instances(path, on_progress=report)
+        if not found.instances:
+            raise EmptyInput(path, found.looked_at)
+        for series in found.series():
+            verdict = classify(series, assume_frame_of_reference=assume_frame_of_reference)
+            accepted += bool(verdict.stacks)
+            _present(_series(series, str(verdict.verdict), verdict.stacks, verdict.refusals, bundles), as_json)
+        console.tell_skipped(found.skipped)
+    raise typer.Exit(OK if accepted else INPUT)
+
+
+def _series(
+    series: Series, verdict: str, stacks: tuple[Stack, ...], refusals: tuple[Refusal, ...], bundles: tuple[Bundle, ...]
+) -> dict[str, Any]:
+    return {
+        "study_uid": series.study_uid,
+        "series_uid": series.series_uid,
+        "modality": series.modality,
+        "number": series.number,
+        "instances": len(series.instances),
+        "verdict": verdict,
+        "stacks": [_stack(stack, bundles) for stack in stacks],
+        "refusals": [{"reason": str(refusal.reason), "detail": refusal.detail} for refusal in refusals],
+    }
+
+
+def _stack(stack: Stack, bundles: tuple[Bundle, ...]) -> dict[str, Any]:
+    from medseg.bundle.catalog import fits
+
+    misfits = {bundle.name: fits(stack, bundle) for bundle in bundles}
+    return {
+        "slices": stack.shape[0],
+        "rows": stack.shape[1],
+        "columns": stack.shape[2],
+        "spacing_mm": [round(value, 4) for value in stack.spacing_mm],
+        "tilt_deg": round(stack.tilt_deg, 2),
+        "phase": stack.phase,
+        "findings": [{"code": finding.code, "detail": finding.detail} for finding in stack.findings],
+        "fits": [name for name, reasons in misfits.items() if not reasons],
+        "does_not_fit": {name: list(reasons) for name, reasons in misfits.items() if reasons},
+    }
+
+
+def _present(record: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        console.show_json(record)
+        return
+    number = "-" if record["number"] is None else record["number"]
+    console.show(
+        f"series {record['series_uid']}  {record['modality'] or '?'}  number {number}  "
+        f"{record['instances']} instances: {record['verdict']}"
+    )
+    for stack in record["stacks"]:
+        k, j, i = stack["spacing_mm"]
+        phase = f"  {stack['phase']}" if stack["phase"] else ""
+        console.show(
+            f"  volume {stack['slices']} x {stack['rows']} x {stack['columns']}, {k:g} x {j:g} x {i:g} mm{phase}: "
+            f"fits {', '.join(stack['fits']) or 'no bundle'}"
+        )
+        for finding in stack["findings"]:
+            console.show(f"    {finding['code']}: {finding['detail']}")
+        for name, reasons in stack["does_not_fit"].items():
+            console.show(f"    not {name}: {'; '.join(reasons)}")
+    for refusal in record["refusals"]:
+        console.show(f"  refused, {refusal['reason']}: {refusal['detail']}")

@@ -1,0 +1,121 @@
+"""NIfTI volumes, read as a stack of slices (nifti1.h; nibabel)."""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from functools import partial
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+
+from medseg.dicom.instance import Pixels, Plane, Slice, Vector
+from medseg.dicom.series import Finding, Series, Stack
+from medseg.errors import NoSuchInput, UnreadableInstance
+
+_RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_SHEARED = 1e-3
+
+
+def is_nifti(path: Path) -> bool:
+    """Whether a path names a NIfTI volume, by its ending."""
+    return path.name.lower().endswith((".nii", ".nii.gz"))
+
+
+def read_nifti(path: Path) -> Stack:
+    """Read a volume; its planes lie along the third array axis, voxel [i, j, k] is column i, row j of slice k.
+
+    The affine is the sform where it is set, else the qform (nibabel's order), turned from RAS to LPS. Values are
+    read when a slice first asks for them, the whole file once, with scl_slope and scl_inter applied.
+
+    Raises:
+        NoSuchInput: the path does not exist.
+        UnreadableInstance: not NIfTI, damaged, more than three dimensions, or an affine that is none.
+    """
+    if not path.exists():
+        raise NoSuchInput(path)
+    volume = _Volume(path)
+    columns, rows, count = volume.shape
+    to_lps = _RAS_TO_LPS @ volume.affine
+    edges = to_lps[:3, :3]
+    size = np.linalg.norm(edges, axis=0)
+    if not np.isfinite(to_lps).all() or abs(np.linalg.det(edges)) < 1e-9 * float(np.prod(size)) or not size.all():
+        raise UnreadableInstance(str(path), "its affine (sform or qform) does not span a volume")
+    row, column = edges[:, 0] / size[0], edges[:, 1] / size[1]
+    if abs(float(row @ column)) > _SHEARED:
+        raise UnreadableInstance(str(path), "rows and columns are not at right angles (sheared affine)")
+    # Where i, j, k are left-handed, slices run against row x column; they are turned round, as in any other stack.
+    backward = float(np.linalg.det(edges)) < 0
+    numbers = range(count - 1, -1, -1) if backward else range(count)
+    slices = tuple(
+        Slice(
+            Plane(
+                position_mm=to_lps[:3, 3] + k * edges[:, 2],
+                row_direction=row,
+                column_direction=column,
+                spacing_mm=(float(size[1]), float(size[0])),
+                rows=rows,
+                columns=columns,
+            ),
+            partial(volume.plane, k),
+        )
+        for k in numbers
+    )
+    affine = np.eye(4)
+    affine[:3, 0] = -edges[:, 2] if backward else edges[:, 2]
+    affine[:3, 1], affine[:3, 2] = edges[:, 1], edges[:, 0]
+    affine[:3, 3] = slices[0].plane.position_mm
+    normal = slices[0].plane.normal
+    thickness = float(abs(edges[:, 2] @ normal))
+    tilt = float(np.degrees(np.arccos(min(thickness / size[2], 1.0))))
+    return Stack(
+        series=Series("", "", "", None, path.name, "", ()),
+        slices=slices,
+        coordinates=np.arange(count, dtype=np.float64),
+        affine=affine,
+        thickness_mm=np.full(count, thickness),
+        frame_of_reference_uid="",
+        tilt_deg=tilt if tilt > 0.5 else 0.0,
+        findings=volume.findings,
+    )
+
+
+class _Volume:
+    """A NIfTI file, its array read once when first asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._image = nibabel.load(path)
+        except (ImageFileError, EOFError, ValueError, zlib.error, OSError) as error:
+            raise UnreadableInstance(str(path), f"not a NIfTI volume ({error})") from error
+        shape = tuple(int(size) for size in self._image.shape)
+        while len(shape) > 3 and shape[-1] == 1:
+            shape = shape[:-1]
+        if len(shape) != 3 or 0 in shape:
+            found = " x ".join(map(str, shape))
+            raise UnreadableInstance(str(path), f"{found} values: expected one three-dimensional volume")
+        self.shape: tuple[int, int, int] = shape
+        self.affine: Vector = np.asarray(self._image.affine, dtype=np.float64)
+        placed = any(int(self._image.header[code]) > 0 for code in ("sform_code", "qform_code"))
+        detail = "neither sform nor qform is set: the orientation in the patient is a guess"
+        self.findings: tuple[Finding, ...] = () if placed else (Finding("no_orientation", detail),)
+
+        self._lock = threading.Lock()
+        self._values: Pixels | None = None
+
+    def plane(self, k: int) -> Pixels:
+        """(rows, columns) of plane k along the third axis."""
+        with self._lock:
+            if self._values is None:
+                self._values = self._read()
+        return np.ascontiguousarray(self._values[:, :, k].T)
+
+    def _read(self) -> Pixels:
+        try:
+            values = np.asanyarray(self._image.dataobj, dtype=np.float32)
+        except (EOFError, ValueError, zlib.error, OSError) as error:
+            raise UnreadableInstance(str(self._path), f"its values cannot be read ({error})") from error
+        return values.reshape(self.shape)

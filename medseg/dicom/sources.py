@@ -1,0 +1,286 @@
+"""Where instances come from: a file, a folder, a zip archive, a DICOMDIR. Headers only; pixels are read later.
+
+    read_series(path) = group(find_instances(path))
+
+NIfTI volumes are read by `medseg.dicom.nifti`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, cast
+from zipfile import BadZipFile, is_zipfile
+
+from pydicom.uid import UID
+
+from medseg.dicom.archive import open_archive
+from medseg.dicom.dicomdir import referenced_names, resolve
+from medseg.dicom.headers import is_directory, look, read_instance, transfer_syntax
+from medseg.dicom.instance import Instance
+from medseg.dicom.series import Series
+from medseg.errors import EmptyInput, Interrupted, NoSuchInput, UnreadableInstance
+from medseg.progress import Cancelled, Progress, Report, Stage, never, silent
+
+_CHUNK_BYTES = 1 << 20
+_READERS = 4
+
+#: Storage SOP classes that carry pixels or geometry and are not images to segment (PS3.4 B.5), by UID prefix.
+_NOT_IMAGES = (
+    "1.2.840.10008.1.3.10",  # media storage directory
+    "1.2.840.10008.5.1.4.1.1.11.",  # presentation states
+    "1.2.840.10008.5.1.4.1.1.9.",  # waveforms
+    "1.2.840.10008.5.1.4.1.1.30",  # parametric map
+    "1.2.840.10008.5.1.4.1.1.66",  # raw data, registrations, fiducials, segmentations, surfaces
+    "1.2.840.10008.5.1.4.1.1.67",  # real world value mapping
+    "1.2.840.10008.5.1.4.1.1.88.",  # structured reports, key objects
+    "1.2.840.10008.5.1.4.1.1.104.",  # encapsulated documents
+    "1.2.840.10008.5.1.4.1.1.481.",  # radiotherapy: dose, structures, plans
+)
+_RT_IMAGE = "1.2.840.10008.5.1.4.1.1.481.1"
+
+
+class SkipReason(StrEnum):
+    """Why a file gave no image."""
+
+    UNREADABLE = "unreadable"
+    NOT_AN_IMAGE = "not_an_image"
+    MISSING = "missing"
+    DUPLICATE = "duplicate"
+    NESTED_ARCHIVE = "nested_archive"
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that was left out, and why in one sentence."""
+
+    name: str
+    code: SkipReason
+    why: str
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """The image instances of an input, and what else lay there.
+
+    instances: in order of their names; no two hold the same object (one that lay there twice is in `skipped`).
+    looked_at: number of files.
+    """
+
+    instances: tuple[Instance, ...]
+    skipped: tuple[Skipped, ...]
+    looked_at: int
+
+    def series(self) -> list[Series]:
+        """The instances by series."""
+        return group_series(self.instances)
+
+
+def read_series(path: Path, *, on_progress: Report = silent, cancelled: Cancelled = never) -> list[Series]:
+    """All image series under a path. For what was left out, see `find_instances`.
+
+    Raises:
+        NoSuchInput, UnsafeArchive: see `find_instances`.
+        EmptyInput: there is no image at all.
+    """
+    found = find_instances(path, on_progress=on_progress, cancelled=cancelled)
+    if not found.instances:
+        raise EmptyInput(path, found.looked_at)
+    return found.series()
+
+
+def find_instances(path: Path, *, on_progress: Report = silent, cancelled: Cancelled = never) -> Found:
+    """Read the headers of all DICOM images of a file, a folder (with its subfolders), a zip archive or a DICOMDIR.
+
+    Raises:
+        NoSuchInput: the path does not exist.
+        UnsafeArchive: see `open_archive`.
+        Interrupted: `cancelled` said so.
+    """
+    if not path.exists():
+        raise NoSuchInput(path)
+    candidates, skipped = _candidates(path)
+    instances = []
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="headers") as pool:
+        for done, outcome in enumerate(pool.map(_look, candidates), 1):
+            if cancelled():
+                pool.shutdown(cancel_futures=True)
+                raise Interrupted
+            if isinstance(outcome, Skipped):
+                skipped.append(outcome)
+            else:
+                instances.append(outcome)
+            on_progress(Progress(Stage.READ, done, len(candidates)))
+    kept, repeated = _without_copies(instances)
+    return Found(tuple(kept), (*skipped, *repeated), len(candidates))
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A file that may be DICOM. peek: opens it for a look at its header; open: for everything."""
+
+    name: str
+    peek: Callable[[], BinaryIO]
+    open: Callable[[], BinaryIO]
+
+
+def _candidates(path: Path) -> tuple[list[_Candidate], list[Skipped]]:
+    if path.is_dir():
+        return [_file(file) for file in _files_below(path)], []
+    if is_zipfile(path):
+        return [_Candidate(f"{path.name}/{name}", peek, whole) for name, peek, whole in open_archive(path)], []
+    try:
+        instance = read_instance(_opener(path), str(path))
+    except UnreadableInstance:
+        return [_file(path)], []
+    return _referenced(path, instance) if is_directory(instance.header) else ([_file(path)], [])
+
+
+def _referenced(path: Path, directory: Instance) -> tuple[list[_Candidate], list[Skipped]]:
+    candidates, missing = [], []
+    for name in referenced_names(directory.header):
+        file = resolve(path.parent, name)
+        if file is None:
+            missing.append(Skipped(name, SkipReason.MISSING, f"{path.name} refers to it and it is not there"))
+        else:
+            candidates.append(_file(file))
+    return candidates, missing
+
+
+def _file(path: Path) -> _Candidate:
+    return _Candidate(str(path), _opener(path), _opener(path))
+
+
+def _opener(path: Path) -> Callable[[], BinaryIO]:
+    return cast(Callable[[], BinaryIO], partial(path.open, "rb"))
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """All regular files, sorted; linked folders are entered, each folder once."""
+    entered: set[tuple[int, int]] = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        status = os.stat(root)  # noqa: PTH116 - one call per folder
+        if (status.st_dev, status.st_ino) in entered:
+            folders.clear()
+            continue
+        entered.add((status.st_dev, status.st_ino))
+        folders.sort()
+        for name in sorted(names):
+            path = Path(root, name)
+            if path.is_file() or path.is_symlink():
+                yield path
+
+
+def _look(candidate: _Candidate) -> Instance | Skipped:
+    try:
+        instance = read_instance(candidate.peek, candidate.name)
+    except UnreadableInstance as error:
+        nested = candidate.name.lower().endswith(".zip")
+        why = "an archive inside: give it by itself" if nested else error.why
+        return Skipped(candidate.name, SkipReason.NESTED_ARCHIVE if nested else SkipReason.UNREADABLE, why)
+    kind = _not_an_image(instance)
+    if kind:
+        return Skipped(candidate.name, SkipReason.NOT_AN_IMAGE, kind)
+    if "Rows" not in instance.header:
+        return Skipped(candidate.name, SkipReason.UNREADABLE, "cut short: the file ends before its image attributes")
+    return replace(instance, open=candidate.open)
+
+
+def _not_an_image(instance: Instance) -> str | None:
+    if is_directory(instance.header):
+        return "a DICOMDIR: the files beside it were looked at instead"
+    sop_class = UID(instance.sop_class_uid)
+    no_image = "Rows" not in instance.header and "Image Storage" not in sop_class.name
+    if (sop_class.startswith(_NOT_IMAGES) and sop_class != _RT_IMAGE) or no_image:
+        return f"{sop_class.name}: not an image to segment"
+    return None
+
+
+def _without_copies(instances: list[Instance]) -> tuple[list[Instance], list[Skipped]]:
+    """Keep one of several copies of an object. Different objects under one UID all stay: geometry refuses them."""
+    keys = [_identity(instance) for instance in instances]
+    often = {key for key, count in Counter(keys).items() if count > 1}
+    kept, repeated = [], []
+    seen: dict[tuple[str, ...], str] = {}
+    for key, instance in zip(keys, instances, strict=True):
+        if key in often:
+            first = seen.setdefault((*key, instance_digest(instance)), instance.name)
+            if first != instance.name:
+                repeated.append(Skipped(instance.name, SkipReason.DUPLICATE, f"the same object as {first}"))
+                continue
+        kept.append(instance)
+    return kept, repeated
+
+
+def _identity(instance: Instance) -> tuple[str, str, str]:
+    view = look(instance.header)
+    return view.text("StudyInstanceUID"), view.text("SeriesInstanceUID"), instance.sop_instance_uid
+
+
+def group_series(instances: Iterable[Instance]) -> list[Series]:
+    """Instances by SeriesInstanceUID within their study, sorted by study, series number and UID."""
+    groups: dict[tuple[str, str], list[Instance]] = {}
+    for instance in instances:
+        groups.setdefault(_identity(instance)[:2], []).append(instance)
+    return sorted((to_series(group) for group in groups.values()), key=_series_order)
+
+
+def to_series(instances: Sequence[Instance]) -> Series:
+    """The instances of one series, described by the first of them."""
+    view = look(instances[0].header)
+    number = view.number("SeriesNumber")
+    return Series(
+        study_uid=view.text("StudyInstanceUID"),
+        series_uid=view.text("SeriesInstanceUID"),
+        modality=view.text("Modality"),
+        number=None if number is None else int(number),
+        description=view.text("SeriesDescription"),
+        body_part=view.text("BodyPartExamined"),
+        instances=tuple(instances),
+    )
+
+
+def _series_order(series: Series) -> tuple[str, bool, int, str]:
+    return series.study_uid, series.number is None, series.number or 0, series.series_uid
+
+
+def instance_digest(instance: Instance) -> str:
+    """SHA-256 (hex) of an object's transfer syntax UID and its data set as encoded, without preamble and file meta.
+
+    The same object has the same digest in a file as sent, on another disk, or under another file meta.
+
+    Raises:
+        UnreadableInstance: its bytes cannot be read any more.
+    """
+    digest = hashlib.sha256(str(transfer_syntax(instance.header)).encode())
+    try:
+        with instance.open() as stream:
+            stream.seek(_data_set_offset(stream))
+            while chunk := stream.read(_CHUNK_BYTES):
+                digest.update(chunk)
+    except (OSError, BadZipFile, zlib.error, struct.error) as error:
+        raise UnreadableInstance(instance.name, f"cannot be read: {error}") from error
+    return digest.hexdigest()
+
+
+def _data_set_offset(stream: BinaryIO) -> int:
+    """Where the data set begins: after the preamble and the elements of group 0002 (PS3.10 7.1)."""
+    at = 132 if stream.read(132)[128:] == b"DICM" else 0
+    while True:
+        stream.seek(at)
+        head = stream.read(8)
+        if len(head) < 8 or head[:2] != b"\x02\x00":
+            return at
+        if head[4:6] in (b"OB", b"OW", b"UN", b"UT", b"SQ"):
+            at += 12 + struct.unpack("<L", stream.read(4))[0]
+        else:
+            at += 8 + struct.unpack("<H", head[6:8])[0]

@@ -1,0 +1,176 @@
+"""Where the network runs, in which precision, and what to do when memory runs out."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from medseg.bundle.bundle import Bundle
+from medseg.bundle.network import load_network
+from medseg.errors import InvalidBundle, OutOfMemory, ResourceError, UsageError
+
+logger = logging.getLogger(__name__)
+
+AUTOCAST: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
+CPU: Final = torch.device("cpu")
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; "auto" is a CUDA device where there is one. Raises UsageError, ResourceError."""
+    if name == "auto":
+        return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else CPU
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"no such device: {name!r}; known are auto, cpu, cuda, cuda:N") from error
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            raise ResourceError(f"device {name} is not here: {count} CUDA devices found; use --device auto or cpu")
+        return torch.device("cuda", device.index or 0)
+    if device.type != "cpu":
+        raise UsageError(f"device {name!r} is not supported; known are auto, cpu, cuda, cuda:N")
+    return device
+
+
+def choose_precision(name: str, bundle: Bundle, device: torch.device) -> str:
+    """fp32, bf16 or fp16. Others than fp32 only where the bundle was checked with them; "auto" is the first that is.
+
+    Raises UsageError for a precision that the bundle does not name.
+    """
+    if name == "fp32":
+        return name
+    if name == "auto":
+        usable = (one for one in bundle.precisions if one in AUTOCAST and _has(one, device))
+        return next(usable, "fp32")
+    if name not in AUTOCAST:
+        raise UsageError(f"no such precision: {name!r}; known are auto, fp32, {', '.join(AUTOCAST)}")
+    if name not in bundle.precisions:
+        checked = ", ".join(bundle.precisions) or "fp32"
+        raise UsageError(f"bundle {bundle.name} was not checked in {name}: it allows {checked}; use --precision fp32")
+    return name
+
+
+def _has(precision: str, device: torch.device) -> bool:
+    """Whether the device computes in that precision itself rather than emulating it."""
+    if device.type == "cuda":
+        return precision == "fp16" or torch.cuda.is_bf16_supported(including_emulation=False)
+    return precision == "bf16" and torch.cpu._is_avx512_bf16_supported()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python or torch means that memory did not suffice."""
+    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Turn what Python and torch raise when memory runs out into `OutOfMemory`."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(f"memory did not suffice: {error}".splitlines()[0]) from error
+
+
+class Engine:
+    """A network on its device, called with batches of windows.
+
+    When memory runs out it halves the batch, then moves from the GPU to the CPU, and keeps a warning for each;
+    when a single window does not fit into the CPU's memory either, it raises OutOfMemory.
+    """
+
+    def __init__(
+        self, network: nn.Module, bundle: Bundle, device: torch.device, precision: str = "fp32", batch: int = 1
+    ) -> None:
+        self.network, self.bundle, self.device, self.precision, self.batch = network, bundle, device, precision, batch
+        self.warnings: list[str] = []
+        window = bundle.recipe.window
+        self._slice_axis = window.slice_axis if len(window.roi) == 2 else None
+
+    def __call__(self, windows: Tensor) -> Tensor:
+        """(B, C, *roi) on the CPU -> (B, K, *roi) float32 on the device; roi has three entries, also for 2D."""
+        done: list[Tensor] = []
+        while sum(map(len, done)) < len(windows):
+            begin = sum(map(len, done))
+            try:
+                done.append(self._forward(windows[begin : begin + self.batch]))
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._yield_memory(error)
+            done = [scores.to(self.device) for scores in done]
+        return done[0] if len(done) == 1 else torch.cat(done)
+
+    def _forward(self, windows: Tensor) -> Tensor:
+        if self.device.type == "cuda":
+            windows = windows.pin_memory().to(self.device, non_blocking=True)
+        axis = None if self._slice_axis is None else self._slice_axis + 2
+        given = windows if axis is None else windows.squeeze(axis)
+        autocast = torch.autocast(self.device.type, AUTOCAST.get(self.precision), enabled=self.precision in AUTOCAST)
+        with torch.inference_mode(), autocast:
+            scores = self.network(given)
+        if not isinstance(scores, Tensor):
+            raise InvalidBundle(self.bundle.name, "network_def", f"gives {type(scores).__name__}, not one tensor")
+        scores = scores.float() if axis is None else scores.float().unsqueeze(axis)
+        expected = (len(windows), self.bundle.out_channels, *windows.shape[2:])
+        if tuple(scores.shape) != expected:
+            raise InvalidBundle(
+                self.bundle.name,
+                "network_def",
+                f"gives {tuple(scores.shape)} for a window of {tuple(windows.shape)}, expected {expected}",
+            )
+        return scores
+
+    def _yield_memory(self, error: BaseException) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self.batch > 1:
+            self.batch //= 2
+            self._warn(f"out of memory on {self.device}: going on with {self.batch} windows at a time")
+        elif self.device != CPU:
+            self._warn(f"out of memory on {self.device} with one window: going on on the CPU")
+            self.device = CPU
+            self.network = self.network.to(CPU)
+            if self.precision == "fp16":  # convolutions in half precision are slower than fp32 there
+                self.precision = "fp32"
+        else:
+            raise OutOfMemory(
+                f"bundle {self.bundle.name}: one window of {self.bundle.recipe.window.roi} voxels does not fit into "
+                "memory: close other programs or use a bundle with a smaller window"
+            ) from error
+
+    def _warn(self, message: str) -> None:
+        logger.warning(message)
+        self.warnings.append(message)
+
+
+class Networks:
+    """The networks used last, so that a cohort or a worker builds each once. Safe to share between threads."""
+
+    def __init__(self, keep: int = 2) -> None:
+        self._keep = keep
+        self._held: OrderedDict[tuple[str, str], nn.Module] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, bundle: Bundle, device: torch.device) -> nn.Module:
+        """The bundle's network on the device, in evaluation mode. Raises WeightsMismatch, InvalidBundle."""
+        key = (bundle.digest, str(device))
+        with self._lock:
+            network = self._held.pop(key, None)
+            if network is None:
+                network = load_network(bundle, device).eval()
+            self._held[key] = network.to(device)  # an engine out of memory may have moved it
+            while len(self._held) > self._keep:
+                self._held.popitem(last=False)
+            return network

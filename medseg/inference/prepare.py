@@ -1,0 +1,148 @@
+"""From the source's voxels to what the network sees: the steps of a recipe, one after another, each as MONAI's.
+
+The volume stays in stored order (k, j, i) throughout; `Prepared` remembers the grids it has been on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medseg.bundle.recipe import (
+    Normalize,
+    Orient,
+    Recipe,
+    Resample,
+    ScaleMinMax,
+    ScalePercentiles,
+    ScaleRange,
+)
+from medseg.dicom.instance import Vector
+from medseg.inference.grid import Frame, index_map, oriented, parallel, resampled, source_frame
+from medseg.inference.resample import axis_taps, resample_affine, resample_separable, resample_slices, taps
+
+STRAIGHTEN = Resample(spacing_mm=())  # spacing kept, shear removed
+
+
+@dataclass(frozen=True, eq=False)
+class Resampling:
+    """What a resampling step did: from the grid `old` to `new`."""
+
+    step: Resample
+    old: Frame
+    new: Frame
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What windows run over.
+
+    voxels: (C, k, j, i) float32 on the model's grid, in stored order. frame: that grid.
+    resampling: how it was reached from the source's uniform grid; None where it is the source's own.
+    """
+
+    voxels: Tensor
+    frame: Frame
+    resampling: Resampling | None
+
+
+def uniform(voxels: Tensor, coordinates: Vector) -> Tensor:
+    """Slices (C, K, j, i) that lie at `coordinates` (K,) along k -> slices at 0, 1, 2, ...; gaps are interpolated."""
+    count = round(float(coordinates[-1])) + 1
+    if count == len(coordinates) and np.allclose(coordinates, np.arange(count), atol=1e-3):
+        return voxels
+    place = np.interp(np.arange(count, dtype=float), coordinates, np.arange(len(coordinates), dtype=float))
+    return resample_slices(voxels, taps(place, len(coordinates), STRAIGHTEN.interpolation, STRAIGHTEN.padding))
+
+
+def prepare(voxels: Tensor, affine: Vector, recipe: Recipe, *, tilted: bool = False) -> Prepared:
+    """Carry out `recipe.steps` on the source's uniform grid.
+
+    voxels: (C, k, j, i) float32 in modality values; changed in place. affine: 4x4, (k, j, i, 1) to LPS mm.
+    tilted: the affine is sheared; where the recipe does not resample, the volume is straightened at its own spacing,
+    because a network has learned upright anatomy.
+    """
+    k, j, i = voxels.shape[1:]
+    frame = source_frame(affine, (k, j, i))
+    steps = list(recipe.steps)
+    if tilted and not any(isinstance(step, Resample) for step in steps):
+        steps.insert(1 if steps and isinstance(steps[0], Orient) else 0, STRAIGHTEN)
+    resampling: Resampling | None = None
+    for step in steps:
+        if isinstance(step, Orient):
+            frame = oriented(frame, step.axcodes)
+        elif isinstance(step, Resample):
+            wanted = resampled(frame, step)
+            if wanted is not frame:
+                resampling = Resampling(step, frame, wanted)
+                voxels, frame = _to_grid(voxels, resampling), wanted
+        else:
+            voxels = scale(voxels, step)
+    return Prepared(voxels, frame, resampling)
+
+
+def _to_grid(voxels: Tensor, how: Resampling) -> Tensor:
+    step, old, new = how.step, how.old, how.new
+    if not parallel(old, new):
+        return resample_affine(voxels, index_map(old, new), new.stored_shape, step)
+    return resample_separable(
+        voxels, axis_taps(old, new, step.interpolation, step.padding, align_corners=step.align_corners)
+    )
+
+
+def scale(voxels: Tensor, step: ScaleRange | ScalePercentiles | ScaleMinMax | Normalize) -> Tensor:
+    """An intensity step, in place, in the order of operations of its MONAI transform."""
+    match step:
+        case ScaleRange():
+            return _to_range(voxels, step)
+        case ScalePercentiles():
+            a_min, a_max = (float(value) for value in np.percentile(voxels.numpy(), [step.lower, step.upper]))
+            b_min, b_max = step.b_min, step.b_max
+            if step.relative and b_min is not None and b_max is not None:
+                b_min, b_max = (
+                    (b_max - b_min) * (step.lower / 100.0) + b_min,
+                    (b_max - b_min) * (step.upper / 100.0) + b_min,
+                )
+            return _to_range(voxels, ScaleRange(a_min, a_max, b_min, b_max, step.clip))
+        case ScaleMinMax():
+            return _min_max(voxels, step)
+        case Normalize():
+            return _normalized(voxels, step)
+
+
+def _to_range(voxels: Tensor, step: ScaleRange) -> Tensor:
+    voxels.sub_(step.a_min)
+    if step.a_max == step.a_min:
+        return voxels.add_(step.b_min or 0.0)
+    voxels.div_(step.a_max - step.a_min)
+    if step.b_min is not None and step.b_max is not None:
+        voxels.mul_(step.b_max - step.b_min).add_(step.b_min)
+    if step.clip and (step.b_min is not None or step.b_max is not None):
+        voxels.clamp_(step.b_min, step.b_max)
+    return voxels
+
+
+def _min_max(voxels: Tensor, step: ScaleMinMax) -> Tensor:
+    if step.minv is None and step.maxv is None:
+        return voxels.mul_(1.0 + (step.factor or 0.0))
+    low, high = (float(value) for value in torch.aminmax(voxels))
+    if low == high:
+        return voxels.mul_(step.minv) if step.minv is not None else voxels
+    voxels.sub_(low).div_(high - low)
+    if step.minv is None or step.maxv is None:
+        return voxels
+    return voxels.mul_(step.maxv - step.minv).add_(step.minv)
+
+
+def _normalized(voxels: Tensor, step: Normalize) -> Tensor:
+    blank = voxels == 0 if step.nonzero else None
+    counted = voxels if blank is None else voxels[~blank]
+    if counted.numel() == 0:
+        return voxels
+    mean = float(counted.mean()) if step.subtrahend is None else step.subtrahend
+    deviation = float(counted.std(correction=0)) if step.divisor is None else step.divisor
+    voxels.sub_(mean).div_(deviation or 1.0)
+    return voxels if blank is None else voxels.masked_fill_(blank, 0.0)

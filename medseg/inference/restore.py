@@ -1,0 +1,188 @@
+"""From class scores on the model's grid back to label planes of the source, one plane at a time.
+
+    scores of model slices   m0   m1   m2   m3      (K, j, i) each
+    source slices               s0  s1    s2        s1 lies between m0 and m1: these two are blended, brought to the
+                                                    source's rows and columns, and discretised; m0 can go
+
+Only the model slices around the present source slice are held: two on parallel grids, a few more under gantry tilt.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medseg.bundle.recipe import Activation, Finish, Interpolation, Order, Padding, Resample
+from medseg.dicom.instance import Vector
+from medseg.inference.grid import between, index_map, parallel
+from medseg.inference.prepare import Prepared, Resampling
+from medseg.inference.resample import InPlane, Taps, axis_taps, blend, resample_plane, span_of_plane
+
+
+class Back(Protocol):
+    """The way from the model's slices to the source's."""
+
+    def span(self, k: int) -> tuple[int, int]:
+        """First and last model slice that source slice k is made of; both grow with k."""
+        ...
+
+    def plane(self, k: int, held: Sequence[Tensor], first: int) -> Tensor:
+        """Source slice k (C, rows, columns) out of model slices (C, j, i), of which held[0] is number `first`."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Parallel:
+    """Model and source grids have parallel axes."""
+
+    slices: Taps
+    in_plane: InPlane
+
+    def span(self, k: int) -> tuple[int, int]:
+        return int(self.slices.lower[k]), int(self.slices.upper[k])
+
+    def plane(self, k: int, held: Sequence[Tensor], first: int) -> Tensor:
+        lower, upper = self.span(k)
+        return self.in_plane(blend(held[lower - first], held[upper - first], self.slices.weights[k]))
+
+
+@dataclass(frozen=True, eq=False)
+class Slanted:
+    """Source slices lie across the model's (gantry tilt). matrix: source index to model index, stored order."""
+
+    matrix: Vector
+    coordinates: Vector
+    shape: tuple[int, int]
+    depth: int
+    interpolation: Interpolation
+    padding: Padding
+
+    def span(self, k: int) -> tuple[int, int]:
+        return span_of_plane(self.matrix, float(self.coordinates[k]), self.shape, self.depth)
+
+    def plane(self, k: int, held: Sequence[Tensor], first: int) -> Tensor:
+        low, high = self.span(k)
+        slab = torch.stack(list(held)[low - first : high - first + 1], dim=1)
+        at = float(self.coordinates[k])
+        return resample_plane(slab, low, self.matrix, at, self.shape, self.depth, self.interpolation, self.padding)
+
+
+def way_back(prepared: Prepared, coordinates: Vector, shape: tuple[int, int], finish: Finish) -> Back:
+    """From the model's grid to source slices at `coordinates` (K,) with (rows, columns) = `shape`.
+
+    Interpolation and padding are those of the step that led to the model's grid (Invertd), or nearest if `finish`
+    says so.
+    """
+    how = prepared.resampling or Resampling(Resample(()), prepared.frame, prepared.frame)
+    interpolation = Interpolation.NEAREST if finish.nearest else how.step.interpolation
+    # The affine that MONAI has kept for the model's grid, to the last bit
+    model = replace(how.new, affine=how.old.affine @ between(how.old, how.new))
+    if not parallel(model, how.old):
+        matrix, depth = index_map(model, how.old), model.stored_shape[0]
+        return Slanted(matrix, coordinates, shape, depth, interpolation, how.step.padding)
+    slices, rows, columns = axis_taps(
+        model,
+        how.old,
+        interpolation,
+        how.step.padding,
+        align_corners=how.step.align_corners and not finish.nearest,
+        at=coordinates,
+    )
+    return Parallel(slices, InPlane.of(rows, columns))
+
+
+@dataclass
+class Certainty:
+    """Sum of winning probabilities and number of voxels per channel, on the model's grid, as planes pass."""
+
+    channels: int
+    sums: Vector = field(init=False)
+    voxels: Vector = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sums, self.voxels = np.zeros(self.channels), np.zeros(self.channels)
+
+    def add(self, scores: Tensor, finish: Finish) -> None:
+        """scores: (C, j, i) after the activation."""
+        if finish.threshold is not None:
+            found = scores >= finish.threshold
+            self.sums += (scores * found).sum(dim=(1, 2)).double().cpu().numpy()
+            self.voxels += found.sum(dim=(1, 2)).cpu().numpy()
+            return
+        probabilities = scores.softmax(0) if finish.activation is Activation.NONE else scores
+        winning, channel = probabilities.max(dim=0)
+        index = channel.reshape(-1).cpu().numpy()
+        self.sums += np.bincount(index, winning.reshape(-1).cpu().numpy(), self.channels)
+        self.voxels += np.bincount(index, minlength=self.channels)
+
+    def mean(self, channel: int) -> float | None:
+        """Mean winning probability, 0-1; None where the channel won nowhere."""
+        return float(self.sums[channel] / self.voxels[channel]) if self.voxels[channel] else None
+
+
+def activate(scores: Tensor, activation: Activation) -> Tensor:
+    """(C, j, i) -> the same."""
+    match activation:
+        case Activation.SOFTMAX:
+            return scores.softmax(dim=0)
+        case Activation.SIGMOID:
+            return scores.sigmoid()
+        case Activation.NONE:
+            return scores
+
+
+def discretise(scores: Tensor, finish: Finish) -> Tensor:
+    """Scores (C, j, i) -> channel numbers (1, j, i) by argmax, or (C, j, i) of 0 and 1 by the threshold; uint8."""
+    if finish.threshold is None:
+        return scores.max(dim=0, keepdim=True).indices.to(torch.uint8)
+    return (scores >= finish.threshold).to(torch.uint8)
+
+
+def restore(
+    slabs: Iterable[tuple[int, Tensor]],
+    finish: Finish,
+    back: Back,
+    count: int,
+    certainty: Certainty,
+    clean: Callable[[Iterable[Tensor]], Iterable[Tensor]],
+) -> Iterator[Tensor]:
+    """Label planes of source slices 0 .. count-1: (1, rows, columns) channel numbers, or (C, rows, columns) bits.
+
+    slabs: (first slice, logits (C, k, j, i)) in order. clean: what the recipe does to labels before they are brought
+    back (label planes in, label planes out); used with Order.LABELS_FIRST alone.
+    """
+    planes = _activated(slabs, finish, certainty)
+    if finish.order is Order.PROBABILITIES_FIRST:
+        for plane in _brought_back(planes, back, count):
+            yield discretise(plane, finish)
+    else:
+        labels = clean(discretise(plane, finish) for plane in planes)
+        for plane in _brought_back((label.float() for label in labels), back, count):
+            yield plane.round().to(torch.uint8)
+
+
+def _activated(slabs: Iterable[tuple[int, Tensor]], finish: Finish, certainty: Certainty) -> Iterator[Tensor]:
+    for _, slab in slabs:
+        for logits in slab.unbind(dim=1):
+            plane = activate(logits, finish.activation)
+            certainty.add(plane, finish)
+            yield plane
+
+
+def _brought_back(planes: Iterable[Tensor], back: Back, count: int) -> Iterator[Tensor]:
+    held: deque[Tensor] = deque()
+    first, k = 0, 0
+    for newest, plane in enumerate(planes):
+        held.append(plane)
+        while k < count and back.span(k)[1] <= newest:
+            while first < back.span(k)[0]:
+                held.popleft()
+                first += 1
+            yield back.plane(k, held, first)
+            k += 1

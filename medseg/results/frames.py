@@ -1,0 +1,135 @@
+"""Frames of a BINARY segmentation: bits packed as planes come, and their functional groups as bytes.
+
+Building 7,000 frames of functional groups as pydicom data sets takes many seconds; but a frame's groups are those of
+its plane and those of its segment side by side, so each is encoded once and frames are put together from bytes.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from highdicom.sr import CodedConcept
+from pydicom import Dataset
+from pydicom.sr.codedict import codes
+from scipy import ndimage
+
+from medseg.dicom.instance import Slice
+from medseg.inference.labels import LabelPlane
+from medseg.results.modules import decimal, encode
+
+_ITEM = b"\xfe\xff\x00\xe0"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The voxels of one segment in one plane.
+
+    start: the byte of the packed frame at which `packed` begins; all others are 0.
+    packed: zlib-compressed bits, eight voxels a byte, first voxel in the lowest bit (PS3.5 8.1.1).
+    """
+
+    segment: int
+    k: int
+    start: int
+    packed: bytes
+
+
+def pack_plane(labels: LabelPlane, k: int) -> Iterator[Frame]:
+    """The frames of a plane of exclusive labels, or of a single mask of 0 and 1; none for what is not there.
+
+    Only the rows in which a label lies are compared, packed and compressed.
+    """
+    columns = labels.shape[1]
+    flat = labels.reshape(-1)
+    for number, place in enumerate(ndimage.find_objects(labels), start=1):
+        if place is None:
+            continue
+        start = place[0].start * columns // 8
+        bits = flat[start * 8 : place[0].stop * columns] == number
+        packed = zlib.compress(np.packbits(bits, bitorder="little").tobytes(), 1)
+        yield Frame(number, k, start, packed)
+
+
+def pixel_data(frames: Iterable[Frame], voxels: int) -> Iterator[bytes]:
+    """The bytes of PixelData for frames of `voxels` each; frames follow each other without padding (PS3.5 8.1.1)."""
+    carried = np.zeros(0, np.uint8)
+    for frame in frames:
+        data = zlib.decompress(frame.packed)
+        whole = np.zeros((voxels + 7) // 8, np.uint8)
+        whole[frame.start : frame.start + len(data)] = np.frombuffer(data, np.uint8)
+        if voxels % 8 == 0:
+            yield whole.tobytes()
+            continue
+        bits = np.concatenate([carried, np.unpackbits(whole, count=voxels, bitorder="little")])
+        full = bits.size // 8 * 8
+        carried = bits[full:]
+        yield np.packbits(bits[:full], bitorder="little").tobytes()
+    if carried.size:
+        yield np.packbits(carried, bitorder="little").tobytes()
+
+
+def functional_groups(frames: Iterable[Frame], slices: tuple[Slice, ...], used: tuple[int, ...]) -> bytes:
+    """The value of PerFrameFunctionalGroupsSequence: one item per frame.
+
+    used: planes with at least one frame, in order; a frame's second DimensionIndexValue is its place among them.
+    """
+    place = {k: index for index, k in enumerate(used, start=1)}
+    planes = {k: (encode(_derivation(slices[k])), encode(_position(slices[k]))) for k in used}
+    segments: dict[int, bytes] = {}
+    items = []
+    for frame in frames:
+        derivation, position = planes[frame.k]
+        if frame.segment not in segments:
+            segments[frame.segment] = encode(_identification(frame.segment))
+        content = _frame_content(frame.segment, place[frame.k])
+        item = derivation + content + position + segments[frame.segment]  # by increasing tag
+        items.append(_ITEM + struct.pack("<I", len(item)) + item)
+    return b"".join(items)
+
+
+def _frame_content(*dimension_index_values: int) -> bytes:
+    # FrameContentSequence (0020,9111) of one item with DimensionIndexValues (0020,9157) UL
+    values = struct.pack(f"<{len(dimension_index_values)}I", *dimension_index_values)
+    element = b"\x20\x00\x57\x91UL" + struct.pack("<H", len(values)) + values
+    item = _ITEM + struct.pack("<I", len(element)) + element
+    return b"\x20\x00\x11\x91SQ\x00\x00" + struct.pack("<I", len(item)) + item
+
+
+def _derivation(part: Slice) -> Dataset:
+    """Derivation Image functional group (PS3.3 C.7.6.16.2.6): exactly the slice that the frame lies on."""
+    assert part.instance is not None
+    source = Dataset()
+    source.ReferencedSOPClassUID = part.instance.sop_class_uid
+    source.ReferencedSOPInstanceUID = part.instance.sop_instance_uid
+    if part.frame is not None:
+        source.ReferencedFrameNumber = part.frame
+    source.SpatialLocationsPreserved = "YES"
+    source.PurposeOfReferenceCodeSequence = [
+        CodedConcept.from_code(codes.cid7202.SourceImageForImageProcessingOperation)
+    ]
+    derivation = Dataset()
+    derivation.DerivationCodeSequence = [CodedConcept.from_code(codes.cid7203.SegmentationImageDerivation)]
+    derivation.SourceImageSequence = [source]
+    group = Dataset()
+    group.DerivationImageSequence = [derivation]
+    return group
+
+
+def _position(part: Slice) -> Dataset:
+    position = Dataset()
+    position.ImagePositionPatient = [decimal(value) for value in part.plane.position_mm]
+    group = Dataset()
+    group.PlanePositionSequence = [position]
+    return group
+
+
+def _identification(segment: int) -> Dataset:
+    identification = Dataset()
+    identification.ReferencedSegmentNumber = segment
+    group = Dataset()
+    group.SegmentIdentificationSequence = [identification]
+    return group

@@ -1,0 +1,68 @@
+"""What a result looks like as JSON: `result.json`, and a line of `medseg infer --json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medseg.errors import MedsegError
+from medseg.inference.labels import SegmentationResult
+from medseg.results.files import replacing
+from medseg.results.modules import Provenance
+
+
+def result_record(
+    result: SegmentationResult, provenance: Provenance, outputs: Mapping[str, Path], *, peak_rss_mb: float
+) -> dict[str, Any]:
+    """The record of a result.
+
+    outputs: format ("seg", "sr", "nifti", "png") to the file written.
+    timings_s: seconds by stage and in total. flags, warnings: what a reader must know.
+    """
+    uids = {name: str(provenance.key.uid(name)) for name in ("seg", "sr") if name in outputs}
+    return {
+        "study_uid": result.stack.series.study_uid,
+        "series_uid": result.stack.series.series_uid,
+        "bundle": provenance.bundle,
+        "bundle_version": provenance.bundle_version,
+        "outputs": {name: str(path) for name, path in outputs.items()},
+        "segments": [
+            {
+                "number": found.segment.number,
+                "label": found.segment.label,
+                "volume_ml": round(found.volume_ml, 6),
+                "voxels": found.voxels,
+            }
+            for found in result.measured
+        ],
+        "flags": [{"code": flag.code, "message": flag.message, "segment": flag.segment} for flag in result.flags],
+        "timings_s": dict(result.timings_s),
+        "peak_rss_mb": round(peak_rss_mb, 1),
+        "device": result.device,
+        "engine": result.engine,
+        "precision": result.precision,
+        "streamed": result.streamed,
+        "warnings": [*result.warnings, *([result.streamed_reason] if result.streamed_reason else [])],
+        "result_key": provenance.key.digest,
+        "sop_instance_uids": uids,
+        "bundle_digest": provenance.bundle_digest,
+        "phase": result.stack.phase,
+    }
+
+
+def refusal_record(study_uid: str, series_uid: str, bundle: str | None, error: MedsegError) -> dict[str, Any]:
+    """The record of a series that gave no result."""
+    return {
+        "study_uid": study_uid,
+        "series_uid": series_uid,
+        "bundle": bundle,
+        "error": {"code": error.code, "message": str(error)},
+    }
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Raises OutputNotWritable."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

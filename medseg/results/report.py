@@ -1,0 +1,213 @@
+"""Structured report (Comprehensive 3D SR, TID 1500 "Measurement Report", PS3.16): volumes, doubts, and "nothing found".
+
+One measurement group per segment of the bundle. A segment that was found refers to its SEG segment (TID 1411); one
+that was not has volume 0 (TID 1501), and a sentence says so that refers to the images looked at. The report is
+PRELIMINARY and UNVERIFIED: nobody can take it for a signed one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from highdicom import sr
+from highdicom.sr import CodedConcept
+from pydicom import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.uid import SegmentationStorage
+
+import medseg
+from medseg.dicom.instance import Instance
+from medseg.inference.labels import Measured, SegmentationResult
+from medseg.results.files import replacing
+from medseg.results.identity import named_uid
+from medseg.results.modules import MANUFACTURER, Provenance, file_head, finish, plain, series_number, stand_in
+from medseg.results.seg import coded
+
+_MILLILITRE = CodedConcept("ml", "UCUM", "milliliter")
+_QUALITATIVE_EVALUATIONS = CodedConcept("C0034375", "UMLS", "Qualitative Evaluations")  # TID 1500 row 12
+_PROCEDURE = {
+    "CT": codes.cid100.CTUnspecifiedBodyRegion,
+    "MR": codes.cid100.MRIUnspecifiedBodyRegion,
+    "PT": codes.cid100.PETUnspecifiedBodyRegion,
+}
+_RESEARCH = "For research use only. Not for diagnosis."
+
+
+def write_report(path: Path, result: SegmentationResult, provenance: Provenance, *, with_seg: bool) -> None:
+    """Write the report of a result.
+
+    with_seg: whether a SEG of the same key was written and may be referred to.
+
+    Raises OutputNotWritable.
+    """
+    stack = result.stack
+    instances = _instances(result)
+    image = stand_in(stack)
+    evidence = [image, *(_reference(result, i.sop_class_uid, i.sop_instance_uid) for i in instances)]
+    if with_seg:
+        seg, series = provenance.key.uid("seg"), provenance.key.uid("seg.series")
+        evidence.append(_reference(result, SegmentationStorage, seg, series))
+    report = sr.Comprehensive3DSR(
+        evidence=evidence,
+        content=_content(result, provenance, with_seg=with_seg),
+        series_instance_uid=provenance.key.uid("sr.series"),
+        series_number=series_number(stack.series.number, 2),
+        sop_instance_uid=provenance.key.uid("sr"),
+        instance_number=1,
+        manufacturer=MANUFACTURER,
+        manufacturer_model_name="medseg",
+        software_versions=medseg.__version__,
+        device_serial_number=provenance.bundle_digest[:64],
+        series_description=provenance.description("SR"),
+        content_qualification="RESEARCH" if provenance.research_use else "PRODUCT",
+        is_complete=True,
+        is_final=False,
+        is_verified=False,
+    )
+    report.CurrentRequestedProcedureEvidenceSequence = [_evidence(result, provenance, instances, with_seg=with_seg)]
+    finish(report, stack, provenance)
+    with replacing(path) as temporary:
+        temporary.write_bytes(file_head(report))
+
+
+def sentences(result: SegmentationResult, *, research_use: bool = True) -> Iterator[str]:
+    """What the report says in words: what was not found, then each doubt."""
+    labels = {found.segment.number: plain(found.segment.label) for found in result.measured}
+    missing = [labels[found.segment.number] for found in result.measured if found.voxels == 0]
+    if missing and result.empty:
+        yield f"Nothing found: no {_listed(missing)} found in series {result.stack.series.number or 'without number'}."
+    elif missing:
+        yield f"No {_listed(missing)} found."
+    for flag in result.flags:
+        prefix = f"{labels[flag.segment]}: " if flag.segment in labels else ""
+        yield plain(f"{prefix}{flag.message}")
+    if research_use:
+        yield _RESEARCH
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def _content(result: SegmentationResult, made: Provenance, *, with_seg: bool) -> sr.MeasurementReport:
+    device = sr.DeviceObserverIdentifyingAttributes(
+        uid=named_uid(f"bundle {made.bundle_digest}"),
+        name=plain(made.bundle),
+        manufacturer_name=MANUFACTURER,
+        model_name=f"medseg {medseg.__version__}",
+    )
+    report = sr.MeasurementReport(
+        observation_context=sr.ObservationContext(
+            observer_device_context=sr.ObserverContext(codes.cid270.Device, device)
+        ),
+        procedure_reported=_PROCEDURE.get(result.stack.series.modality, codes.cid100.ImagingProcedure),
+        imaging_measurements=[_group(found, result, made, with_seg=with_seg) for found in result.measured],
+        title=codes.cid7021.ImagingMeasurementReport,
+    )
+    report[0].ContentSequence.append(_words(result, made))
+    return report
+
+
+def _group(
+    found: Measured, result: SegmentationResult, made: Provenance, *, with_seg: bool
+) -> sr.VolumetricROIMeasurementsAndQualitativeEvaluations | sr.MeasurementsAndQualitativeEvaluations:
+    segment = found.segment
+    tracking = sr.TrackingIdentifier(
+        uid=made.key.uid(f"segment.{segment.number}"), identifier=f"{plain(segment.label)[:40]} {made.key.digest[:8]}"
+    )
+    algorithm = sr.AlgorithmIdentification(
+        name=plain(made.bundle),
+        version=plain(made.bundle_version),
+        parameters=[f"bundle_sha256={made.bundle_digest}"],
+    )
+    volume = sr.Measurement(
+        name=codes.cid7469.Volume, value=round(found.volume_ml, 6), unit=_MILLILITRE, algorithm_id=algorithm
+    )
+    site = segment.region or (segment.type if segment.laterality else None)
+    sites = (
+        [sr.FindingSite(coded(site), laterality=coded(segment.laterality) if segment.laterality else None)]
+        if site
+        else None
+    )
+    if found.voxels and with_seg:
+        return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
+            tracking_identifier=tracking,
+            referenced_segment=sr.ReferencedSegment(
+                sop_class_uid=SegmentationStorage,
+                sop_instance_uid=made.key.uid("seg"),
+                segment_number=segment.number,
+                source_series=sr.SourceSeriesForSegmentation(result.stack.series.series_uid),
+            ),
+            finding_type=coded(segment.type),
+            finding_category=coded(segment.category),
+            finding_sites=sites,
+            measurements=[volume],
+        )
+    return sr.MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=tracking,
+        finding_type=coded(segment.type),
+        finding_category=coded(segment.category),
+        finding_sites=sites,
+        measurements=[volume],
+    )
+
+
+def _words(result: SegmentationResult, made: Provenance) -> sr.ContainerContentItem:
+    container = sr.ContainerContentItem(
+        name=_QUALITATIVE_EVALUATIONS, relationship_type=sr.RelationshipTypeValues.CONTAINS
+    )
+    said = [
+        sr.TextContentItem(codes.DCM.Finding, text, sr.RelationshipTypeValues.CONTAINS)
+        for text in sentences(result, research_use=made.research_use)
+    ]
+    if any(found.voxels == 0 for found in result.measured):  # then the first sentence says what was not found
+        said[0].ContentSequence = sr.ContentSequence(
+            [
+                sr.ImageContentItem(
+                    codes.DCM.SourceOfMeasurement,
+                    instance.sop_class_uid,
+                    instance.sop_instance_uid,
+                    relationship_type=sr.RelationshipTypeValues.INFERRED_FROM,
+                )
+                for instance in _instances(result)
+            ]
+        )
+    container.ContentSequence = sr.ContentSequence(said)
+    return container
+
+
+def _instances(result: SegmentationResult) -> tuple[Instance, ...]:
+    found = {part.instance.sop_instance_uid: part.instance for part in result.stack.slices if part.instance is not None}
+    return tuple(found.values())
+
+
+def _reference(result: SegmentationResult, sop_class: str, sop_instance: str, series: str | None = None) -> Dataset:
+    item = Dataset()
+    item.SOPClassUID, item.SOPInstanceUID = sop_class, sop_instance
+    item.StudyInstanceUID = result.stack.series.study_uid
+    item.SeriesInstanceUID = series or result.stack.series.series_uid
+    return item
+
+
+def _evidence(
+    result: SegmentationResult, made: Provenance, instances: tuple[Instance, ...], *, with_seg: bool
+) -> Dataset:
+    """The item of CurrentRequestedProcedureEvidenceSequence: all instances looked at, and the SEG made of them."""
+    sources = [(instance.sop_class_uid, instance.sop_instance_uid) for instance in instances]
+    series = [(result.stack.series.series_uid, sources)]
+    if with_seg:
+        series.append((made.key.uid("seg.series"), [(SegmentationStorage, made.key.uid("seg"))]))
+    study = Dataset()
+    study.StudyInstanceUID = result.stack.series.study_uid
+    study.ReferencedSeriesSequence = []
+    for series_uid, references in series:
+        item = Dataset()
+        item.SeriesInstanceUID = series_uid
+        item.ReferencedSOPSequence = []
+        for sop_class, sop_instance in references:
+            reference = Dataset()
+            reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = sop_class, sop_instance
+            item.ReferencedSOPSequence.append(reference)
+        study.ReferencedSeriesSequence.append(item)
+    return study

@@ -1,0 +1,196 @@
+"""DICOM Segmentation (PS3.3 A.51), written as label planes come.
+
+BINARY, Explicit VR Little Endian, one object per stack, frames by segment and then along the normal, empty frames left
+out. Every segment of the bundle stands in SegmentSequence under its own number, found or not: segment 3 is the same
+organ in every patient, and a reader that keys on the number does not break. highdicom builds and checks the object's
+modules; frames are put in behind it, so memory grows with what was found and not with the volume.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import highdicom
+import numpy as np
+from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues, SegmentDescription
+from highdicom.sr import CodedConcept
+from pydicom import Dataset
+from pydicom.tag import Tag
+
+import medseg
+from medseg.bundle.bundle import Code, Segment
+from medseg.dicom.series import Stack
+from medseg.errors import GeometryRefused, InvalidBundle, OutputNotWritable
+from medseg.inference.labels import LabelPlane
+from medseg.results.files import replacing
+from medseg.results.frames import Frame, functional_groups, pack_plane, pixel_data
+from medseg.results.modules import (
+    MANUFACTURER,
+    Provenance,
+    copy_element,
+    decimal,
+    file_head,
+    finish,
+    plain,
+    raw_element,
+    series_number,
+    stand_in,
+)
+
+_MODEL = "medseg"
+_PER_FRAME_GROUPS = Tag(0x5200, 0x9230)
+_LARGEST_ELEMENT_BYTES = 2**32 - 2
+_NOTHING = zlib.compress(b"")
+
+
+class SegWriter:
+    """A LabelSink that writes one SEG; `end` puts the file in its place.
+
+    path: of the file; afterwards `written` tells whether there is one.
+    write_empty: where nothing was found, write an object with one empty frame; else write none, since BINARY has no
+        form for "no frames" and the report says in words that nothing was found.
+    """
+
+    def __init__(self, path: Path, provenance: Provenance, *, write_empty: bool = False) -> None:
+        self.path, self.provenance, self.write_empty = path, provenance, write_empty
+        self.written = False
+        self._frames: dict[int, list[Frame]] = {}
+        self._overlap = False
+
+    def begin(self, stack: Stack, segments: tuple[Segment, ...], *, exclusive: bool) -> None:
+        """Raises GeometryRefused for a stack with no frame of reference, InvalidBundle for segments not 1 .. N."""
+        if not stack.frame_of_reference_uid:
+            raise GeometryRefused(
+                stack.series.series_uid,
+                "no_frame_of_reference",
+                "no FrameOfReferenceUID, which a SEG must share: give one with --assume-frame-of-reference, "
+                "or ask for NIfTI",
+            )
+        numbers = [segment.number for segment in segments]
+        if numbers != list(range(1, len(segments) + 1)):
+            raise InvalidBundle(self.provenance.bundle, "medseg.segments", f"numbers are {numbers}, not 1, 2, 3 ...")
+        self._stack, self._segments, self._exclusive = stack, segments, exclusive
+        self._frames = {number: [] for number in numbers}
+
+    def plane(self, k: int, labels: LabelPlane) -> None:
+        if self._exclusive:
+            for frame in pack_plane(labels, k):
+                self._frames[frame.segment].append(frame)
+            return
+        self._overlap = self._overlap or bool((labels.sum(axis=0, dtype=np.uint16) > 1).any())
+        for number, mask in enumerate(labels, start=1):
+            self._frames[number].extend(replace(frame, segment=number) for frame in pack_plane(mask, k))
+
+    def end(self) -> None:
+        """Raises OutputNotWritable."""
+        frames = [frame for of_segment in self._frames.values() for frame in of_segment]
+        rows, columns = self._stack.shape[1:]
+        if not frames:
+            if not self.write_empty:
+                return
+            empty = Frame(segment=1, k=self._stack.shape[0] // 2, start=0, packed=_NOTHING)
+            frames = [empty]
+        size = (len(frames) * rows * columns + 15) // 16 * 2
+        if size > _LARGEST_ELEMENT_BYTES:
+            raise OutputNotWritable(self.path, f"{len(frames)} frames need {size} bytes of PixelData, over 4 GiB")
+        used = tuple(sorted({frame.k for frame in frames}))
+        head = self._head(used[0])
+        head.NumberOfFrames = len(frames)
+        groups = functional_groups(frames, self._stack.slices, used)
+        head[_PER_FRAME_GROUPS] = raw_element(_PER_FRAME_GROUPS, "SQ", groups)
+        with replacing(self.path) as temporary, temporary.open("wb") as out:
+            out.write(file_head(head))
+            out.write(b"\xe0\x7f\x10\x00OB\x00\x00" + size.to_bytes(4, "little"))
+            written = sum(out.write(data) for data in pixel_data(frames, rows * columns))
+            out.write(b"\0" * (size - written))
+        self.written = True
+
+    def _head(self, first: int) -> Dataset:
+        """Everything but frames and pixels."""
+        stack, made = self._stack, self.provenance
+        image = stand_in(stack)
+        head = Segmentation(
+            source_images=[image],
+            pixel_array=np.zeros((1, image.Rows, image.Columns), np.uint8),
+            segmentation_type=SegmentationTypeValues.BINARY,
+            segment_descriptions=[describe(segment, made) for segment in self._segments],
+            series_instance_uid=made.key.uid("seg.series"),
+            series_number=series_number(stack.series.number, 1),
+            sop_instance_uid=made.key.uid("seg"),
+            instance_number=1,
+            manufacturer=MANUFACTURER,
+            manufacturer_model_name=_MODEL,
+            software_versions=medseg.__version__,
+            device_serial_number=made.bundle_digest[:64],
+            content_label="SEGMENTATION",
+            content_description=f"AI segmentation by {plain(made.bundle)}"[:64],
+            series_description=made.description("SEG"),
+            content_qualification="RESEARCH" if made.research_use else "PRODUCT",
+            omit_empty_frames=False,
+        )
+        head.ContentCreatorName = ""
+        del head.PixelData
+        del head.SourceImageSequence  # each frame names its own source; a list beside it misleads viewers
+        head.SegmentsOverlap = "YES" if self._overlap else "NO"
+        finish(head, stack, made)
+        headers = [part.instance.header for part in stack.slices if part.instance is not None]
+        lossy = next((header for header in headers if header.get("LossyImageCompression") == "01"), None)
+        if lossy is not None:
+            for keyword in ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"):
+                copy_element(lossy, head, keyword)
+        copy_element(headers[first], head, "PositionReferenceIndicator")
+        if "PositionReferenceIndicator" not in head:
+            head.PositionReferenceIndicator = ""
+        head.ReferencedSeriesSequence = [_referenced_series(stack)]
+        organization = made.key.uid("seg.dimensions")
+        head.DimensionOrganizationSequence[0].DimensionOrganizationUID = organization
+        for index in head.DimensionIndexSequence:
+            index.DimensionOrganizationUID = organization
+        shared = head.SharedFunctionalGroupsSequence[0]
+        if "SegmentIdentificationSequence" in shared:  # highdicom shares that of an only segment; ours is per frame
+            del shared.SegmentIdentificationSequence
+        if stack.uniform and len(stack.slices) > 1:
+            shared.PixelMeasuresSequence[0].SpacingBetweenSlices = decimal(stack.spacing_mm[0])
+        return head
+
+
+def describe(segment: Segment, made: Provenance) -> SegmentDescription:
+    """The item of SegmentSequence for a segment."""
+    description = SegmentDescription(
+        segment_number=segment.number,
+        segment_label=plain(segment.label)[:64],
+        segmented_property_category=coded(segment.category),
+        segmented_property_type=coded(segment.type),
+        algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=made.algorithm,
+        tracking_uid=made.key.uid(f"segment.{segment.number}"),
+        tracking_id=f"{plain(segment.label)[:40]} {made.key.digest[:8]}",
+        anatomic_regions=[coded(segment.region)] if segment.region else None,
+        display_color=highdicom.color.CIELabColor.from_rgb(*segment.color),
+    )
+    if segment.laterality:
+        modifiers = [coded(segment.laterality)]
+        if segment.region:
+            description.AnatomicRegionSequence[0].AnatomicRegionModifierSequence = modifiers
+        else:
+            description.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = modifiers
+    return description
+
+
+def coded(code: Code) -> CodedConcept:
+    return CodedConcept(value=code.value, scheme_designator=code.scheme, meaning=plain(code.meaning)[:64])
+
+
+def _referenced_series(stack: Stack) -> Dataset:
+    instances = {part.instance.sop_instance_uid: part.instance for part in stack.slices if part.instance is not None}
+    series = Dataset()
+    series.SeriesInstanceUID = stack.series.series_uid
+    series.ReferencedInstanceSequence = []
+    for instance in instances.values():
+        item = Dataset()
+        item.ReferencedSOPClassUID = instance.sop_class_uid
+        item.ReferencedSOPInstanceUID = instance.sop_instance_uid
+        series.ReferencedInstanceSequence.append(item)
+    return series

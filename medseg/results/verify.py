@@ -1,0 +1,291 @@
+"""Does a SEG say what it was meant to say? A second reader, which shares no code with the writer.
+
+The file is opened again with pydicom and compared with the label planes and the source headers: voxels, positions,
+references, identity. A result that fails here never leaves.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_dataset
+from pydicom.tag import Tag
+from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage
+
+from medseg.bundle.bundle import Segment
+from medseg.dicom.series import Stack
+from medseg.errors import VerificationFailed
+from medseg.inference.labels import LabelPlane
+
+TOLERANCE_MM = 1e-3
+
+_PER_FRAME_GROUPS = Tag(0x5200, 0x9230)
+# What pydicom and struct raise for a file that is cut short or lacks something.
+_MALFORMED = (InvalidDicomError, AttributeError, LookupError, ValueError, TypeError, EOFError, OSError, struct.error)
+_LONG_FORM = frozenset((b"SQ", b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"UN", b"UT", b"UC", b"UR", b"SV", b"UV"))
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was found to be right."""
+
+    frames: int
+    voxels: dict[int, int]
+
+
+def verify_seg(
+    path: Path, stack: Stack, segments: tuple[Segment, ...], planes: Iterable[LabelPlane], *, exclusive: bool
+) -> Verified:
+    """Read the SEG at `path` and compare it with what was meant.
+
+    planes: label planes k = 0 .. K-1 as they were given to the writer.
+
+    Raises VerificationFailed with the first difference.
+    """
+    try:
+        return _verify(path, stack, segments, planes, exclusive=exclusive)
+    except _MALFORMED as error:
+        raise VerificationFailed(f"{path.name}: cannot be read back: {error}") from error
+
+
+@dataclass(frozen=True)
+class _Frame:
+    segment: int
+    source: tuple[str, int | None]
+    position_mm: tuple[float, ...]
+
+
+def _verify(
+    path: Path, stack: Stack, segments: tuple[Segment, ...], planes: Iterable[LabelPlane], *, exclusive: bool
+) -> Verified:
+    with path.open("rb") as file:
+        seg = pydicom.dcmread(file, stop_before_pixels=True)
+        pixel_element = file.tell()
+    _check_identity(seg, stack, segments)
+    frames = tuple(_frames(seg))
+    voxels = stack.shape[1] * stack.shape[2]
+    bits = _pixel_bytes(path, pixel_element, len(frames) * voxels)
+    slices = _slices_by_reference(stack)
+    where: dict[tuple[int, int], int] = {}
+    for number, frame in enumerate(frames):
+        k = slices.get(frame.source)
+        if k is None:
+            raise VerificationFailed(f"frame {number + 1}: its source {frame.source} is not a slice of the stack")
+        distance = float(np.linalg.norm(np.subtract(frame.position_mm, _source_position_mm(stack, k))))
+        if not distance <= TOLERANCE_MM:
+            raise VerificationFailed(
+                f"frame {number + 1}: lies {distance:.4f} mm from its source {frame.source}, allowed {TOLERANCE_MM} mm"
+            )
+        if (frame.segment, k) in where:
+            raise VerificationFailed(f"frame {number + 1}: a second frame of segment {frame.segment} on slice {k}")
+        where[frame.segment, k] = number
+    counts = dict.fromkeys((segment.number for segment in segments), 0)
+    k = -1
+    for k, plane in enumerate(planes):
+        for segment, wanted in _wanted(plane, exclusive=exclusive):
+            if segment not in counts:
+                raise VerificationFailed(f"slice {k}: label {segment} belongs to no segment")
+            frame_number = where.pop((segment, k), None)
+            if frame_number is None:
+                raise VerificationFailed(f"segment {segment} on slice {k} is missing")
+            start, found = _frame_bits(bits, frame_number, voxels)
+            inside = wanted.labels[start : start + found.size] == wanted.value
+            if wanted.voxels != np.count_nonzero(found) or not np.array_equal(inside, found):
+                raise VerificationFailed(
+                    f"frame {frame_number + 1}: voxels of segment {segment} on slice {k} differ from what was found"
+                )
+            counts[segment] += wanted.voxels
+    for (segment, plane_number), frame_number in where.items():
+        if _frame_bits(bits, frame_number, voxels)[1].any():
+            raise VerificationFailed(
+                f"frame {frame_number + 1}: nothing of {segment} was found on slice {plane_number}"
+            )
+    if k + 1 != len(stack.slices):
+        raise VerificationFailed(f"{k + 1} label planes for {len(stack.slices)} slices")
+    return Verified(len(frames), counts)
+
+
+@dataclass(frozen=True, eq=False)
+class _Wanted:
+    """Voxels of `labels` (flat) that equal `value`, and how many these are."""
+
+    labels: LabelPlane
+    value: int
+    voxels: int
+
+
+def _wanted(plane: LabelPlane, *, exclusive: bool) -> Iterator[tuple[int, _Wanted]]:
+    """What a label plane says of each segment that it has a voxel of."""
+    if exclusive:
+        flat = plane.reshape(-1)
+        for number, voxels in enumerate(np.bincount(flat)):
+            if number and voxels:
+                yield number, _Wanted(flat, number, int(voxels))
+    else:
+        for number, mask in enumerate(plane, start=1):
+            if mask.any():
+                yield number, _Wanted(mask.reshape(-1), 1, int(np.count_nonzero(mask)))
+
+
+def _check_identity(seg: Dataset, stack: Stack, segments: tuple[Segment, ...]) -> None:
+    plane = stack.slices[0].plane
+    directions = (*plane.row_direction, *plane.column_direction)
+    shared = seg.SharedFunctionalGroupsSequence[0]
+    series = seg.ReferencedSeriesSequence
+    facts = [
+        ("SOPClassUID", SegmentationStorage, seg.SOPClassUID),
+        ("TransferSyntaxUID", ExplicitVRLittleEndian, seg.file_meta.TransferSyntaxUID),
+        ("SegmentationType", "BINARY", seg.SegmentationType),
+        ("StudyInstanceUID", stack.series.study_uid, seg.StudyInstanceUID),
+        ("FrameOfReferenceUID", stack.frame_of_reference_uid, seg.FrameOfReferenceUID),
+        ("ReferencedSeriesSequence", [stack.series.series_uid], [item.SeriesInstanceUID for item in series]),
+        ("Rows, Columns", (plane.rows, plane.columns), (seg.Rows, seg.Columns)),
+        ("SegmentNumber", [s.number for s in segments], [item.SegmentNumber for item in seg.SegmentSequence]),
+        (
+            "SegmentedPropertyTypeCodeSequence",
+            [s.type.value for s in segments],
+            [item.SegmentedPropertyTypeCodeSequence[0].CodeValue for item in seg.SegmentSequence],
+        ),
+    ]
+    for name, expected, found in facts:
+        if expected != found:
+            raise VerificationFailed(f"{name}: expected {expected}, found {found}")
+    for item in seg.SegmentSequence:
+        if not item.get("SegmentLabel") or len(item.get("RecommendedDisplayCIELabValue", ())) != 3:
+            raise VerificationFailed(f"segment {item.SegmentNumber}: no label or no colour")
+    orientation = [float(value) for value in shared.PlaneOrientationSequence[0].ImageOrientationPatient]
+    if not np.allclose(orientation, directions, atol=1e-6):
+        raise VerificationFailed(f"ImageOrientationPatient: expected {directions}, found {orientation}")
+    spacing = [float(value) for value in shared.PixelMeasuresSequence[0].PixelSpacing]
+    if not np.allclose(spacing, plane.spacing_mm, rtol=1e-6):
+        raise VerificationFailed(f"PixelSpacing: expected {plane.spacing_mm}, found {spacing}")
+
+
+def _frames(seg: Dataset) -> Iterator[_Frame]:
+    """The functional groups of each frame.
+
+    Frames of one plane repeat the same bytes, so elements are read by pydicom once each and remembered.
+    """
+    groups = seg.get_item(_PER_FRAME_GROUPS)
+    if groups is None or not isinstance(groups.value, bytes):
+        raise VerificationFailed("PerFrameFunctionalGroupsSequence is missing or of undefined length")
+    number = 0
+    for number, item in enumerate(_items(groups.value), start=1):
+        elements = dict(_elements(item))
+        source, position_mm, segment = None, None, None
+        if b"\x08\x00\x24\x91" in elements:
+            source = _source(elements[b"\x08\x00\x24\x91"])
+        if b"\x20\x00\x13\x91" in elements:
+            position_mm = _position_mm(elements[b"\x20\x00\x13\x91"])
+        if b"\x62\x00\x0a\x00" in elements:
+            segment = _segment(elements[b"\x62\x00\x0a\x00"])
+        if source is None or position_mm is None or segment is None:
+            raise VerificationFailed(f"frame {number}: no DerivationImage, PlanePosition or SegmentIdentification")
+        yield _Frame(segment, source, position_mm)
+    if number != seg.NumberOfFrames:
+        raise VerificationFailed(f"NumberOfFrames is {seg.NumberOfFrames}, functional groups are {number}")
+
+
+def _items(value: bytes) -> Iterator[bytes]:
+    """The items of a sequence of defined lengths (PS3.5 7.5)."""
+    at = 0
+    while at < len(value):
+        tag, length = struct.unpack_from("<4sI", value, at)
+        if tag != b"\xfe\xff\x00\xe0" or at + 8 + length > len(value):
+            raise VerificationFailed("PerFrameFunctionalGroupsSequence: malformed item")
+        yield value[at + 8 : at + 8 + length]
+        at += 8 + length
+
+
+def _elements(item: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The elements of an item: tag bytes, and the whole element (PS3.5 7.1.2)."""
+    at = 0
+    while at < len(item):
+        long = item[at + 4 : at + 6] in _LONG_FORM
+        (length,) = struct.unpack_from("<I", item, at + 8) if long else struct.unpack_from("<H", item, at + 6)
+        end = at + (12 if long else 8) + length
+        yield item[at : at + 4], item[at:end]
+        at = end
+
+
+def _read(element: bytes) -> Dataset:
+    return read_dataset(BytesIO(element), is_implicit_VR=False, is_little_endian=True)
+
+
+@lru_cache(maxsize=4096)
+def _source(element: bytes) -> tuple[str, int | None] | None:
+    derivations = _read(element).DerivationImageSequence
+    images = [image for item in derivations for image in item.get("SourceImageSequence", ())]
+    if len(images) != 1:
+        return None
+    frame = images[0].get("ReferencedFrameNumber")
+    return str(images[0].ReferencedSOPInstanceUID), None if frame is None else int(frame)
+
+
+@lru_cache(maxsize=4096)
+def _position_mm(element: bytes) -> tuple[float, ...]:
+    return tuple(float(value) for value in _read(element).PlanePositionSequence[0].ImagePositionPatient)
+
+
+@lru_cache(maxsize=4096)
+def _segment(element: bytes) -> int:
+    return int(_read(element).SegmentIdentificationSequence[0].ReferencedSegmentNumber)
+
+
+def _slices_by_reference(stack: Stack) -> dict[tuple[str, int | None], int]:
+    return {
+        (part.instance.sop_instance_uid, part.frame): k
+        for k, part in enumerate(stack.slices)
+        if part.instance is not None
+    }
+
+
+def _source_position_mm(stack: Stack, k: int) -> list[float]:
+    """ImagePositionPatient as the source's own header has it."""
+    part = stack.slices[k]
+    if part.instance is None:
+        raise VerificationFailed(f"slice {k} has no DICOM instance")
+    header = part.instance.header
+    if part.frame is None:
+        return [float(value) for value in header.ImagePositionPatient]
+    groups = header.PerFrameFunctionalGroupsSequence[part.frame - 1]
+    if "PlanePositionSequence" not in groups:
+        groups = header.SharedFunctionalGroupsSequence[0]
+    return [float(value) for value in groups.PlanePositionSequence[0].ImagePositionPatient]
+
+
+def _pixel_bytes(path: Path, at: int, bits: int) -> NDArray[np.uint8]:
+    """The value of PixelData, whose element begins at byte `at`; mapped, not read."""
+    expected = (bits + 15) // 16 * 2
+    header = b"\xe0\x7f\x10\x00OB\x00\x00" + expected.to_bytes(4, "little")
+    with path.open("rb") as file:
+        file.seek(at)
+        found = file.read(len(header))
+    size = path.stat().st_size - at - len(header)
+    if found != header or size != expected:
+        raise VerificationFailed(f"PixelData: {size} bytes, expected {expected} for {bits} bits")
+    return np.memmap(path, np.uint8, mode="r", offset=at + len(header))
+
+
+def _frame_bits(data: NDArray[np.uint8], number: int, voxels: int) -> tuple[int, NDArray[np.bool_]]:
+    """Where the voxels that are set begin, and the bits from there to the last of them."""
+    first = number * voxels
+    packed = data[first // 8 : (first + voxels + 7) // 8]
+    if voxels % 8:
+        bits = np.unpackbits(packed, bitorder="little")
+        return 0, bits[first % 8 : first % 8 + voxels].view(np.bool_)
+    used = np.flatnonzero(packed)
+    if used.size == 0:
+        return 0, np.zeros(0, np.bool_)
+    start, stop = int(used[0]), int(used[-1]) + 1
+    return start * 8, np.unpackbits(packed[start:stop], bitorder="little").view(np.bool_)

@@ -1,0 +1,177 @@
+"""A bundle against reference labels: rows per case and structure, then mean, interval and worst.
+
+    case,structure,dice,hausdorff95_mm,volume_ml,reference_ml,volume_error_ml,volume_error_percent
+    hippocampus_003,Anterior hippocampus,0.91,...
+    mean,Anterior hippocampus,0.90,...
+
+Cases go through the pipeline that `medseg infer` uses, so the scores are those of what a user gets.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+import nibabel
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.bundle.bundle import Bundle, Segment
+from medseg.dicom.nifti import read_nifti
+from medseg.dicom.series import Stack
+from medseg.inference.labels import LabelPlane
+from medseg.inference.segment import Settings, StackSource, segment
+from medseg.progress import Cancelled, check, never
+from medseg.training.data import Case, NoCases, UnusableCase, find_cases, split
+from medseg.training.plan import read_plan
+from medseg.training.scores import Score, Summary, score, summarise
+
+MEASURES = {  # name: whether higher is better
+    "dice": True,
+    "hausdorff95_mm": False,
+    "volume_ml": True,
+    "reference_ml": True,
+    "volume_error_ml": False,
+    "volume_error_percent": False,
+}
+COLUMNS = ("case", "structure", *MEASURES)
+STATISTICS = {"mean": "mean", "ci95_low": "low", "ci95_high": "high", "worst": "worst"}  # row: field of Summary
+
+AS_SHIPPED = Settings()
+
+Masks = NDArray[np.bool_]
+Predict = Callable[[Path], Masks]
+
+
+@dataclass(frozen=True)
+class EvaluationProgress:
+    """`done` of `total` cases; `case` is the one that was scored last."""
+
+    done: int
+    total: int
+    case: str
+    scores: Mapping[str, Score]
+
+
+OnCase = Callable[[EvaluationProgress], None]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores by case and structure; their summaries by structure and measure."""
+
+    cases: Mapping[str, Mapping[str, Score]]
+    summaries: Mapping[str, Mapping[str, Summary]]
+
+
+def evaluate(
+    bundle: Bundle,
+    data: Path,
+    *,
+    everything: bool = False,
+    settings: Settings = AS_SHIPPED,
+    on_case: OnCase | None = None,
+    cancelled: Cancelled = never,
+) -> Evaluation:
+    """Segment the cases that training set aside, or all of them, and score them.
+
+    Raises NoCases, UnusableCase, and what `segment` raises.
+    """
+    cases = find_cases(data)
+    if not everything:
+        _, cases = split(cases, read_plan(bundle.path).held_out)
+    if not cases:
+        raise NoCases(data, "at all" if everything else "set aside")
+
+    def predict(image: Path) -> Masks:
+        return segment_nifti(image, bundle, settings, cancelled)
+
+    return evaluate_cases(cases, bundle.segments, predict, on_case=on_case, cancelled=cancelled)
+
+
+def evaluate_cases(
+    cases: Sequence[Case],
+    segments: Sequence[Segment],
+    predict: Predict,
+    *,
+    on_case: OnCase | None = None,
+    cancelled: Cancelled = never,
+) -> Evaluation:
+    """Score `predict`, which gives a mask per segment (len(segments), *S) on the image's own grid."""
+    names, scores = [one.label for one in segments], {}
+    for done, case in enumerate(cases, start=1):
+        check(cancelled)
+        reference = nibabel.load(case.label)
+        truth = np.asanyarray(reference.dataobj)
+        found = predict(case.image)
+        if found.shape[1:] != truth.shape:
+            raise UnusableCase(case.id, f"image {found.shape[1:]} and label {truth.shape} differ in grid")
+        true = np.stack([truth == one.number for one in segments])
+        scores[case.id] = score(found, true, spacing_mm(reference.affine), names)
+        if on_case:
+            on_case(EvaluationProgress(done, len(cases), case.id, scores[case.id]))
+    structures = next(iter(scores.values()), {})
+    return Evaluation(scores, {name: summaries(scores, name) for name in structures})
+
+
+def segment_nifti(image: Path, bundle: Bundle, settings: Settings, cancelled: Cancelled = never) -> Masks:
+    """The pipeline's labels of a NIfTI volume: (segments, i, j, k), on the file's own grid."""
+    sink = InMemory()
+    segment(StackSource(read_nifti(image)), bundle, sink, settings=settings, cancelled=cancelled)
+    masks = np.moveaxis(sink.masks(), (1, 2, 3), (3, 2, 1))  # (k, j, i) -> (i, j, k)
+    turned = np.linalg.det(nibabel.load(image).affine) * np.linalg.det(sink.ijk_to_lps()) < 0
+    return masks[..., ::-1] if turned else masks  # a left-handed volume's slices are turned round when read
+
+
+class InMemory:
+    """A label sink that keeps the planes."""
+
+    def begin(self, stack: Stack, segments: tuple[Segment, ...], *, exclusive: bool) -> None:
+        self.stack, self.segments, self.exclusive = stack, segments, exclusive
+        self.planes: list[LabelPlane] = []
+
+    def plane(self, k: int, labels: LabelPlane) -> None:
+        assert k == len(self.planes)
+        self.planes.append(labels.copy())
+
+    def end(self) -> None:
+        """Nothing is left to do."""
+
+    def masks(self) -> Masks:
+        """(segments, k, j, i)."""
+        volume = np.stack(self.planes)
+        if self.exclusive:
+            return np.stack([volume == one.number for one in self.segments])
+        return np.moveaxis(volume, 1, 0).astype(bool)
+
+    def ijk_to_lps(self) -> NDArray[np.float64]:
+        """4x4, maps (i, j, k, 1) = (column, row, slice) to LPS millimetres."""
+        return self.stack.affine[:, [2, 1, 0, 3]]
+
+
+def spacing_mm(affine: NDArray[np.floating]) -> tuple[float, ...]:
+    """Millimetres per voxel axis."""
+    return tuple(float(n) for n in np.linalg.norm(affine[:3, :3], axis=0))
+
+
+def summaries(scores: Mapping[str, Mapping[str, Score]], structure: str) -> dict[str, Summary]:
+    """Each measure of one structure over the cases."""
+    return {
+        measure: summarise([getattr(case[structure], measure) for case in scores.values()], higher_is_better=better)
+        for measure, better in MEASURES.items()
+    }
+
+
+def write_csv(evaluation: Evaluation, file: TextIO) -> None:
+    """Rows per case and structure, then the summary rows."""
+    rows = csv.writer(file, lineterminator="\n")
+    rows.writerow(COLUMNS)
+    for case, by_structure in evaluation.cases.items():
+        for structure, one in by_structure.items():
+            rows.writerow([case, structure, *(f"{getattr(one, m):.4f}" for m in MEASURES)])
+    for row, field in STATISTICS.items():
+        for structure, by_measure in evaluation.summaries.items():
+            rows.writerow([row, structure, *(f"{getattr(by_measure[m], field):.4f}" for m in MEASURES)])

@@ -1,0 +1,89 @@
+"""Cases in memory, prepared as the bundle's recipe prepares an image in inference.
+
+The steps that move voxels run once, for image and label alike. Those that change intensities run on every sample,
+after it was varied: the statistics of the volume they use are part of what varies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Compose, Orientation, Spacing
+from torch import Tensor
+
+from medseg.bundle.recipe import Orient, Resample, Step
+from medseg.inference.prepare import scale
+from medseg.training.data import Case, UnusableCase
+
+Prepare = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A case on the model's grid: image (1, *S) float32 in modality values, label (*S) uint8."""
+
+    image: Tensor
+    label: Tensor
+
+
+def load_sample(case: Case, steps: Sequence[Step], classes: int) -> Sample:
+    """Read, orient and resample a case; the label, whole numbers below `classes`, by nearest neighbour.
+
+    Raises UnusableCase.
+    """
+    image = Compose(moves(steps, label=False))(read(case.image))
+    label = Compose(moves(steps, label=True))(read(case.label))
+    if image.shape != label.shape:
+        raise UnusableCase(case.id, f"image {tuple(image.shape[1:])} and label {tuple(label.shape[1:])} differ in grid")
+    if float(label.max()) >= classes:
+        raise UnusableCase(case.id, f"expected labels below {classes}, found {float(label.max()):g}")
+    return Sample(image.as_tensor().float(), label.as_tensor()[0].to(torch.uint8))
+
+
+def read(path: Path) -> MetaTensor:
+    """A volume with its affine: (1, *S) float32."""
+    volume = nibabel.load(path)
+    voxels = torch.from_numpy(np.asarray(volume.dataobj, dtype=np.float32))
+    return MetaTensor(voxels[None], affine=torch.from_numpy(volume.affine))
+
+
+def moves(steps: Sequence[Step], *, label: bool) -> list[Any]:
+    """The recipe's steps that move voxels, as MONAI transforms."""
+    found: list[Any] = []
+    for step in steps:
+        match step:
+            case Orient(axcodes):
+                found.append(Orientation(axcodes=axcodes, labels=None))
+            case Resample(spacing_mm, interpolation, padding, align_corners, scale_extent):
+                found.append(
+                    Spacing(
+                        pixdim=spacing_mm,
+                        mode="nearest" if label else str(interpolation),
+                        padding_mode=str(padding),
+                        align_corners=align_corners,
+                        scale_extent=scale_extent,
+                    )
+                )
+            case _:
+                pass
+    return found
+
+
+def intensity(steps: Sequence[Step]) -> Prepare:
+    """The recipe's steps that change intensities, as one function of a tensor (1, *S)."""
+
+    def prepare(image: Tensor) -> Tensor:
+        image = image.clone()
+        for step in steps:
+            if not isinstance(step, Orient | Resample):
+                image = scale(image, step)
+        return image
+
+    return prepare

@@ -1,0 +1,289 @@
+"""Independent programs agree with what medseg writes.
+
+An object is placed in patient millimetres; whatever the orientation, its voxels must come back from the SEG at the
+same voxels and at the same millimetres, in every reader: highdicom, dcmqi (3D Slicer's), OHIF's loader, DCMTK.
+"""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import highdicom
+import numpy as np
+import pytest
+
+from medseg.dicom.geometry import classify
+from medseg.dicom.phantom import Box, Ellipsoid
+from medseg.dicom.series import Stack
+from medseg.dicom.sources import read_series
+from medseg.inference.labels import Flag
+from medseg.results.report import write_report
+from medseg.results.seg import SegWriter
+from medseg.results.verify import verify_seg
+from tests.medseg.results.stacks import (
+    SEGMENTS,
+    blobs,
+    feed,
+    made,
+    make_result,
+    make_stack,
+    multi_frame_stack,
+    save_source,
+)
+from tests.peers.allowed import ALLOWED, unexpected
+from tests.peers.programs import dciodvfy, dsrdump, ohif, segimage2itkimage, tid1500reader
+
+# Three things without any symmetry, in LPS mm.
+OBJECTS = (
+    Ellipsoid((4.0, -3.0, 2.0), (9.0, 6.0, 7.0)),
+    Box((-12.0, 3.0, -9.0), (-5.0, 8.0, 4.0)),
+    Box((5.0, 6.0, -8.0), (6.5, 7.5, -6.0)),
+)
+OBLIQUE = ((0.8, 0.6, 0.0), (0.36, -0.48, -0.8))
+
+
+def signed_axes():
+    return [tuple(float(sign * value) for value in axis) for axis in np.eye(3) for sign in (1, -1)]
+
+
+# 24 ways to lay rows and columns, each with files along and against the slice normal
+ORIENTATIONS = [
+    ((row, column), backward)
+    for row, column in itertools.permutations(signed_axes(), 2)
+    if np.dot(row, column) == 0
+    for backward in (False, True)
+]
+GRIDS = {
+    "oblique": {"orientation": OBLIQUE, "spacing_mm": (2.0, 1.0, 1.0)},
+    "anisotropic": {"spacing_mm": (2.5, 0.5, 0.7), "shape": (12, 60, 44)},
+    "tilted": {"tilt_deg": 17.0},
+    "tilted coronal": {"tilt_deg": -12.0, "orientation": "coronal"},
+    "feet first": {"orientation": ((-1.0, 0.0, 0.0), (0.0, 1.0, 0.0)), "patient_position": "FFS"},
+    "prone": {"orientation": ((-1.0, 0.0, 0.0), (0.0, -1.0, 0.0)), "patient_position": "HFP"},
+    "feet first prone": {"orientation": ((1.0, 0.0, 0.0), (0.0, -1.0, 0.0)), "patient_position": "FFP"},
+    "odd sizes": {"shape": (13, 33, 37)},
+    "gap": {"shape": (14, 32, 36), "missing": [6]},
+    "MR": {"modality": "MR", "orientation": "sagittal"},
+}
+
+
+def place(stack: Stack) -> np.ndarray:
+    """Label each voxel by the object its centre lies in, from the attributes of its own source instance."""
+    labels = np.zeros(stack.shape, np.uint8)
+    for k, part in enumerate(stack.slices):
+        points = centres(part.instance.header)
+        for number, thing in enumerate(OBJECTS, start=1):
+            labels[k][thing.contains(points)] = number
+    return labels
+
+
+def centres(header, position=None) -> np.ndarray:
+    """(rows, columns, 3) LPS mm of the pixel centres of a plane (PS3.3 C.7.6.2.1.1)."""
+    origin = np.array(position or header.ImagePositionPatient, float)
+    row, column = np.array(header.ImageOrientationPatient, float).reshape(2, 3)
+    between_rows, between_columns = (float(value) for value in header.PixelSpacing)
+    j, i = np.meshgrid(np.arange(header.Rows), np.arange(header.Columns), indexing="ij")
+    return origin + j[..., None] * between_rows * column + i[..., None] * between_columns * row
+
+
+def write(folder: Path, stack: Stack, labels: np.ndarray) -> Path:
+    path = folder / "seg.dcm"
+    feed(SegWriter(path, made()), stack, SEGMENTS, labels)
+    verify_seg(path, stack, SEGMENTS, labels, exclusive=labels.ndim == 3)
+    return path
+
+
+def assert_highdicom_agrees(path: Path, stack: Stack, labels: np.ndarray) -> None:
+    """Same voxels by source instance, and same millimetres by the SEG's own attributes."""
+    seg = highdicom.seg.segread(path)
+    sources = [part.instance.sop_instance_uid for part in stack.slices]
+    back = seg.get_pixels_by_source_instance(sources, combine_segments=True, assert_missing_frames_are_empty=True)
+    assert (back == labels).all()
+    shared = seg.SharedFunctionalGroupsSequence[0]
+    plane = shared.PlaneOrientationSequence[0]
+    plane.PixelSpacing = shared.PixelMeasuresSequence[0].PixelSpacing
+    plane.Rows, plane.Columns = seg.Rows, seg.Columns
+    pixels = seg.pixel_array.reshape(-1, seg.Rows, seg.Columns)
+    found = dict.fromkeys((1, 2, 3), 0)
+    for frame, groups in zip(pixels, seg.PerFrameFunctionalGroupsSequence, strict=True):
+        number = groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+        points = centres(plane, [float(v) for v in groups.PlanePositionSequence[0].ImagePositionPatient])
+        assert OBJECTS[number - 1].contains(points[frame != 0]).all()
+        found[number] += int(frame.sum())
+    assert found == {number: int((labels == number).sum()) for number in (1, 2, 3)}
+
+
+def assert_dcmqi_agrees(path: Path, stack: Stack, labels: np.ndarray, folder: Path) -> None:
+    """dcmqi's image holds the encoded slices alone: each of its voxels, by its millimetres, is one of ours."""
+    to_ras = np.diag([-1.0, -1.0, 1.0, 1.0]) @ stack.affine
+    back = np.zeros_like(labels)
+    slot = {int(c): k for k, c in enumerate(stack.coordinates)}
+    for image, affine in segimage2itkimage(path, folder):
+        voxels = np.argwhere(image)
+        ours = np.linalg.inv(to_ras) @ affine @ np.c_[voxels, np.ones(len(voxels))].T
+        indices = np.rint(ours[:3]).astype(int)
+        assert np.abs(ours[:3] - indices).max() < 1e-3
+        back[[slot[g] for g in indices[0]], indices[1], indices[2]] = image[tuple(voxels.T)]
+    assert (back == labels).all()
+
+
+def assert_ohif_agrees(path: Path, stack: Stack, labels: np.ndarray, folder: Path) -> None:
+    """Equal voxel counts per segment and slice, in the loader that OHIF runs."""
+    seen = ohif(path, save_source(stack, folder))
+    assert "error" not in seen
+    counted = {
+        str(segment.number): {
+            part.instance.sop_instance_uid: int((labels[k] == segment.number).sum())
+            for k, part in enumerate(stack.slices)
+            if (labels[k] == segment.number).any()
+        }
+        for segment in SEGMENTS
+        if (labels == segment.number).any()
+    }
+    assert seen["voxels"] == counted
+    assert seen["segments"] == {str(segment.number): segment.label for segment in SEGMENTS}
+
+
+@pytest.mark.parametrize(("orientation", "backward"), ORIENTATIONS)
+def test_48_orientations(tmp_path, orientation, backward):
+    def against(dataset):
+        if backward:
+            dataset.InstanceNumber = 100 - dataset.InstanceNumber
+
+    stack = make_stack(against, orientation=orientation, shape=(20, 28, 30), objects=OBJECTS)
+    labels = place(stack)
+    assert set(np.unique(labels)) == {0, 1, 2, 3}
+    path = write(tmp_path, stack, labels)
+    assert_highdicom_agrees(path, stack, labels)
+    assert_dcmqi_agrees(path, stack, labels, tmp_path / "dcmqi")
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_other_grids(tmp_path, grid):
+    stack = make_stack(**({"shape": (16, 40, 36), "objects": OBJECTS} | GRIDS[grid]))
+    labels = place(stack)
+    path = write(tmp_path, stack, labels)
+    assert_highdicom_agrees(path, stack, labels)
+    assert dciodvfy(path) == []
+    # an ITK image has no shear and no gaps: dcmqi cannot show a tilted series or one with a slice left out
+    if "tilt_deg" not in GRIDS[grid] and "missing" not in GRIDS[grid]:
+        assert_dcmqi_agrees(path, stack, labels, tmp_path / "dcmqi")
+
+
+@pytest.mark.parametrize("grid", ["oblique", "anisotropic", "tilted", "feet first prone", "gap"])
+def test_ohif_shows_every_voxel_on_its_slice(tmp_path, grid):
+    stack = make_stack(**({"shape": (16, 40, 36), "objects": OBJECTS} | GRIDS[grid]))
+    labels = place(stack)
+    assert_ohif_agrees(write(tmp_path, stack, labels), stack, labels, tmp_path / "source")
+
+
+def test_ohif_shows_the_rest_where_a_segment_is_empty(tmp_path):
+    stack = make_stack()
+    labels = blobs(stack.shape)
+    labels[labels == 2] = 0
+    assert_ohif_agrees(write(tmp_path, stack, labels), stack, labels, tmp_path / "source")
+
+
+def test_overlap_is_two_layers_in_ohif_and_several_images_in_dcmqi(tmp_path):
+    stack = make_stack(shape=(6, 16, 16))
+    labels = np.zeros((6, 3, 16, 16), np.uint8)
+    labels[1:5, 0, 2:12, 2:12] = labels[2:4, 1, 8:14, 8:14] = labels[0, 2, 0, 0] = 1
+    path = write(tmp_path, stack, labels)
+    assert dciodvfy(path) == []
+    seen = ohif(path, save_source(stack, tmp_path / "source"))
+    assert (seen["layers"], seen["overlap"]) == (2, True)
+    groups = segimage2itkimage(path, tmp_path / "dcmqi")
+    assert len(groups) == 2
+    for number in (1, 2, 3):
+        assert sum(int((image == number).sum()) for image, _ in groups) == int(labels[:, number - 1].sum())
+
+
+def test_report_in_dciodvfy_dcmtk_and_dcmqi(tmp_path):
+    stack = make_stack()
+    labels = blobs(stack.shape)
+    labels[labels == 3] = 0
+    result = make_result(stack, SEGMENTS, labels, flags=(Flag("edge", "touches the edge of the field of view", 1),))
+    path = tmp_path / "sr.dcm"
+    write_report(path, result, made(), with_seg=True)
+    assert dciodvfy(path) == []
+    dump = dsrdump(path)
+    assert "No Left kidney found." in dump
+    assert "Liver: touches the edge of the field of view" in dump
+    assert_volumes_agree(tid1500reader(path, tmp_path / "sr.json"), result)
+
+
+def test_report_of_nothing_in_dciodvfy_dcmtk_and_dcmqi(tmp_path):
+    stack = make_stack()
+    result = make_result(stack, SEGMENTS, np.zeros(stack.shape, np.uint8))
+    path = tmp_path / "sr.dcm"
+    write_report(path, result, made(), with_seg=False)
+    assert dciodvfy(path) == []
+    assert "Nothing found: no Liver, Spleen or Left kidney found" in dsrdump(path)
+    assert_volumes_agree(tid1500reader(path, tmp_path / "sr.json"), result)
+
+
+def assert_volumes_agree(report, result) -> None:
+    groups = report["Measurements"]
+    read = {g["Finding"]["CodeValue"]: float(g["measurementItems"][0]["value"]) for g in groups}
+    assert read == {found.segment.type.value: pytest.approx(found.volume_ml, abs=1e-6) for found in result.measured}
+    assert {item["units"]["CodeValue"] for g in groups for item in g["measurementItems"]} == {"ml"}
+
+
+# Every readable series; the CT of 119 slices is in the slow set.
+SOURCES = [
+    "ct_totalseg_j2k",
+    "mr_siemens_hfs_t1_sag",
+    "dcmqi/segmentations/ct-3slice",
+    "pydicom_files/693_UNCR.dcm",
+    "pydicom_files/bad_sequence.dcm",
+    "pydicom_files/CT_small.dcm",
+    "pydicom_files/J2K_pixelrep_mismatch.dcm",
+    "pydicom_files/MR2_J2KR.dcm",
+    "pydicom_files/MR_small_bigendian.dcm",
+    "pydicom_files/MR_small_implicit.dcm",
+    "pydicom_files/explicit_VR-UN.dcm",
+    "pydicom_files/dicomdirtests",
+    pytest.param("ct_ircadb01_17/PATIENT_DICOM.zip", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_real_series(tmp_path, shared_data, source):
+    stacks = [
+        stack
+        for series in read_series(shared_data / "dicom" / source)
+        for stack in classify(series, assume_frame_of_reference=True, min_slices=1).stacks
+    ]
+    assert stacks
+    for number, stack in enumerate(stacks[:4]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        labels = np.zeros(stack.shape, np.uint8)
+        K, J, I = stack.shape  # noqa: E741
+        labels[:, J // 4 : J // 2, I // 4 : I // 2] = 1
+        labels[: K // 2 + 1, J // 2 : J // 2 + 3, I // 3 : I // 3 + 5] = 2
+        path = write(folder, stack, labels)
+        report = folder / "sr.dcm"
+        result = make_result(stack, SEGMENTS, labels)
+        write_report(report, result, made(), with_seg=True)
+        for written in (path, report):
+            assert unexpected(source, dciodvfy(written)) == []
+        if K > 1:
+            assert_dcmqi_agrees(path, stack, labels, folder / "dcmqi")
+            assert_volumes_agree(tid1500reader(report, folder / "sr.json"), result)
+        if K > 1 and number == 0 and "zip" not in source:
+            assert_ohif_agrees(path, stack, labels, folder / "source")
+
+
+def test_a_multi_frame_source(tmp_path, shared_data):
+    stack = multi_frame_stack(shared_data)
+    labels = blobs(stack.shape)
+    path = write(tmp_path, stack, labels)
+    assert unexpected("dcmqi/segmentations/23x38x3/multiframe", dciodvfy(path)) == []
+    assert_dcmqi_agrees(path, stack, labels, tmp_path / "dcmqi")
+
+
+def test_the_allow_list_names_only_sources_that_are_tried():
+    tried = {getattr(source, "values", (source,))[0] for source in SOURCES}
+    assert {row.source for row in ALLOWED} <= tried

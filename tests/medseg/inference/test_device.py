@@ -1,0 +1,160 @@
+"""Devices, precisions, and memory that runs out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from medseg.errors import InvalidBundle, OutOfMemory, ResourceError, UsageError
+from medseg.inference.device import Engine, Networks, choose_device, choose_precision, memory_errors
+from medseg.inference.segment import Settings, StackSource, segment
+from tests.medseg.inference.phantoms import Collected, blobs, make_bundle, make_stack
+
+CPU = torch.device("cpu")
+
+
+class Greedy(nn.Module):
+    """Cannot take more than `most` windows at once; raises what torch and Python raise then."""
+
+    def __init__(self, most: int, error: Exception) -> None:
+        super().__init__()
+        self.most, self.error, self.batches = most, error, []
+
+    def forward(self, windows: Tensor) -> Tensor:
+        self.batches.append(len(windows))
+        if len(windows) > self.most:
+            raise self.error
+        return windows.repeat(1, 3, 1, 1, 1)
+
+
+ERRORS = [
+    MemoryError("no"),
+    torch.cuda.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory: you tried"),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_out_of_memory_halves_the_batch_and_says_so(error, tmp_path):
+    network = Greedy(2, error)
+    engine = Engine(network, make_bundle(tmp_path), CPU, batch=8)
+    windows = torch.arange(8.0).reshape(8, 1, 1, 1, 1) * torch.ones(1, 1, 4, 4, 4)
+    assert torch.equal(engine(windows), windows.repeat(1, 3, 1, 1, 1))
+    assert network.batches == [8, 4, 2, 2, 2, 2]
+    assert len(engine.warnings) == 2
+    assert "2 windows at a time" in engine.warnings[-1]
+    engine(windows[:4])  # the lesson is remembered
+    assert network.batches[-2:] == [2, 2]
+
+
+def test_when_one_window_does_not_fit_the_error_says_what_to_do(tmp_path):
+    engine = Engine(Greedy(0, MemoryError()), make_bundle(tmp_path), CPU, batch=2)
+    with pytest.raises(OutOfMemory, match="smaller window"):
+        engine(torch.zeros(2, 1, 4, 4, 4))
+
+
+def test_other_errors_are_not_mistaken_for_memory(tmp_path):
+    engine = Engine(Greedy(0, RuntimeError("shapes differ")), make_bundle(tmp_path), CPU)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        engine(torch.zeros(1, 1, 4, 4, 4))
+    with pytest.raises(OutOfMemory), memory_errors():
+        raise MemoryError
+    with pytest.raises(RuntimeError, match="shapes"), memory_errors():
+        raise RuntimeError("shapes differ")
+
+
+def test_a_volume_that_does_not_fit_is_out_of_memory(tmp_path):
+    stack = make_stack(blobs((4, 8, 8)))
+
+    def starve():
+        raise MemoryError("cannot allocate")
+
+    stack = replace(stack, slices=(replace(stack.slices[0], read=starve), *stack.slices[1:]))
+    with pytest.raises(OutOfMemory):
+        segment(StackSource(stack), make_bundle(tmp_path), Collected())
+
+
+@pytest.mark.parametrize("network", [nn.Conv3d(1, 5, 1), nn.MaxPool3d(2)], ids=["channels", "size"])
+def test_a_network_of_another_shape_than_said_is_refused(network, tmp_path):
+    with pytest.raises(InvalidBundle, match="expected"):
+        Engine(network, make_bundle(tmp_path), CPU)(torch.zeros(1, 1, 4, 4, 4))
+
+
+def test_bf16_is_used_only_where_the_bundle_allows_it(tmp_path):
+    bundle = make_bundle(tmp_path)
+    with pytest.raises(UsageError, match="not checked in bf16"):
+        choose_precision("bf16", bundle, CPU)
+    allowed = replace(bundle, precisions=("fp32", "bf16"))
+    assert choose_precision("bf16", allowed, CPU) == "bf16"
+    assert choose_precision("fp32", allowed, CPU) == "fp32"
+    assert choose_precision("auto", bundle, CPU) == "fp32"
+    assert choose_precision("auto", allowed, CPU) in ("fp32", "bf16")
+    with pytest.raises(UsageError, match="no such precision"):
+        choose_precision("int4", allowed, CPU)
+
+
+def test_bf16_gives_nearly_the_same_labels(tmp_path):
+    bundle = replace(make_bundle(tmp_path), precisions=("fp32", "bf16"))
+    stack = make_stack(blobs((12, 16, 16)))
+    exact, rough = Collected(), Collected()
+    segment(StackSource(stack), bundle, exact)
+    result = segment(StackSource(stack), bundle, rough, settings=Settings(precision="bf16"))
+    assert result.precision == "bf16"
+    assert 0.97 < (exact.labels == rough.labels).mean() < 1
+
+
+def test_devices_by_name():
+    assert choose_device("cpu") == CPU
+    assert choose_device("auto").type in ("cpu", "cuda")
+    with pytest.raises(UsageError, match="no such device"):
+        choose_device("quantum")
+    with pytest.raises(UsageError, match="not supported"):
+        choose_device("meta")
+    with pytest.raises(ResourceError, match="is not here"):
+        choose_device("cuda:99")
+
+
+def test_networks_are_built_once_and_the_oldest_is_dropped(tmp_path):
+    bundles = []
+    for seed in range(3):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        bundles.append(make_bundle(folder, seed=seed))
+    networks = Networks(keep=2)
+    first = networks.get(bundles[0], CPU)
+    assert networks.get(bundles[0], CPU) is first
+    assert not first.training
+    second = networks.get(bundles[1], CPU)
+    networks.get(bundles[0], CPU)
+    networks.get(bundles[2], CPU)
+    assert networks.get(bundles[0], CPU) is first
+    assert networks.get(bundles[1], CPU) is not second
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")
+def test_cuda_gives_the_labels_of_the_cpu(tmp_path):
+    bundle = make_bundle(tmp_path)
+    stack = make_stack(blobs((20, 30, 30)))
+    here, there = Collected(), Collected()
+    segment(StackSource(stack), bundle, here, settings=Settings(device="cpu"))
+    result = segment(StackSource(stack), bundle, there, settings=Settings(device="cuda"))
+    assert result.device == "cuda:0"
+    assert np.mean(here.labels == there.labels) >= 0.9999
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")
+def test_a_gpu_without_memory_hands_over_to_the_cpu(tmp_path):
+    class Crowded(Greedy):
+        def forward(self, windows: Tensor) -> Tensor:
+            self.most = 0 if windows.is_cuda else 1
+            return super().forward(windows)
+
+    engine = Engine(Crowded(0, ERRORS[1]), make_bundle(tmp_path), torch.device("cuda:0"))
+    assert engine(torch.zeros(1, 1, 4, 4, 4)).device == CPU
+    assert any("on the CPU" in warning for warning in engine.warnings)

@@ -1,0 +1,101 @@
+"""Measures and doubts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from medseg.bundle.bundle import Expects
+from medseg.dicom.series import Finding, Level
+from medseg.inference.labels import Flag, Measured
+from medseg.inference.quality import LOW_CONFIDENCE, Values, flags, measure, values_of
+from tests.medseg.inference.phantoms import make_bundle, make_segment, make_stack
+
+EARS = make_segment(1, volume_ml=(0.5, 2.0))
+
+
+@pytest.fixture
+def stack():
+    return make_stack(np.zeros((4, 5, 6), np.float32))
+
+
+def codes(stack, bundle, found: Measured, at_edge=(), values=Values(-1000.0, 1000.0)) -> list[str]:  # noqa: B008
+    return [flag.code for flag in flags(stack, bundle, [found], at_edge, values)]
+
+
+def test_volume_counts_each_slice_at_its_own_thickness():
+    labels = np.zeros((4, 5, 6), np.uint8)
+    labels[1, 2, 2:4] = 1
+    labels[3, 2, 2] = 1
+    measured, _ = measure(labels, [EARS], np.array([1.0, 2.0, 3.0, 5.0]), [0.9], exclusive=True)
+    assert measured == (Measured(EARS, 3, 9.0, 2, 0.9),)
+
+
+def test_nothing_found_has_no_confidence():
+    measured, edge = measure(np.zeros((2, 3, 3), np.uint8), [EARS], np.ones(2), [None], exclusive=True)
+    assert (measured, edge) == ((Measured(EARS, 0, 0.0, 0, None),), ())
+
+
+@pytest.mark.parametrize(
+    ("voxel", "touches"),
+    [((0, 2, 2), True), ((3, 2, 2), True), ((1, 0, 2), True), ((1, 4, 2), True), ((1, 2, 5), True), ((1, 2, 2), False)],
+)
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_the_edge_of_the_field_of_view(voxel, touches, exclusive):
+    labels = np.zeros((4, 5, 6), np.uint8)
+    labels[voxel] = 1
+    _, at_edge = measure(labels if exclusive else labels[None], [EARS], np.ones(4), [0.9], exclusive=exclusive)
+    assert at_edge == ((1,) if touches else ())
+
+
+@pytest.mark.parametrize(
+    ("found", "at_edge", "expected"),
+    [
+        (Measured(EARS, 10, 1.0, 1, 0.95), (), []),
+        (Measured(EARS, 0, 0.0, 0, None), (), ["empty"]),
+        (Measured(EARS, 10, 0.4, 1, 0.95), (), ["implausible_volume"]),
+        (Measured(EARS, 10, 2.1, 1, 0.95), (), ["implausible_volume"]),
+        (Measured(EARS, 10, 1.0, 1, 0.95), (1,), ["touches_edge"]),
+        (Measured(EARS, 10, 1.0, 1, LOW_CONFIDENCE - 0.01), (), ["low_confidence"]),
+        (Measured(EARS, 10, 1.0, 1, None), (), []),
+    ],
+)
+def test_a_segment_that_is_doubtful(found, at_edge, expected, stack, tmp_path):
+    assert codes(stack, make_bundle(tmp_path), found, at_edge) == expected
+
+
+@pytest.mark.parametrize(
+    ("modality", "expected_values", "values", "doubtful"),
+    [
+        ("CT", None, Values(-1000, 1200), False),
+        ("CT", None, Values(-3024, 3071), False),
+        ("CT", None, Values(0, 4095), True),  # stored values, rescale forgotten
+        ("CT", None, Values(-1000, 30000), True),
+        ("MR", None, Values(0, 4095), False),
+        ("MR", None, Values(7, 7), True),
+        ("MR", (0, 1000), Values(0, 900), False),
+        ("MR", (0, 1000), Values(0, 1100), True),
+        ("CT", (-1100, 2000), Values(-1200, 100), True),
+    ],
+)
+def test_values_the_bundle_was_not_made_for(modality, expected_values, values, doubtful, stack, tmp_path):
+    stack = replace(stack, series=replace(stack.series, modality=modality))
+    bundle = make_bundle(tmp_path, expects=Expects(values=expected_values))
+    found = Measured(EARS, 10, 1.0, 1, 0.95)
+    assert codes(stack, bundle, found, values=values) == (["out_of_range"] if doubtful else [])
+
+
+def test_warnings_of_the_geometry_are_flags_and_notes_are_not(stack, tmp_path):
+    findings = (Finding("bridged_gap", "no slice at 3 mm"), Finding("remark", "well", Level.NOTE))
+    stack = replace(stack, findings=findings)
+    found = flags(stack, make_bundle(tmp_path), [], (), Values(-1000, 1000))
+    assert found == (Flag("bridged_gap", "no slice at 3 mm"),)
+
+
+def test_percentiles_are_those_of_numpy():
+    volume = np.random.default_rng(0).normal(40, 400, (130, 100, 100)).astype(np.float32)
+    expected = np.percentile(volume, [1, 99])
+    found = values_of(volume)
+    assert (found.low, found.high) == pytest.approx(tuple(expected), rel=0.02)

@@ -1,0 +1,109 @@
+"""The overlay picture: directions, proportions, contours."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medseg.dicom.phantom import Ellipsoid
+from medseg.results.picture import display_window, edge_letters, volume_text, write_picture
+from medseg.results.planes import LabelSpool
+from tests.medseg.results.stacks import SEGMENTS, blobs, feed, made, make_result, make_stack
+
+
+def draw(folder, stack, labels, **changes):
+    spool = LabelSpool()
+    feed(spool, stack, SEGMENTS, labels)
+    write_picture(folder / "overlay.png", spool, make_result(stack, SEGMENTS, labels, **changes), made())
+    return np.asarray(Image.open(folder / "overlay.png").convert("RGB")).astype(int)
+
+
+@pytest.mark.parametrize(
+    ("direction", "letters"),
+    [
+        ((1, 0, 0), "L"),
+        ((-1, 0, 0), "R"),
+        ((0, 1, 0), "P"),
+        ((0, -1, 0), "A"),
+        ((0, 0, 1), "H"),
+        ((0, 0, -1), "F"),
+        ((0.8, -0.6, 0), "LA"),
+        ((0.1, -0.6, -0.79), "FA"),
+        ((0.99, 0.1, 0.1), "L"),
+    ],
+)
+def test_letters_follow_the_direction_cosines(direction, letters):
+    assert edge_letters(np.array(direction, float)) == letters
+
+
+def signed_axes():
+    return [tuple(sign * value for value in axis) for axis in np.eye(3) for sign in (1.0, -1.0)]
+
+
+@pytest.mark.parametrize(
+    ("row", "column"), [(r, c) for r, c in itertools.permutations(signed_axes(), 2) if np.dot(r, c) == 0]
+)
+def test_any_acquisition_is_hung_the_same_way(tmp_path, row, column):
+    # a bright ball at the patient's left, front and head, off the middle: up and to the right wherever it can be seen
+    ball = Ellipsoid((12.0, -12.0, 12.0), (5.0, 5.0, 5.0), 500.0)
+    stack = make_stack(orientation=(row, column), spacing_mm=(1.0, 1.0, 1.0), shape=(40, 40, 40), objects=[ball])
+    labels = np.stack([part.read() > 0 for part in stack.slices]).astype(np.uint8)
+    sheet = draw(tmp_path, stack, labels)
+    normal = int(np.abs(np.cross(row, column)).argmax())
+    first = sheet[64:444, 16:396]
+    rows, columns = np.nonzero((np.abs(first - SEGMENTS[0].color).sum(axis=-1)) < 30)
+    up, right = rows.mean() < 190, columns.mean() > 190
+    # axial: left is right, front is up; coronal: left is right, head is up; sagittal: front is left, head is up
+    assert (up, right) == [(True, False), (True, True), (True, True)][normal]
+
+
+def test_proportions_are_true_for_thick_slices(tmp_path):
+    ball = Ellipsoid((0.0, 0.0, 0.0), (15.0, 15.0, 15.0), 500.0)
+    stack = make_stack(spacing_mm=(4.0, 0.5, 1.0), shape=(16, 128, 64), objects=[ball])
+    labels = np.stack([part.read() > 0 for part in stack.slices]).astype(np.uint8)
+    sheet = draw(tmp_path, stack, labels)
+    for left in (16, 412, 808):
+        tile = sheet[64:444, left : left + 380]
+        rows, columns = np.nonzero((np.abs(tile - SEGMENTS[0].color).sum(axis=-1)) < 30)
+        assert np.ptp(rows) == pytest.approx(np.ptp(columns), rel=0.15)
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 20), (3, 9, 300), (40, 16, 20)])
+def test_any_shape_empty_or_not(tmp_path, shape):
+    stack = make_stack(shape=(max(shape[0], 3), *shape[1:]))
+    assert draw(tmp_path, stack, np.zeros(stack.shape, np.uint8)).size
+    assert draw(tmp_path, stack, blobs(stack.shape)).size
+
+
+def test_overlapping_labels_are_drawn(tmp_path):
+    stack = make_stack()
+    labels = np.zeros((6, 3, 16, 20), np.uint8)
+    labels[2:4, 0, 4:12, 4:12] = labels[2:4, 1, 6:10, 6:10] = 1
+    sheet = draw(tmp_path, stack, labels)
+    tile = sheet[64:444, 16:396]
+    for segment in SEGMENTS[:2]:
+        assert (np.abs(tile - segment.color).sum(axis=-1) < 30).any()
+
+
+@pytest.mark.parametrize(("inside_hu", "window"), [(60, (-160, 240)), (-800, (-1350, 150)), (700, (-500, 1300))])
+def test_ct_takes_the_window_of_what_was_found(inside_hu, window):
+    values = np.full((8, 8), -1000, np.float32)
+    inside = np.zeros((8, 8), bool)
+    inside[2:4], values[2:4] = True, inside_hu
+    assert display_window(values, "CT", inside) == window
+
+
+def test_mr_window_ignores_air_and_survives_a_flat_image():
+    values = np.concatenate([np.zeros(900), np.linspace(100, 1100, 1001)]).astype(np.float32)[None]
+    black, white = display_window(values, "MR", np.zeros(values.shape, bool))
+    assert (black, white) == pytest.approx((110, 1095), abs=2)
+    black, white = display_window(np.zeros((4, 4), np.float32), "MR", np.zeros((4, 4), bool))
+    assert white > black
+
+
+@pytest.mark.parametrize(("volume_ml", "text"), [(0.0, "0.00 ml"), (3.456, "3.46 ml"), (1512.3, "1512 ml")])
+def test_volumes_are_said_with_sense(volume_ml, text):
+    assert volume_text(volume_ml) == text

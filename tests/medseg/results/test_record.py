@@ -1,0 +1,109 @@
+"""result.json, the spool of planes, and files that come whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medseg.errors import GeometryRefused, OutputNotWritable
+from medseg.inference.labels import Flag
+from medseg.results.files import replacing
+from medseg.results.planes import Fork, LabelSpool
+from medseg.results.record import refusal_record, result_record, write_record
+from tests.medseg.results.stacks import SEGMENTS, blobs, feed, made, make_result, make_stack
+
+
+def test_the_record_of_a_result(tmp_path):
+    stack = make_stack()
+    labels = blobs(stack.shape)
+    result = make_result(
+        stack, SEGMENTS, labels, flags=(Flag("edge", "touches the edge", 1),), warnings=("one slice was bridged",)
+    )
+    record = result_record(result, made(), {"seg": Path("out/seg.dcm")}, peak_rss_mb=123.456)
+    assert list(record)[:15] == [
+        "study_uid",
+        "series_uid",
+        "bundle",
+        "bundle_version",
+        "outputs",
+        "segments",
+        "flags",
+        "timings_s",
+        "peak_rss_mb",
+        "device",
+        "engine",
+        "precision",
+        "streamed",
+        "warnings",
+        "result_key",
+    ]
+    assert record["outputs"] == {"seg": "out/seg.dcm"}
+    assert record["segments"][0] == {
+        "number": 1,
+        "label": "Liver",
+        "volume_ml": round(int((labels == 1).sum()) * 0.002, 6),
+        "voxels": int((labels == 1).sum()),
+    }
+    assert record["flags"] == [{"code": "edge", "message": "touches the edge", "segment": 1}]
+    assert record["warnings"] == ["one slice was bridged"]
+    assert record["sop_instance_uids"] == {"seg": made().key.uid("seg")}
+    write_record(tmp_path / "result.json", record)
+    assert json.loads((tmp_path / "result.json").read_text()) == record
+
+
+def test_why_a_result_did_not_stream_is_a_warning():
+    stack = make_stack()
+    result = make_result(stack, SEGMENTS, blobs(stack.shape), streamed=False, streamed_reason="percentiles")
+    record = result_record(result, made(), {}, peak_rss_mb=1)
+    assert record["streamed"] is False
+    assert record["warnings"] == ["percentiles"]
+
+
+def test_the_record_of_a_refusal():
+    error = GeometryRefused("1.2", "missing_slices", "no slice at 3 mm")
+    assert refusal_record("1", "1.2", "b", error) == {
+        "study_uid": "1",
+        "series_uid": "1.2",
+        "bundle": "b",
+        "error": {"code": "missing_slices", "message": "series 1.2: no slice at 3 mm"},
+    }
+
+
+def test_a_spool_gives_back_what_it_was_given():
+    stack = make_stack()
+    labels = blobs(stack.shape)
+    one, two = LabelSpool(), LabelSpool()
+    feed(Fork(one, two), stack, SEGMENTS, labels)
+    for spool in (one, two):
+        assert (np.stack(list(spool)) == labels).all()
+        assert (spool[3] == labels[3]).all()
+        assert len(spool) == 6
+
+
+@pytest.mark.parametrize(("k", "shape"), [(1, (16, 20)), (0, (20, 16))])
+def test_a_spool_takes_planes_in_order_and_of_its_shape(k, shape):
+    spool = LabelSpool()
+    spool.begin(make_stack(), SEGMENTS, exclusive=True)
+    with pytest.raises(ValueError, match=f"plane {k}"):
+        spool.plane(k, np.zeros(shape, np.uint8))
+
+
+def test_a_file_is_replaced_whole_or_stays_as_it_was(tmp_path):
+    path = tmp_path / "new" / "file.txt"
+    with replacing(path) as temporary:
+        temporary.write_text("first")
+        assert not path.exists()
+    with pytest.raises(KeyboardInterrupt), replacing(path) as temporary:
+        temporary.write_text("second, cut")
+        raise KeyboardInterrupt
+    assert path.read_text() == "first"
+    assert [file.name for file in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_what_the_system_refuses_is_one_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputNotWritable, match="cannot write results"), replacing(tmp_path / "file" / "x"):
+        pass

@@ -1,0 +1,62 @@
+"""Documentation that cannot drift: commands, options and keys named in it exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+from typer.main import get_command
+
+from medseg.cli.app import app
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("bundles/*/docs/README.md"))]
+
+
+def commands() -> dict[str, set[str]]:
+    """Options of each command, by its words ("bundles list")."""
+    found: dict[str, set[str]] = {}
+
+    def walk(command: object, words: tuple[str, ...]) -> None:
+        children = getattr(command, "commands", {})
+        for name, child in children.items():
+            walk(child, (*words, name))
+        if not children:
+            found[" ".join(words)] = {option for p in command.params for option in (*p.opts, *p.secondary_opts)} | {
+                "--help",
+                "-h",
+            }
+
+    walk(get_command(app), ())
+    return found
+
+
+def mentioned(document: Path) -> list[str]:
+    """Command lines of medseg in code blocks and code spans, line continuations joined."""
+    text = document.read_text("utf-8").replace("\\\n", " ")
+    blocks = re.findall(r"```[a-z]*\n(.*?)```", text, re.S)
+    lines = [line.strip().removeprefix("$ ") for block in blocks for line in block.splitlines()]
+    lines += re.findall(r"`(medseg [^`\n]+)`", text)
+    return [line.split("  #")[0].strip() for line in lines if re.match(r"medseg [a-z]", line)]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_commands_named_in_documents_exist(document: Path) -> None:
+    known = commands()
+    for line in mentioned(document):
+        words = shlex.split(line.replace("…", "").split(" > ")[0].split(" | ")[0])[1:]
+        for name in re.split(r"\|", words[0]):
+            match = next((key for key in (f"{name} {words[1] if len(words) > 1 else ''}", name) if key in known), None)
+            group = any(key.startswith(f"{name} ") for key in known)
+            assert match or group, f"{document.name}: {line}: no such command"
+            if match:
+                unknown = {word for word in words if word.startswith("-") and len(word) > 1} - known[match]
+                assert not unknown, f"{document.name}: {line}: no option {unknown}"
+
+
+def test_help_of_every_command_has_text() -> None:
+    assert isinstance(app, typer.Typer)
+    assert {"infer", "inspect", "train", "evaluate", "doctor", "demo"} <= set(commands())
