@@ -24,6 +24,7 @@ from typing import Any
 from medseg.bundle.bundle import Bundle
 from medseg.bundle.catalog import choose, fits
 from medseg.dicom.geometry import classify
+from medseg.dicom.nifti import read_nifti
 from medseg.dicom.series import Series, Stack
 from medseg.errors import (
     DoesNotFit,
@@ -65,11 +66,12 @@ DICOM = frozenset({Format.SEG, Format.SR})
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A stack and the bundle that is to segment it. folder: name of its result folder."""
+    """A stack and the bundle that is to segment it. folder: name of its result folder. nifti: the file it came from."""
 
     stack: Stack
     bundle: Bundle
     folder: str
+    nifti: Path | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +114,12 @@ def plan(
     ]
     matched = match([stack for verdict in verdicts for stack in verdict.stacks], bundles, explicit=explicit)
     return Plan(matched.jobs, (*refused, *matched.refused))
+
+
+def plan_nifti(path: Path, bundles: Sequence[Bundle], *, explicit: bool = False) -> Plan:
+    """Match a NIfTI volume with a bundle."""
+    matched = match([read_nifti(path)], bundles, explicit=explicit)
+    return replace(matched, jobs=tuple(replace(job, nifti=path) for job in matched.jobs))
 
 
 def match(stacks: Iterable[Stack], bundles: Sequence[Bundle], *, explicit: bool = False) -> Plan:
@@ -180,7 +188,7 @@ def run(
     volume, OutputExists, OutputNotWritable, OutOfMemory, VerificationFailed, and whatever the pipeline raises.
     """
     stack = job.stack
-    if formats & DICOM and stack.slices[0].instance is None:
+    if formats & DICOM and job.nifti is not None:
         raise InputError("a NIfTI volume has no study to write DICOM for: ask for --format nifti or png")
     folder = out / job.folder
     key = stack_key(stack, job.bundle.digest, deciding(job.bundle, settings))
@@ -232,7 +240,7 @@ def _produce(
     if Format.SR in formats:
         write_report(staging / FILES[Format.SR], result, made, with_seg=seg.written)
     if Format.NIFTI in formats:
-        write_nifti(staging / FILES[Format.NIFTI], labels, made)
+        write_nifti(staging / FILES[Format.NIFTI], labels, made, like=job.nifti)
     if Format.PNG in formats:
         write_picture(staging / FILES[Format.PNG], labels, result, made)
     check(cancelled)

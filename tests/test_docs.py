@@ -11,6 +11,7 @@ import typer
 from typer.main import get_command
 
 from medseg.cli.app import app
+from medseg.dicom.reason import Reason
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("bundles/*/docs/README.md"))]
@@ -60,3 +61,18 @@ def test_commands_named_in_documents_exist(document: Path) -> None:
 def test_help_of_every_command_has_text() -> None:
     assert isinstance(app, typer.Typer)
     assert {"infer", "inspect", "train", "evaluate", "doctor", "demo"} <= set(commands())
+
+
+def test_geometry_document_names_every_reason() -> None:
+    text = (ROOT / "docs" / "geometry.md").read_text("utf-8")
+    assert not [reason for reason in Reason if f"`{reason}`" not in text]
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    targets = [
+        (document, target)
+        for document in DOCUMENTS
+        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text("utf-8"))
+    ]
+    assert targets
+    assert not [f"{document.name}: {target}" for document, target in targets if not (document.parent / target).exists()]

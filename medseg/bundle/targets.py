@@ -54,6 +54,15 @@ NETWORKS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     "unetr": {"UNETR": ()},
     "vnet": {"VNet": ()},
 }
+# module of medseg.networks -> classes; named in full, or as they are imported
+OWN_NETWORKS: Final[dict[str, tuple[str, ...]]] = {
+    "deeplab": ("DeepLabV3", "DeepLabV3Plus"),
+    "encoder_decoder": ("SegNet",),
+    "fcn": ("FCN",),
+    "meshnet": ("MeshNet",),
+    "pspnet": ("PSPNet",),
+    "unet": ("UNet2015",),
+}
 # module of monai.transforms -> dictionary transforms, without their ending "d"
 TRANSFORMS: Final[dict[str, tuple[str, ...]]] = {
     "croppad": (
@@ -113,6 +122,10 @@ def _table() -> dict[str, Target]:
             for spelling in (name, *others):
                 for prefix in ("", "monai.networks.nets.", f"{module}."):
                     table[prefix + spelling] = target
+    for file, own in OWN_NETWORKS.items():
+        for name in own:
+            target = Target(Role.NETWORK, f"medseg.networks.{file}", name)
+            table[f"medseg.networks.{name}"] = table[f"medseg.networks.{file}.{name}"] = target
     for file, names in TRANSFORMS.items():
         module = f"monai.transforms.{file}.dictionary"
         for name in names:

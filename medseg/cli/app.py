@@ -5,7 +5,9 @@ Nothing heavy is imported here, nor by a command module at its top: `medseg --he
 
 from __future__ import annotations
 
+import logging
 import sys
+import warnings
 from importlib.metadata import entry_points
 
 import typer
@@ -55,6 +57,9 @@ for extension in entry_points(group=EXTENSIONS):
 
 def main() -> None:
     """Run the command line; errors become one sentence and an exit code."""
+    # pydicom quotes the values it doubts, which may be a patient's; what matters here we say in our own words.
+    warnings.filterwarnings("ignore", category=UserWarning, module="pydicom")
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     try:
         app()
     except (MedsegError, KeyboardInterrupt, MemoryError, OSError) as error:

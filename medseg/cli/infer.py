@@ -137,13 +137,13 @@ class _Run:
                 self._job(job, root / study_uid if cohort and study_uid else root, wanted)
 
     def _plans(self, path: Path, only: frozenset[str]) -> Iterator[tuple[str, bool, Plan]]:
-        from medseg.dicom.nifti import is_nifti, read_nifti
+        from medseg.dicom.nifti import is_nifti
         from medseg.dicom.sources import find_instances
         from medseg.errors import EmptyInput
-        from medseg.job import match, plan
+        from medseg.job import plan, plan_nifti
 
         if is_nifti(path):
-            yield "", True, match([read_nifti(path)], self.bundles, explicit=self.explicit)
+            yield "", True, plan_nifti(path, self.bundles, explicit=self.explicit)
             return
         with console.progress(str(path)) as report:
             found = find_instances(path, on_progress=report, cancelled=self.cancelled)

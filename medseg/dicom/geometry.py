@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medseg.dicom.headers import derived_series_uid, look
+from medseg.dicom.headers import derived_uids, look
 from medseg.dicom.instance import Plane, Slice, Vector
 from medseg.dicom.phases import natural, split_phases
 from medseg.dicom.reason import Reason
@@ -393,7 +393,7 @@ def _stack(series: Series, reference: str, group: _Group, grid: Grid) -> Stack:
         frame_of_reference_uid=reference,
         tilt_deg=tilt,
         phase=group.phase,
-        findings=(*group.findings, *grid.findings, *_remarks(series, group.slices, grid, tilt)),
+        findings=(*group.findings, *grid.findings, *_remarks(group.slices, grid, tilt)),
     )
 
 
@@ -409,7 +409,7 @@ def _stated_thickness(plane: Slice) -> float:
     return stated or 1.0
 
 
-def _remarks(series: Series, slices: Sequence[Slice], grid: Grid, tilt: float) -> list[Finding]:
+def _remarks(slices: Sequence[Slice], grid: Grid, tilt: float) -> list[Finding]:
     """What a reader should know about an accepted stack."""
     remarks = []
     if tilt:
@@ -427,9 +427,11 @@ def _remarks(series: Series, slices: Sequence[Slice], grid: Grid, tilt: float) -
         if len({view.text(keyword) for view in views}) > 1:
             detail = f"{keyword} differs within the series: that of the first instance is used"
             remarks.append(Finding("inconsistent_patient", detail))
-    if slices[0].instance is not None and derived_series_uid(slices[0].instance.header) == series.series_uid:
-        detail = "no StudyInstanceUID or SeriesInstanceUID in the files: derived from what else they say"
-        remarks.append(Finding("assumed_series_uid", detail))
+    first = slices[0].instance
+    for keyword, uid in derived_uids(first.header).items() if first is not None else ():
+        if views[0].text(keyword) == uid:
+            detail = f"no {keyword} in the files: {uid} was derived from what else they say"
+            remarks.append(Finding("assumed_uid", detail))
     stated = views[0].number("SpacingBetweenSlices")
     if stated is not None and abs(abs(stated) - grid.spacing_mm) > max(SAME_MM, UNIFORM * grid.spacing_mm):
         detail = f"SpacingBetweenSlices says {stated:g} mm, positions {grid.spacing_mm:.3f} mm: positions hold"

@@ -159,9 +159,12 @@ def is_directory(header: Dataset) -> bool:
     )
 
 
-def derived_series_uid(header: Dataset) -> str:
-    """A UID (2.25) for the series of an object whose SeriesInstanceUID was emptied: made of what its slices share."""
-    return _derived("series", header, (*_STUDY_TRAITS, *_SERIES_TRAITS))
+def derived_uids(header: Dataset) -> dict[str, str]:
+    """UIDs (2.25) for study and series of an object in which they were emptied: made of what its slices share."""
+    return {
+        "StudyInstanceUID": _derived("study", header, _STUDY_TRAITS),
+        "SeriesInstanceUID": _derived("series", header, (*_STUDY_TRAITS, *_SERIES_TRAITS)),
+    }
 
 
 def _derived(what: str, header: Dataset, keywords: tuple[str, ...]) -> str:
@@ -180,10 +183,10 @@ def _complete_uids(header: Dataset) -> None:
         stored = meta.text(f"MediaStorage{keyword}")
         if stored and not view.text(keyword):
             setattr(header, keyword, stored)
-    if not view.text("StudyInstanceUID"):
-        header.StudyInstanceUID = _derived("study", header, _STUDY_TRAITS)
-    if not view.text("SeriesInstanceUID"):
-        header.SeriesInstanceUID = derived_series_uid(header)
+    if not (view.text("StudyInstanceUID") and view.text("SeriesInstanceUID")):
+        for keyword, uid in derived_uids(header).items():
+            if not view.text(keyword):
+                setattr(header, keyword, uid)
 
 
 def _starts_like_dataset(start: bytes) -> bool:

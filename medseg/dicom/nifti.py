@@ -71,7 +71,7 @@ def read_nifti(path: Path) -> Stack:
     thickness = float(abs(edges[:, 2] @ normal))
     tilt = float(np.degrees(np.arccos(min(thickness / size[2], 1.0))))
     return Stack(
-        series=Series("", "", "", None, path.name, "", ()),
+        series=Series("", "", "", None, "", "", ()),
         slices=slices,
         coordinates=np.arange(count, dtype=np.float64),
         affine=affine,

@@ -172,7 +172,7 @@ def volume_to_series(
     Returns:
         Data sets with file meta, ready for `write_series`.
     """
-    stored = np.rint(array + (1024 if modality == "CT" else 0))
+    stored = np.rint(array.astype(np.float64) + (1024 if modality == "CT" else 0))
     if stored.min() < 0 or stored.max() > 65535:
         raise ValueError(f"values from {array.min():g} to {array.max():g} do not fit 16 bits")
     spacing = np.linalg.norm(affine[:3, :3], axis=0)

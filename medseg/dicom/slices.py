@@ -70,6 +70,9 @@ def _slice(instance: Instance, frame: int | None, view: Attributes) -> Slice:
         _check_hounsfield(instance, view)
     plane = _plane(instance, view)
     scale = scaling(view, modality)
+    if not np.isfinite(scale.intercept) or not np.isfinite(scale.slope) or scale.slope == 0:
+        found = f"RescaleSlope {scale.slope:g} and RescaleIntercept {scale.intercept:g}"
+        raise _refuse(instance, Reason.MALFORMED_HEADER, f"{found}: expected finite numbers, a slope other than 0")
     phase = {keyword: value for keyword in PHASE_KEYWORDS if (value := _phase_value(view, keyword))}
     return Slice(plane, partial(read_plane, instance, frame, scale), instance, frame, phase)
 

@@ -40,15 +40,19 @@ def stream(
     # A 2D network along the slices has rows one slice deep: several share a batch.
     together = max(batch // len(at), 1) if depth == 1 else 1
     stored_weights = where.uncut(weights)
-    scores = weight_sum = torch.empty(0)
+    windows = scores = weight_sum = torch.empty(0)
     room = 0
     for first in range(0, len(rows), together):
         group = rows[first : first + together]
         base, done = group[0][0], group[-1][1]
         slab = planes(base, group[-1][0] + depth)
+        if first == 0:
+            windows = torch.empty((batch, slab.shape[0], *where.roi), dtype=slab.dtype)
         todo = [(k - base, j, i) for k, _ in group for j, i in at]
         for chunk in (todo[n : n + batch] for n in range(0, len(todo), batch)):
-            out = network(torch.stack([where.cut(slab, *begin) for begin in chunk]))
+            for n, begin in enumerate(chunk):
+                windows[n] = where.cut(slab, *begin)
+            out = network(windows[: len(chunk)])
             if room == 0:
                 room = depth if together == 1 else min(together, len(rows))
                 scores = torch.zeros((out.shape[1], room, *where.shape[1:]), device=out.device)

@@ -79,9 +79,7 @@ def sentences(result: SegmentationResult, *, research_use: bool = True) -> Itera
         yield f"Nothing found: no {_listed(missing)} found in series {result.stack.series.number or 'without number'}."
     elif missing:
         yield f"No {_listed(missing)} found."
-    for flag in result.flags:
-        prefix = f"{labels[flag.segment]}: " if flag.segment in labels else ""
-        yield plain(f"{prefix}{flag.message}")
+    yield from (plain(flag.message) for flag in result.flags)
     if research_use:
         yield _RESEARCH
 

@@ -10,7 +10,8 @@ Cases go through the pipeline that `medseg infer` uses, so the scores are those 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -29,11 +30,11 @@ from medseg.training.data import Case, NoCases, UnusableCase, find_cases, split
 from medseg.training.plan import read_plan
 from medseg.training.scores import Score, Summary, score, summarise
 
-MEASURES = {  # name: whether higher is better
+MEASURES: dict[str, bool | None] = {  # name: whether higher is better, None where neither is
     "dice": True,
     "hausdorff95_mm": False,
-    "volume_ml": True,
-    "reference_ml": True,
+    "volume_ml": None,
+    "reference_ml": None,
     "volume_error_ml": False,
     "volume_error_percent": False,
 }
@@ -165,13 +166,23 @@ def summaries(scores: Mapping[str, Mapping[str, Score]], structure: str) -> dict
     }
 
 
-def write_csv(evaluation: Evaluation, file: TextIO) -> None:
-    """Rows per case and structure, then the summary rows."""
-    rows = csv.writer(file, lineterminator="\n")
-    rows.writerow(COLUMNS)
+def rows(evaluation: Evaluation) -> Iterator[dict[str, str | float | None]]:
+    """A record per case and structure, then the summary records; None where a measure is not defined."""
     for case, by_structure in evaluation.cases.items():
         for structure, one in by_structure.items():
-            rows.writerow([case, structure, *(f"{getattr(one, m):.4f}" for m in MEASURES)])
-    for row, field in STATISTICS.items():
+            yield _row(case, structure, {measure: getattr(one, measure) for measure in MEASURES})
+    for name, field in STATISTICS.items():
         for structure, by_measure in evaluation.summaries.items():
-            rows.writerow([row, structure, *(f"{getattr(by_measure[m], field):.4f}" for m in MEASURES)])
+            yield _row(name, structure, {measure: getattr(by_measure[measure], field) for measure in MEASURES})
+
+
+def _row(case: str, structure: str, values: Mapping[str, float]) -> dict[str, str | float | None]:
+    known = {measure: None if math.isnan(value) else round(value, 4) for measure, value in values.items()}
+    return {"case": case, "structure": structure, **known}
+
+
+def write_csv(evaluation: Evaluation, file: TextIO) -> None:
+    """The same rows as CSV."""
+    table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows(evaluation))

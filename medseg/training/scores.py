@@ -34,7 +34,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Summary:
-    """A measure over cases: mean, its 95 % confidence interval, and the lowest value (of an error, the largest)."""
+    """A measure over cases: mean, its 95 % confidence interval, and the lowest value, of errors the largest."""
 
     mean: float
     low: float
@@ -67,7 +67,9 @@ def score_mask(found: NDArray[np.bool_], true: NDArray[np.bool_], spacing_mm: Se
     return Score(float(compute_dice(a, b)), float(distance), *volumes)
 
 
-def summarise(values: Sequence[float], *, higher_is_better: bool, seed: int = 0, resamples: int = 10_000) -> Summary:
+def summarise(
+    values: Sequence[float], *, higher_is_better: bool | None, seed: int = 0, resamples: int = 10_000
+) -> Summary:
     """Mean and its bootstrap interval (percentile method, cases drawn with replacement); nan cases are left out."""
     kept = np.array([v for v in values if not math.isnan(v)], dtype=float)
     if not kept.size:
@@ -75,5 +77,5 @@ def summarise(values: Sequence[float], *, higher_is_better: bool, seed: int = 0,
     rng = np.random.default_rng(seed)
     means = kept[rng.integers(0, kept.size, (resamples, kept.size))].mean(axis=1)
     low, high = np.percentile(means, (2.5, 97.5))
-    worst = kept.min() if higher_is_better else kept[np.abs(kept).argmax()]
+    worst = {True: kept.min(), False: kept[np.abs(kept).argmax()], None: math.nan}[higher_is_better]
     return Summary(float(kept.mean()), float(low), float(high), float(worst))

@@ -268,17 +268,22 @@ def write(
     safetensors: bool = False,
 ) -> Path:
     """A bundle's folder from its configuration, with random weights of its network."""
-    for part in ("configs", "models", "docs"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
-    (folder / "configs/inference.json").write_text(json.dumps(config, indent=4))
-    (folder / "configs/metadata.json").write_text(json.dumps(metadata, indent=4))
-    (folder / "LICENSE").write_text("\nApache License 2.0\n")
+    write_config(folder, config, metadata)
     state = random_state(config["network_def"], seed, smooth=smooth)
     if safetensors:
         save_file(state, folder / "models/model.safetensors")
     else:
         torch.save(state, folder / "models/model.pt")
     return folder
+
+
+def write_config(folder: Path, config: dict[str, Any], metadata: dict[str, Any]) -> None:
+    """A bundle's folder, its weights still to come."""
+    for part in ("configs", "models", "docs"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    (folder / "configs/inference.json").write_text(json.dumps(config, indent=4))
+    (folder / "configs/metadata.json").write_text(json.dumps(metadata, indent=4))
+    (folder / "LICENSE").write_text("\nApache License 2.0\n")
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, Any]], object], file: str = "inference.json") -> Path:

@@ -26,7 +26,7 @@ from medseg.dicom.instance import Instance, Pixels, Slice
 from medseg.dicom.phantom import make_series
 from medseg.dicom.slices import expand
 from medseg.errors import Interrupted, UndecodablePixels, UnreadableInstance
-from tests.medseg.dicom.made import instance_of, to_bytes
+from tests.medseg.dicom.made import instance_of, series_of, to_bytes
 from tests.peers import require
 
 
@@ -210,7 +210,7 @@ def values_of(dataset: Dataset) -> Pixels:
     return pixels
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     bits=st.integers(8, 16),
     low=st.integers(0, 8),
@@ -245,8 +245,6 @@ def test_rescale_is_applied_to_each_slice_in_float32() -> None:
 
 
 def classify_all(datasets: list[Dataset]) -> list[tuple[Slice, ...]]:
-    from tests.medseg.dicom.made import series_of
-
     return [stack.slices for stack in classify(series_of(datasets)).stacks]
 
 

@@ -292,6 +292,7 @@ REFUSED = [
     pytest.param(
         tag(RescaleSlope=None, RescaleIntercept=None), Reason.CT_WITHOUT_RESCALE, "HU", id="CT without rescale"
     ),
+    pytest.param(tag(RescaleSlope="0"), Reason.MALFORMED_HEADER, "slope other than 0", id="slope zero"),
     pytest.param(tag(RescaleType="Z_EFF"), Reason.CT_NOT_HU, "Z_EFF", id="CT of atomic numbers"),
     pytest.param(tag(NumberOfFrames="3"), Reason.MULTIFRAME_WITHOUT_GEOMETRY, "frames", id="frames without places"),
 ]

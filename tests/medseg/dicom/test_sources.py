@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
+import random
 import stat
 import zipfile
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,7 +21,7 @@ from medseg.dicom.archive import ArchiveLimits, open_archive
 from medseg.dicom.geometry import classify
 from medseg.dicom.phantom import make_series, write_series
 from medseg.dicom.sources import SkipReason, find_instances, instance_digest, read_series
-from medseg.errors import EmptyInput, Interrupted, NoSuchInput, UnsafeArchive
+from medseg.errors import EmptyInput, Interrupted, NoSuchInput, UndecodablePixels, UnsafeArchive
 from medseg.progress import Progress
 from tests.medseg.dicom.made import instance_of, to_bytes
 
@@ -148,7 +151,7 @@ def test_emptied_uids_are_completed_and_told(folder: Path) -> None:
     assert {instance.sop_instance_uid for instance in series.instances} == before
     assert series.series_uid.startswith("2.25.")
     (stack,) = classify(series).stacks
-    assert [finding.code for finding in stack.findings] == ["assumed_series_uid"]
+    assert [finding.code for finding in stack.findings] == ["assumed_uid", "assumed_uid"]
 
 
 def test_missing_and_empty_inputs(tmp_path: Path) -> None:
@@ -333,7 +336,7 @@ def test_digest_tells_transfer_syntaxes_apart() -> None:
 
 def test_digest_of_a_data_set_without_file_meta(tmp_path: Path) -> None:
     content = to_bytes(make_series(shape=(1, 4, 4))[0])
-    meta = dcmread(__import__("io").BytesIO(content), stop_before_pixels=True).file_meta
+    meta = dcmread(io.BytesIO(content), stop_before_pixels=True).file_meta
     start = 132 + 12 + int(meta.FileMetaInformationGroupLength)
     assert instance_digest(instance_of(content[start:])) == instance_digest(instance_of(content))
 
@@ -432,3 +435,35 @@ def test_file_dataset_is_not_kept_open(folder: Path) -> None:
     assert isinstance(instance.header, FileDataset)
     assert instance.header.buffer is None
     assert isinstance(instance.header.file_meta, FileMetaDataset)
+
+
+REAL = ["pydicom_files", "dcmqi", "mr_siemens_hfs_t1_sag", "mr_siemens_hfs_mosaic_dwi", "ct_totalseg_j2k"]
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_every_real_series_has_a_verdict_and_pixels_or_a_reason(shared_data: Path, name: str) -> None:
+    for series in find_instances(shared_data / "dicom" / name).series():
+        verdict = classify(series, assume_frame_of_reference=True, min_slices=1)
+        assert verdict.stacks or verdict.refusals
+        assert all(refusal.detail and refusal.slices for refusal in verdict.refusals)
+        for stack in verdict.stacks:
+            try:
+                assert stack.slices[0].read().shape == stack.shape[1:]
+            except UndecodablePixels as error:
+                assert error.why
+
+
+@pytest.mark.parametrize("name", ["MR_small.dcm", "MR_small_RLE.dcm", "MR_small_jp2klossless.dcm", "liver_expb.dcm"])
+def test_damaged_files_raise_nothing_unforeseen(shared_data: Path, tmp_path: Path, name: str) -> None:
+    whole = (shared_data / "dicom" / "pydicom_files" / name).read_bytes()
+    chance = random.Random(name)
+    path = tmp_path / "damaged.dcm"
+    for _ in range(40):
+        damaged = bytearray(whole)
+        for _ in range(chance.choice([1, 2, 20])):
+            damaged[chance.randrange(128, min(len(whole), 5000))] = chance.choice([0, 255, chance.randrange(256)])
+        path.write_bytes(damaged)
+        for series in find_instances(path).series():
+            for stack in classify(series, assume_frame_of_reference=True, min_slices=1).stacks:
+                with suppress(UndecodablePixels):
+                    stack.slices[0].read()

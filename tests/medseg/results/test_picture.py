@@ -44,7 +44,7 @@ def signed_axes():
 
 
 @pytest.mark.parametrize(
-    ("row", "column"), [(r, c) for r, c in itertools.permutations(signed_axes(), 2) if np.dot(r, c) == 0]
+    ("row", "column"), [(r, c) for r, c in itertools.permutations(signed_axes(), 2) if np.dot(r, c) == 0][::3]
 )
 def test_any_acquisition_is_hung_the_same_way(tmp_path, row, column):
     # a bright ball at the patient's left, front and head, off the middle: up and to the right wherever it can be seen

@@ -88,5 +88,6 @@ def test_interval_holds_the_mean_and_narrows() -> None:
 def test_worst_is_lowest_or_farthest_from_zero() -> None:
     assert summarise([0.9, 0.7, 0.8], higher_is_better=True).worst == 0.7
     assert summarise([0.2, -0.9, 0.8], higher_is_better=False).worst == -0.9
+    assert math.isnan(summarise([3.1, 4.2], higher_is_better=None).worst)
     assert summarise([0.9, math.nan], higher_is_better=True).mean == 0.9
     assert math.isnan(summarise([math.nan], higher_is_better=True).mean)

@@ -1,0 +1,155 @@
+"""What `medseg infer` does with every real series at hand and with series derived from them, as a table.
+
+    python -m tests.acceptance.verdicts ../shared/data > docs/verdicts.md
+
+Each input is offered first to whatever bundle fits by itself, then, where none does, to a spleen-style bundle of random
+weights by `--bundle`. No run may end in a traceback.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydicom import dcmread
+
+from medseg.dicom.phantom import make_series, write_series
+from tests.medseg.bundle.zoo import rewrite, spleen_like
+
+HEAD = """# What happens to real series
+
+Made by `python -m tests.acceptance.verdicts ../shared/data`: `medseg infer` on every series of the test data and on
+derived ones, first with the bundles that ship, then with a spleen-style bundle of small random weights, for any
+modality, by `--bundle`. "Written": a SEG and a report were written and verified. Nothing ended in a traceback.
+
+| input | modality | shipped bundles | `--bundle` | reason or finding |
+| --- | --- | --- | --- | --- |
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One series of an input."""
+
+    name: str
+    modality: str
+    shipped: str
+    explicit: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"| {self.name} | {self.modality} | {self.shipped} | {self.explicit} | {self.reason} |"
+
+
+def medseg(*arguments: object) -> list[dict[str, Any]]:
+    done = subprocess.run(
+        [sys.executable, "-m", "medseg", *map(str, arguments)], capture_output=True, text=True, check=False, timeout=900
+    )
+    if "Traceback" in done.stderr or done.returncode not in (0, 1, 3):
+        raise RuntimeError(f"{arguments}: exit {done.returncode}\n{done.stderr}")
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def inputs(data: Path, scratch: Path) -> Iterator[tuple[str, Path, tuple[str, ...]]]:
+    """Name, path and options of each input."""
+    dicom = data / "dicom"
+    yield "ct_ircadb01_17/PATIENT_DICOM.zip", dicom / "ct_ircadb01_17/PATIENT_DICOM.zip", ()
+    assume = ("--assume-frame-of-reference",)
+    yield "the same, frame of reference assumed", dicom / "ct_ircadb01_17/PATIENT_DICOM.zip", assume
+    yield "ct_ircadb01_17/MASKS_DICOM.zip, assumed", dicom / "ct_ircadb01_17/MASKS_DICOM.zip", assume
+    for name in ("ct_totalseg_j2k", "mr_siemens_hfs_t1_sag", "mr_siemens_hfs_mosaic_dwi"):
+        yield name, dicom / name, ()
+    for folder in sorted(path for path in (dicom / "dcmqi").rglob("*") if path.is_dir()):
+        if any(child.is_file() and child.suffix == ".dcm" for child in folder.iterdir()):
+            yield folder.relative_to(dicom).as_posix(), folder, ()
+    yield "pydicom_files", dicom / "pydicom_files", ()
+    yield from derived(dicom / "mr_siemens_hfs_t1_sag", scratch)
+
+
+def derived(source: Path, scratch: Path) -> Iterator[tuple[str, Path, tuple[str, ...]]]:
+    """The sagittal T1 shuffled, reversed and with slices missing; a tilted CT phantom."""
+    files = sorted(path for path in source.iterdir() if path.is_file())
+    images = sorted((dcmread(path) for path in files), key=lambda image: float(image.ImagePositionPatient[0]))
+    orders = {
+        "shuffled": images[::2] + images[1::2],
+        "reversed": images[::-1],
+        "one slice missing": images[:12] + images[13:],
+        "three slices missing": images[:12] + images[15:],
+    }
+    for name, some in orders.items():
+        folder = scratch / name.replace(" ", "_")
+        folder.mkdir()
+        for number, image in enumerate(some):
+            image.save_as(folder / f"{number:03d}.dcm")
+        yield f"mr_siemens_hfs_t1_sag, {name}", folder, ()
+    write_series(make_series(shape=(24, 48, 48), tilt_deg=18.0), scratch / "tilted")
+    yield "phantom CT, gantry tilt 18 degrees", scratch / "tilted", ()
+    with zipfile.ZipFile(scratch / "tilted.zip", "w") as archive:
+        for path in sorted((scratch / "tilted").iterdir()):
+            archive.write(path, path.name)
+    yield "the same, zipped", scratch / "tilted.zip", ()
+
+
+def rows(data: Path) -> Iterator[Row]:
+    with tempfile.TemporaryDirectory() as temporary:
+        scratch = Path(temporary)
+        bundle = spleen_like(scratch / "any", window=(64, 64, 64))
+        rewrite(
+            bundle, lambda metadata: metadata["network_data_format"]["inputs"]["image"].pop("modality"), "metadata.json"
+        )
+        for number, (name, path, options) in enumerate(inputs(data, scratch)):
+            modality = {one["series_uid"]: one["modality"] for one in inspected(path, options)}
+            shipped = results(medseg("infer", path, "-o", scratch / f"a{number}", "--json", *options))
+            explicit = results(
+                medseg("infer", path, "-o", scratch / f"b{number}", "--json", "--bundle", bundle, *options)
+            )
+            for uid in dict.fromkeys((*shipped, *explicit)):
+                mine, theirs = shipped.get(uid, []), explicit.get(uid, [])
+                yield Row(name, modality.get(uid, ""), verdict(mine), verdict(theirs), reasons(theirs or mine))
+
+
+def inspected(path: Path, options: tuple[str, ...]) -> list[dict[str, Any]]:
+    try:
+        return medseg("inspect", path, "--json", *options)
+    except RuntimeError:
+        return []
+
+
+def results(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    by_series: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        by_series.setdefault(record["series_uid"] or "", []).append(record)
+    return by_series
+
+
+def verdict(records: list[dict[str, Any]]) -> str:
+    written = sum("error" not in record for record in records)
+    codes = sorted({record["error"]["code"] for record in records if "error" in record})
+    said = [f"written x {written}" if written > 1 else "written"] if written else []
+    return ", ".join((*said, *codes)) or "-"
+
+
+def reasons(records: list[dict[str, Any]]) -> str:
+    """The sentences, UIDs and places on disk left out."""
+    said: list[str] = []
+    for record in records:
+        if "error" in record:
+            said.append(record["error"]["message"].split(": ", 1)[-1])
+        else:
+            said += [flag["message"] for flag in record["flags"] if flag["segment"] is None]
+    short = (text if len(text) < 160 else f"{text[:157]}..." for text in dict.fromkeys(said))
+    return "; ".join(short).replace("|", "/")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(HEAD)
+    for row in rows(Path(sys.argv[1])):
+        sys.stdout.write(f"{row}\n")
+        sys.stdout.flush()
