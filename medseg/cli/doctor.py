@@ -82,10 +82,11 @@ def _decoders() -> Iterator[Check]:
 
     from medseg.dicom.decode import PLUGINS
 
-    advice = "reinstall medseg: python-gdcm, pylibjpeg-openjpeg or pyjpegls is missing"
-    for syntax, wanted in PLUGINS.items():
-        usable = [name for name in wanted if name in get_decoder(syntax).available_plugins]
-        yield Check(f"decode {syntax.name}", bool(usable), ", ".join(usable) or "no decoder", advice)
+    for name in dict.fromkeys(PLUGINS.values()):
+        syntaxes = [syntax for syntax, wanted in PLUGINS.items() if wanted == name]
+        ok = all(name in get_decoder(syntax).available_plugins for syntax in syntaxes)
+        advice = "reinstall medseg: its decoder packages are not all there"
+        yield Check(f"decoder {name}", ok, ", ".join(syntax.keyword for syntax in syntaxes), advice)
 
 
 def _bundles() -> Iterator[Check]:

@@ -37,6 +37,15 @@ class ForeignCheckpoint(UsageError):
         self.path = path
 
 
+class TrainingStopped(Interrupted):
+    """Stopped on request; a checkpoint keeps what was done."""
+
+    def __init__(self, step: int, steps: int) -> None:
+        super().__init__()
+        self.args = (f"stopped after step {step} of {steps}: go on with --resume",)
+        self.step, self.steps = step, steps
+
+
 class Stateful(Protocol):
     """What a checkpoint holds: the network, its average, the optimizer."""
 
@@ -99,7 +108,7 @@ def fit(
     """Train `network` (B, 1, *window) -> (B, classes, *window) in place; returns the moving average of its weights.
 
     checkpoint: taken up where it exists and carries `fingerprint`; written every `plan.checkpoint_every` steps and,
-    when cancelled, before `Interrupted` is raised.
+    when cancelled, before `TrainingStopped` is raised.
     """
     precision = choose_precision(plan.precision, device)
     layout = torch.channels_last_3d if len(plan.window) == 3 else torch.channels_last
@@ -113,9 +122,10 @@ def fit(
 
     for step in range(done, plan.steps):
         if cancelled():
-            if checkpoint is not None:
-                put_down(checkpoint, fingerprint, parts, step, mean_loss, clock)
-            raise Interrupted
+            if checkpoint is None:
+                raise Interrupted
+            put_down(checkpoint, fingerprint, parts, step, mean_loss, clock)
+            raise TrainingStopped(step, plan.steps)
         images, labels = make_batch(samples, classes, prepare, plan, step)
         rate = set_rate(optimizer, plan, step)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision is Precision.BF16):

@@ -82,7 +82,7 @@ def train(
 
     out: becomes a bundle with the new weights. A training that was stopped leaves models/checkpoint.pt there, from
     which `resume` goes on. overwrite: replace weights that are there already.
-    Raises NoCases, UnusableCase, OutputExists, OutputNotWritable, ForeignCheckpoint, Interrupted.
+    Raises NoCases, UnusableCase, OutputExists, OutputNotWritable, ForeignCheckpoint, TrainingStopped.
     """
     cases, _ = split(find_cases(data), plan.held_out)
     if not cases:

@@ -203,7 +203,9 @@ def test_report_in_dciodvfy_dcmtk_and_dcmqi(tmp_path):
     stack = make_stack()
     labels = blobs(stack.shape)
     labels[labels == 3] = 0
-    result = make_result(stack, SEGMENTS, labels, flags=(Flag("edge", "touches the edge of the field of view", 1),))
+    result = make_result(
+        stack, SEGMENTS, labels, flags=(Flag("edge", "Liver: touches the edge of the field of view", 1),)
+    )
     path = tmp_path / "sr.dcm"
     write_report(path, result, made(), with_seg=True)
     assert dciodvfy(path) == []

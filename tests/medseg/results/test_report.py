@@ -12,7 +12,10 @@ from medseg.inference.labels import Flag
 from medseg.results.report import sentences, write_report
 from tests.medseg.results.stacks import SEGMENTS, blobs, made, make_result, make_stack
 
-FLAGS = (Flag("edge", "touches the edge of the field of view", 1), Flag("range", "values are outside the usual range"))
+FLAGS = (
+    Flag("edge", "Liver: touches the edge of the field of view", 1),
+    Flag("range", "values are outside the usual range"),
+)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import torch
 from medseg.bundle.bundle import Bundle
 from medseg.bundle.load import load_bundle
 from medseg.bundle.network import build_network
-from medseg.errors import Interrupted, InvalidBundle, OutputExists
+from medseg.errors import InvalidBundle, OutputExists
 from medseg.training.data import HeldOut, NoCases, UnusableCase, find_cases
 from medseg.training.evaluate import (
     AS_SHIPPED,
@@ -26,6 +26,7 @@ from medseg.training.evaluate import (
     segment_nifti,
     write_csv,
 )
+from medseg.training.fit import TrainingStopped
 from medseg.training.prepare import load_sample
 from medseg.training.scores import WHOLE
 from medseg.training.train import CHECKPOINT, RECORD, WEIGHTS, TrainingRecord, plan_of, train
@@ -58,7 +59,7 @@ def load_record(out: Path) -> TrainingRecord:
 def test_stopped_training_resumes_to_the_same_file(small_bundle: Path, phantom_cases: Path, tmp_path: Path) -> None:
     whole = run(small_bundle, phantom_cases, tmp_path / "whole", steps=8)
     seen: list[object] = []
-    with pytest.raises(Interrupted):
+    with pytest.raises(TrainingStopped, match="after step 5 of 8: go on with --resume"):
         run(small_bundle, phantom_cases, tmp_path / "b", steps=8, on_step=seen.append, cancelled=lambda: len(seen) >= 5)
     assert not (tmp_path / "b" / WEIGHTS).exists()
     assert (tmp_path / "b" / CHECKPOINT).is_file()
