@@ -27,7 +27,8 @@ HEAD = """# What happens to real series
 
 Made by `python -m tests.acceptance.verdicts ../shared/data`: `medseg infer` on every series of the test data and on
 derived ones, first with the bundles that ship, then with a spleen-style bundle of small random weights, for any
-modality, by `--bundle`. "Written": a SEG and a report were written and verified. Nothing ended in a traceback.
+modality, by `--bundle`. "Written": a SEG and a report were written and verified. Nothing ended in a traceback. All 48
+orientations, oblique, feet-first, prone and tilted phantoms are in `tests/acceptance/test_geometry.py`.
 
 | input | modality | shipped bundles | `--bundle` | reason or finding |
 | --- | --- | --- | --- | --- |
@@ -112,7 +113,13 @@ def rows(data: Path) -> Iterator[Row]:
             )
             for uid in dict.fromkeys((*shipped, *explicit)):
                 mine, theirs = shipped.get(uid, []), explicit.get(uid, [])
-                yield Row(name, modality.get(uid, ""), verdict(mine), verdict(theirs), reasons(theirs or mine))
+                yield Row(
+                    name,
+                    modality.get(uid, ""),
+                    verdict(mine),
+                    verdict(theirs),
+                    reasons([*misfits(mine), *(theirs or mine)]),
+                )
 
 
 def inspected(path: Path, options: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -134,6 +141,11 @@ def verdict(records: list[dict[str, Any]]) -> str:
     codes = sorted({record["error"]["code"] for record in records if "error" in record})
     said = [f"written x {written}" if written > 1 else "written"] if written else []
     return ", ".join((*said, *codes)) or "-"
+
+
+def misfits(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Why no shipped bundle fits."""
+    return [record for record in records if "error" in record and record["error"]["code"] == "does_not_fit"]
 
 
 def reasons(records: list[dict[str, Any]]) -> str:
