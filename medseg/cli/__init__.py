@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
-from medseg.cli.app import main
 
-__all__ = ["main"]
+def main() -> None:
+    """The `medseg` command. The application is made when it is called: packages that add commands import this one."""
+    from medseg.cli.app import main as run
+
+    run()

@@ -202,8 +202,8 @@ def _header(modality: str, description: str, number: int, seed: int, patient_id:
     header.StudyTime = header.SeriesTime = header.ContentTime = header.AcquisitionTime = "120000"
     header.AccessionNumber = ""
     header.Modality = modality
-    header.Manufacturer = "medseg"
-    header.ManufacturerModelName = "phantom"
+    header.Manufacturer = "Phantom"  # not ours by name: the gateway leaves our own results alone
+    header.ManufacturerModelName = "medseg"
     header.DeviceSerialNumber = "0"
     header.SoftwareVersions = "1"
     header.ReferringPhysicianName = ""

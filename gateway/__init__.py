@@ -1,0 +1,1 @@
+"""The gateway: DICOM in, segmentation by medseg, DICOM out; medseg does not know it."""

@@ -1,0 +1,244 @@
+"""Rules as data: what is to be done with a series, and why.
+
+    facts of a series --explain--> every rule with each of its conditions, and the first rule whose conditions all hold
+
+A condition on something that is not known yet (the number of slices of a series still arriving) neither holds nor
+fails; the rule is chosen provisionally, and asked again when it is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from pydicom import Dataset, uid
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+
+from gateway.settings import CALLED_AE, CALLING_AE, SLICES, Condition, Mode, Peer, Priority, Rule
+from medseg.dicom.headers import Attributes, look
+
+#: Manufacturer (0008,0070) of all that medseg makes, in its objects and in their ContributingEquipmentSequence.
+OUR_MANUFACTURER = "medseg"
+
+#: SOP classes whose instances may be segmented (PS3.4 B.5); results of ours are of other classes.
+IMAGES = frozenset(
+    {
+        uid.CTImageStorage,
+        uid.EnhancedCTImageStorage,
+        uid.LegacyConvertedEnhancedCTImageStorage,
+        uid.MRImageStorage,
+        uid.EnhancedMRImageStorage,
+        uid.EnhancedMRColorImageStorage,
+        uid.LegacyConvertedEnhancedMRImageStorage,
+        uid.PositronEmissionTomographyImageStorage,
+        uid.EnhancedPETImageStorage,
+        uid.LegacyConvertedEnhancedPETImageStorage,
+        uid.NuclearMedicineImageStorage,
+        uid.ComputedRadiographyImageStorage,
+        uid.DigitalXRayImageStorageForPresentation,
+        uid.DigitalXRayImageStorageForProcessing,
+        uid.DigitalMammographyXRayImageStorageForPresentation,
+        uid.DigitalMammographyXRayImageStorageForProcessing,
+        uid.BreastTomosynthesisImageStorage,
+        uid.UltrasoundImageStorage,
+        uid.UltrasoundMultiFrameImageStorage,
+        uid.XRayAngiographicImageStorage,
+        uid.EnhancedXAImageStorage,
+        uid.XRayRadiofluoroscopicImageStorage,
+        uid.EnhancedXRFImageStorage,
+        uid.XRay3DAngiographicImageStorage,
+        uid.XRay3DCraniofacialImageStorage,
+    }
+)
+
+#: How long before its arrival a job counts as due, in seconds: routine work that has waited 50 minutes longer than
+#: a stat job goes before it.
+HEAD_START_S = {Priority.STAT: 3600.0, Priority.ROUTINE: 600.0, Priority.LOW: 0.0}
+
+
+@dataclass(frozen=True)
+class SeriesFacts:
+    """What rules may ask of a series.
+
+    tags: by DICOM keyword, the parts of the value as text; absent or malformed ones may be left out.
+    calling_ae, called_ae: empty where the series did not come by DIMSE, None where nobody has said.
+    slices: None while it is still arriving.
+    ours: made by medseg.
+    """
+
+    study_uid: str
+    series_uid: str
+    sop_class_uid: str
+    tags: Mapping[str, tuple[str, ...]]
+    calling_ae: str | None = None
+    called_ae: str | None = None
+    slices: int | None = None
+    ours: bool = False
+
+
+class Verdict(StrEnum):
+    HOLDS = "holds"
+    FAILS = "fails"
+    OPEN = "not known yet"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A condition, what was found, and whether it holds. `found` never shows what tells who the patient is."""
+
+    condition: Condition
+    found: str
+    verdict: Verdict
+
+    def __str__(self) -> str:
+        sign = {Verdict.HOLDS: "is", Verdict.FAILS: "is not", Verdict.OPEN: "may become"}[self.verdict]
+        wanted = " or ".join(map(str, self.condition.wanted))
+        return f"{self.condition.key}: {self.found} {sign} {wanted}"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What one rule says to a series. chosen: it is the first whose conditions all hold."""
+
+    rule: Rule
+    findings: tuple[Finding, ...]
+    chosen: bool = False
+
+    @property
+    def verdict(self) -> Verdict:
+        verdicts = {finding.verdict for finding in self.findings}
+        return next((one for one in (Verdict.FAILS, Verdict.OPEN) if one in verdicts), Verdict.HOLDS)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """All rules with what each says. barred: why none of them is asked, or empty."""
+
+    decisions: tuple[Decision, ...]
+    barred: str = ""
+
+    @property
+    def chosen(self) -> Decision | None:
+        return next((decision for decision in self.decisions if decision.chosen), None)
+
+    def lines(self) -> Iterable[str]:
+        """For people, a line a thought."""
+        if self.barred:
+            yield self.barred
+        for decision in self.decisions:
+            if decision.chosen:
+                provisional = " as far as is known yet" if decision.verdict is Verdict.OPEN else ""
+                yield f"{decision.rule.name}: chosen{provisional}, mode {decision.rule.mode}"
+            elif decision.verdict is Verdict.FAILS:
+                yield f"{decision.rule.name}: does not match"
+            elif not self.barred:
+                yield f"{decision.rule.name}: would match, but an earlier rule does"
+            else:
+                yield f"{decision.rule.name}: would match"
+            yield from (f"  {finding}" for finding in decision.findings)
+
+
+def explain(facts: SeriesFacts, rules: Sequence[Rule]) -> Explanation:
+    """What every rule says to a series, and which one decides."""
+    barred = _barred(facts)
+    asked = [Decision(rule, tuple(_find(condition, facts) for condition in rule.when)) for rule in rules]
+    first = next((number for number, one in enumerate(asked) if one.verdict is not Verdict.FAILS), None)
+    return Explanation(
+        tuple(
+            Decision(one.rule, one.findings, chosen=number == first and not barred) for number, one in enumerate(asked)
+        ),
+        barred,
+    )
+
+
+def choose(facts: SeriesFacts, rules: Sequence[Rule]) -> Rule | None:
+    """The rule that decides what is done with a series; None where nothing is: no rule matches, or its mode is off."""
+    chosen = explain(facts, rules).chosen
+    return chosen.rule if chosen and chosen.rule.mode is not Mode.OFF else None
+
+
+def destinations(rule: Rule, calling_ae: str | None, peers: Sequence[Peer]) -> tuple[Peer, ...]:
+    """Where a rule's results go: its peers, in order, else the caller where it is a known peer (the first of them)."""
+    if rule.send_to is None:
+        return tuple(peer for peer in peers if calling_ae and peer.ae_title == calling_ae)[:1]
+    by_name = {peer.name: peer for peer in peers}
+    return tuple(by_name[name] for name in dict.fromkeys(rule.send_to))
+
+
+def due_s(arrived_s: float, priority: Priority) -> float:
+    """When a job is due, for a queue in that order: work of a lower priority is overtaken, and never starved."""
+    return arrived_s - HEAD_START_S[priority]
+
+
+def keywords(rules: Iterable[Rule]) -> frozenset[str]:
+    """The DICOM keywords that rules ask for."""
+    subjects = {condition.subject for rule in rules for condition in rule.when}
+    return frozenset(subjects - {CALLED_AE, CALLING_AE, SLICES})
+
+
+def series_facts(
+    header: Dataset,
+    rules: Iterable[Rule],
+    *,
+    calling_ae: str | None = None,
+    called_ae: str | None = None,
+    slices: int | None = None,
+) -> SeriesFacts:
+    """What `rules` may ask of a series, from the header of one of its instances, leniently."""
+    seen = Attributes(header, header.file_meta) if hasattr(header, "file_meta") else look(header)
+    return SeriesFacts(
+        study_uid=seen.text("StudyInstanceUID"),
+        series_uid=seen.text("SeriesInstanceUID"),
+        sop_class_uid=seen.text("SOPClassUID"),
+        tags={keyword: seen.texts(keyword) for keyword in keywords(rules)},
+        calling_ae=calling_ae,
+        called_ae=called_ae,
+        slices=slices,
+        ours=_made_by_us(seen),
+    )
+
+
+def _made_by_us(seen: Attributes) -> bool:
+    """Whether medseg made an object, or had a part in it."""
+    items: Any = seen.value("ContributingEquipmentSequence")
+    makers = [seen, *(look(item) for item in items or () if isinstance(item, Dataset))]
+    return any(maker.text("Manufacturer").casefold() == OUR_MANUFACTURER for maker in makers)
+
+
+def _barred(facts: SeriesFacts) -> str:
+    """Why a series is never segmented, whatever the rules say; so that our own results never loop back."""
+    if facts.ours:
+        return f"series {facts.series_uid} was made by medseg"
+    if facts.sop_class_uid not in IMAGES:
+        return f"series {facts.series_uid} has no images to segment: its SOP class is {_class_name(facts)}"
+    return ""
+
+
+def _class_name(facts: SeriesFacts) -> str:
+    return uid.UID(facts.sop_class_uid).name or "not given"
+
+
+def _find(condition: Condition, facts: SeriesFacts) -> Finding:
+    values = _values(condition.subject, facts)
+    if values is None:
+        return Finding(condition, "what is not known yet", Verdict.OPEN)
+    holds = any(pattern.admits(value) for pattern in condition.wanted for value in values)
+    found = "the value" if _is_personal(condition.subject) else "\\".join(values) or "nothing"
+    return Finding(condition, found, Verdict.HOLDS if holds else Verdict.FAILS)
+
+
+def _values(subject: str, facts: SeriesFacts) -> tuple[str, ...] | None:
+    """What a condition looks at; an absent value is an empty text. None where it is not known yet."""
+    known = {CALLING_AE: facts.calling_ae, CALLED_AE: facts.called_ae, SLICES: facts.slices}
+    if subject in known:
+        value = known[subject]
+        return None if value is None else (str(value),)
+    return facts.tags.get(subject) or ("",)
+
+
+def _is_personal(subject: str) -> bool:
+    """Whether a value tells who the patient or anybody else is: the patient's group, and names of people."""
+    tag = tag_for_keyword(subject)
+    return tag is not None and (tag >> 16 == 0x0010 or dictionary_VR(tag) == "PN")

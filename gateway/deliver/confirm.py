@@ -1,0 +1,103 @@
+"""Whether a peer has what it said it stored: by storage commitment (PS3.4 Annex J), else by C-FIND.
+
+    ask ──> report on the same association ──┬──> confirmed, or lost: only what was lost is sent again
+       └──> on one of the peer's own ────────┘    (`gateway.outbox_rows.take_report`, from the receiver)
+
+A peer that accepts no storage commitment, or leaves three requests without a report, is asked by C-FIND. One that
+answers neither is believed: its deliveries stay `stored`.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway import outbox_rows
+from gateway.dimse import scu
+from gateway.dimse.scu import COMMIT, FIND, Destination, Link, NoAssociation, Proposal, Reference, Timeouts
+from gateway.ledger import Ledger
+from gateway.outbox_rows import FIND_AFTER_S, LAST_ASK, Outgoing
+from gateway.settings import Deliver
+from medseg.errors import UnreadableInstance
+
+logger = logging.getLogger(__name__)
+
+MOST = 100  # objects in one request
+REPORT_WITHIN_S = 900.0  # then asked again
+
+
+@dataclass(frozen=True)
+class Confirmer:
+    """Asks one destination after the other."""
+
+    ledger: Ledger
+    spool: Path
+    settings: Deliver
+    clock: Callable[[], float]
+    random: Callable[[], float]
+    timeouts: Timeouts
+
+    def ask(self, name: str, destination: Destination) -> bool:
+        """Ask a destination after what waits for it; whether there was anything."""
+        now = self.clock()
+        waiting = self.ledger.write(
+            lambda db: outbox_rows.claim_unconfirmed(db, name, now, now + REPORT_WITHIN_S, MOST)
+        )
+        if not waiting:
+            return False
+        try:
+            with scu.associate(destination, [Proposal(COMMIT), Proposal(FIND)], self.timeouts) as link:
+                self._ask(link, waiting)
+        except NoAssociation as error:
+            claims, later = [out.claim for out in waiting], now + self.settings.longest_retry_s
+            if error.miss is scu.Miss.NOTHING_ACCEPTED:
+                self.ledger.write(lambda db: outbox_rows.believe(db, claims))
+            else:
+                logger.info("%s", error, extra={"event": "delivery.unasked", "destination": name})
+                self.ledger.write(lambda db: outbox_rows.ask_again(db, claims, later, counts=False))
+        return True
+
+    def _ask(self, link: Link, waiting: Sequence[Outgoing]) -> None:
+        commits = self.settings.commitment and COMMIT in link.accepted
+        by_commitment = [out for out in waiting if commits and out.asked < LAST_ASK]
+        if by_commitment and self._commit(link, by_commitment):
+            by_find = [out for out in waiting if out not in by_commitment]
+        else:
+            by_find = list(waiting)
+        if FIND in link.accepted or not link.alive:
+            for out in by_find:
+                self._find(link, out)
+        else:
+            self.ledger.write(lambda db: outbox_rows.believe(db, [out.claim for out in by_find]))
+
+    def _commit(self, link: Link, asked: Sequence[Outgoing]) -> bool:
+        """Ask for commitment; whether the peer takes the request. Without a report here it comes later, elsewhere."""
+        transaction = f"2.25.{uuid.uuid4().int}"
+        self.ledger.write(lambda db: outbox_rows.note_transaction(db, [out.claim for out in asked], transaction))
+        answer = link.commit(transaction, [Reference(out.sop_class_uid, out.sop_instance_uid) for out in asked])
+        report = answer.report
+        if report is not None:
+            said = (report.transaction_uid, report.committed, report.failed)
+            facts = (*said, self.clock(), self.settings, self.random())
+            self.ledger.write(lambda db: outbox_rows.take_report(db, *facts))
+        return answer.status == 0x0000
+
+    def _find(self, link: Link, out: Outgoing) -> None:
+        try:
+            file = scu.read_file(self.spool / out.path)
+        except (OSError, UnreadableInstance) as error:
+            logger.warning("cannot ask after a result: %s", error, extra={"event": "delivery.unasked"})
+            self.ledger.write(lambda db: outbox_rows.believe(db, [out.claim]))
+            return
+        found = link.find(file.study_uid, file.series_uid, out.sop_instance_uid)
+        now, random = self.clock(), self.random()
+        if found:
+            self.ledger.write(lambda db: outbox_rows.confirm(db, out.claim, now))
+        elif out.asked < LAST_ASK:
+            self.ledger.write(lambda db: outbox_rows.ask_again(db, [out.claim], now + FIND_AFTER_S, counts=True))
+        elif found is not None:
+            why = "C-FIND does not find it"
+            self.ledger.write(lambda db: outbox_rows.lose(db, out, now, self.settings, random, why))

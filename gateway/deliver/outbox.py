@@ -1,0 +1,213 @@
+"""The sender: claims deliveries, sends them, and has them confirmed; a bulkhead for each destination.
+
+    ledger ──due?──> one worker thread per destination ──> claim, one association, C-STORE each, then ask after them
+
+A destination that hangs holds up its own thread and nobody else's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import platform
+import random
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
+
+from gateway import outbox_rows, retry, rows
+from gateway.deliver.confirm import Confirmer
+from gateway.dimse import scu
+from gateway.dimse.scu import TIMEOUTS, Answer, Destination, Link, Miss, NoAssociation, StoredFile, Timeouts
+from gateway.ledger import Ledger, LedgerUnavailable
+from gateway.outbox_rows import Outgoing
+from gateway.retry import Fault
+from gateway.settings import GatewaySettings
+from medseg.errors import InputError, UnreadableInstance
+
+logger = logging.getLogger(__name__)
+
+MOST = 16  # deliveries over one association
+ASK_AFTER_S = 5.0  # a peer is given time to file what it stored
+POLL_S = 0.25
+
+
+class Stop(Protocol):
+    """An event of threading or multiprocessing."""
+
+    def is_set(self) -> bool: ...
+
+    def wait(self, timeout: float | None = None) -> bool: ...
+
+
+class Outbox:
+    """What is to be sent, and the doing of it. One sender process per machine has one."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        settings: GatewaySettings,
+        *,
+        clock: Callable[[], float] = time.time,
+        chance: Callable[[], float] = random.random,
+        timeouts: Timeouts = TIMEOUTS,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """chance: from [0, 1). stopping: asked between objects; what is not sent by then goes back into the queue."""
+        self._ledger, self._deliver, self._spool = ledger, settings.deliver, settings.gateway.spool
+        self._clock, self._chance, self._timeouts, self._stopping = clock, chance, timeouts, stopping
+        self._owner = f"sender@{platform.node()}"
+        self._lease_s = timeouts.connect_s + timeouts.acse_s + timeouts.dimse_s + 60
+        self._confirmer = Confirmer(ledger, self._spool, settings.deliver, clock, chance, timeouts)
+        self.destinations = {
+            peer.name: Destination(peer.ae_title, peer.host, peer.port, settings.gateway.ae_title)
+            for peer in settings.peers
+            if peer.ae_title is not None and peer.host is not None and peer.port is not None
+        }
+
+    def recover(self) -> int:
+        """Take back what a sender that died on this machine had claimed. Returns how many deliveries."""
+        return self._ledger.write(lambda db: outbox_rows.drop_leases(db, self._owner))
+
+    def due(self) -> frozenset[str]:
+        """Destinations for which there is something to do."""
+        with self._ledger.read() as db:
+            return outbox_rows.destinations_due(db, self._clock())
+
+    def serve(self, name: str) -> None:
+        """Send what waits for a destination, over one association; ask after what was sent before."""
+        batch = self._claim(name)
+        destination = self.destinations.get(name)
+        if destination is None:
+            for out in batch:
+                self._fail(out, Fault.NO_PEER, f"no [[peer]] named {name} with ae_title, host and port")
+            return
+        if batch:
+            self._send(destination, batch)
+        if not self._stopping():
+            self._confirmer.ask(name, destination)
+
+    def _claim(self, name: str) -> tuple[Outgoing, ...]:
+        now = self._clock()
+        return self._ledger.write(
+            lambda db: outbox_rows.claim_outgoing(db, name, self._owner, now, now + self._lease_s, MOST)
+        )
+
+    def _send(self, destination: Destination, batch: Sequence[Outgoing]) -> None:
+        files = {out: file for out in batch if (file := self._file(out)) is not None}
+        if not files:
+            return
+        left = list(files)
+        try:
+            with scu.associate(destination, [file.proposal() for file in files.values()], self._timeouts) as link:
+                while left and link.alive and not self._stopping():
+                    out = left.pop(0)
+                    if not self._send_one(link, out, files[out]):
+                        left = self._without_companions(left, out)
+        except NoAssociation as error:
+            for out in left:
+                self._fail(out, *_no_association(error, out))
+            return
+        for out in left:
+            self._release(out)
+
+    def _file(self, out: Outgoing) -> StoredFile | None:
+        """The object's file, as it was frozen; without it the delivery is a dead letter."""
+        path = self._spool / out.path
+        try:
+            file = scu.read_file(path)
+            with path.open("rb") as stream:
+                if hashlib.file_digest(stream, "sha256").hexdigest() != out.sha256:
+                    raise UnreadableInstance(out.path, "not the bytes that were frozen")
+        except (OSError, InputError) as error:
+            self._fail(out, Fault.UNSENDABLE, str(error))
+            return None
+        return file
+
+    def _send_one(self, link: Link, out: Outgoing, file: StoredFile) -> bool:
+        """Send one object; False where it is to be sent again later."""
+        until = self._clock() + self._lease_s
+        if not self._ledger.write(lambda db: rows.renew_delivery(db, out.claim, until)):
+            return True  # somebody else has it by now
+        answer = link.store(file)
+        fault = retry.store_fault(answer.status) if answer.accepted else Fault.NOT_ACCEPTED
+        if fault is not None:
+            return not self._fail(out, fault, _answered(out, answer), answer.status)
+        now, status = self._clock(), answer.status or 0
+        self._ledger.write(lambda db: rows.end_delivery(db, out.claim, status, now, now + ASK_AFTER_S))
+        self._log("delivery.stored", out, logging.INFO, f"stored with {status:04X}H")
+        return True
+
+    def _without_companions(self, left: Sequence[Outgoing], failed: Outgoing) -> list[Outgoing]:
+        """What goes with a segmentation waits with it; the rest."""
+        if not failed.segmentation:
+            return list(left)
+        for out in left:
+            if out.result_id == failed.result_id:
+                self._release(out)
+        return [out for out in left if out.result_id != failed.result_id]
+
+    def _fail(self, out: Outgoing, fault: Fault, detail: str, status: int | None = None) -> bool:
+        """Note a failure; whether the object is to be sent again."""
+        now, chance = self._clock(), self._chance()
+        again = self._ledger.write(
+            lambda db: outbox_rows.fail(db, out, fault, now, self._deliver, chance, status=status, detail=detail)
+        )
+        self._log("delivery.failed" if again else "delivery.dead", out, logging.WARNING, f"{fault.value}: {detail}")
+        return again
+
+    def _release(self, out: Outgoing) -> None:
+        self._ledger.write(lambda db: rows.release_delivery(db, out.claim))
+
+    def _log(self, event: str, out: Outgoing, level: int, message: str) -> None:
+        facts = {"event": event, "delivery": out.claim.id, "sop_instance_uid": out.sop_instance_uid}
+        logger.log(level, "%s %s", out.kind, message, extra=facts)
+
+
+def run(settings: GatewaySettings, stop: Stop) -> None:
+    """Send until told to stop; then each destination finishes the object it is at."""
+    with Ledger(settings.gateway.database) as ledger:
+        outbox = Outbox(ledger, settings, stopping=stop.is_set)
+        workers = max(1, len(outbox.destinations)) + 1  # and one for names that are no peers
+        with ThreadPoolExecutor(workers, thread_name_prefix="sender") as pool:
+            drive(outbox, pool, stop)
+
+
+def drive(outbox: Outbox, pool: ThreadPoolExecutor, stop: Stop) -> None:
+    """Serve whatever is due, each destination by one thread at a time."""
+    busy: dict[str, Future[None]] = {}
+    recovered = False
+    while not stop.is_set():
+        try:
+            if not recovered:
+                outbox.recover()
+                recovered = True
+            for name in sorted(outbox.due()):
+                if name not in busy:
+                    busy[name] = pool.submit(outbox.serve, name)
+        except LedgerUnavailable as error:
+            logger.error("%s", error, extra={"event": "sender.ledger"})
+        for name in [name for name, future in busy.items() if future.done()]:
+            failure = busy.pop(name).exception()
+            if failure is not None:
+                logger.error("sending stopped short", exc_info=failure, extra={"event": "sender.failed", "peer": name})
+        stop.wait(POLL_S)
+
+
+def _no_association(error: NoAssociation, out: Outgoing) -> tuple[Fault, str]:
+    if error.miss is Miss.NOTHING_ACCEPTED:
+        return Fault.NOT_ACCEPTED, f"no presentation context for SOP class {out.sop_class_uid}"
+    if error.miss is Miss.REJECTED and error.reject is not None:
+        return retry.reject_fault(*error.reject), str(error)
+    return Fault.UNREACHABLE if error.miss is Miss.UNREACHABLE else Fault.BROKEN, str(error)
+
+
+def _answered(out: Outgoing, answer: Answer) -> str:
+    if not answer.accepted:
+        return f"no presentation context for SOP class {out.sop_class_uid}"
+    if answer.status is None:
+        return "no answer to the C-STORE"
+    if answer.status == 0x0122:
+        return f"status 0122H for SOP class {out.sop_class_uid}"
+    return f"status {answer.status:04X}H{f' ({answer.comment})' if answer.comment else ''}"

@@ -1,0 +1,212 @@
+"""Forms: what a value in the settings may be, in words for the message and as a check that reads it."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+from urllib.parse import urlsplit
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Form:
+    """allowed: what a value may be, after "expected". read: the value as it is kept, or ValueError."""
+
+    allowed: str
+    read: Callable[[Any], Any]
+
+
+def ae_title(value: Any) -> str:
+    """An AE title without its padding (VR AE, PS3.5 6.2): 1-16 printable ASCII characters, no backslash.
+
+    Raises ValueError.
+    """
+    title = text(value).strip(" ")
+    if not re.fullmatch(r"[ -\[\]-~]{1,16}", title):
+        raise ValueError(value)
+    return title
+
+
+def text(value: Any) -> str:
+    """A text that says something. Raises ValueError."""
+    if not string(value).strip():
+        raise ValueError(value)
+    return string(value)
+
+
+def string(value: Any) -> str:
+    """A text, which may be empty. Raises ValueError."""
+    if not isinstance(value, str):
+        raise ValueError(value)
+    return value
+
+
+def host(value: Any) -> str:
+    """A host name or address. Raises ValueError."""
+    if re.search(r"[\s/@]", text(value)):
+        raise ValueError(value)
+    return text(value)
+
+
+def several(read: Callable[[Any], T], *, least: int = 0) -> Callable[[Any], tuple[T, ...]]:
+    """A list of at least so many values, each read by `read`."""
+
+    def read_all(value: Any) -> tuple[T, ...]:
+        if not isinstance(value, list) or len(value) < least:
+            raise ValueError(value)
+        return tuple(read(item) for item in value)
+
+    return read_all
+
+
+def one_of(choices: type[StrEnum]) -> Form:
+    return Form(_listed(choices, " or "), choices)
+
+
+def some_of(choices: type[StrEnum]) -> Form:
+    return Form(f"a list of {_listed(choices, ', ')}", several(choices, least=1))
+
+
+def _listed(choices: type[StrEnum], between: str) -> str:
+    return between.join(f'"{choice}"' for choice in choices)
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(value)
+    return value
+
+
+def _whole(low: int, high: int) -> Callable[[Any], int]:
+    def read(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise ValueError(value)
+        return value
+
+    return read
+
+
+def _number(low: float, high: float = math.inf) -> Callable[[Any], float]:
+    def read(value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(value)
+        if not (low <= value <= high and math.isfinite(value)):
+            raise ValueError(value)
+        return float(value)
+
+    return read
+
+
+def _database(value: Any) -> str:
+    if not re.match(r"sqlite:///[^?]|postgresql(\+\w+)?://", text(value)):
+        raise ValueError(value)
+    return text(value)
+
+
+def _web_address(value: Any) -> str:
+    parts = urlsplit(text(value))
+    if parts.scheme not in ("http", "https") or not parts.hostname or re.search(r"\s", value):
+        raise ValueError(value)
+    return text(value).rstrip("/")
+
+
+def _folder(value: Any) -> Path:
+    return Path(text(value)).expanduser()
+
+
+TEXT = Form("a text", text)
+TEXTS = Form("a list of texts", several(text))
+AE_TITLE = Form("an AE title of 1 to 16 printable ASCII characters without backslash", ae_title)
+HOST = Form("a host name or address", host)
+PORT = Form("a port from 1 to 65535", _whole(1, 65535))
+FLAG = Form("true or false", _flag)
+SECONDS = Form("seconds, 0 or more", _number(0))
+PERCENT = Form("a percentage from 1 to 100", _number(1, 100))
+GIGABYTES = Form("gigabytes, 0 or more", _number(0))
+COUNT = Form("a whole number from 1 to 1000", _whole(1, 1000))
+FOLDER = Form("a folder", _folder)
+DATABASE = Form('"sqlite:///FILE" or "postgresql://…"', _database)
+WEB_ADDRESS = Form('an address such as "http://127.0.0.1:8042/dicom-web"', _web_address)
+
+
+# Patterns: what the value of a condition may be. Each admits some texts.
+
+
+@dataclass(frozen=True)
+class Glob:
+    """A text in which * stands for anything; upper and lower case are the same."""
+
+    text: str
+
+    def admits(self, value: str) -> bool:
+        pattern = ".*".join(re.escape(part) for part in self.text.casefold().split("*"))
+        return re.fullmatch(pattern, value.casefold(), re.DOTALL) is not None
+
+    def __str__(self) -> str:
+        return json.dumps(self.text, ensure_ascii=False)
+
+
+@dataclass(frozen=True)
+class Exactly:
+    """The very text, but for padding: as AE titles and UIDs are compared."""
+
+    text: str
+
+    def admits(self, value: str) -> bool:
+        return value.strip() == self.text
+
+    def __str__(self) -> str:
+        return json.dumps(self.text, ensure_ascii=False)
+
+
+_DECIMAL = r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`, without these two where it is `open`. text: as in the file."""
+
+    text: str
+    low: float = -math.inf
+    high: float = math.inf
+    open: bool = False
+
+    @classmethod
+    def read(cls, value: Any) -> Range:
+        """From 5, "5", ">=5", "<5" or "1..1.5". Raises ValueError."""
+        text = str(value).replace(" ", "")
+        between = re.fullmatch(rf"({_DECIMAL})\.\.({_DECIMAL})", text)
+        if between and float(between[1]) <= float(between[2]):
+            return cls(text, float(between[1]), float(between[2]))
+        compared = re.fullmatch(rf"(<=|>=|<|>|)({_DECIMAL})", text)
+        if isinstance(value, bool) or not compared:
+            raise ValueError(value)
+        sign, number = compared[1], float(compared[2])
+        low = -math.inf if "<" in sign else number
+        high = math.inf if ">" in sign else number
+        return cls(text, low, high, open=sign in ("<", ">"))
+
+    def admits(self, value: str) -> bool:
+        try:
+            number = float(value)
+        except ValueError:
+            return False
+        return self.low < number < self.high if self.open else self.low <= number <= self.high
+
+    def __str__(self) -> str:
+        return self.text
+
+
+Pattern: TypeAlias = Glob | Exactly | Range
+
+GLOB = Form("a text (* stands for anything), or a list of them", lambda value: Glob(string(value)))
+EXACT_AE = Form("an AE title, or a list of them", lambda value: Exactly(ae_title(value)))
+EXACT_UID = Form("a UID, or a list of them", lambda value: Exactly(text(value).strip()))
+NUMBERS = Form('a number, or a text such as ">=20", "<3" or "1..1.5", or a list of them', Range.read)

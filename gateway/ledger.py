@@ -1,0 +1,211 @@
+"""The ledger: what happened, durable before anybody is told.
+
+SQLAlchemy Core on SQLite (WAL, synchronous=FULL) or PostgreSQL; the tables are in `gateway.tables`, the statements in
+`gateway.rows`.
+
+Writes are committed in groups. Every thread that calls `Ledger.write` puts its operation in line; the first one there
+runs all that wait in one transaction, each behind a savepoint of its own, and lets them go after one commit:
+
+    thread a   write ──── runs a ── commit ─┐
+    thread b       write ─ waits ───────────┤ runs b, c ── commit ─┐
+    thread c          write ─ waits ────────┴──────────────────────┴─ returns
+
+A lone writer commits at once and in its own thread; eight writers pay for one fsync together.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+
+from medseg.errors import ResourceError
+
+T = TypeVar("T")
+MIGRATIONS = Path(__file__).parent / "migrations"
+WAL_BYTES = 1 << 23  # somewhat more than SQLite lets it grow between checkpoints (1,000 pages)
+BUSY_S = 30  # how long a writer waits for another process
+WRITES = "medseg_writes"  # execution option: the transaction takes SQLite's write lock when it begins
+
+
+class LedgerUnavailable(ResourceError):
+    """The ledger cannot be used: its disk is full, it is locked, or its server is away."""
+
+    code = "ledger_unavailable"
+
+
+class _Pending(Generic[T]):
+    """An operation in line, and what became of it."""
+
+    def __init__(self, operation: Callable[[Connection], T]) -> None:
+        self.operation = operation
+        self.turn = threading.Event()  # set once it is done, or once its thread is to commit the next group
+        self.done = False
+        self.value: T
+        self.error: Exception | None = None
+
+    def result(self) -> T:
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+
+class Ledger:
+    """An open ledger; safe to use from many threads, and from many processes at once."""
+
+    def __init__(self, url: str) -> None:
+        """Open, and bring the tables to this version's. Raises LedgerUnavailable."""
+        self._engine = _engine(url)
+        self._writing = self._engine.execution_options(**{WRITES: True})
+        self._writer: Connection | None = None  # of the thread that leads
+        self._lock = threading.Lock()
+        self._line: list[_Pending[Any]] = []
+        self._led = False
+        try:
+            with self._writing.begin() as db:
+                migrate(db)
+        except DBAPIError as error:
+            self._engine.dispose()
+            raise LedgerUnavailable(f"ledger {_shown(url)}: cannot be opened: {error.orig}") from error
+        if self._engine.dialect.name == "sqlite":
+            self._grow_wal()
+
+    def _grow_wal(self) -> None:
+        """Give the write-ahead log the length it keeps. A commit that overwrites it syncs in a fraction of the time of
+        one that makes it longer, which costs a journal commit of the file system. What is written is rolled back; on a
+        full disk it is left out."""
+        with suppress(OperationalError), self._writing.connect() as db, db.begin() as growing:
+            db.exec_driver_sql("CREATE TABLE growing (content BLOB)")
+            db.exec_driver_sql("INSERT INTO growing VALUES (zeroblob(?))", (WAL_BYTES,))
+            growing.rollback()
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        self._engine.dispose()
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A consistent view. Raises LedgerUnavailable."""
+        try:
+            with self._engine.connect() as db:
+                yield db
+        except DBAPIError as error:
+            raise LedgerUnavailable(f"the ledger cannot be read: {error.orig}") from error
+
+    def write(self, operation: Callable[[Connection], T]) -> T:
+        """Run an operation, and return what it returned once that is committed for good.
+
+        Raises what the operation raised, after undoing what it did and nothing else; LedgerUnavailable when nothing
+        could be committed.
+        """
+        pending = _Pending(operation)
+        with self._lock:
+            self._line.append(pending)
+            lead, self._led = not self._led, True
+        if not lead:
+            pending.turn.wait()
+        if not pending.done:
+            self._lead()
+        return pending.result()
+
+    def _lead(self) -> None:
+        """Commit all that is in line, and hand the lead to the first who came meanwhile."""
+        with self._lock:
+            group, self._line = self._line, []
+        try:
+            self._commit(group)
+        finally:
+            with self._lock:
+                self._led = bool(self._line)
+                heir = self._line[0] if self._line else None
+            if heir is not None:
+                heir.turn.set()
+            for pending in group:
+                pending.done = True
+                pending.turn.set()
+
+    def _commit(self, group: list[_Pending[Any]]) -> None:
+        try:
+            db = self._writer = self._writer or self._writing.connect()
+            with db.begin():
+                if len(group) == 1:
+                    group[0].value = group[0].operation(db)
+                else:
+                    for pending in group:
+                        _run_behind_savepoint(db, pending)
+        except Exception as error:  # noqa: BLE001 - raised again in the threads that wait for it
+            for pending in group:
+                pending.error = _unavailable(error) if _lost(error) else error
+            if _lost(error) and self._writer is not None:
+                self._writer.close()
+                self._writer = None
+
+
+def _run_behind_savepoint(db: Connection, pending: _Pending[Any]) -> None:
+    savepoint = db.begin_nested()
+    try:
+        pending.value = pending.operation(db)
+    except Exception as error:
+        if _lost(error):
+            raise
+        pending.error = error
+        savepoint.rollback()
+    else:
+        savepoint.commit()
+
+
+def _lost(error: Exception) -> bool:
+    """Whether the transaction as a whole is lost, and not one operation at fault."""
+    return isinstance(error, DBAPIError) and not isinstance(error, IntegrityError)
+
+
+def _unavailable(error: Exception) -> LedgerUnavailable:
+    return LedgerUnavailable(f"the ledger cannot be written: {getattr(error, 'orig', error)}")
+
+
+def migrate(db: Connection) -> None:
+    """Bring the tables to this version's."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes["connection"] = db
+    command.upgrade(config, "head")
+
+
+def _engine(url: str) -> Engine:
+    engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
+    connection.isolation_level = None  # the driver begins nothing by itself: _begin_sqlite does
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_S * 1000}")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _begin_sqlite(db: Connection) -> None:
+    db.exec_driver_sql("BEGIN IMMEDIATE" if db.get_execution_options().get(WRITES) else "BEGIN")
+
+
+def _shown(url: str) -> str:
+    return make_url(url).render_as_string(hide_password=True)

@@ -1,0 +1,275 @@
+"""The outbox in the ledger: what is to be sent, what is to be asked after, what a peer reports, what needs a person.
+
+    queued ──> sending ──> stored ──> confirmed        sending by the leases of `gateway.rows`
+      ^           │           │
+      ├───────────┴───────────┴──> dead ──┐            dead letters are sent again by hand
+      └───────────────────────────────────┘
+
+Each function takes a connection inside a transaction, as `Ledger.write` gives it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Select, and_, or_, select, update
+
+from gateway import retry, rows
+from gateway.retry import Fault, RetryAt
+from gateway.rows import Claim
+from gateway.settings import Deliver
+from gateway.tables import delivery, result, result_object
+
+LAST_ASK = 4  # three rounds by storage commitment, the last by C-FIND; or all by C-FIND
+FIND_AFTER_S = 60.0  # a peer may take a while to index what it stored
+NOT_THIS_CLASS = 0x0122  # Failure Reason: the peer commits to no object of this SOP class
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A delivery that was claimed, and its object.
+
+    path: relative to the spool. sha256: of the whole file. failures: before this attempt. tried_from: when patience
+    began. asked: how often the peer was asked after it, this time included.
+    """
+
+    claim: Claim
+    result_id: int
+    kind: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    path: str
+    sha256: str
+    failures: int
+    tried_from: float
+    asked: int
+
+    @property
+    def segmentation(self) -> bool:
+        """Whether it is what the other objects of its result refer to ("seg", "seg.2")."""
+        return self.kind.startswith("seg")
+
+
+@dataclass(frozen=True, slots=True)
+class DeadDelivery:
+    """A delivery that only a person can set going again."""
+
+    id: int
+    destination: str
+    study_uid: str
+    series_uid: str
+    kind: str
+    sop_instance_uid: str
+    failures: int
+    status: int | None
+    error_code: str
+    error: str
+
+
+# ---- sending
+
+
+def destinations_due(db: Connection, now: float) -> frozenset[str]:
+    """Where there is something to send or to ask after."""
+    due = or_(
+        and_(delivery.c.state == "queued", delivery.c.ready_at <= now),
+        and_(delivery.c.state == "sending", delivery.c.lease_until < now),
+        _unconfirmed(now),
+    )
+    return frozenset(db.execute(select(delivery.c.destination).where(due).distinct()).scalars())
+
+
+def claim_outgoing(
+    db: Connection, destination: str, owner: str, now: float, until: float, most: int
+) -> tuple[Outgoing, ...]:
+    """Take up to `most` deliveries to a destination; each result's segmentation first."""
+    cancel_superseded(db)
+    claims: list[Claim] = []
+    while len(claims) < most and (claim := rows.claim_delivery(db, destination, owner, now, until)):
+        claims.append(claim)
+    found = _outgoing(db, claims)
+    return tuple(sorted(found, key=lambda out: (out.result_id, not out.segmentation, out.claim.id)))
+
+
+def cancel_superseded(db: Connection) -> int:
+    """What a later result replaces, and was not sent yet, is not sent at all. Returns how many."""
+    successor = result.alias("successor")
+    replaced = select(result_object.c.id).join(successor, successor.c.predecessor_id == result_object.c.result_id)
+    stale = and_(delivery.c.state == "queued", delivery.c.object_id.in_(replaced))
+    return db.execute(update(delivery).where(stale).values(state="cancelled")).rowcount
+
+
+def drop_leases(db: Connection, owner: str) -> int:
+    """Nobody of that name runs: what it had claimed goes back into the queue. Returns how many."""
+    left = and_(delivery.c.state == "sending", delivery.c.lease_owner == owner)
+    back = {"state": "queued", "lease_owner": None, "lease_until": None}
+    return db.execute(update(delivery).where(left).values(**back)).rowcount
+
+
+def fail(
+    db: Connection, out: Outgoing, fault: Fault, now: float, settings: Deliver, random: float, *, status: int | None,
+    detail: str,
+) -> bool:  # fmt: skip
+    """An attempt failed: again later, or a dead letter, as `gateway.retry` decides. Returns whether again."""
+    then = retry.decide(fault, out.failures + 1, now - out.tried_from, settings, random)
+    ready_at = now + then.delay_s if isinstance(then, RetryAt) else None
+    error = f"{fault.value if isinstance(then, RetryAt) else then.reason}: {detail}"
+    moved = rows.requeue_delivery(db, out.claim, ready_at, status=status, code=fault.name.lower(), error=error)
+    return moved and ready_at is not None
+
+
+# ---- asking after what was stored
+
+
+def claim_unconfirmed(db: Connection, destination: str, now: float, until: float, most: int) -> tuple[Outgoing, ...]:
+    """Take up to `most` stored deliveries of a destination to ask after them; nobody else does before `until`."""
+    mine = and_(delivery.c.destination == destination, _unconfirmed(now))
+    due = select(delivery.c.id).where(mine).order_by(delivery.c.ready_at, delivery.c.id)
+    chosen = due.limit(most).with_for_update(skip_locked=True)
+    taken = {"attempt": delivery.c.attempt + 1, "asked": delivery.c.asked + 1, "ready_at": until}
+    moved = update(delivery).where(delivery.c.id.in_(chosen)).values(**taken)
+    claims = [Claim(row.id, row.attempt) for row in db.execute(moved.returning(delivery.c.id, delivery.c.attempt))]
+    return tuple(sorted(_outgoing(db, claims), key=lambda out: out.claim.id))
+
+
+def note_transaction(db: Connection, claims: Iterable[Claim], transaction_uid: str) -> None:
+    """A destination is about to be asked for storage commitment."""
+    for claim in claims:
+        db.execute(update(delivery).where(_held(claim)).values(transaction_uid=transaction_uid))
+
+
+def ask_again(db: Connection, claims: Iterable[Claim], ready_at: float, *, counts: bool) -> None:
+    """A destination is to be asked later. counts: whether this time was one of those that it is asked."""
+    asked = delivery.c.asked - (0 if counts else 1)
+    for claim in claims:
+        db.execute(update(delivery).where(_held(claim)).values(ready_at=ready_at, asked=asked))
+
+
+def believe(db: Connection, claims: Iterable[Claim]) -> None:
+    """A destination cannot be asked: its C-STORE response is all there will be."""
+    for claim in claims:
+        db.execute(update(delivery).where(_held(claim)).values(asked=LAST_ASK))
+
+
+def confirm(db: Connection, claim: Claim, now: float) -> bool:
+    """A destination has the object for good."""
+    return db.execute(update(delivery).where(_held(claim)).values(state="confirmed", confirmed_at=now)).rowcount == 1
+
+
+def lose(db: Connection, out: Outgoing, now: float, settings: Deliver, random: float, detail: str) -> bool:
+    """A destination does not have what it had stored: this object is sent again, and no other."""
+    then = retry.decide(Fault.LOST, out.failures + 1, now - out.tried_from, settings, random)
+    again = isinstance(then, RetryAt)
+    lost = {
+        "state": "queued" if again else "dead",
+        "ready_at": now + then.delay_s if isinstance(then, RetryAt) else now,
+        "failures": delivery.c.failures + 1,
+        "error_code": Fault.LOST.name.lower(),
+        "error": f"{Fault.LOST.value if isinstance(then, RetryAt) else then.reason}: {detail}",
+        "transaction_uid": None,
+    }
+    return db.execute(update(delivery).where(_held(out.claim)).values(**lost)).rowcount == 1
+
+
+def take_report(
+    db: Connection,
+    transaction_uid: str,
+    committed: Collection[str],
+    failed: Mapping[str, int],
+    now: float,
+    settings: Deliver,
+    random: float,
+) -> int:
+    """A storage commitment report came, on whatever association: who is committed is confirmed, who failed is lost.
+
+    committed: SOP Instance UIDs; failed: the same, to Failure Reason (0008,1197). An unknown transaction, an object
+    that was not asked after and a report that came before change nothing. What the peer never commits to is asked after
+    by C-FIND. Returns how many deliveries moved.
+    """
+    asked = and_(delivery.c.state == "stored", delivery.c.transaction_uid == transaction_uid)
+    moved = 0
+    for out in _read(db, _joined().where(asked)):
+        reason = failed.get(out.sop_instance_uid)
+        if reason == NOT_THIS_CLASS:
+            by_find = {"asked": LAST_ASK - 1, "ready_at": now + FIND_AFTER_S, "transaction_uid": None}
+            db.execute(update(delivery).where(_held(out.claim)).values(**by_find))
+        elif reason is not None:
+            moved += lose(db, out, now, settings, random, f"storage commitment failed with {reason:04X}H")
+        elif out.sop_instance_uid in committed:
+            moved += confirm(db, out.claim, now)
+    return moved
+
+
+# ---- by hand
+
+
+def dead_letters(db: Connection) -> tuple[DeadDelivery, ...]:
+    """All deliveries that only a person can set going again, the oldest first."""
+    found = (
+        select(delivery, result.c.study_uid, result.c.series_uid, result_object.c.kind,
+               result_object.c.sop_instance_uid)
+        .join(result_object, result_object.c.id == delivery.c.object_id)
+        .join(result, result.c.id == result_object.c.result_id)
+        .where(delivery.c.state == "dead")
+        .order_by(delivery.c.id)
+    )  # fmt: skip
+    return tuple(
+        DeadDelivery(
+            row.id, row.destination, row.study_uid, row.series_uid, row.kind, row.sop_instance_uid, row.failures,
+            row.status, row.error_code, row.error,
+        )
+        for row in db.execute(found)
+    )  # fmt: skip
+
+
+def retry_dead(db: Connection, now: float, delivery_id: int | None = None) -> int:
+    """Send a dead letter again, or all of them, with patience as for a new delivery. Returns how many."""
+    chosen = delivery.c.state == "dead"
+    if delivery_id is not None:
+        chosen = and_(chosen, delivery.c.id == delivery_id)
+    again = {"state": "queued", "ready_at": now, "failures": 0, "tried_from": None}
+    return db.execute(update(delivery).where(chosen).values(**again)).rowcount
+
+
+def _unconfirmed(now: float) -> ColumnElement[bool]:
+    return and_(delivery.c.state == "stored", delivery.c.asked < LAST_ASK, delivery.c.ready_at <= now)
+
+
+def _held(claim: Claim) -> ColumnElement[bool]:
+    return and_(delivery.c.id == claim.id, delivery.c.attempt == claim.attempt, delivery.c.state == "stored")
+
+
+def _joined() -> Select[Any]:
+    of_object = (
+        result_object.c.result_id,
+        result_object.c.kind,
+        result_object.c.sop_class_uid,
+        result_object.c.sop_instance_uid,
+        result_object.c.path,
+        result_object.c.sha256,
+    )
+    return select(delivery, *of_object).join(result_object, result_object.c.id == delivery.c.object_id)
+
+
+def _outgoing(db: Connection, claims: Collection[Claim]) -> list[Outgoing]:
+    return _read(db, _joined().where(delivery.c.id.in_([claim.id for claim in claims])))
+
+
+def _read(db: Connection, query: Select[Any]) -> list[Outgoing]:
+    return [
+        Outgoing(
+            claim=Claim(row.id, row.attempt),
+            result_id=row.result_id,
+            kind=row.kind,
+            sop_class_uid=row.sop_class_uid,
+            sop_instance_uid=row.sop_instance_uid,
+            path=row.path,
+            sha256=row.sha256,
+            failures=row.failures,
+            tried_from=row.created_at if row.tried_from is None else row.tried_from,
+            asked=row.asked,
+        )
+        for row in db.execute(query)
+    ]

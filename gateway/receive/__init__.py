@@ -1,0 +1,1 @@
+"""What has come: the spool, and when a series is complete."""

@@ -1,0 +1,133 @@
+"""At start: make spool and ledger say the same again, whatever moment the power went.
+
+    found                                       then
+    incoming/*.part                             never acknowledged: removed
+    file with a row, of the right length        as it should be
+    file without a row, an instance             whole, since it was synced before it got its name: adopted
+    file without a row, bytes known already     removed
+    file without a row, not an instance         moved to quarantine/
+    file with a row, of another length          damaged: moved to quarantine/, the row becomes missing
+    row without a file                          the row becomes missing: it counts for nothing, and is told loudly
+
+Only for when no receiver runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import mmap
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway import rows
+from gateway.ledger import Ledger
+from gateway.receive.header import NotDicom, file_meta_of, identify
+from gateway.receive.spool import Spool, instance_path, sync_folder
+from gateway.rows import Filed, StoredInstance
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Reconciliation:
+    """What was found; paths are relative to the spool."""
+
+    lost_associations: int
+    removed: tuple[str, ...]
+    adopted: tuple[str, ...]
+    duplicates: tuple[str, ...]
+    quarantined: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+def reconcile(spool: Spool, ledger: Ledger) -> Reconciliation:
+    """Set right what a crash left between spool and ledger; rows of missing files are logged as errors."""
+    now = time.time()
+    lost = ledger.write(lambda db: rows.lose_open_associations(db, now))
+    removed = [_relative(spool, path) for path in _remove_parts(spool)]
+    with ledger.read() as db:
+        rows_of = rows.instance_files(db)
+    adopted: list[str] = []
+    duplicates: list[str] = []
+    quarantined: list[str] = []
+    for file in sorted(path for path in spool.studies.rglob("*") if path.is_file()):
+        path = _relative(spool, file)
+        if path in rows_of:
+            if file.stat().st_size == rows_of[path]:
+                del rows_of[path]
+            else:
+                quarantined.append(_quarantine(spool, file))
+            continue
+        try:
+            filed = spool.file(_read(spool, file))
+        except NotDicom as error:
+            logger.warning("quarantined %s: %s", path, error, extra={"event": "instance.quarantined"})
+            quarantined.append(_quarantine(spool, file))
+        else:
+            (duplicates if filed is Filed.DUPLICATE else adopted).append(path)
+    for path in rows_of:
+        _lose(ledger, path, now)
+    return Reconciliation(lost, *map(tuple, (removed, adopted, duplicates, quarantined, sorted(rows_of))))
+
+
+def _lose(ledger: Ledger, path: str, now: float) -> None:
+    ledger.write(lambda db: rows.lose_instance(db, path, now))
+    logger.error("an acknowledged instance is gone: %s", path, extra={"event": "instance.missing"})
+
+
+def _remove_parts(spool: Spool) -> Iterator[Path]:
+    for part in sorted(spool.incoming.iterdir()):
+        part.unlink()
+        yield part
+
+
+def _quarantine(spool: Spool, file: Path) -> str:
+    """Out of the way, under a name that says where it was."""
+    there = spool.quarantine / _relative(spool, file).replace("/", "_")
+    file.rename(there)
+    sync_folder(file.parent)
+    sync_folder(spool.quarantine)
+    return _relative(spool, there)
+
+
+def _read(spool: Spool, file: Path) -> StoredInstance:
+    """The instance in a file that stands where that instance belongs; raises NotDicom."""
+    size = file.stat().st_size
+    if not size:
+        raise NotDicom("an empty file")
+    with (
+        file.open("rb") as opened,
+        mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+        memoryview(mapped) as view,
+    ):
+        meta = file_meta_of(view)
+        with view[meta.offset_bytes :] as data_set:
+            identity = identify(data_set, meta.transfer_syntax_uid, whole=True)
+            sha256 = hashlib.sha256(data_set).hexdigest()
+    path, token = _relative(spool, file), file.stem.rpartition(".")[2]
+    if not all((identity.study_uid, identity.series_uid, identity.sop_instance_uid, identity.sop_class_uid)):
+        raise NotDicom("UIDs are missing")
+    if path != instance_path(identity, token):
+        raise NotDicom("not where its UIDs belong")
+    return StoredInstance(
+        study_uid=identity.study_uid,
+        series_uid=identity.series_uid,
+        sop_instance_uid=identity.sop_instance_uid,
+        sop_class_uid=identity.sop_class_uid,
+        transfer_syntax_uid=meta.transfer_syntax_uid,
+        path=path,
+        offset_bytes=meta.offset_bytes,
+        size_bytes=size - meta.offset_bytes,
+        sha256=sha256,
+        calling_ae=meta.source_ae,
+        association_id=None,
+        priority=0,
+        received_at=file.stat().st_mtime,
+    )
+
+
+def _relative(spool: Spool, path: Path) -> str:
+    return path.relative_to(spool.folder).as_posix()

@@ -1,0 +1,288 @@
+"""The spool: instances as they were sent, one file each, and the promise that what was acknowledged stays.
+
+    spool/
+      incoming/<token>.part                                  being received; emptied at start
+      studies/<study>/<series>/<sop instance>.<token>.dcm    acknowledged, and named by a row of the ledger
+      quarantine/<token>.dcm                                 found at start, and not an instance
+
+An acknowledgement follows this order: the data set as sent to a temporary file, its length checked, fsync, rename,
+fsync of the folder, commit of the ledger (one commit for all that wait), and only then 0000H. A file under its final
+name is therefore whole, and `reconcile` may adopt it where the power went before the commit. A token is unique to one
+reception, so no rename ever replaces a file, however many senders send the same instance at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import mmap
+import os
+import re
+import secrets
+import shutil
+import struct
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway import rows
+from gateway.dimse.storing import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, Ending, Peer, StoreRequest
+from gateway.ledger import Ledger
+from gateway.receive.header import Identity, NeedMore, NotDicom, identify
+from gateway.rows import Filed, StoredInstance
+from gateway.status import Status, StoreRefused
+from medseg.errors import MedsegError
+
+logger = logging.getLogger(__name__)
+
+HEAD = 1 << 16  # bytes kept to identify the instance by; more is looked up in the file
+STUDIES = "studies"
+ROOM_CHECK_S = 1.0
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+_LONGEST_UID = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Watermark:
+    """When the disk counts as full: used by so many percent, or less than so many bytes free."""
+
+    used_percent: float = 90
+    free_bytes: int = 5 * 10**9
+
+
+def folder_name(uid: str) -> str:
+    """A path component for a UID: itself where it is a UID (PS3.5 9.1), else a hash of it."""
+    if len(uid) <= _LONGEST_UID and _UID.fullmatch(uid):
+        return uid
+    return "x" + hashlib.sha256(uid.encode()).hexdigest()[:40]
+
+
+def instance_path(identity: Identity, token: str) -> str:
+    """Where an instance belongs, relative to the spool; the token makes it one of a kind."""
+    study, series, instance = (
+        folder_name(uid) for uid in (identity.study_uid, identity.series_uid, identity.sop_instance_uid)
+    )
+    return f"{STUDIES}/{study}/{series}/{instance}.{token}.dcm"
+
+
+def file_meta(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, source_ae: str) -> bytes:
+    """Preamble, prefix and file meta information (PS3.10 7.1), ready for a data set to follow."""
+    elements = (
+        b"\x02\x00\x01\x00OB\x00\x00\x02\x00\x00\x00\x00\x01"
+        + _meta_element(0x0002, b"UI", sop_class_uid, b"\0")
+        + _meta_element(0x0003, b"UI", sop_instance_uid, b"\0")
+        + _meta_element(0x0010, b"UI", transfer_syntax_uid, b"\0")
+        + _meta_element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID, b"\0")
+        + _meta_element(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME, b" ")
+        + _meta_element(0x0016, b"AE", source_ae, b" ")
+    )
+    return bytes(128) + b"DICM" + struct.pack("<HH2sHI", 2, 0, b"UL", 4, len(elements)) + elements
+
+
+def _meta_element(element: int, vr: bytes, text: str, padding: bytes) -> bytes:
+    value = text.encode("ascii", "replace")
+    value += padding * (len(value) % 2)
+    return struct.pack("<HH2sH", 2, element, vr, len(value)) + value
+
+
+class Spool:
+    """An open spool: the `Store` of the SCP. Make one per process; `reconcile` before the first receiver starts."""
+
+    def __init__(self, folder: Path, ledger: Ledger, watermark: Watermark) -> None:
+        """Make the folders, for the owner's eyes only."""
+        self.folder, self._ledger, self._watermark = folder, ledger, watermark
+        self.incoming, self.studies, self.quarantine = folder / "incoming", folder / STUDIES, folder / "quarantine"
+        for made in (folder, self.incoming, self.studies, self.quarantine):
+            made.mkdir(mode=0o700, parents=True, exist_ok=True)
+        sync_folder(folder)
+        self._root = str(folder)
+        self._room_until, self._room = 0.0, True
+
+    def has_room(self) -> bool:
+        """Whether the disk is below its watermark; looked up at most once a second."""
+        now = time.monotonic()
+        if now >= self._room_until:
+            usage = shutil.disk_usage(self.folder)
+            full = usage.total - usage.free >= usage.total * self._watermark.used_percent / 100
+            self._room = not full and usage.free >= self._watermark.free_bytes
+            self._room_until = now + ROOM_CHECK_S
+        return self._room
+
+    def opened(self, peer: Peer) -> None:
+        """Record an association. Raises LedgerUnavailable."""
+        self._ledger.write(
+            lambda db: rows.open_association(
+                db, peer.id, calling_ae=peer.calling_ae, called_ae=peer.called_ae, host=peer.host, at=time.time()
+            )
+        )
+
+    def closed(self, peer: Peer, ending: Ending) -> None:
+        """Record its end. Raises LedgerUnavailable."""
+        self._ledger.write(lambda db: rows.end_association(db, peer.id, ending, time.time()))
+
+    def begin(self, request: StoreRequest) -> Reception:
+        """Start an instance. Raises StoreRefused, OSError."""
+        for uid in (request.sop_class_uid, request.sop_instance_uid):
+            if len(uid) > _LONGEST_UID or not uid.isprintable():
+                raise StoreRefused(Status.CANNOT_UNDERSTAND, "malformed UID in the command")
+        if not self.has_room():
+            raise StoreRefused(Status.OUT_OF_RESOURCES, "disk is full, send again later")
+        return Reception(self, request)
+
+    def publish(self, part: str, path: str) -> None:
+        """Give a synced file its final name, relative to the spool, for good."""
+        final = f"{self._root}/{path}"
+        try:
+            os.rename(part, final)  # noqa: PTH104 - pathlib costs more than the call here
+        except FileNotFoundError:
+            self._make(Path(final).parent)
+            os.rename(part, final)  # noqa: PTH104
+        sync_folder(final.rpartition("/")[0])
+
+    def file(self, stored: StoredInstance) -> Filed:
+        """Commit a published file to the ledger; a duplicate's file goes. Raises LedgerUnavailable, and it goes too."""
+        try:
+            filed = self._ledger.write(lambda db: rows.file_instance(db, stored))
+        except MedsegError:
+            self._remove(stored)
+            raise
+        if filed is Filed.DUPLICATE:
+            self._remove(stored)
+        return filed
+
+    def _remove(self, stored: StoredInstance) -> None:
+        with contextlib.suppress(OSError):
+            (self.folder / stored.path).unlink()
+
+    def _make(self, series_folder: Path) -> None:
+        """Study and series folders, each safe in its parent."""
+        for made in (series_folder.parent, series_folder):
+            made.mkdir(mode=0o700, exist_ok=True)
+            sync_folder(made.parent)
+
+
+class Reception:
+    """One instance on its way into the spool: an `Incoming`."""
+
+    def __init__(self, spool: Spool, request: StoreRequest) -> None:
+        self._spool, self._request = spool, request
+        self._token = secrets.token_hex(8)
+        self._part = f"{spool.incoming}/{self._token}.part"
+        self._published = False
+        self._size = 0
+        self._digest = hashlib.sha256()
+        self._head = bytearray()
+        meta = file_meta(
+            request.sop_class_uid, request.sop_instance_uid, request.transfer_syntax_uid, request.peer.calling_ae
+        )
+        self._offset = len(meta)
+        self._file = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            _write_all(self._file, memoryview(meta))
+        except OSError:
+            self.discard()
+            raise
+
+    def write(self, fragment: memoryview) -> None:
+        """Append to the file, the digest and, while it is short, the head. Raises OSError."""
+        try:
+            _write_all(self._file, fragment)
+        except OSError:
+            self.discard()
+            raise
+        self._digest.update(fragment)
+        if len(self._head) < HEAD:
+            self._head += fragment[: HEAD - len(self._head)]
+        self._size += len(fragment)
+
+    def finish(self) -> None:
+        """Make it last, in the order the module tells. Raises StoreRefused, OSError, LedgerUnavailable."""
+        try:
+            identity = self._identity()
+            length = os.fstat(self._file).st_size
+            if length != self._offset + self._size:
+                raise OSError(f"{self._part} has {length} bytes where {self._offset + self._size} were written")
+            os.fsync(self._file)
+            path = instance_path(identity, self._token)
+            self._spool.publish(self._part, path)
+            self._published = True
+        finally:
+            self.discard()
+        filed = self._spool.file(self._stored(identity, path))
+        logger.debug("instance %s", filed, extra={"event": "instance.filed", "sop_instance": identity.sop_instance_uid})
+        if filed is Filed.CONFLICT:
+            logger.warning(
+                "instance received again with other content",
+                extra={"event": "instance.conflict", "sop_instance": identity.sop_instance_uid},
+            )
+
+    def discard(self) -> None:
+        """Close, and remove what has no final name."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+        if not self._published:
+            with contextlib.suppress(OSError):
+                os.unlink(self._part)  # noqa: PTH108 - as above
+
+    def _identity(self) -> Identity:
+        """The data set's identity, which must be the command's."""
+        if not self._size:
+            raise StoreRefused(Status.CANNOT_UNDERSTAND, "empty data set")
+        syntax = self._request.transfer_syntax_uid
+        try:
+            identity = self._identify(syntax)
+        except NotDicom as error:
+            raise StoreRefused(Status.CANNOT_UNDERSTAND, f"data set not understood: {error}") from error
+        if identity.sop_class_uid != self._request.sop_class_uid:
+            raise StoreRefused(Status.DATA_SET_MISMATCH, "SOP class of data set and command differ")
+        if identity.sop_instance_uid != self._request.sop_instance_uid:
+            raise StoreRefused(Status.DATA_SET_MISMATCH, "SOP instance of data set and command differ")
+        for uid in (identity.study_uid, identity.series_uid):
+            if not uid or len(uid) > _LONGEST_UID or not uid.isprintable():
+                raise StoreRefused(Status.CANNOT_UNDERSTAND, "Study or Series Instance UID missing or malformed")
+        return identity
+
+    def _identify(self, syntax: str) -> Identity:
+        whole = self._size == len(self._head)
+        try:
+            return identify(self._head, syntax, whole=whole)
+        except NeedMore:
+            with (
+                mmap.mmap(self._file, 0, access=mmap.ACCESS_READ) as mapped,
+                memoryview(mapped) as view,
+                view[self._offset :] as data_set,
+            ):
+                return identify(data_set, syntax, whole=True)
+
+    def _stored(self, identity: Identity, path: str) -> StoredInstance:
+        return StoredInstance(
+            study_uid=identity.study_uid,
+            series_uid=identity.series_uid,
+            sop_instance_uid=identity.sop_instance_uid,
+            sop_class_uid=identity.sop_class_uid,
+            transfer_syntax_uid=self._request.transfer_syntax_uid,
+            path=path,
+            offset_bytes=self._offset,
+            size_bytes=self._size,
+            sha256=self._digest.hexdigest(),
+            calling_ae=self._request.peer.calling_ae,
+            association_id=self._request.peer.id,
+            priority=self._request.priority,
+            received_at=time.time(),
+        )
+
+
+def sync_folder(folder: str | Path) -> None:
+    """Make the names in a folder last (fsync of a directory)."""
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def _write_all(file: int, data: memoryview) -> None:
+    while data:
+        data = data[os.write(file, data) :]

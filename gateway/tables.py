@@ -1,0 +1,246 @@
+"""The ledger's tables: everything the gateway knows that must outlive a power cut. Their rules stand in them.
+
+    association 1──n instance n──1 series 1──n job 1──1 result 1──n result_object 1──n delivery        event
+
+- An instance is one version of an object's bytes. Of the versions under one study, series and SOP Instance UID exactly
+  one counts (`current`, or `conflict` where another version differs); the others are `superseded`. A row whose file is
+  gone is `missing` and counts for nothing.
+- A series gathers arrival facts. `revision` grows with every change of its counting instances, so that work begun on
+  an older revision shows.
+- A job is one bundle on one series. `attempt` grows with every claim and fences out whoever comes back late.
+- Of the results of one series and bundle exactly one is current: the one that no other names as its predecessor.
+- A delivery is one object for one destination. What is stored there and not confirmed is looked after at `ready_at`.
+
+Times are seconds since 1970, UTC. UIDs are text as received. Booleans, enums and JSON are text or integers with checks,
+so that SQLite and PostgreSQL read the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Double,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def one_of(column: str, *values: str) -> CheckConstraint:
+    """A column that holds one of some words."""
+    return CheckConstraint(f"{column} IN ({', '.join(repr(value) for value in values)})", name=column)
+
+
+def where(condition: str) -> dict[str, Any]:
+    """A partial index, in both dialects."""
+    return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
+
+
+DEFERRED: dict[str, Any] = {"deferrable": True, "initially": "DEFERRED"}
+
+association = Table(
+    "association",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("calling_ae", Text, nullable=False),
+    Column("called_ae", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("opened_at", Double, nullable=False),
+    Column("ended_at", Double),
+    Column("ending", Text),
+    one_of("ending", "released", "aborted", "lost"),
+    CheckConstraint("(ended_at IS NULL) = (ending IS NULL)", name="ended"),
+    Index("ix_association_open", "calling_ae", **where("ended_at IS NULL")),
+)
+
+series = Table(
+    "series",
+    metadata,
+    Column("study_uid", Text, primary_key=True),
+    Column("series_uid", Text, primary_key=True),
+    Column("instances", Integer, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("first_at", Double, nullable=False),
+    Column("last_at", Double, nullable=False),
+    Column("expected", Integer),  # instances that a count, or a commitment list, says there are
+    Column("state", Text, nullable=False),
+    Column("complete_at", Double),
+    Column("complete_by", Text),  # the signal that decided
+    one_of("state", "arriving", "complete", "held"),
+    CheckConstraint("instances >= 0 AND revision >= 1", name="counts"),
+    CheckConstraint("(state = 'complete') = (complete_at IS NOT NULL)", name="complete"),
+    Index("ix_series_arriving", "last_at", **where("state = 'arriving'")),
+)
+
+instance = Table(
+    "instance",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("study_uid", Text, nullable=False),
+    Column("series_uid", Text, nullable=False),
+    Column("sop_instance_uid", Text, nullable=False),
+    Column("sop_class_uid", Text, nullable=False),
+    Column("transfer_syntax_uid", Text, nullable=False),
+    Column("path", Text, nullable=False, unique=True),  # relative to the spool
+    Column("offset_bytes", BigInteger, nullable=False),  # of the data set in the file
+    Column("size_bytes", BigInteger, nullable=False),  # of the data set
+    Column("sha256", Text, nullable=False),  # of the data set as sent
+    Column("calling_ae", Text, nullable=False),
+    Column("association_id", Text, ForeignKey("association.id")),  # none for a file adopted at start
+    Column("priority", Integer, nullable=False),
+    Column("received_at", Double, nullable=False),
+    Column("state", Text, nullable=False),
+    one_of("state", "current", "conflict", "superseded", "missing"),
+    CheckConstraint("size_bytes > 0 AND offset_bytes > 0 AND length(sha256) = 64", name="bytes"),
+    ForeignKeyConstraint(["study_uid", "series_uid"], ["series.study_uid", "series.series_uid"], **DEFERRED),
+    UniqueConstraint(
+        "study_uid", "series_uid", "sop_instance_uid", "sha256", "transfer_syntax_uid", name="uq_instance_version"
+    ),
+    Index(
+        "uq_instance_counting",
+        "study_uid",
+        "series_uid",
+        "sop_instance_uid",
+        unique=True,
+        **where("state IN ('current', 'conflict')"),
+    ),
+    Index("ix_instance_sop_instance_uid", "sop_instance_uid"),
+)
+
+job = Table(
+    "job",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("study_uid", Text, nullable=False),
+    Column("series_uid", Text, nullable=False),
+    Column("revision", Integer, nullable=False),  # of the series, when the job was made or renewed
+    Column("bundle", Text, nullable=False),
+    Column("rule", Text, nullable=False),
+    Column("mode", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("due", Double, nullable=False),  # arrival minus the head start of its priority: routine work ages
+    Column("ready_at", Double, nullable=False),  # not claimed before
+    Column("attempt", Integer, nullable=False),
+    Column("lease_owner", Text),
+    Column("lease_until", Double),
+    Column("created_at", Double, nullable=False),
+    Column("finished_at", Double),
+    Column("error_code", Text),
+    Column("error", Text),
+    one_of("mode", "on", "shadow"),
+    one_of("state", "waiting", "held", "queued", "running", "done", "failed", "cancelled"),
+    CheckConstraint("(state = 'running') = (lease_until IS NOT NULL)", name="lease"),
+    CheckConstraint("(state IN ('done', 'failed', 'cancelled')) = (finished_at IS NOT NULL)", name="finished"),
+    ForeignKeyConstraint(["study_uid", "series_uid"], ["series.study_uid", "series.series_uid"]),
+    Index(
+        "uq_job_live",
+        "study_uid",
+        "series_uid",
+        "bundle",
+        unique=True,
+        **where("state IN ('waiting', 'held', 'queued', 'running')"),
+    ),
+    Index("ix_job_claimable", "due", "id", **where("state IN ('queued', 'running')")),
+)
+
+result = Table(
+    "result",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("job_id", Integer, ForeignKey("job.id"), nullable=False, unique=True),
+    Column("result_key", Text, nullable=False, unique=True),
+    Column("study_uid", Text, nullable=False),
+    Column("series_uid", Text, nullable=False),
+    Column("bundle", Text, nullable=False),
+    Column("bundle_version", Text, nullable=False),
+    Column("predecessor_id", Integer, ForeignKey("result.id"), unique=True),
+    Column("facts", Text, nullable=False),  # JSON: volumes, flags, timings
+    Column("created_at", Double, nullable=False),
+    CheckConstraint("predecessor_id <> id", name="predecessor"),
+    Index(
+        "uq_result_first",
+        "study_uid",
+        "series_uid",
+        "bundle",
+        unique=True,
+        **where("predecessor_id IS NULL"),
+    ),
+)
+
+result_object = Table(
+    "result_object",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("result_id", Integer, ForeignKey("result.id"), nullable=False),
+    Column("kind", Text, nullable=False),  # seg, sr, sc, ...
+    Column("sop_class_uid", Text, nullable=False),
+    Column("sop_instance_uid", Text, nullable=False, unique=True),
+    Column("path", Text, nullable=False, unique=True),  # relative to the spool; its bytes are frozen
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("sha256", Text, nullable=False),
+    UniqueConstraint("result_id", "kind"),
+)
+
+delivery = Table(
+    "delivery",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("object_id", Integer, ForeignKey("result_object.id"), nullable=False),
+    Column("destination", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("ready_at", Double, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("lease_owner", Text),
+    Column("lease_until", Double),
+    Column("failures", Integer, nullable=False, server_default="0"),
+    Column("tried_from", Double),  # patience counts from the first attempt, or from the first after a retry by hand
+    Column("created_at", Double, nullable=False),
+    Column("stored_at", Double),
+    Column("asked", Integer, nullable=False, server_default="0"),  # times, whether the peer has what it stored
+    Column("transaction_uid", Text),  # of the storage commitment asked for last
+    Column("confirmed_at", Double),
+    Column("status", Integer),  # of the last C-STORE response
+    Column("error_code", Text),
+    Column("error", Text),
+    one_of("state", "queued", "sending", "stored", "confirmed", "dead", "cancelled"),
+    CheckConstraint("(state = 'sending') = (lease_until IS NOT NULL)", name="lease"),
+    CheckConstraint("state NOT IN ('stored', 'confirmed') OR stored_at IS NOT NULL", name="stored"),
+    CheckConstraint("(state = 'confirmed') = (confirmed_at IS NOT NULL)", name="confirmed"),
+    UniqueConstraint("object_id", "destination"),
+    Index("ix_delivery_claimable", "destination", "ready_at", "id", **where("state IN ('queued', 'sending')")),
+    Index("ix_delivery_unconfirmed", "destination", "ready_at", "id", **where("state = 'stored'")),
+)
+
+event = Table(
+    "event",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("study_uid", Text),
+    Column("series_uid", Text),
+    Column("sop_instance_uid", Text),
+    Column("job_id", Integer, ForeignKey("job.id")),
+    Column("detail", Text, nullable=False),  # JSON
+    Index("ix_event_study_uid", "study_uid", "at"),
+)

@@ -1,0 +1,59 @@
+"""Results in the spool: made once, frozen, and synced before the ledger knows of them.
+
+spool/results/<result key>/     seg.dcm  sr.dcm  result.json        see `medseg.job`
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydicom.filereader import read_file_meta_info
+
+from gateway.moves import NewObject, NewResult
+from medseg.bundle.bundle import Bundle
+from medseg.job import DICOM, Outcome
+
+RESULTS = "results"
+
+
+def freeze(outcomes: Sequence[Outcome], bundle: Bundle, spool: Path) -> NewResult:
+    """Sync what was written for each stack of a series, and describe it for the ledger.
+
+    The key of one stack is the key of the result; that of several is made of all of theirs.
+    """
+    objects: list[NewObject] = []
+    for number, outcome in enumerate(outcomes, 1):
+        for file in outcome.folder.iterdir():
+            _sync(file)
+        _sync(outcome.folder)
+        for kind, file in sorted(outcome.record["outputs"].items()):
+            if kind in DICOM:
+                objects.append(_object(f"{kind}.{number}" if number > 1 else kind, Path(file), spool))
+    _sync(spool / RESULTS)
+    keys = [outcome.record["result_key"] for outcome in outcomes]
+    whole = keys[0] if len(keys) == 1 else hashlib.sha256("\n".join(sorted(keys)).encode()).hexdigest()
+    return NewResult(whole, bundle.name, bundle.version, [dict(outcome.record) for outcome in outcomes], tuple(objects))
+
+
+def _object(kind: str, file: Path, spool: Path) -> NewObject:
+    meta = read_file_meta_info(file)
+    content = file.read_bytes()
+    return NewObject(
+        kind=kind,
+        sop_class_uid=str(meta.MediaStorageSOPClassUID),
+        sop_instance_uid=str(meta.MediaStorageSOPInstanceUID),
+        path=file.relative_to(spool).as_posix(),
+        size_bytes=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+    )
+
+
+def _sync(path: Path) -> None:
+    opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)

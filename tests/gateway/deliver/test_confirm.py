@@ -1,0 +1,197 @@
+"""Whether a peer still has it: reports on the same or another association, partial failure, C-FIND, and silence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pynetdicom import AE
+from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
+from pynetdicom.sop_class import StorageCommitmentPushModelInstance, Verification
+
+from gateway import outbox_rows
+from gateway.dimse.commitment import CommitmentReport
+from gateway.outbox_rows import LAST_ASK
+from tests.gateway.deliver.stage import COMMIT, FIND, QUICK, SEG, SR, FakePacs, Stage, serving, staged
+from tests.gateway.dimse.test_scp import until
+from tests.gateway.receiving import receiving
+
+STORE = (SEG, SR, Verification)
+
+
+@pytest.fixture
+def pacs() -> Iterator[FakePacs]:
+    with serving(FakePacs(), (*STORE, COMMIT, FIND)) as one:
+        yield one
+
+
+@pytest.fixture
+def stage(tmp_path: Path, pacs: FakePacs) -> Iterator[Stage]:
+    with staged(tmp_path, pacs.port) as one:
+        yield one
+
+
+def sent(stage: Stage) -> tuple[str, str]:
+    """A result that the peer has stored, at the time when it is asked after it."""
+    seg, sr = stage.result("seg", "sr")
+    stage.outbox.serve("pacs")
+    assert stage.states() == ["stored", "stored"]
+    assert stage.outbox.due() == frozenset()
+    stage.later(6)
+    assert stage.outbox.due() == {"pacs"}
+    return seg, sr
+
+
+def test_a_report_on_the_same_association_confirms(stage: Stage, pacs: FakePacs) -> None:
+    seg, sr = sent(stage)
+    stage.outbox.serve("pacs")
+    assert stage.states() == ["confirmed", "confirmed"]
+    (asked,) = pacs.asked
+    assert [(item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID) for item in asked.ReferencedSOPSequence] == [
+        (SEG, seg),
+        (SR, sr),
+    ]
+    assert stage.outbox.due() == frozenset()
+
+
+def test_only_what_was_lost_is_sent_again(stage: Stage, pacs: FakePacs) -> None:
+    seg, sr = sent(stage)
+    pacs.committed = lambda uid: 0x0112 if uid == sr else None
+    stage.outbox.serve("pacs")
+    found = stage.rows()
+    assert (found[seg].state, found[sr].state) == ("confirmed", "queued")
+    assert found[sr].error_code == "lost" and "0112H" in found[sr].error
+    pacs.got.clear()
+    pacs.committed = lambda _: None
+    stage.later(5)
+    stage.outbox.serve("pacs")
+    assert pacs.uids() == [sr]
+    stage.later(6)
+    stage.outbox.serve("pacs")
+    assert stage.states() == ["confirmed", "confirmed"]
+
+
+def test_a_peer_that_always_loses_is_a_dead_letter_in_the_end(stage: Stage, pacs: FakePacs) -> None:
+    pacs.committed = lambda _: 0x0112
+    stage.result("seg")
+    began = stage.clock.now
+    while stage.outbox.due() and stage.states() != ["dead"]:
+        stage.outbox.serve("pacs")
+        stage.later(7200)
+    assert stage.states() == ["dead"]
+    assert 86400 <= stage.clock.now - began < 5 * 86400
+
+
+def test_a_late_report_on_another_association_confirms_once(tmp_path: Path, stage: Stage, pacs: FakePacs) -> None:
+    pacs.reports = False
+    stage.open(timeouts=replace(QUICK, report_s=0))
+    sent(stage)
+    stage.outbox.serve("pacs")
+    assert stage.states() == ["stored", "stored"]
+    assert stage.outbox.due() == frozenset()  # a report is waited for
+    moved: list[int] = []
+
+    def reported(report: CommitmentReport) -> None:
+        facts = (report.transaction_uid, report.committed, report.failed, stage.clock.now)
+        moved.append(stage.ledger.write(lambda db: outbox_rows.take_report(db, *facts, stage.settings.deliver, 0.5)))
+
+    (tmp_path / "receiver").mkdir()
+    with receiving(tmp_path / "receiver", reported=reported) as receiver:
+        role = SCP_SCU_RoleSelectionNegotiation()
+        role.sop_class_uid, role.scu_role, role.scp_role = COMMIT, False, True
+        ae = AE("PACS")
+        ae.add_requested_context(COMMIT)
+        assoc = ae.associate("127.0.0.1", receiver.scp.port, ae_title="MEDSEG", ext_neg=[role])
+        report = pacs.report(pacs.asked[0])
+        report.TransactionUID, known = "1.2.3", report.TransactionUID
+        for transaction in ("1.2.3", known, known):  # unknown, then right, then repeated
+            report.TransactionUID = transaction
+            status, _ = assoc.send_n_event_report(report, 1, COMMIT, StorageCommitmentPushModelInstance)
+            assert status.Status == 0x0000
+        assoc.release()
+        assert until(lambda: not receiver.scp.associations)
+    assert moved == [0, 2, 0]
+    assert stage.states() == ["confirmed", "confirmed"]
+
+
+def test_silence_is_asked_again_and_then_c_find_decides(stage: Stage, pacs: FakePacs) -> None:
+    pacs.reports = False
+    stage.open(timeouts=replace(QUICK, report_s=0))
+    seg, _ = sent(stage)
+    pacs.finds = (seg,)
+    for _ in range(LAST_ASK - 1):
+        stage.outbox.serve("pacs")
+        assert stage.states() == ["stored", "stored"]
+        stage.later(901)
+    assert len({asked.TransactionUID for asked in pacs.asked}) == LAST_ASK - 1
+    stage.outbox.serve("pacs")
+    assert stage.states() == ["confirmed", "queued"]  # the report is lost, and nothing else is sent again
+
+
+@pytest.mark.parametrize("why", ["not accepted", "refused", "switched off"])
+def test_c_find_where_there_is_no_commitment(tmp_path: Path, why: str) -> None:
+    classes = (*STORE, FIND) if why == "not accepted" else (*STORE, COMMIT, FIND)
+    pacs = FakePacs(action_status=0x0122 if why == "refused" else 0x0000)
+    with serving(pacs, classes), staged(tmp_path, pacs.port, commitment=why != "switched off") as stage:
+        pacs.finds = sent(stage)[:1]
+        for _ in range(LAST_ASK - 1):
+            stage.outbox.serve("pacs")
+            assert stage.states() == ["confirmed", "stored"]  # a peer may take a while to index
+            stage.later(61)
+        stage.outbox.serve("pacs")
+        assert stage.states() == ["confirmed", "queued"]
+
+
+def test_c_find_for_what_the_peer_never_commits_to(stage: Stage, pacs: FakePacs) -> None:
+    pacs.committed = lambda uid: None if uid == seg else 0x0122
+    seg, sr = sent(stage)
+    stage.outbox.serve("pacs")
+    assert stage.states() == ["confirmed", "stored"]
+    pacs.finds = [sr]
+    stage.later(61)
+    stage.outbox.serve("pacs")
+    assert stage.states() == ["confirmed", "confirmed"]
+
+
+def test_a_peer_that_answers_neither_is_believed(tmp_path: Path) -> None:
+    with serving(FakePacs()) as pacs, staged(tmp_path, pacs.port) as stage:
+        sent(stage)
+        stage.outbox.serve("pacs")
+        stage.later(1e6)
+        assert stage.states() == ["stored", "stored"]
+        assert stage.outbox.due() == frozenset()
+
+
+def test_a_peer_that_is_down_is_asked_later(stage: Stage, pacs: FakePacs) -> None:
+    sent(stage)
+    pacs.reject = (2, 3, 2)
+    stage.outbox.serve("pacs")
+    assert stage.states() == ["stored", "stored"]
+    pacs.reject = None
+    stage.later(601)
+    stage.outbox.serve("pacs")
+    assert stage.states() == ["confirmed", "confirmed"]
+
+
+@pytest.mark.parametrize("classes", [(*STORE, COMMIT), (*STORE, COMMIT, FIND)])
+def test_a_peer_that_breaks_off_when_asked_is_asked_again(tmp_path: Path, classes: tuple[str, ...]) -> None:
+    with serving(FakePacs(), classes) as pacs, staged(tmp_path, pacs.port) as stage:
+        sent(stage)
+        pacs.aborts = True
+        stage.outbox.serve("pacs")
+        assert stage.states() == ["stored", "stored"]
+        pacs.aborts = False
+        stage.later(61)
+        stage.outbox.serve("pacs")
+        assert stage.states() == ["confirmed", "confirmed"]
+
+
+def test_a_result_whose_file_is_gone_is_not_asked_after_by_c_find(tmp_path: Path) -> None:
+    with serving(FakePacs(), (*STORE, FIND)) as pacs, staged(tmp_path, pacs.port) as stage:
+        seg, _ = sent(stage)
+        (stage.spool / f"{seg}.dcm").unlink()
+        stage.outbox.serve("pacs")
+        assert stage.states() == ["stored", "stored"]
+        assert len(pacs.asked) == 1

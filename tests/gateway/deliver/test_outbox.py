@@ -1,0 +1,287 @@
+"""Deliveries over real sockets: what each answer of a peer leads to, and what is never lost."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+from pynetdicom.sop_class import Verification
+
+from gateway import outbox_rows, rows
+from gateway.deliver import outbox
+from gateway.deliver.outbox import MOST
+from tests.gateway.deliver.stage import SEG, SR, FakePacs, Stage, serving, staged
+from tests.gateway.dimse.test_scp import until
+from tests.gateway.receiving import data_set_of
+from tests.peers.orthanc import free_port
+
+
+@pytest.fixture
+def pacs() -> Iterator[FakePacs]:
+    with serving(FakePacs()) as one:
+        yield one
+
+
+@pytest.fixture
+def stage(tmp_path: Path, pacs: FakePacs) -> Iterator[Stage]:
+    with staged(tmp_path, pacs.port) as one:
+        yield one
+
+
+def test_a_result_leaves_over_one_association_byte_for_byte(stage: Stage, pacs: FakePacs) -> None:
+    sr, seg = stage.result("sr", "seg")
+    stage.outbox.serve("pacs")
+    assert stage.states() == ["stored", "stored"]
+    assert pacs.associations == 1
+    assert pacs.uids() == [seg, sr]  # the segmentation first, whatever the order of the rows
+    assert [content for _, content in pacs.got] == [data_set_of(stage.spool / f"{uid}.dcm") for uid in (seg, sr)]
+    stage.outbox.serve("pacs")
+    assert pacs.associations == 1  # there is nothing more to do, and nothing to ask yet
+
+
+@pytest.mark.parametrize("status", [0xB000, 0xB006, 0xB007, 0x0111])
+def test_warnings_count_as_stored(stage: Stage, pacs: FakePacs, status: int) -> None:
+    pacs.answer = lambda _: status
+    (seg,) = stage.result("seg")
+    stage.outbox.serve("pacs")
+    assert (stage.rows()[seg].state, stage.rows()[seg].status) == ("stored", status)
+
+
+@pytest.mark.parametrize("status", [0xA700, 0x0110, None])
+def test_transient_refusals_are_tried_again_after_a_pause(stage: Stage, pacs: FakePacs, status: int | None) -> None:
+    pacs.answer = lambda _: status
+    seg, sr = stage.result("seg", "sr")
+    stage.outbox.serve("pacs")
+    assert stage.states() == ["queued", "queued"]
+    row = stage.rows()[seg]
+    assert (row.status, row.failures, row.ready_at) == (status, 1, stage.clock.now + 5)
+    assert stage.rows()[sr].failures == 0  # it waits for what it refers to
+    pacs.answer = lambda _: 0x0000
+    pacs.got.clear()
+    stage.later(4.9)
+    stage.outbox.serve("pacs")
+    assert stage.states() == ["queued", "queued"]
+    stage.later(0.2)
+    stage.outbox.serve("pacs")
+    assert stage.states() == ["stored", "stored"]
+    assert pacs.uids() == [seg, sr]
+
+
+@pytest.mark.parametrize("status", [0x0122, 0x0124, 0xA900, 0xC000])
+def test_permanent_refusals_stop_at_once(stage: Stage, pacs: FakePacs, status: int) -> None:
+    seg, sr = stage.result("seg", "sr")
+    pacs.answer = lambda uid: status if uid == seg else 0x0000
+    stage.outbox.serve("pacs")
+    row = stage.rows()[seg]
+    assert (row.state, row.status) == ("dead", status)
+    assert f"{status:04X}H" in row.error
+    assert stage.rows()[sr].state == "stored"  # the report is taken for what it is
+    stage.later(1e6)
+    stage.outbox.serve("pacs")
+    assert pacs.uids() == [seg, sr]
+
+
+@pytest.mark.parametrize("classes", [(SR, Verification), (Verification,)])
+def test_no_context_is_a_dead_letter_that_names_the_sop_class(tmp_path: Path, classes: tuple[str, ...]) -> None:
+    with serving(FakePacs(), classes) as pacs, staged(tmp_path, pacs.port) as stage:
+        seg, sr = stage.result("seg", "sr")
+        stage.outbox.serve("pacs")
+        row = stage.rows()[seg]
+        assert (row.state, row.error_code) == ("dead", "not_accepted")
+        assert SEG in row.error
+        assert stage.rows()[sr].state == ("stored" if SR in classes else "dead")
+
+
+@pytest.mark.parametrize(
+    ("reject", "state", "code"),
+    [
+        ((1, 1, 3), "dead", "rejected"),
+        ((1, 1, 7), "dead", "rejected"),
+        ((2, 3, 2), "queued", "busy"),
+        ((2, 1, 1), "queued", "busy"),
+    ],
+)
+def test_rejected_associations(
+    stage: Stage, pacs: FakePacs, reject: tuple[int, int, int], state: str, code: str
+) -> None:
+    pacs.reject = reject
+    (seg,) = stage.result("seg")
+    stage.outbox.serve("pacs")
+    assert (stage.rows()[seg].state, stage.rows()[seg].error_code) == (state, code)
+    pacs.reject = None
+    if state == "dead":
+        assert stage.ledger.write(lambda db: outbox_rows.retry_dead(db, stage.clock.now)) == 1
+    stage.later(5)
+    stage.outbox.serve("pacs")
+    assert stage.states() == ["stored"]
+
+
+def test_a_peer_that_is_down_for_an_hour_gets_it_all(tmp_path: Path) -> None:
+    pacs = FakePacs(port=free_port())
+    with staged(tmp_path, pacs.port) as stage:
+        uids = stage.result("seg", "sr")
+        began, rounds = stage.clock.now, 0
+        while stage.clock.now < began + 3600:
+            assert stage.outbox.due() <= {"pacs"}
+            if stage.outbox.due():
+                stage.outbox.serve("pacs")
+                rounds += 1
+            stage.later(5)
+        assert set(stage.states()) == {"queued"}
+        assert {row.error_code for row in stage.rows().values()} == {"unreachable"}
+        assert rounds < 20
+        with serving(pacs):
+            stage.later(600)
+            stage.outbox.serve("pacs")
+            assert stage.states() == ["stored", "stored"]
+            assert pacs.uids() == uids
+
+
+def test_a_peer_that_stays_away_is_given_up_and_retried_by_hand(tmp_path: Path) -> None:
+    pacs = FakePacs(port=free_port())
+    with staged(tmp_path, pacs.port) as stage:
+        (seg,) = stage.result("seg")
+        stage.outbox.serve("pacs")
+        stage.later(86400)
+        stage.outbox.serve("pacs")
+        (letter,) = stage.ledger.write(outbox_rows.dead_letters)
+        assert (letter.destination, letter.kind, letter.sop_instance_uid) == ("pacs", "seg", seg)
+        assert "given up after 2 attempts in 24.0 h" in letter.error
+        assert stage.outbox.due() == frozenset()
+        assert stage.ledger.write(lambda db: outbox_rows.retry_dead(db, stage.clock.now, letter.id + 1)) == 0
+        assert stage.ledger.write(lambda db: outbox_rows.retry_dead(db, stage.clock.now, letter.id)) == 1
+        stage.outbox.serve("pacs")  # still away: patience begins anew
+        assert (stage.rows()[seg].state, stage.rows()[seg].ready_at) == ("queued", stage.clock.now + 5)
+        with serving(pacs):
+            stage.later(5)
+            stage.outbox.serve("pacs")
+        assert stage.states() == ["stored"]
+
+
+def test_an_association_that_breaks_costs_one_attempt_of_one_object(stage: Stage, pacs: FakePacs) -> None:
+    (first,), (second,) = stage.result("seg"), stage.result("seg")
+    pacs.answer = lambda uid: None if uid == first else 0x0000
+    stage.outbox.serve("pacs")
+    found = stage.rows()
+    assert (found[first].state, found[first].error_code, found[first].failures) == ("queued", "broken", 1)
+    assert (found[second].state, found[second].failures) == ("queued", 0)
+    stage.outbox.serve("pacs")
+    assert stage.rows()[second].state == "stored"
+
+
+def test_many_results_go_in_turns(stage: Stage, pacs: FakePacs) -> None:
+    for _ in range(MOST + 1):
+        stage.result("seg")
+    stage.outbox.serve("pacs")
+    assert stage.states() == ["stored"] * MOST + ["queued"]
+    stage.outbox.serve("pacs")
+    assert stage.states() == ["stored"] * (MOST + 1)
+    assert pacs.associations == 2
+
+
+def test_a_damaged_or_missing_file_never_leaves(stage: Stage, pacs: FakePacs) -> None:
+    damaged, missing = stage.result("seg", "sr")
+    path = stage.spool / f"{damaged}.dcm"
+    path.write_bytes(path.read_bytes()[:-2] + b"xx")
+    (stage.spool / f"{missing}.dcm").unlink()
+    stage.outbox.serve("pacs")
+    assert pacs.got == []
+    assert [row.error_code for row in stage.rows().values()] == ["unsendable", "unsendable"]
+
+
+def test_a_name_that_is_no_peer_is_a_dead_letter(stage: Stage) -> None:
+    stage.result("seg", to=["gone"])
+    assert stage.outbox.due() == {"gone"}
+    stage.outbox.serve("gone")
+    (letter,) = stage.ledger.write(outbox_rows.dead_letters)
+    assert letter.error_code == "no_peer" and "gone" in letter.error
+
+
+def test_a_superseded_result_that_was_not_sent_is_not_sent(stage: Stage, pacs: FakePacs) -> None:
+    stage.result("seg", "sr")
+    seg, sr = stage.result("seg", "sr", predecessor=1)
+    stage.outbox.serve("pacs")
+    assert stage.states() == ["cancelled", "cancelled", "stored", "stored"]
+    assert pacs.uids() == [seg, sr]
+
+
+def test_a_sender_that_died_is_followed_by_the_next(stage: Stage, pacs: FakePacs) -> None:
+    (seg,) = stage.result("seg")
+    now = stage.clock.now
+    (dead,) = stage.ledger.write(
+        lambda db: outbox_rows.claim_outgoing(db, "pacs", stage.outbox._owner, now, now + 500, 9)
+    )
+    assert stage.outbox.due() == frozenset()
+    assert stage.outbox.recover() == 1
+    stage.outbox.serve("pacs")
+    assert stage.states() == ["stored"]
+    assert not stage.ledger.write(lambda db: rows.end_delivery(db, dead.claim, 0, now))  # too late: fenced
+    assert pacs.uids() == [seg]
+
+
+def test_stopping_puts_back_what_was_not_sent(tmp_path: Path, pacs: FakePacs) -> None:
+    with staged(tmp_path, pacs.port) as stage:
+        stage.result("seg", "sr")
+        stage.open(stopping=lambda: len(pacs.got) > 0)
+        stage.outbox.serve("pacs")
+        assert stage.states() == ["stored", "queued"]
+        assert stage.rows()[pacs.uids()[0]].status == 0
+
+
+def test_a_peer_that_hangs_holds_up_nobody_else(tmp_path: Path, pacs: FakePacs) -> None:
+    hang, stop = threading.Event(), threading.Event()
+    stuck = FakePacs(answer=lambda _: 0x0000 if hang.wait(20) else None)
+    with serving(stuck), staged(tmp_path, stuck.port, pacs.port, commitment=False) as stage:
+        stage.result("seg", to=["pacs", "pacs2"])
+        sender = threading.Thread(target=outbox.run, args=(stage.settings, stop))
+        sender.start()
+        try:
+            assert until(lambda: len(pacs.got) == 1)
+            stage.result("sr", to=["pacs2"])
+            assert until(lambda: len(pacs.got) == 2)
+            assert stuck.got == []
+            hang.set()
+            assert until(lambda: len(stuck.got) == 1)
+            assert until(lambda: stage.states() == ["stored"] * 3)
+        finally:
+            hang.set()
+            stop.set()
+            sender.join(20)
+        assert not sender.is_alive()
+
+
+def test_implicit_little_endian_is_made_only_where_nothing_else_is_taken(tmp_path: Path) -> None:
+    from pydicom.uid import ImplicitVRLittleEndian
+    from pynetdicom import AE, evt
+
+    got: list[tuple[str, bytes]] = []
+
+    def stored(event: evt.Event) -> int:
+        got.append((event.context.transfer_syntax, event.request.DataSet.getvalue()))
+        return 0x0000
+
+    ae = AE("PACS")
+    ae.add_supported_context(SEG, ImplicitVRLittleEndian)
+    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, stored)])
+    with staged(tmp_path, server.server_address[1]) as stage:
+        (seg,) = stage.result("seg")
+        stage.outbox.serve("pacs")
+        assert stage.states() == ["stored"]
+        path = stage.spool / f"{seg}.dcm"
+    server.shutdown()
+    ((syntax, content),) = got
+    assert syntax == ImplicitVRLittleEndian
+    (tmp_path / "got.bin").write_bytes(content)
+    assert dcmread(tmp_path / "got.bin", force=True).PixelData == dcmread(path).PixelData
+
+
+def test_a_host_that_answers_no_dicom_is_no_loss(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute, staged(tmp_path, mute.getsockname()[1]) as stage:
+        threading.Thread(target=lambda: mute.accept()[0].close(), daemon=True).start()
+        (seg,) = stage.result("seg")
+        stage.outbox.serve("pacs")
+        assert (stage.rows()[seg].state, stage.rows()[seg].error_code) == ("queued", "broken")

@@ -1,0 +1,81 @@
+"""A series in the spool as a source of slices."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from gateway import moves
+from gateway.receive.source import SpoolSource, read_series
+from medseg.errors import Interrupted
+from tests.gateway.spooling import Inbox, inbox, phantom
+
+
+def complete(box: Inbox, revision: int) -> None:
+    (row,) = box.rows("series")
+    at = time.time()
+    assert box.ledger.write(lambda db: moves.complete_series(db, row.study_uid, row.series_uid, revision, "quiet", at))
+
+
+def source_of(box: Inbox, **options: object) -> SpoolSource:
+    (row,) = box.rows("series")
+    return SpoolSource(box.ledger, box.folder, row.study_uid, row.series_uid, **options)  # type: ignore[arg-type]
+
+
+def test_it_gives_what_is_here_waits_for_the_rest_and_ends_when_complete(tmp_path: Path) -> None:
+    with inbox(tmp_path) as box:
+        series = phantom()
+        box.send(series[:4])
+        source = source_of(box)
+        slices = iter(source)
+        seen = [next(slices) for _ in range(4)]
+
+        def rest() -> None:
+            box.send(series[4:])
+            complete(box, 6)
+
+        sender = threading.Thread(target=rest)
+        sender.start()
+        seen += slices
+        sender.join()
+        assert [one.instance.sop_instance_uid for one in seen if one.instance] == [one.SOPInstanceUID for one in series]
+        assert (source.revision, source.expected, len(source.series.instances)) == (6, None, 6)
+
+
+def test_it_stops_waiting_when_nobody_wants_it(tmp_path: Path) -> None:
+    with inbox(tmp_path) as box:
+        box.send(phantom())
+        given: list[object] = []
+        slices = iter(source_of(box, cancelled=lambda: len(given) == 6))
+        given += [next(slices) for _ in range(6)]
+        with pytest.raises(Interrupted):
+            next(slices)
+
+
+def test_a_series_is_read_only_at_the_revision_that_is_asked_for(tmp_path: Path) -> None:
+    with inbox(tmp_path) as box:
+        series = phantom()
+        box.send(series[:5])
+        complete(box, 5)
+        (row,) = box.rows("series")
+        of = box.ledger, box.folder, row.study_uid, row.series_uid
+        found = read_series(*of, 5)
+        assert found is not None and len(found.instances) == 5
+        box.send(series[5:])
+        assert read_series(*of, 5) is None
+
+
+def test_a_corrected_instance_takes_the_place_of_the_first(tmp_path: Path) -> None:
+    with inbox(tmp_path) as box:
+        series = phantom()
+        box.send(series)
+        corrected = phantom(ImageComments="corrected")[2]
+        box.send([corrected])
+        complete(box, 7)
+        source = source_of(box)
+        assert len(list(source.instances())) == 6
+        comments = [str(one.header.get("ImageComments", "")) for one in source.series.instances]
+        assert sorted(comments)[-1] == "corrected" and len(comments) == 6

@@ -1,0 +1,127 @@
+"""Traffic to try the completion engine on: events made short, and the service's part played on a clock of our own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import TypeAlias
+
+from gateway.receive.arrivals import Arrivals, observe
+from gateway.receive.completion import CapReached, Complete, Reason, Settled, Waiting, decide
+from gateway.receive.events import (
+    AssociationAborted,
+    AssociationOpened,
+    AssociationReleased,
+    Event,
+    Image,
+    InstanceArrived,
+    Taken,
+)
+from gateway.settings import Complete as Settings
+
+STUDY = "1.2"
+SPACING_MM = 2.0
+Timed: TypeAlias = tuple[float, Event]
+
+
+def image(k: int, *, digest: str = "", acquisition: str | None = None, declared: int | None = None) -> Image:
+    """Slice k of an axial series."""
+    return Image(digest or f"digest {k}", "axial", k * SPACING_MM, acquisition, declared)
+
+
+def arrived(
+    k: int, association: str = "a1", *, series: str = "1.2.1", sender: str = "CT01", what: Image | None = None
+) -> InstanceArrived:
+    return InstanceArrived(STUDY, series, f"{series}.{k}", what or image(k), sender, association)
+
+
+def sent(
+    slices: Iterable[int], *, start_s: float = 0.0, pace_s: float = 0.1, association: str = "a1", **more: str
+) -> list[Timed]:
+    """An association that opens, sends slices at a pace, and releases with the last one."""
+    events: list[Timed] = [(start_s, AssociationOpened(association, more.get("sender", "CT01")))]
+    for k in slices:
+        start_s += pace_s
+        events.append((start_s, arrived(k, association, **more)))
+    return [*events, (start_s, AssociationReleased(association))]
+
+
+def recorded(path: Path) -> list[Timed]:
+    """A recording: [time, "opened" | "instance" | "released" | "aborted", association, series, instance, mm]."""
+    events: list[Timed] = []
+    for at_s, what, number, *instance in json.loads(path.read_text())["events"]:
+        association = str(number)
+        match what:
+            case "opened":
+                events.append((at_s, AssociationOpened(association, "CT01")))
+            case "released":
+                events.append((at_s, AssociationReleased(association)))
+            case "aborted":
+                events.append((at_s, AssociationAborted(association)))
+            case "instance":
+                series, uid, position_mm = instance
+                one = Image(uid, "axial", position_mm)
+                events.append((at_s, InstanceArrived(STUDY, series, uid, one, "CT01", association)))
+    return events
+
+
+@dataclass(frozen=True)
+class Job:
+    """A series taken: when, why, and what was there."""
+
+    at_s: float
+    series: str
+    reason: Reason | None
+    uids: frozenset[str]
+    generation: int
+
+
+@dataclass
+class Service:
+    """Feeds the engine, asks it when it said to be asked, and takes what it says is complete; holds at the cap."""
+
+    settings: Settings = field(default_factory=Settings)
+    arrivals: Arrivals = field(default_factory=Arrivals)
+    now_s: float = 0.0
+    jobs: list[Job] = field(default_factory=list)
+    capped: dict[str, float] = field(default_factory=dict)
+
+    def play(self, events: Sequence[Timed], until_s: float = 1e6) -> list[Job]:
+        """Events in order of their times, and then silence."""
+        for at_s, together in groupby(sorted(events, key=lambda timed: timed[0]), key=lambda timed: timed[0]):
+            self._wait(at_s)
+            for _, event in together:
+                self.arrivals = observe(self.arrivals, event, at_s)
+            self._ask()
+        self._wait(until_s)
+        return self.jobs
+
+    def _wait(self, until_s: float) -> None:
+        """Let time pass up to a moment, and be asked at that moment only after its events."""
+        while (due_s := self._ask()) is not None and due_s < until_s:
+            assert due_s > self.now_s, "told to ask again at once: the decision must change with time"
+            self.now_s = due_s
+        self.now_s = until_s
+
+    def _ask(self) -> float | None:
+        """Ask about every series; the earliest moment at which to ask again."""
+        due_s = []
+        for study_uid, study in self.arrivals.studies.items():
+            for series_uid, series in study.series.items():
+                match decide(self.arrivals, study_uid, series_uid, self.now_s, self.settings):
+                    case Waiting(until_s):
+                        due_s.append(until_s)
+                    case CapReached(_, until_s):
+                        self.capped.setdefault(series_uid, self.now_s)
+                        if until_s is not None:
+                            due_s.append(until_s)
+                    case Complete(reason):
+                        job = Job(self.now_s, series_uid, reason, frozenset(series.images), series.generation)
+                        self.jobs.append(job)
+                        self.arrivals = observe(self.arrivals, Taken(study_uid, series_uid), self.now_s)
+                    case Settled():
+                        pass
+        return min(due_s, default=None)

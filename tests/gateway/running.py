@@ -1,0 +1,135 @@
+"""A running `medseg serve` for tests, a sender, and a peer that takes results."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydicom import Dataset
+from pydicom.uid import ComprehensiveSRStorage, CTImageStorage, ExplicitVRLittleEndian, SegmentationStorage
+from pynetdicom import AE, evt
+from pynetdicom.sop_class import Verification
+from sqlalchemy import create_engine, text
+
+PATIENCE_S = 150.0  # on a machine that others use; nothing here waits for so long on an idle one
+SR_CLASSES = (ComprehensiveSRStorage, "1.2.840.10008.5.1.4.1.1.88.34")
+
+
+def wait_for(what: str, found: Callable[[], Any], patience_s: float = PATIENCE_S) -> Any:
+    """What `found` says once it says something."""
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline:
+        if answer := found():
+            return answer
+        time.sleep(0.05)
+    raise AssertionError(f"waited {patience_s:g} s for {what}")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Pacs:
+    """A peer that keeps what it is sent, in order."""
+
+    def __init__(self) -> None:
+        self.received: list[Dataset] = []
+        self._lock = threading.Lock()
+        ae = AE("PACS")
+        ae.add_supported_context(Verification)
+        for sop_class in (SegmentationStorage, *SR_CLASSES):
+            ae.add_supported_context(sop_class, ExplicitVRLittleEndian)
+        self._server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, self._store)])
+        self.port = int(self._server.server_address[1])
+
+    def _store(self, event: Any) -> int:
+        dataset = event.dataset
+        dataset.file_meta = event.file_meta
+        with self._lock:
+            self.received.append(dataset)
+        return 0x0000
+
+    def of(self, modality: str) -> list[Dataset]:
+        with self._lock:
+            return [one for one in self.received if one.Modality == modality]
+
+    def close(self) -> None:
+        self._server.shutdown()
+
+
+class Serving:
+    """`medseg serve` in a folder of its own."""
+
+    def __init__(self, folder: Path, settings: str) -> None:
+        self.folder, self.port = folder, free_port()
+        self.log = folder / "serve.log"
+        (folder / "medseg.toml").write_text(
+            f"[gateway]\nport = {self.port}\nhttp_port = {free_port()}\n"
+            "[limits]\ndisk_used_percent = 100\ndisk_free_gb = 0\n" + settings
+        )
+        self._engine = create_engine(f"sqlite:///{folder}/ledger.db")
+        self.process: subprocess.Popen[bytes]
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "medseg", "serve", "--config", str(self.folder / "medseg.toml")],
+                stdout=log,
+                stderr=log,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )
+        wait_for("the receiver", self._answers)
+
+    def _answers(self) -> bool:
+        assert self.process.poll() is None, self.log.read_text()
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+            return True
+        return False
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(PATIENCE_S)
+
+    def send(self, datasets: Sequence[Dataset]) -> None:
+        """By pynetdicom, over one association; each is stored."""
+        ae = AE("SENDER")
+        ae.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
+        assoc = ae.associate("127.0.0.1", self.port, ae_title="MEDSEG")
+        assert assoc.is_established
+        assert [assoc.send_c_store(one).Status for one in datasets] == [0x0000] * len(datasets)
+        assoc.release()
+
+    def rows(self, query: str) -> list[Any]:
+        with self._engine.connect() as db:
+            return list(db.execute(text(query)))
+
+    def pid_of(self, name: str) -> int | None:
+        """The process of that name, from the log: the last that spoke."""
+        lines = [line for line in self.log.read_text().splitlines() if f" {name}[" in line]
+        return int(lines[-1].split(f" {name}[")[1].split("]")[0]) if lines else None
+
+    def medseg(self, *arguments: str) -> str:
+        command = [sys.executable, "-m", "medseg", *arguments, "--config", str(self.folder / "medseg.toml")]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@contextlib.contextmanager
+def serving(folder: Path, settings: str) -> Iterator[Serving]:
+    service = Serving(folder, settings)
+    service.start()
+    try:
+        yield service
+    finally:
+        if service.process.poll() is None:
+            service.stop()

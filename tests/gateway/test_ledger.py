@@ -1,0 +1,325 @@
+"""The ledger: migrated and declared schema agree, writes group, and each move is fenced."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Connection, create_engine, insert, text
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from gateway import rows, tables
+from gateway.ledger import Ledger, LedgerUnavailable
+from gateway.rows import Filed, StoredInstance
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with Ledger(f"sqlite:///{tmp_path}/ledger.db") as opened:
+        yield opened
+
+
+def stored(
+    name: str = "a", *, sop: str = "1.1", series: str = "1.3", at: float = 5.0, syntax: str = "1.2.840.10008.1.2"
+) -> StoredInstance:
+    return StoredInstance(
+        study_uid="1.2",
+        series_uid=series,
+        sop_instance_uid=sop,
+        sop_class_uid="1.2.840.10008.5.1.4.1.1.2",
+        transfer_syntax_uid=syntax,
+        path=f"{series}/{sop}.{name}.{at}",
+        offset_bytes=300,
+        size_bytes=10,
+        sha256=name[0] * 64,
+        calling_ae="CT",
+        association_id=None,
+        priority=0,
+        received_at=at,
+    )
+
+
+def table(ledger: Ledger, query: str) -> list[tuple[object, ...]]:
+    with ledger.read() as db:
+        return [tuple(row) for row in db.execute(text(query))]
+
+
+def test_the_migrations_make_what_the_tables_say(tmp_path: Path) -> None:
+    with Ledger(f"sqlite:///{tmp_path}/migrated.db") as opened, opened.read() as db:
+        context = MigrationContext.configure(db)
+        assert compare_metadata(context, tables.metadata) == []
+    declared = create_engine(f"sqlite:///{tmp_path}/declared.db")
+    tables.metadata.create_all(declared)
+    schemas = []
+    for name in ("migrated", "declared"):
+        with sqlite3.connect(tmp_path / f"{name}.db") as db:
+            found = db.execute("SELECT sql FROM sqlite_master WHERE sql NOT LIKE '%alembic%'")
+            schemas.append(sorted(" ".join(sql.split()) for (sql,) in found))
+        db.close()
+    assert [sorted(sql.replace(",", "").split()) for sql in schemas[0]] == [
+        sorted(sql.replace(",", "").split()) for sql in schemas[1]
+    ]
+
+
+def test_postgresql_would_take_the_tables() -> None:
+    for one in tables.metadata.sorted_tables:
+        assert str(CreateTable(one).compile(dialect=postgresql.dialect()))
+        for index in one.indexes:
+            assert str(CreateIndex(index).compile(dialect=postgresql.dialect()))
+
+
+def test_it_is_durable_and_opens_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        with Ledger(f"sqlite:///{tmp_path}/ledger.db") as opened, opened.read() as db:
+            pragmas = [
+                db.exec_driver_sql(f"PRAGMA {name}").scalar()
+                for name in ("journal_mode", "synchronous", "foreign_keys")
+            ]
+            assert pragmas == ["wal", 2, 1]
+
+
+def test_writers_that_wait_are_committed_together(ledger: Ledger) -> None:
+    commits = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(db: Connection) -> None:
+        begun.set()
+        go_on.wait(10)
+
+    def write(number: int) -> None:
+        def operation(db: Connection) -> int:
+            commits.append(id(db.get_transaction()))
+            rows.record(db, f"kind {number}", 1.0, None, {})
+            return number
+
+        assert ledger.write(operation) == number
+
+    first = threading.Thread(target=ledger.write, args=(slow,))
+    first.start()
+    begun.wait(10)
+    others = [threading.Thread(target=write, args=(number,)) for number in range(20)]
+    for thread in others:
+        thread.start()
+    while len(ledger._line) < 20:
+        time.sleep(0.001)
+    go_on.set()
+    for thread in (first, *others):
+        thread.join()
+    assert len(set(commits)) == 1
+    assert len(table(ledger, "SELECT * FROM event")) == 20
+
+
+def test_one_bad_write_harms_no_other(ledger: Ledger) -> None:
+    outcomes: dict[int, str] = {}
+    ledger.write(lambda db: rows.file_instance(db, stored()))
+
+    def write(number: int) -> None:
+        def operation(db: Connection) -> None:
+            rows.record(db, f"kind {number}", 1.0, None, {})
+            if number % 3 == 0:
+                raise ValueError("mine alone")
+            if number % 3 == 1:
+                db.execute(insert(tables.event), {"kind": None, "at": 1.0, "detail": "{}"})
+
+        try:
+            ledger.write(operation)
+            outcomes[number] = "done"
+        except (ValueError, IntegrityError) as error:
+            outcomes[number] = type(error).__name__
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(30)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes == {number: ("ValueError", "IntegrityError", "done")[number % 3] for number in range(30)}
+    kinds = {kind for (kind,) in table(ledger, "SELECT kind FROM event")}
+    assert kinds == {f"kind {number}" for number in range(2, 30, 3)}
+
+
+def test_a_full_disk_is_unavailable_and_passes(ledger: Ledger) -> None:
+    def fill(db: Connection) -> None:
+        db.exec_driver_sql("PRAGMA max_page_count = 1")
+        for number in range(2000):
+            rows.record(db, "filling", 1.0, None, {"number": number, "text": "x" * 1000})
+
+    def relieve(db: Connection) -> None:
+        db.exec_driver_sql("PRAGMA max_page_count = 1000000")
+
+    with pytest.raises(LedgerUnavailable):
+        ledger.write(fill)
+    ledger.write(relieve)
+    assert ledger.write(lambda db: rows.file_instance(db, stored())) is Filed.NEW
+    assert table(ledger, "SELECT * FROM event") == []
+
+
+def test_a_ledger_that_cannot_be_opened_says_so(tmp_path: Path) -> None:
+    with pytest.raises(LedgerUnavailable, match="cannot be opened"):
+        Ledger(f"sqlite:///{tmp_path}/no/such/folder/ledger.db")
+
+
+def test_versions_of_an_instance(ledger: Ledger) -> None:
+    def file(new: StoredInstance) -> Filed:
+        return ledger.write(lambda db: rows.file_instance(db, new))
+
+    assert file(stored("a", at=1)) is Filed.NEW
+    assert file(stored("a", at=2)) is Filed.DUPLICATE
+    assert file(stored("b", at=3)) is Filed.CONFLICT
+    assert file(stored("a", at=4)) is Filed.DUPLICATE
+    assert file(stored("c", at=5)) is Filed.CONFLICT
+    assert file(stored("a", series="1.4", at=6)) is Filed.NEW
+    states = "SELECT series_uid, substr(sha256, 1, 1), state FROM instance ORDER BY id"
+    assert table(ledger, states) == [
+        ("1.3", "a", "superseded"),
+        ("1.3", "b", "superseded"),
+        ("1.3", "c", "conflict"),
+        ("1.4", "a", "current"),
+    ]
+    assert table(ledger, "SELECT series_uid, instances, revision, first_at, last_at FROM series") == [
+        ("1.3", 1, 3, 1.0, 5.0),
+        ("1.4", 1, 1, 6.0, 6.0),
+    ]
+    assert len(table(ledger, "SELECT * FROM event WHERE kind = 'instance.conflict'")) == 2
+
+
+def test_a_lost_file_counts_for_nothing_until_it_comes_again(ledger: Ledger) -> None:
+    first, again = stored("a", at=1), stored("a", at=2)
+    ledger.write(lambda db: rows.file_instance(db, first))
+    assert ledger.write(lambda db: rows.lose_instance(db, first.path, 1.5))
+    assert not ledger.write(lambda db: rows.lose_instance(db, first.path, 1.6))
+    assert table(ledger, "SELECT instances FROM series") == [(0,)]
+    assert ledger.write(lambda db: rows.file_instance(db, again)) is Filed.RESTORED
+    assert table(ledger, "SELECT path, state FROM instance") == [(again.path, "current")]
+    assert table(ledger, "SELECT instances, revision FROM series") == [(1, 3)]
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), min_size=1, max_size=12))
+def test_exactly_one_version_counts_whatever_comes(steps: list[tuple[str, bool]]) -> None:
+    with create_engine("sqlite://").connect() as db:
+        with db.begin():
+            tables.metadata.create_all(db)
+        for at, (content, lose) in enumerate(steps):
+            new = stored(content, at=float(at))
+            with db.begin():
+                rows.file_instance(db, new)
+                if lose:
+                    rows.lose_instance(db, new.path, float(at))
+            with db.begin():
+                counting = db.execute(
+                    text("SELECT count(*) FROM instance WHERE state IN ('current', 'conflict')")
+                ).scalar()
+                told = db.execute(text("SELECT instances FROM series")).scalar()
+                contents = db.execute(text("SELECT count(*) = count(DISTINCT sha256) FROM instance")).scalar()
+            assert counting == told
+            assert counting in (0, 1)
+            assert contents == 1
+
+
+def test_associations_end_once(ledger: Ledger) -> None:
+    for name in ("one", "two"):
+        ledger.write(
+            lambda db, name=name: rows.open_association(db, name, calling_ae="A", called_ae="B", host="h", at=1.0)
+        )
+    assert ledger.write(lambda db: rows.end_association(db, "one", "released", 2.0))
+    assert not ledger.write(lambda db: rows.end_association(db, "one", "aborted", 3.0))
+    assert ledger.write(lambda db: rows.lose_open_associations(db, 4.0)) == 1
+    found = table(ledger, "SELECT id, ending, ended_at FROM association ORDER BY id")
+    assert found == [("one", "released", 2.0), ("two", "lost", 4.0)]
+
+
+def add_job(ledger: Ledger, *, due: float, bundle: str = "b", ready_at: float = 0.0) -> None:
+    facts = {"study_uid": "1.2", "series_uid": "1.3", "revision": 1, "bundle": bundle, "rule": "r", "mode": "on"}
+    facts |= {"state": "queued", "due": due, "ready_at": ready_at, "attempt": 0, "created_at": 0.0}
+    ledger.write(lambda db: db.execute(insert(tables.job), facts))
+
+
+def test_jobs_are_claimed_once_in_order_and_fenced(ledger: Ledger) -> None:
+    ledger.write(lambda db: rows.file_instance(db, stored()))
+    for due, bundle in ((30, "late"), (10, "early"), (20, "middle")):
+        add_job(ledger, due=due, bundle=bundle)
+    add_job(ledger, due=0, bundle="not yet", ready_at=100)
+    claims = [ledger.write(lambda db: rows.claim_job(db, "w", now=50, until=60)) for _ in range(4)]
+    assert claims[3] is None
+    order = [table(ledger, f"SELECT bundle FROM job WHERE id = {claim.id}")[0][0] for claim in claims if claim]
+    assert order == ["early", "middle", "late"]
+    old = claims[0]
+    assert old is not None
+    assert ledger.write(lambda db: rows.renew_job(db, old, until=61))
+    new = ledger.write(lambda db: rows.claim_job(db, "other", now=60.5, until=90))  # one whose lease ran out
+    assert new is not None
+    assert new.id != old.id
+    new = ledger.write(lambda db: rows.claim_job(db, "other", now=61.5, until=90))
+    assert new is not None
+    assert (new.id, new.attempt) in {(old.id, 2), (claims[2].id, 2)}
+    stale = rows.Claim(new.id, 1)
+    assert not ledger.write(lambda db: rows.renew_job(db, stale, until=99))
+    assert not ledger.write(lambda db: rows.end_job(db, stale, "done", 70, code=None, error=None))
+    assert not ledger.write(lambda db: rows.requeue_job(db, stale, 70, code="x", error="x"))
+    assert ledger.write(lambda db: rows.requeue_job(db, new, 80, code="out_of_memory", error="no memory"))
+    assert not ledger.write(lambda db: rows.end_job(db, new, "done", 70, code=None, error=None))
+
+
+def test_parallel_workers_never_share_a_job(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    claimed: list[int] = []
+    with Ledger(url) as ledger:
+        ledger.write(lambda db: rows.file_instance(db, stored()))
+        for number in range(20):
+            add_job(ledger, due=number, bundle=str(number))
+
+        def work(number: int) -> None:
+            with Ledger(url) as mine:
+                while claim := mine.write(lambda db: rows.claim_job(db, f"w{number}", 1, 1e9)):
+                    claimed.append(claim.id)
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(claimed) == len(set(claimed)) == 20
+
+
+def test_deliveries_wait_give_up_and_are_fenced(ledger: Ledger) -> None:
+    ledger.write(lambda db: rows.file_instance(db, stored()))
+    add_job(ledger, due=1)
+
+    def prepare(db: Connection) -> None:
+        result = {"id": 1, "job_id": 1, "result_key": "k", "study_uid": "1.2", "series_uid": "1.3", "bundle": "b"}
+        db.execute(insert(tables.result), result | {"bundle_version": "1", "facts": "{}", "created_at": 1.0})
+        thing = {"id": 1, "result_id": 1, "kind": "seg", "sop_class_uid": "1", "sop_instance_uid": "2", "path": "p"}
+        db.execute(insert(tables.result_object), thing | {"size_bytes": 1, "sha256": "x"})
+        for destination in ("pacs", "other"):
+            facts = {"object_id": 1, "destination": destination, "state": "queued", "ready_at": 0.0, "attempt": 0}
+            db.execute(insert(tables.delivery), facts | {"created_at": 0.0})
+
+    ledger.write(prepare)
+    claim = ledger.write(lambda db: rows.claim_delivery(db, "pacs", "s", 1, 10))
+    assert claim is not None
+    assert ledger.write(lambda db: rows.claim_delivery(db, "pacs", "s", 2, 10)) is None
+    assert ledger.write(lambda db: rows.requeue_delivery(db, claim, 20, status=0xA700, code="peer", error="full"))
+    assert ledger.write(lambda db: rows.claim_delivery(db, "pacs", "s", 19, 30)) is None
+    again = ledger.write(lambda db: rows.claim_delivery(db, "pacs", "s", 20, 30))
+    assert again == rows.Claim(claim.id, 2)
+    assert not ledger.write(lambda db: rows.end_delivery(db, claim, 0, 21))
+    assert ledger.write(lambda db: rows.end_delivery(db, again, 0, 21))
+    other = ledger.write(lambda db: rows.claim_delivery(db, "other", "s", 1, 10))
+    assert other is not None
+    assert ledger.write(
+        lambda db: rows.requeue_delivery(db, other, None, status=0x0122, code="refused", error="no SEG")
+    )
+    assert table(ledger, "SELECT destination, state FROM delivery ORDER BY id") == [
+        ("pacs", "stored"),
+        ("other", "dead"),
+    ]

@@ -1,0 +1,179 @@
+"""The whole way: a series sent to `medseg serve`, its results at the peer; with processes killed and started again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom import Dataset, dcmread
+
+from medseg.dicom.phantom import Ellipsoid, make_series, write_series
+from tests.gateway.running import Pacs, Serving, serving, wait_for
+from tests.medseg.bundle.zoo import spleen_like
+
+ORGAN = Ellipsoid((0.0, 0.0, 0.0), (25.0, 20.0, 15.0), 90.0)
+
+
+def phantom(seed: int, slices: int = 16) -> list[Dataset]:
+    series = make_series(spacing_mm=(3.0, 1.5, 1.5), shape=(slices, 48, 48), objects=[ORGAN], seed=seed)
+    for one in series:
+        one.Manufacturer = "Phantom"  # what medseg made itself is never segmented
+    return series
+
+
+@pytest.fixture(scope="module")
+def pacs() -> Iterator[Pacs]:
+    peer = Pacs()
+    yield peer
+    peer.close()
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return spleen_like(tmp_path_factory.mktemp("bundles") / "spleen_test", smooth=True)
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory, pacs: Pacs, bundle: Path) -> Iterator[Serving]:
+    settings = f"""
+[complete]
+quiet_s = 0.5
+quiet_gap_s = 1
+quiet_abort_s = 1
+[deliver]
+commitment = false
+first_retry_s = 0.2
+longest_retry_s = 2
+[[peer]]
+name = "pacs"
+ae_title = "PACS"
+host = "127.0.0.1"
+port = {pacs.port}
+[[rule]]
+name = "held"
+when = {{ series_description = "*hold*" }}
+bundle = "{bundle}"
+send_to = ["pacs"]
+mode = "hold"
+[[rule]]
+name = "spleen"
+when = {{ modality = "CT" }}
+bundle = "{bundle}"
+send_to = ["pacs"]
+"""
+    with serving(tmp_path_factory.mktemp("serve"), settings) as running:
+        yield running
+
+
+def of_series(pacs: Pacs, modality: str, series: list[Dataset]) -> list[Dataset]:
+    return [one for one in pacs.of(modality) if one.StudyInstanceUID == series[0].StudyInstanceUID]
+
+
+def results_at(pacs: Pacs, series: list[Dataset], count: int = 1) -> tuple[list[Dataset], list[Dataset]]:
+    def both() -> tuple[list[Dataset], list[Dataset]] | None:
+        found = of_series(pacs, "SEG", series), of_series(pacs, "SR", series)
+        return found if min(map(len, found)) >= count else None
+
+    return wait_for(f"{count} results at the peer", both)  # type: ignore[no-any-return]
+
+
+def test_a_series_that_is_sent_comes_back_as_infer_would_write_it(
+    service: Serving, pacs: Pacs, bundle: Path, tmp_path: Path
+) -> None:
+    series = phantom(1)
+    service.send(series)
+    (seg,), (report,) = results_at(pacs, series)
+
+    write_series(series, tmp_path / "study")
+    command = ["infer", str(tmp_path / "study"), "--bundle", str(bundle), "-o", str(tmp_path / "out"), "--json"]
+    done = subprocess.run([sys.executable, "-m", "medseg", *command], capture_output=True, text=True, check=True)
+    record = json.loads(done.stdout)
+    expected = dcmread(record["outputs"]["seg"])
+    assert seg.SOPInstanceUID == expected.SOPInstanceUID
+    assert report.SOPInstanceUID == dcmread(record["outputs"]["sr"]).SOPInstanceUID
+    assert np.array_equal(seg.pixel_array, expected.pixel_array) and seg.pixel_array.any()
+    (row,) = service.rows(f"SELECT * FROM result WHERE study_uid = '{series[0].StudyInstanceUID}'")
+    assert row.result_key == record["result_key"]
+
+
+def test_a_worker_killed_in_the_middle_still_gives_one_result(service: Serving, pacs: Pacs) -> None:
+    series = phantom(2, slices=24)
+    service.send(series)
+    study = series[0].StudyInstanceUID
+    wait_for("a running job", lambda: service.rows(f"SELECT 1 FROM job WHERE study_uid='{study}' AND state='running'"))
+    os.kill(service.pid_of("worker") or 0, signal.SIGKILL)
+    results_at(pacs, series)
+    (job,) = service.rows(f"SELECT * FROM job WHERE study_uid = '{study}'")
+    assert (job.state, job.attempt) == ("done", 2)
+    assert len(service.rows(f"SELECT 1 FROM result WHERE study_uid = '{study}'")) == 1
+    assert len(of_series(pacs, "SEG", series)) == 1
+
+
+def test_late_slices_supersede(service: Serving, pacs: Pacs) -> None:
+    series = phantom(3)
+    service.send(series[:12])
+    results_at(pacs, series)
+    service.send(series[12:])
+    (first, second), _ = results_at(pacs, series, 2)
+    assert first.SOPInstanceUID != second.SOPInstanceUID
+    old, new = service.rows(f"SELECT * FROM result WHERE study_uid = '{series[0].StudyInstanceUID}' ORDER BY id")
+    assert (old.predecessor_id, new.predecessor_id) == (None, old.id)
+
+
+def test_a_repetition_is_not_segmented_again(service: Serving, pacs: Pacs) -> None:
+    series = phantom(1)
+    before = service.rows("SELECT count(*) AS n FROM job")[0].n
+    service.send(series)
+    marker = phantom(4)
+    service.send(marker)
+    results_at(pacs, marker)
+    assert service.rows("SELECT count(*) AS n FROM job")[0].n == before + 1
+
+
+def test_a_held_job_waits_for_its_release(service: Serving, pacs: Pacs) -> None:
+    series = phantom(5)
+    for one in series:
+        one.SeriesDescription = "please hold"
+    service.send(series)
+    study = series[0].StudyInstanceUID
+    (job,) = wait_for(
+        "a held job", lambda: service.rows(f"SELECT id FROM job WHERE study_uid = '{study}' AND state = 'held'")
+    )
+    assert json.loads(service.medseg("jobs", "--json").splitlines()[0])["state"] == "held"
+    service.medseg("jobs", "release", str(job.id))
+    results_at(pacs, series)
+
+
+def test_stopped_and_killed_services_go_on_where_they_were(service: Serving, pacs: Pacs) -> None:
+    series = phantom(6)
+    service.send(series[:8])
+    assert service.stop() == 0
+    service.start()
+    service.send(series[8:])
+    service.stop(signal.SIGKILL)
+    service.start()
+    results_at(pacs, series)
+    counted = wait_for(
+        "everything delivered",
+        lambda: (
+            (counts := json.loads(service.medseg("status", "--json")))
+            and set(counts["delivery"]) <= {"stored", "cancelled"}
+            and counts
+        ),
+    )
+    assert set(counted["job"]) <= {"done", "cancelled"}
+    current = service.rows(
+        f"SELECT * FROM result WHERE study_uid = '{series[0].StudyInstanceUID}'"
+        " AND id NOT IN (SELECT predecessor_id FROM result WHERE predecessor_id IS NOT NULL)"
+    )
+    assert len(current) == 1
+    (facts,) = json.loads(current[0].facts)
+    assert len(service.rows(f"SELECT 1 FROM instance WHERE study_uid = '{series[0].StudyInstanceUID}'")) == 16
+    assert facts["result_key"] == current[0].result_key

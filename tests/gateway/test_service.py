@@ -1,0 +1,128 @@
+"""The supervisor, with processes that only wait; and the service's lock and port."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gateway import moves, rows, service
+from gateway.service import Supervisor, locked, run
+from gateway.settings import GatewaySettings, Rule
+from medseg.errors import UsageError
+from tests.gateway.running import free_port, wait_for
+from tests.gateway.spooling import Inbox, inbox, phantom
+
+
+def idle(settings: GatewaySettings, stop: threading.Event) -> None:
+    """A process with nothing to do."""
+    stop.wait()
+
+
+@contextmanager
+def supervising(box: Inbox, monkeypatch: pytest.MonkeyPatch, **options: float) -> Iterator[Supervisor]:
+    monkeypatch.setattr(service, "MAINS", {"receiver": idle, "worker": idle})
+    supervisor = Supervisor(settings_of(box), box.ledger, **options)
+    try:
+        yield supervisor
+    finally:
+        supervisor.stop()
+
+
+def settings_of(box: Inbox) -> GatewaySettings:
+    settings = GatewaySettings()
+    return replace(settings, gateway=replace(settings.gateway, spool=box.folder, port=free_port()))
+
+
+def run_job(box: Inbox) -> None:
+    """A job in the hands of a worker."""
+    series = phantom()
+    box.send(series)
+    new = moves.NewJob(series[0].StudyInstanceUID, series[0].SeriesInstanceUID, 6, "", Rule().name, "on", "queued", 0)
+    now = time.time()
+    box.ledger.write(lambda db: moves.make_job(db, new, now))
+    assert box.ledger.write(lambda db: rows.claim_job(db, "worker", now, now + 30))
+
+
+def test_what_dies_is_started_again_and_its_job_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with inbox(tmp_path) as box, supervising(box, monkeypatch) as supervisor:
+        run_job(box)
+        worker = supervisor.children[1]
+        first = worker.process.pid
+        assert first is not None
+        os.kill(first, signal.SIGKILL)
+
+        def started_again() -> bool:
+            supervisor.watch()
+            return worker.process.is_alive() and worker.process.pid != first
+
+        wait_for("another worker", started_again)
+        (job,) = box.rows("job")
+        assert (job.state, job.error_code, job.attempt) == ("queued", "crashed", 1)
+
+
+def test_associations_of_a_dead_receiver_are_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with inbox(tmp_path) as box, supervising(box, monkeypatch) as supervisor:
+        box.open()
+        os.kill(supervisor.children[0].process.pid or 0, signal.SIGKILL)
+
+        def lost() -> bool:
+            supervisor.watch()
+            return bool(box.rows("association")[0].ending)
+
+        wait_for("the end of the association", lost)
+        assert box.rows("association")[0].ending == "lost"
+
+
+def test_a_job_beyond_its_deadline_is_killed_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with inbox(tmp_path) as box, supervising(box, monkeypatch, deadline_s=0) as supervisor:
+        run_job(box)
+        hung = supervisor.children[1].process
+
+        def given_back() -> bool:
+            supervisor.watch()
+            return str(box.rows("job")[0].state) == "queued"
+
+        wait_for("the job in the queue", given_back)
+        assert box.rows("job")[0].error_code == "hung"
+        assert hung.exitcode == -signal.SIGKILL
+
+
+def test_a_job_that_kills_its_workers_fails_in_the_end(tmp_path: Path) -> None:
+    with inbox(tmp_path) as box:
+        run_job(box)
+        for _ in range(2):
+            service._lose_jobs(settings_of(box), box.ledger, service.Fault.CRASHED)
+            later = time.time() + 3600
+            assert box.ledger.write(lambda db, at=later: rows.claim_job(db, "worker", at, at + 30))
+        service._lose_jobs(settings_of(box), box.ledger, service.Fault.CRASHED)
+        assert [(job.state, job.attempt) for job in box.rows("job")] == [("failed", 3)]
+
+
+def test_two_services_cannot_share_a_spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "PATIENCE_S", 0)
+    with inbox(tmp_path) as box:
+        settings = settings_of(box)
+        with locked(settings), pytest.raises(UsageError, match="another medseg serve"), locked(settings):
+            pass
+        with locked(settings):
+            pass
+
+
+def test_a_port_that_is_taken_is_told_before_anything_starts(tmp_path: Path) -> None:
+    with inbox(tmp_path) as box, socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        gateway = replace(
+            settings_of(box).gateway, port=other.getsockname()[1], database=f"sqlite:///{tmp_path}/ledger.db"
+        )
+        with pytest.raises(UsageError, match=r"change gateway\.port"):
+            run(replace(GatewaySettings(), gateway=gateway), threading.Event())

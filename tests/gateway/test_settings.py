@@ -1,0 +1,395 @@
+"""Settings: DESIGN.md section 7 word for word, defaults, and mistakes told with their line and the allowed form."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from gateway.forms import Exactly, Glob, Range
+from gateway.settings import (
+    AtCap,
+    Caller,
+    Complete,
+    Condition,
+    Deliver,
+    GatewaySettings,
+    InvalidSettings,
+    Limits,
+    Mode,
+    Peer,
+    Priority,
+    Problem,
+    Result,
+    Retain,
+    Rule,
+    Select,
+    load_settings,
+    read_settings,
+    reload_settings,
+)
+from medseg.errors import UsageError
+
+# The file of DESIGN.md section 7.
+DESIGN = """\
+[gateway]                      # every key has a default
+ae_title = "MEDSEG"
+host = "127.0.0.1"
+port = 11112
+http_port = 8090
+spool = "spool"
+database = "sqlite:///ledger.db"
+allow_callers = ["PACS", "CT01@127.0.0.1"]      # or allow_any_caller = true
+
+[complete]                     # seconds
+quiet_s = 3                    # sender has released and holds no open association
+quiet_gap_s = 30               # ... but a slice is missing
+quiet_open_s = 60              # an association of the sender is still open
+quiet_abort_s = 60
+cap_s = 1800                   # then infer or hold, by rule
+late_s = 86400                 # images after the result: infer again, supersede
+
+[limits]
+associations = 25
+per_caller = 10
+disk_used_percent = 90
+disk_free_gb = 5
+
+[deliver]
+first_retry_s = 5
+longest_retry_s = 600
+give_up_s = 86400
+commitment = true
+
+[retain]
+inputs_s = 259200              # after confirmed delivery
+results_s = 2592000
+
+[[peer]]
+name = "pacs"
+ae_title = "PACS"
+host = "127.0.0.1"
+port = 4242                    # dicomweb = "http://127.0.0.1:8042/dicom-web" for STOW-RS instead
+
+[[rule]]                       # first match wins
+when = { modality = "MR", series_description = "*T1*", called_ae = "MEDSEG" }
+select = "every"               # every | thinnest | most_slices, among a study's matching series
+bundle = "hippocampus_t1_unet3d"     # a name, or a folder
+send_to = ["pacs"]             # default: the caller, where it is a known peer
+results = ["seg", "sr"]
+priority = "routine"           # stat | routine | low
+mode = "on"                    # on | shadow | hold | off
+assume_frame_of_reference = false
+"""
+FOLDER = Path("/etc/medseg")
+
+
+def read(text: str) -> GatewaySettings:
+    return read_settings(text, FOLDER)
+
+
+def problems(text: str) -> tuple[Problem, ...]:
+    with pytest.raises(InvalidSettings) as caught:
+        read(text)
+    return caught.value.problems
+
+
+def problem(text: str) -> Problem:
+    (one,) = problems(text)
+    return one
+
+
+def nobody(host: str) -> list[str]:
+    raise AssertionError(f"{host} was looked up")
+
+
+def test_the_design_file_is_read() -> None:
+    settings = read(DESIGN)
+    assert settings.gateway.allow_callers == (Caller("PACS"), Caller("CT01", "127.0.0.1"))
+    assert not settings.gateway.allow_any_caller
+    assert settings.peers == (Peer("pacs", "PACS", "127.0.0.1", 4242),)
+    assert settings.rules == (
+        Rule(
+            name="rule 1",
+            when=(
+                Condition("modality", "Modality", (Glob("MR"),)),
+                Condition("series_description", "SeriesDescription", (Glob("*T1*"),)),
+                Condition("called_ae", "called_ae", (Exactly("MEDSEG"),)),
+            ),
+            bundle="hippocampus_t1_unet3d",
+            send_to=("pacs",),
+        ),
+    )
+
+
+def test_the_design_file_says_the_defaults() -> None:
+    settings, defaults = read(DESIGN), read("")
+    admission = {"allow_callers": (), "allow_any_caller": True}
+    assert replace(settings.gateway, **admission) == defaults.gateway
+    for group in ("complete", "limits", "deliver", "retain"):
+        assert getattr(settings, group) == getattr(defaults, group)
+    assert defaults.rules == (Rule("default"),)
+
+
+def test_every_key_of_the_groups_can_stand_in_a_file() -> None:
+    written = tomllib.loads(DESIGN)
+    for group, kind in (("complete", Complete), ("limits", Limits), ("deliver", Deliver), ("retain", Retain)):
+        assert set(written[group]) == {one.name for one in fields(kind)}
+    everything = """
+        [gateway]
+        allow_any_caller = true
+        [[peer]]
+        name = "web"
+        dicomweb = "https://pacs.example/dicom-web/"
+        [[rule]]
+        name = "first"
+        select = "thinnest"
+        results = ["sr"]
+        priority = "stat"
+        mode = "shadow"
+        at_cap = "infer"
+        assume_frame_of_reference = true
+    """
+    settings = read(everything)
+    assert settings.peers == (Peer("web", dicomweb="https://pacs.example/dicom-web"),)
+    assert settings.rules == (
+        Rule(
+            "first",
+            select=Select.THINNEST,
+            results=(Result.SR,),
+            priority=Priority.STAT,
+            mode=Mode.SHADOW,
+            at_cap=AtCap.INFER,
+            assume_frame_of_reference=True,
+        ),
+    )
+
+
+def test_without_a_file_any_caller_on_loopback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = load_settings(None)
+    assert settings.gateway.host == "127.0.0.1"
+    assert settings.gateway.admits("ANYBODY", "127.0.0.1", nobody)
+    assert settings.gateway.spool == tmp_path / "spool"
+    assert settings.gateway.database == f"sqlite:///{tmp_path}/ledger.db"
+
+
+def test_relative_paths_start_at_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "etc").mkdir()
+    file = tmp_path / "etc" / "medseg.toml"
+    file.write_text('[gateway]\nspool = "data/in"\n[[rule]]\nbundle = "./mine"\n[[rule]]\nbundle = "spleen"\n')
+    monkeypatch.chdir(tmp_path)
+    settings = load_settings(Path("etc/medseg.toml"))
+    assert settings.gateway.spool == tmp_path / "etc" / "data" / "in"
+    assert settings.gateway.database == f"sqlite:///{tmp_path}/etc/ledger.db"
+    assert [rule.bundle for rule in settings.rules] == [str(tmp_path / "etc" / "mine"), "spleen"]
+
+
+@pytest.mark.parametrize(
+    "database",
+    ["sqlite:////var/lib/medseg/ledger.db", "postgresql://medseg:secret@db/medseg", "postgresql+psycopg://db"],
+)
+def test_absolute_databases_stay_and_do_not_show(database: str) -> None:
+    settings = read(f'[gateway]\ndatabase = "{database}"')
+    assert settings.gateway.database == database
+    assert "secret" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key", "words"),
+    [
+        ("[gateway]\nport = 70000", 2, "gateway.port", ["a port from 1 to 65535", "70000"]),
+        ("[gateway]\nport = true", 2, "gateway.port", ["a port", "true"]),
+        ('[gateway]\nport = "11112"', 2, "gateway.port", ['"11112"']),
+        ("[gateway]\n\nprot = 1", 3, "gateway.prot", ["no such key", "did you mean port?"]),
+        ("[gatway]\nport = 1", 1, "gatway", ["did you mean gateway?"]),
+        ("gateway = 5", 1, "gateway", ["expected a table [gateway]", "5"]),
+        ('[gateway]\nae_title = "MED\\\\SEG"', 2, "gateway.ae_title", ["without backslash"]),
+        ('[gateway]\nae_title = "MEDSEG_AND_MORE_X"', 2, "gateway.ae_title", ["1 to 16"]),
+        ('[gateway]\nae_title = "   "', 2, "gateway.ae_title", ["1 to 16"]),
+        ('[gateway]\nae_title = "MÉDSEG"', 2, "gateway.ae_title", ["ASCII", "É"]),
+        ('[gateway]\nae_title = "A\\tB"', 2, "gateway.ae_title", ["printable"]),
+        ("[gateway]\nport = 8090", 1, "gateway.http_port", ["8090 for both"]),
+        ("[gateway]\nport = 8090\nhttp_port = 8090", 3, "gateway.http_port", ["8090 for both"]),
+        ('[gateway]\nhost = "0.0.0.0"', 1, "gateway.allow_callers", ["allow_any_caller = true", "loopback"]),
+        ('[gateway]\nallow_callers = "PACS"', 2, "gateway.allow_callers", ['"AE@host"', '"PACS"']),
+        ('[gateway]\nallow_callers = ["PACS@"]', 2, "gateway.allow_callers", ['"AE@host"']),
+        ('[gateway]\nallow_callers = ["A"]\nallow_any_caller = true', 3, "gateway.allow_any_caller", ["either"]),
+        ('[gateway]\ndatabase = "mysql://x"', 2, "gateway.database", ["sqlite:///FILE", "postgresql"]),
+        ('[gateway]\ndatabase = "sqlite://"', 2, "gateway.database", ["sqlite:///FILE"]),
+        ("[complete]\nquiet_s = -1", 2, "complete.quiet_s", ["seconds, 0 or more", "-1"]),
+        ("[complete]\nquiet_s = inf", 2, "complete.quiet_s", ["seconds"]),
+        ("[complete]\nquiet_s = nan", 2, "complete.quiet_s", ["seconds"]),
+        ("[limits]\nassociations = 2.5", 2, "limits.associations", ["a whole number"]),
+        ("[limits]\ndisk_used_percent = 120", 2, "limits.disk_used_percent", ["1 to 100"]),
+        ("[deliver]\ncommitment = 1", 2, "deliver.commitment", ["true or false"]),
+        ("[deliver]\nfirst_retry_s = 700", 2, "deliver.first_retry_s", ["longest_retry_s", "700 > 600"]),
+        ('[peer]\nname = "pacs"', 1, "peer", ["[[peer]]"]),
+        ('[[peer]]\nae_title = "P"\nhost = "h"\nport = 1', 1, "peer.name", ["a text", "nothing"]),
+        ('[[peer]]\nname = "pacs"\nae_title = "P"', 1, "peer", ["host and port, or dicomweb", "no host, port"]),
+        ('[[peer]]\nname = "p"\ndicomweb = "ftp://x"\nae_title="A"\nhost="h"\nport=1', 3, "peer.dicomweb", ["http://"]),
+        ('[[peer]]\nname="p"\nae_title="A"\nhost="127.0.0.1"\nport=11112', 5, "peer.port", ["this gateway's own"]),
+        ('[[peer]]\nname="p"\ndicomweb="http://h"\n[[peer]]\nname="p"\ndicomweb="http://i"', 5, "peer.name", ["twice"]),
+        ('[[rule]]\n\n[[rule]]\nmode = "of"', 4, "rule.mode", ['"on" or "shadow" or "hold" or "off"', '"of"']),
+        ('[[rule]]\nresults = ["seg", "pdf"]', 2, "rule.results", ['"seg", "sr"']),
+        ("[[rule]]\nresults = []", 2, "rule.results", ['"seg", "sr"']),
+        ('[[rule]]\nsend_to = ["pacs"]', 2, "rule.send_to", ['"pacs"', "there is no [[peer]]"]),
+        ('[[rule]]\nname = "rule 2"\n[[rule]]', 3, "rule.name", ["twice"]),
+        ('[[rule]]\nwhen = "MR"', 2, "rule.when", ['a table such as { modality = "MR" }']),
+        ('[[rule]]\nwhen = { modalty = "MR" }', 2, "rule.when.modalty", ["no such condition", "modality", "keyword"]),
+        ("[[rule]]\nwhen = { modality = 3 }", 2, "rule.when.modality", ["a text", "list", "3"]),
+        ("[[rule]]\nwhen = { modality = [] }", 2, "rule.when.modality", ["a text", "[]"]),
+        ('[[rule]]\n[rule.when]\nslices = "many"', 3, "rule.when.slices", ['">=20"', '"many"']),
+        ('[[rule]]\nwhen.called_ae = "A\\\\B"', 2, "rule.when.called_ae", ["an AE title"]),
+        ('[[rule]]\nwhen = { ReferencedSeriesSequence = "x" }', 2, "rule.when.ReferencedSeriesSequence", ["texts"]),
+        ('[[rule]]\nwhen = { PixelData = "x" }', 2, "rule.when.PixelData", ["no such condition"]),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_told_with_line_key_and_allowed_form(text: str, line: int, key: str, words: list[str]) -> None:
+    found = problem(text)
+    assert (found.line, found.key) == (line, key)
+    for word in words:
+        assert word in found.message
+    assert str(found).startswith(f"line {line}: {key}: ")
+
+
+def test_all_mistakes_at_once_in_the_order_of_the_file() -> None:
+    found = problems(
+        DESIGN.replace("port = 11112", "port = 0")
+        .replace("quiet_s = 3 ", "quiet = 3 ")
+        .replace('"pacs"]', '"PACS"]')
+        .replace('"MR"', "1")
+    )
+    assert [one.key for one in found] == ["gateway.port", "complete.quiet", "rule.when.modality", "rule.send_to"]
+    assert [one.line for one in found] == sorted(one.line for one in found if one.line)
+
+
+def test_the_error_is_one_of_usage_and_names_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "medseg.toml"
+    file.write_text("[gateway]\nport = 0\nhttp_port = 0\n")
+    with pytest.raises(UsageError) as caught:
+        load_settings(file)
+    assert [line.split(": ")[1] for line in str(caught.value).splitlines()] == ["line 2", "line 3"]
+    assert all(line.startswith(str(file)) for line in str(caught.value).splitlines())
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("[gateway\n", 1), ('a = 1\nb = "x\n', 2), ("a = 1\na = 2\n", 2), ("\n\n= 3", 3), ("x = [1,", None)],
+)
+def test_what_is_not_toml_has_a_line(text: str, line: int | None) -> None:
+    found = problem(text)
+    assert "not TOML" in found.message
+    assert line is None or found.line == line
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSettings, match="No such file"):
+        load_settings(tmp_path / "absent.toml")
+    (tmp_path / "latin.toml").write_bytes('[gateway]\nae_title = "É"'.encode("latin-1"))
+    with pytest.raises(InvalidSettings, match="UTF-8"):
+        load_settings(tmp_path / "latin.toml")
+
+
+@pytest.mark.parametrize(
+    ("callers", "calling", "address", "admitted"),
+    [
+        (["PACS"], "PACS", "10.0.0.9", True),
+        (["PACS"], "PACS  ", "10.0.0.9", True),  # padding is not significant
+        (["PACS"], "pacs", "10.0.0.9", False),  # case is
+        (["PACS"], "PACS2", "10.0.0.9", False),
+        (["CT01@10.0.0.1"], "CT01", "10.0.0.1", True),
+        (["CT01@10.0.0.1"], "CT01", "::ffff:10.0.0.1", True),  # through a socket for both families
+        (["CT01@10.0.0.1"], "CT01", "10.0.0.2", False),
+        (["CT01@::1"], "CT01", "0:0::1", True),
+        (["CT01@scanner"], "CT01", "10.0.0.3", True),
+        (["CT01@scanner"], "CT01", "10.0.0.4", False),
+        (["A@B@10.0.0.1"], "A@B", "10.0.0.1", True),
+        ([], "PACS", "127.0.0.1", False),
+    ],
+)
+def test_who_may_call(callers: list[str], calling: str, address: str, admitted: bool) -> None:
+    gateway = read(f"[gateway]\nallow_callers = {callers}".replace("'", '"')).gateway
+    assert gateway.admits(calling, address, lambda host: {"scanner": ["10.0.0.3", "10.0.0.5"]}[host]) is admitted
+
+
+def test_reload_takes_what_is_right_and_keeps_the_old_where_it_is_wrong(tmp_path: Path) -> None:
+    file = tmp_path / "medseg.toml"
+    file.write_text("[complete]\nquiet_s = 4\n")
+    first = load_settings(file)
+    file.write_text("[complete]\nquiet_s = 7\n[gateway]\nport = 104\nallow_callers = ['PACS']\n")
+    second = reload_settings(file, first)
+    assert second.settings.complete.quiet_s == 7
+    assert second.settings.gateway.allow_callers == (Caller("PACS"),)
+    assert (second.settings.gateway.port, second.kept) == (11112, ("gateway.port",))
+    file.write_text("[complete]\nquiet_s = 'long'\n")
+    third = reload_settings(file, second.settings)
+    assert third.settings is second.settings
+    assert [one.line for one in third.problems] == [2]
+    file.unlink()
+    assert reload_settings(file, second.settings).settings is second.settings
+
+
+# Patterns.
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "admitted"),
+    [
+        ("*T1*", "Ax t1 MPRAGE", True),
+        ("t1", "T1", True),
+        ("T1", "T1 post", False),
+        ("T1 [Gd]*", "t1 [gd] ax", True),  # only * is special
+        ("a?c", "abc", False),
+        ("*", "", True),
+        ("", "", True),
+        ("", "x", False),
+        ("STRASSE*", "straße 5", True),
+        ("a*b", "a\nb", True),
+    ],
+)
+def test_globs(pattern: str, text: str, admitted: bool) -> None:
+    assert Glob(pattern).admits(text) is admitted
+
+
+@hypothesis_settings(deadline=None)
+@given(st.lists(st.text(alphabet="aB*.[ ", max_size=4), max_size=4), st.text(alphabet="aBx", max_size=3))
+def test_a_glob_admits_what_it_was_made_from(parts: list[str], filling: str) -> None:
+    pattern = "*".join(parts)
+    assert Glob(pattern).admits(pattern.replace("*", filling))
+
+
+@pytest.mark.parametrize(
+    ("form", "inside", "outside"),
+    [
+        ("5", ["5", "5.0", " 5 "], ["4.9", "", "x"]),
+        (">=20", ["20", "1e3"], ["19"]),
+        (">20", ["21"], ["20"]),
+        ("<= 1.5", ["1.5", "-3"], ["1.6", "nan"]),
+        ("<3", ["2.9"], ["3"]),
+        ("1..1.5", ["1", "1.5"], ["0.9", "1.6"]),
+        (7, ["7"], ["8"]),
+        (2.5, ["2.50"], ["2"]),
+    ],
+)
+def test_ranges(form: Any, inside: list[str], outside: list[str]) -> None:
+    given_form = Range.read(form)
+    assert all(given_form.admits(text) for text in inside)
+    assert not any(given_form.admits(text) for text in outside)
+
+
+@pytest.mark.parametrize("form", ["", ">", "2..1", "1..", "abc", ">=1..2", True, None, "=5"])
+def test_what_is_no_range(form: Any) -> None:
+    with pytest.raises(ValueError):
+        Range.read(form)
+
+
+def test_the_results_a_rule_can_name_are_those_medseg_makes() -> None:
+    job = pytest.importorskip("medseg.job")
+    assert {str(one) for one in Result} == {str(one) for one in job.DICOM}

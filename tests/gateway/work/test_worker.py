@@ -1,0 +1,164 @@
+"""The worker, job by job, in this process: what it files, and what becomes of jobs that fail or are taken away."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+
+from gateway import moves, rows
+from gateway.director import Director
+from gateway.processes import Desk
+from gateway.settings import GatewaySettings, read_settings
+from gateway.work.worker import Worker
+from tests.gateway.spooling import Clock, Inbox, inbox, phantom
+from tests.medseg.bundle.zoo import spleen_like
+
+PEER = '[[peer]]\nname = "pacs"\nae_title = "SENDER"\nhost = "127.0.0.1"\nport = 4242\n'
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return spleen_like(tmp_path_factory.mktemp("bundles") / "spleen_test", smooth=True)
+
+
+class Room:
+    """An inbox, a director and a worker."""
+
+    def __init__(self, box: Inbox, settings: GatewaySettings) -> None:
+        self.box, self.clock = box, Clock()
+        self.settings = replace(settings, gateway=replace(settings.gateway, spool=box.folder))
+        self.director = Director(box.ledger, box.folder, self.settings)
+        self.stop = threading.Event()
+        self.worker = Worker(box.ledger, box.folder, Desk(box.ledger, self.settings), self.stop, owner="worker")
+
+    def make_job(self, series: list[object]) -> None:
+        self.box.send(series)  # type: ignore[arg-type]
+        self.director.step(*self.clock.after(1))
+        self.director.step(self.clock.after(3)[0], time.time())
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Iterator[Inbox]:
+    with inbox(tmp_path) as opened:
+        yield opened
+
+
+def room(box: Inbox, tmp_path: Path, rule: str) -> Room:
+    return Room(box, read_settings(f"{PEER}[[rule]]\n{rule}\n", tmp_path))
+
+
+def test_a_result_is_frozen_and_waits_for_the_caller(box: Inbox, tmp_path: Path, bundle: Path) -> None:
+    here = room(box, tmp_path, f'bundle = "{bundle}"')
+    here.make_job(phantom())
+    assert here.worker.step() and not here.worker.step()
+    (job,), (result,) = box.rows("job"), box.rows("result")
+    assert (job.state, result.job_id, result.bundle, result.predecessor_id) == ("done", job.id, "spleen_test", None)
+    for one in box.rows("result_object"):
+        file = box.folder / one.path
+        assert file.parent.name == result.result_key and file.stat().st_size == one.size_bytes
+        assert dcmread(file).SOPInstanceUID == one.sop_instance_uid
+    assert {one.kind for one in box.rows("result_object")} >= {"sr"}
+    assert {(one.destination, one.state) for one in box.rows("delivery")} == {("pacs", "queued")}
+    assert len(box.rows("delivery")) == len(box.rows("result_object"))
+
+
+def test_a_shadow_is_not_sent(box: Inbox, tmp_path: Path, bundle: Path) -> None:
+    here = room(box, tmp_path, f'bundle = "{bundle}"\nmode = "shadow"')
+    here.make_job(phantom())
+    here.worker.step()
+    assert box.rows("result") and not box.rows("delivery")
+
+
+def test_a_later_result_names_the_one_before(box: Inbox, tmp_path: Path, bundle: Path) -> None:
+    here, series = room(box, tmp_path, f'bundle = "{bundle}"'), phantom()
+    here.make_job(series[:5])
+    here.worker.step()
+    here.make_job(series[5:])
+    here.worker.step()
+    first, second = box.rows("result")
+    assert second.predecessor_id == first.id and first.predecessor_id is None
+
+
+def test_a_job_whose_series_has_changed_is_left_to_the_next(box: Inbox, tmp_path: Path, bundle: Path) -> None:
+    here, series = room(box, tmp_path, f'bundle = "{bundle}"'), phantom()
+    here.make_job(series[:5])
+    box.send(series[5:])
+    here.worker.step()
+    assert [(job.state, job.error_code) for job in box.rows("job")] == [("cancelled", "series_changed")]
+
+
+def test_a_series_that_no_default_bundle_fits_is_no_failure(box: Inbox, tmp_path: Path) -> None:
+    here = room(box, tmp_path, 'name = "all"')
+    here.make_job(phantom())
+    here.worker.step()
+    (job,) = box.rows("job")
+    assert (job.state, job.error_code) == ("cancelled", "does_not_fit") and not box.rows("result")
+
+
+def test_a_bundle_that_is_not_there_fails_for_good(box: Inbox, tmp_path: Path) -> None:
+    here = room(box, tmp_path, 'bundle = "nowhere"')
+    here.make_job(phantom())
+    here.worker.step()
+    (job,) = box.rows("job")
+    assert (job.state, job.error_code) == ("failed", "no_such_bundle")
+
+
+def test_a_stopped_worker_gives_its_job_back(box: Inbox, tmp_path: Path, bundle: Path) -> None:
+    here = room(box, tmp_path, f'bundle = "{bundle}"')
+    here.make_job(phantom())
+    here.stop.set()
+    here.worker.step()
+    (job,) = box.rows("job")
+    assert (job.state, job.error_code, job.attempt) == ("queued", "interrupted", 1)
+    here.stop.clear()
+    here.worker.step()
+    assert box.rows("job")[0].state == "done"
+
+
+def test_who_comes_back_late_files_nothing(box: Inbox, tmp_path: Path, bundle: Path) -> None:
+    here = room(box, tmp_path, f'bundle = "{bundle}"')
+    here.make_job(phantom())
+    now = time.time()
+    late = box.ledger.write(lambda db: rows.claim_job(db, "late", now, now - 1))
+    assert late is not None
+    here.worker.step()
+    (result,) = box.rows("result")
+    again = moves.NewResult("another key", "spleen_test", "1", [], ())
+    assert not box.ledger.write(lambda db: moves.finish_job(db, late, again, ["pacs"], time.time()))
+    assert [one.id for one in box.rows("result")] == [result.id]
+
+
+def test_the_default_bundle_that_fits_is_found(
+    box: Inbox, tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDSEG_BUNDLES", str(bundle))
+    here = room(box, tmp_path, 'results = ["sr"]')
+    here.make_job(phantom())
+    here.worker.step()
+    assert [(one.bundle, one.result_key != "") for one in box.rows("result")] == [("spleen_test", True)]
+    assert [one.kind for one in box.rows("result_object")] == ["sr"]
+
+
+def test_a_series_of_two_phases_gives_one_result_with_the_objects_of_both(
+    box: Inbox, tmp_path: Path, bundle: Path
+) -> None:
+    here, series = room(box, tmp_path, f'bundle = "{bundle}"\nresults = ["sr"]'), phantom()
+    late = phantom(AcquisitionNumber=2)
+    for one in series:
+        one.AcquisitionNumber = 1
+    for one in late:
+        one.SOPInstanceUID += ".2"
+        one.file_meta.MediaStorageSOPInstanceUID = one.SOPInstanceUID
+    here.make_job([*series, *late])
+    here.worker.step()
+    (result,) = box.rows("result")
+    objects = box.rows("result_object")
+    assert {one.kind for one in objects} == {"sr", "sr.2"}
+    assert result.result_key not in {Path(one.path).parent.name for one in objects}
+    assert len(box.rows("delivery")) == 2
