@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 
 
 def require(program: str) -> str:
     """Path of a peer's program; the test skips where it is missing, or fails if peers are required."""
-    found = shutil.which(program)
+    found = shutil.which(program) or shutil.which(program, path=str(Path(sys.executable).parent))  # of a package
     if found is None:
         missing(program)
     assert found is not None
