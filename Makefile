@@ -2,6 +2,7 @@
 # make test    install into .venv and run the tests
 # make lint    style and types
 # make peers   the outside programs that some tests ask (Debian; needs root)
+# make test-slow, make coverage, make reliability    the slow set; coverage; full counts of injected faults
 # make help    this list
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint peers coverage clean
+.PHONY: help demo test test-slow reliability lint peers coverage clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -24,13 +25,16 @@ demo: $(READY)
 	$(BIN)/medseg demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -q -m 'not slow' --durations=10
+	$(BIN)/python -m pytest -q -m 'not slow and not reliability' --durations=10
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -q -m slow --durations=10
 
+reliability: $(READY)
+	$(BIN)/python -m pytest -q -m reliability --durations=10
+
 coverage: $(READY)
-	$(BIN)/python -m pytest -q -m 'not slow' --cov --cov-report=term-missing:skip-covered
+	$(BIN)/python -m pytest -q -m 'not slow and not reliability' --cov --cov-report=term-missing:skip-covered
 
 lint: $(READY)
 	$(BIN)/ruff check .

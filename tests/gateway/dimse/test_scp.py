@@ -264,7 +264,7 @@ def test_receivers_may_share_a_port(tmp_path: Path) -> None:
         assert len(first.stored()) == len(instances)
 
 
-@pytest.mark.parametrize("senders", [30, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("senders", [30, pytest.param(100, marks=pytest.mark.reliability)])
 def test_parallel_associations(tmp_path: Path, senders: int) -> None:
     study, series = generate_uid(), generate_uid()
     instances = [
@@ -325,7 +325,7 @@ def fuzz_receiver(tmp_path_factory: pytest.TempPathFactory) -> object:
         yield receiver
 
 
-@pytest.mark.parametrize("count", [100, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [100, pytest.param(10_000, marks=pytest.mark.reliability)])
 def test_mutated_pdus_never_break_it(fuzz_receiver: Receiver, count: int) -> None:
     receiver = fuzz_receiver
     folder = receiver.spool.folder.parent
