@@ -319,8 +319,42 @@ def _reject(reply: A_ASSOCIATE) -> tuple[int, int, int]:
 def _connected(event: Any, timeout_s: float, connected: threading.Event) -> None:
     """No waiting for more to send (Nagle), and no waiting for ever inside a PDU."""
     connected.set()
+    event.assoc._reactor_checkpoint = _Pause()
     event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     event.assoc.dul.socket.socket.settimeout(timeout_s)
+
+
+class _Pause(threading.Event):
+    """Where pynetdicom's reactor waits while an answer is awaited; clearing it waits until the reactor is really there.
+
+    pynetdicom asks a flag that the reactor lowers only after it has gone on, so the reactor could still take the answer
+    ("unexpected C-STORE service message").
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._arrival = threading.Condition()
+        self._there = False
+        self.set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        with self._arrival:
+            self._there = True
+            self._arrival.notify_all()
+            try:
+                return self._arrival.wait_for(self.is_set, timeout)
+            finally:
+                self._there = False
+
+    def set(self) -> None:
+        with self._arrival:
+            super().set()
+            self._arrival.notify_all()
+
+    def clear(self) -> None:
+        with self._arrival:
+            super().clear()
+            self._arrival.wait_for(lambda: self._there, timeout=1.0)  # the reactor of a lost association never comes
 
 
 def _item(one: Reference) -> Dataset:
