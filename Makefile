@@ -9,6 +9,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+RELIABILITY := docs/reliability
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow reliability lint peers coverage clean
@@ -31,7 +32,10 @@ test-slow: $(READY)
 	$(BIN)/python -m pytest -q -m slow --durations=10
 
 reliability: $(READY)
-	$(BIN)/python -m pytest -q -m reliability --durations=10
+	mkdir -p $(RELIABILITY)
+	rm -f $(RELIABILITY)/*.jsonl
+	MEDSEG_RELIABILITY=$(RELIABILITY) $(BIN)/python -m pytest -q -m reliability --durations=10
+	$(BIN)/python -m tests.gateway.faults.report
 
 coverage: $(READY)
 	$(BIN)/python -m pytest -q -m 'not slow and not reliability' --cov --cov-report=term-missing:skip-covered

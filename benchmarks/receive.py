@@ -1,13 +1,14 @@
 """How fast instances are received: medseg beside pynetdicom, DCMTK and Orthanc, in turns, in one run.
 
-    python benchmarks/receive.py [--rounds 3] [--instances 120] [--senders 8] [--only 'medseg;dcmtk'] > receive.jsonl
+    python benchmarks/receive.py [--rounds 5] [--instances 120] [--senders 8] [--only 'medseg;dcmtk'] > receive.jsonl
 
 Every receiver gets the same 512x512 CT instances from DCMTK's `storescu`, first over one association, then over eight
-at once; each turn starts the receiver anew on an empty folder. `disk` is what the disk alone allows one writer: write,
-fsync, rename, fsync of the folder. One JSON line per turn, and at the end one per receiver: medians, instances per
-second, and the ratio of medseg to it.
+at once; each turn starts the receiver anew on an empty folder, and turns alternate. `disk` is what the disk alone
+allows one writer: write, fsync, rename, fsync of the folder. One JSON line per turn, and at the end one per receiver:
+medians, instances per second, and the ratio of medseg to it.
 
-fsynced: medseg (file, folder, ledger) and Orthanc (SyncStorageArea); not: pynetdicom (raw bytes), DCMTK storescp.
+fsynced: medseg (file, folder, ledger; two receivers on one socket, as `medseg serve` has) and Orthanc
+(SyncStorageArea); not: pynetdicom (`event.dataset` saved, or the raw bytes), DCMTK storescp.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import contextlib
 import itertools
 import json
 import os
+import socket
 import statistics
 import subprocess
 import sys
@@ -37,28 +39,33 @@ STORESCU, STORESCP = "/usr/bin/storescu", "/usr/bin/storescp"  # DCMTK's, and no
 NO_NAGLE = os.environ | {"TCP_NODELAY": "1", "PYTHONPATH": str(ROOT)}
 
 MEDSEG = """
-import sys
+import socket, sys
 from pathlib import Path
-from gateway.dimse.scp import Limits, StorageScp
+from gateway.dimse.scp import StorageScp
+from gateway.dimse.storing import Limits
 from gateway.ledger import Ledger
 from gateway.receive.spool import Spool, Watermark
-folder = Path(sys.argv[1])
-port, shared = int(sys.argv[2]), sys.argv[3] == "shared"
+folder, listener = Path(sys.argv[1]), socket.socket(fileno=int(sys.argv[2]))
 with Ledger(f"sqlite:///{folder}/ledger.db") as ledger:
     spool = Spool(folder / "spool", ledger, Watermark(used_percent=99.9, free_bytes=0))
-    limits = Limits(associations=100, per_caller=100)
-    settings = {"ae_titles": ["SCP"], "callers": None, "limits": limits, "shared_port": shared}
-    with StorageScp(spool, host="127.0.0.1", port=port, **settings) as scp:
-        print(scp.port, flush=True)
+    settings = {"ae_titles": ["SCP"], "callers": None, "limits": Limits(associations=100, per_caller=100)}
+    with StorageScp(spool, host="127.0.0.1", port=0, listener=listener, **settings):
+        print("ready", flush=True)
         sys.stdin.read()
 """
 PYNETDICOM = """
 import socket, sys, uuid
 from pathlib import Path
 from pynetdicom import AE, AllStoragePresentationContexts, evt
-folder = Path(sys.argv[1])
+folder, raw = Path(sys.argv[1]), sys.argv[2] == "raw"
 def store(event):
-    (folder / uuid.uuid4().hex).write_bytes(event.encoded_dataset())
+    path = folder / uuid.uuid4().hex
+    if raw:
+        path.write_bytes(event.encoded_dataset())
+    else:
+        instance = event.dataset
+        instance.file_meta = event.file_meta
+        instance.save_as(path, enforce_file_format=True)
     return 0x0000
 def no_nagle(event):
     event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -74,23 +81,31 @@ sys.stdin.read()
 
 
 @contextlib.contextmanager
-def python_receiver(program: str, folder: Path, port: int = 0, *, shared: bool = False) -> Iterator[int]:
-    command = [sys.executable, "-c", program, str(folder), str(port), "shared" if shared else "alone"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=NO_NAGLE) as receiver:
+def python_process(program: str, *arguments: object, inherited: tuple[int, ...] = ()) -> Iterator[str]:
+    """A program that says a line once it is ready, and ends with its input."""
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, env=NO_NAGLE, pass_fds=inherited, text=True) as receiver:
         assert receiver.stdin is not None
         assert receiver.stdout is not None
-        yield int(receiver.stdout.readline())
+        yield receiver.stdout.readline()
         receiver.stdin.close()
 
 
 @contextlib.contextmanager
-def two_receivers(folder: Path) -> Iterator[int]:
-    """Two processes on one port, one spool, one ledger."""
-    with (
-        python_receiver(MEDSEG, folder, shared=True) as port,
-        python_receiver(MEDSEG, folder, port, shared=True),
-    ):
-        yield port
+def medseg_receiver(folder: Path, processes: int = 2) -> Iterator[int]:
+    """Several processes that accept from one socket; one spool, one ledger."""
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as listener, contextlib.ExitStack() as stack:
+        for _ in range(processes):
+            file = listener.fileno()
+            stack.enter_context(python_process(MEDSEG, folder, file, inherited=(file,)))
+        yield listener.getsockname()[1]
+
+
+@contextlib.contextmanager
+def pynetdicom_receiver(folder: Path, what: str) -> Iterator[int]:
+    with python_process(PYNETDICOM, folder, what) as port:
+        yield int(port)
 
 
 @contextlib.contextmanager
@@ -115,9 +130,10 @@ def orthanc_receiver(folder: Path) -> Iterator[int]:
 
 
 RECEIVERS: dict[str, Callable[[Path], contextlib.AbstractContextManager[int]]] = {
-    "medseg": lambda folder: python_receiver(MEDSEG, folder),
-    "medseg, two processes": two_receivers,
-    "pynetdicom": lambda folder: python_receiver(PYNETDICOM, folder),
+    "medseg": medseg_receiver,
+    "medseg, one process": lambda folder: medseg_receiver(folder, 1),
+    "pynetdicom raw": lambda folder: pynetdicom_receiver(folder, "raw"),
+    "pynetdicom dataset": lambda folder: pynetdicom_receiver(folder, "dataset"),
     "dcmtk": dcmtk_receiver,
     "orthanc": orthanc_receiver,
 }
@@ -175,7 +191,7 @@ def disk(folder: Path, instances: list[Path]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--instances", type=int, default=120, help="per sender when alone; shared out when several")
     parser.add_argument("--senders", type=int, default=8)
     parser.add_argument("--only", default=";".join(RECEIVERS))
@@ -212,6 +228,7 @@ def main() -> None:
                     with RECEIVERS[receiver](new_folder()) as port:
                         instances = sum(len(list(folder.iterdir())) for folder in folders)
                         note(receiver, len(folders), instances, send(port, folders))
+    print(json.dumps({"load": [round(load, 1) for load in os.getloadavg()], "cores": os.cpu_count()}))
     medians = {key: statistics.median(values) for key, values in rates.items()}
     for (receiver, senders), rate in medians.items():
         ratio = round(medians["medseg", senders] / rate, 2) if ("medseg", senders) in medians else None

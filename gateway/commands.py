@@ -1,37 +1,33 @@
-"""What the gateway adds to the `medseg` command: `serve`, `status`, `jobs`; and what is in `client_commands`."""
+"""What the gateway adds to the `medseg` command: `serve`, `status`, `jobs`; and what the other command modules hold."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gateway import client_commands
+from gateway import client_commands, operator_commands
+from gateway.options import Config, Json, open_ledger, read_settings, settings_file
 from medseg.cli import console
 from medseg.errors import UsageError
 
 if TYPE_CHECKING:
-    from gateway.ledger import Ledger
     from gateway.settings import GatewaySettings
 
-DEFAULT = Path("medseg.toml")
 SHOWN = 100
-
-Config = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="Settings; default: medseg.toml where it is here.")
-]
-Json = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
+STUDIES = 20  # in `status`
 
 jobs_app = typer.Typer(help="Jobs of the gateway: what was and is to be segmented.", invoke_without_command=True)
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of the gateway (entry point `medseg.commands`)."""
-    app.command("serve")(serve)
+    app.command("serve", epilog="[bold]Example[/bold]  medseg serve --config medseg.toml")(serve)
     app.command("status")(status)
     app.add_typer(jobs_app, name="jobs")
     client_commands.register(app)
+    operator_commands.register(app)
+    jobs_app.command("retry", epilog="[bold]Example[/bold]  medseg jobs retry 17")(operator_commands.retry_job)
 
 
 def serve(
@@ -43,28 +39,64 @@ def serve(
     """Receive DICOM studies, segment them, and send the results back.
 
     With no settings at all: AE title MEDSEG on port 11112 of this machine, every series that a default bundle fits.
+    SIGTERM ends it in order; SIGHUP reads the settings again.
     """
     from dataclasses import replace
 
     from gateway.service import serve as run
+    from gateway.settings import Reloaded, load_settings, reload_settings
 
-    settings = _settings(config)
-    if allow_any_caller:
-        settings = replace(settings, gateway=replace(settings.gateway, allow_any_caller=True, allow_callers=()))
-    run(settings)
+    path = settings_file(config)
+
+    def admitting(settings: GatewaySettings) -> GatewaySettings:
+        if not allow_any_caller:
+            return settings
+        return replace(settings, gateway=replace(settings.gateway, allow_any_caller=True, allow_callers=()))
+
+    def reload(current: GatewaySettings) -> Reloaded:
+        found = reload_settings(path, current)
+        return replace(found, settings=admitting(found.settings))
+
+    run(admitting(load_settings(path)), reload)
 
 
-def status(config: Config = None, as_json: Json = False) -> None:
-    """How many series, jobs and deliveries are in which state."""
-    from gateway import moves
+def status(
+    study_uid: Annotated[
+        str | None, typer.Argument(metavar="[STUDY_UID]", help="One study; default: the latest.")
+    ] = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """What came, what was made of it, and where that is: counts and the latest studies, or one study."""
+    from dataclasses import asdict
 
-    with _ledger(config) as ledger, ledger.read() as db:
-        counts = moves.counts(db)
+    from gateway import census, heartbeat, moves, studies, summary
+
+    settings = read_settings(config)
+    with open_ledger(settings) as ledger, ledger.read() as db:
+        counts, told = census.by_state(db), moves.settings_told(db)
+        found = studies.latest(db, STUDIES) if study_uid is None else (studies.study(db, study_uid),)
+    beats = heartbeat.beats(settings.gateway.spool)
+    shown = [study for study in found if study is not None]
+    if study_uid is not None and not shown:
+        raise UsageError(f"nothing of study {study_uid} is here: never received, or removed by retention or a purge")
     if as_json:
-        console.show_json(counts)
+        processes = {beat.process: beat.alive for beat in beats}
+        general = counts | {"settings": told, "processes": processes} if study_uid is None else {}
+        console.show_json(general | {"studies": [asdict(study) for study in shown]})
         return
-    for what, states in counts.items():
-        console.show(f"{what}: {', '.join(f'{number} {state}' for state, number in states.items()) or 'none'}")
+    if study_uid is None:
+        said = ", ".join(f"{beat.process} {'runs' if beat.alive else 'does not run'}" for beat in beats)
+        console.show(f"processes: {said or 'none'}")
+        for problem in told["problems"]:
+            console.show(f"settings: not reloaded, those before are in force: {problem}")
+        for key in told["kept"]:
+            console.show(f"settings: {key} stays as it was until a restart")
+        for what, states in counts.items():
+            console.show(f"{what}: {', '.join(f'{number} {state}' for state, number in states.items()) or 'none'}")
+    for study in shown:
+        for line in summary.lines(study):
+            console.show(line)
 
 
 @jobs_app.callback()
@@ -74,7 +106,7 @@ def jobs(context: typer.Context, config: Config = None, as_json: Json = False) -
 
     if context.invoked_subcommand is not None:
         return
-    with _ledger(config) as ledger, ledger.read() as db:
+    with open_ledger(read_settings(config)) as ledger, ledger.read() as db:
         found = moves.latest_jobs(db, SHOWN)
     for job in found:
         if as_json:
@@ -92,23 +124,7 @@ def release(job_id: Annotated[int, typer.Argument(metavar="ID")], config: Config
 
     from gateway import moves
 
-    with _ledger(config) as ledger:
+    with open_ledger(read_settings(config)) as ledger:
         if not ledger.write(lambda db: moves.release_job(db, job_id, time.time())):
             raise UsageError(f"job {job_id} is not held: `medseg jobs` shows those that are")
     console.say(f"job {job_id} is queued")
-
-
-def _settings(config: Path | None) -> GatewaySettings:
-    from gateway.settings import load_settings
-
-    return load_settings(config or (DEFAULT if DEFAULT.is_file() else None))
-
-
-def _ledger(config: Path | None) -> Ledger:
-    """The ledger of a gateway that has run. Raises UsageError where there is none."""
-    from gateway.ledger import Ledger
-
-    url = _settings(config).gateway.database
-    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).is_file():
-        raise UsageError(f"{url}: no such ledger: name the settings of `medseg serve` with --config")
-    return Ledger(url)

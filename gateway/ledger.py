@@ -17,23 +17,29 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
-from medseg.errors import ResourceError
+from medseg.errors import ResourceError, UsageError
 
 T = TypeVar("T")
 MIGRATIONS = Path(__file__).parent / "migrations"
 WAL_BYTES = 1 << 23  # somewhat more than SQLite lets it grow between checkpoints (1,000 pages)
 BUSY_S = 30  # how long a writer waits for another process
+TURN_S = 0.0005  # between its looks; SQLite's own handler sleeps up to 0.1 s, a hundred times as long as a commit takes
+_AT_FAULT = (IntegrityError, sqlite3.IntegrityError)
 WRITES = "medseg_writes"  # execution option: the transaction takes SQLite's write lock when it begins
 
 
@@ -76,6 +82,9 @@ class Ledger:
         except DBAPIError as error:
             self._engine.dispose()
             raise LedgerUnavailable(f"ledger {_shown(url)}: cannot be opened: {error.orig}") from error
+        except CommandError as error:  # alembic knows no such revision
+            self._engine.dispose()
+            raise LedgerUnavailable(f"ledger {_shown(url)}: a later version of medseg made it: use that one") from error
         if self._engine.dialect.name == "sqlite":
             self._grow_wal()
 
@@ -98,6 +107,18 @@ class Ledger:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def backup(self, to: Path) -> None:
+        """Save the ledger as it is at one moment, in a file of its own, while others write. It takes the place of one
+        that is there. Raises UsageError where it is not SQLite, LedgerUnavailable."""
+        if self._engine.dialect.name != "sqlite":
+            raise UsageError("only a SQLite ledger is saved by medseg: save the database with its own tools (pg_dump)")
+        with closing(sqlite3.connect(to)) as copy, self.read() as db:
+            try:
+                cast(sqlite3.Connection, db.connection.driver_connection).backup(copy)
+                copy.execute("PRAGMA journal_mode = DELETE")  # one file, which can be read without writing beside it
+            except sqlite3.Error as error:
+                raise LedgerUnavailable(f"the ledger cannot be saved in {to}: {error}") from error
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -172,7 +193,7 @@ def _run_behind_savepoint(db: Connection, pending: _Pending[Any]) -> None:
 
 def _lost(error: Exception) -> bool:
     """Whether the transaction as a whole is lost, and not one operation at fault."""
-    return isinstance(error, DBAPIError) and not isinstance(error, IntegrityError)
+    return isinstance(error, DBAPIError | sqlite3.Error) and not isinstance(error, _AT_FAULT)
 
 
 def _unavailable(error: Exception) -> LedgerUnavailable:
@@ -185,6 +206,19 @@ def migrate(db: Connection) -> None:
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["connection"] = db
     command.upgrade(config, "head")
+
+
+def revisions(url: str) -> tuple[str | None, str | None]:
+    """The revision of a ledger's tables, and this version's. Changes nothing. Raises LedgerUnavailable."""
+    engine = create_engine(url)
+    try:
+        with engine.connect() as db:
+            found = MigrationContext.configure(db).get_current_revision()
+    except DBAPIError as error:
+        raise LedgerUnavailable(f"ledger {_shown(url)}: cannot be opened: {error.orig}") from error
+    finally:
+        engine.dispose()
+    return found, ScriptDirectory(str(MIGRATIONS)).get_current_head()
 
 
 def _engine(url: str) -> Engine:
@@ -204,7 +238,22 @@ def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
 
 
 def _begin_sqlite(db: Connection) -> None:
-    db.exec_driver_sql("BEGIN IMMEDIATE" if db.get_execution_options().get(WRITES) else "BEGIN")
+    if not db.get_execution_options().get(WRITES):
+        db.exec_driver_sql("BEGIN")
+        return
+    driver, deadline = cast(sqlite3.Connection, db.connection.driver_connection), time.monotonic() + BUSY_S
+    driver.execute("PRAGMA busy_timeout = 0")
+    try:
+        while True:
+            try:
+                driver.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise OperationalError("BEGIN IMMEDIATE", None, error) from error
+            time.sleep(TURN_S)
+    finally:
+        driver.execute(f"PRAGMA busy_timeout = {BUSY_S * 1000}")
 
 
 def _shown(url: str) -> str:

@@ -10,13 +10,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, exists, func, insert, select, update
+from sqlalchemy import Connection, Row, and_, case, exists, func, insert, select, true, update
 
-from gateway import rows
+from gateway import rows, stages
 from gateway.rows import COUNTING, Claim
 from gateway.tables import association, delivery, event, instance, job, result, result_object, series
+from medseg.errors import MedsegError
 
 LIVE = ("waiting", "held", "queued", "running")
+UNDELIVERED = ("queued", "sending", "stored")
 
 
 # ---- series
@@ -27,14 +29,35 @@ def unsettled_series(db: Connection) -> Sequence[Row[Any]]:
     return db.execute(select(series).where(series.c.state.in_(("arriving", "held")))).all()
 
 
+class Erased(MedsegError):
+    """A series is not in the ledger any more: its study was purged."""
+
+    code = "erased"
+
+    def __init__(self, series_uid: str) -> None:
+        super().__init__(f"series {series_uid} is not in the ledger any more: its study was purged")
+
+
 def series_row(db: Connection, study_uid: str, series_uid: str) -> Row[Any]:
-    return db.execute(select(series).where(_of(series, study_uid, series_uid))).one()
+    """What is known of a series. Raises Erased."""
+    row = db.execute(select(series).where(_of(series, study_uid, series_uid))).one_or_none()
+    if row is None:
+        raise Erased(series_uid)
+    return row
 
 
 def counting_instances(db: Connection, study_uid: str, series_uid: str) -> Sequence[Row[Any]]:
     """The instances of a series that count, in the order they came."""
     counts = and_(_of(instance, study_uid, series_uid), instance.c.state.in_(COUNTING))
     return db.execute(select(instance).where(counts).order_by(instance.c.received_at, instance.c.id)).all()
+
+
+def deleted_instances(db: Connection, study_uid: str, series_uid: str) -> int:
+    """How many of the instances of a series that count have lost their file to retention."""
+    gone = and_(
+        _of(instance, study_uid, series_uid), instance.c.state.in_(COUNTING), instance.c.deleted_at.is_not(None)
+    )
+    return int(db.execute(select(func.count()).select_from(instance).where(gone)).scalar_one())
 
 
 def first_instances(db: Connection, study_uid: str, series_uid: str, revision: int) -> Sequence[Row[Any]]:
@@ -45,7 +68,8 @@ def first_instances(db: Connection, study_uid: str, series_uid: str, revision: i
 
 def taken(db: Connection, study_uid: str) -> dict[str, tuple[float, int]]:
     """When, and at which revision, each series of a study was last decided upon; without those that never were."""
-    jobs = select(job.c.series_uid, job.c.created_at, job.c.revision).where(job.c.study_uid == study_uid)
+    decided = and_(job.c.study_uid == study_uid, job.c.revision > 0)
+    jobs = select(job.c.series_uid, job.c.created_at, job.c.revision).where(decided)
     complete = and_(series.c.study_uid == study_uid, series.c.state == "complete")
     without = select(series.c.series_uid, series.c.complete_at, series.c.revision).where(complete)
     return {
@@ -57,7 +81,10 @@ def complete_series(db: Connection, study_uid: str, series_uid: str, revision: i
     """All of a series is here; False where something came after that revision."""
     done = {"state": "complete", "complete_by": by, "complete_at": at}
     still = and_(_of(series, study_uid, series_uid), series.c.revision == revision, series.c.state != "complete")
-    return db.execute(update(series).where(still).values(done)).rowcount == 1
+    moved = db.execute(update(series).where(still).values(done)).rowcount == 1
+    if moved:
+        stages.series_complete(db, study_uid, series_uid)
+    return moved
 
 
 def hold_series(db: Connection, study_uid: str, series_uid: str, revision: int) -> bool:
@@ -88,7 +115,7 @@ def associations(db: Connection, ids: Iterable[str]) -> Sequence[Row[Any]]:
 
 @dataclass(frozen=True)
 class NewJob:
-    """A job to be done. bundle: a name or a folder; empty for the default bundle that fits."""
+    """A job to be done. bundle: a name or a folder; empty for the default bundle that fits. terms: its rule's, JSON."""
 
     study_uid: str
     series_uid: str
@@ -98,18 +125,49 @@ class NewJob:
     mode: str
     state: str
     due: float
+    terms: str = "{}"
 
 
 def make_job(db: Connection, new: NewJob, at: float) -> int:
-    """A job for a series, which takes the place of whatever was to be done with it before. Returns its id."""
-    old = and_(_of(job, new.study_uid, new.series_uid), job.c.state.in_(LIVE))
-    db.execute(
-        update(job)
-        .where(old)
-        .values(state="cancelled", finished_at=at, lease_owner=None, lease_until=None, error=LATER)
-    )
+    """A job for a series, which takes the place of whatever was to be done with it before. Returns its id.
+
+    Where the same was begun while the series was arriving, that becomes the job, and goes on if it runs.
+    """
+    begun = _same_begun(db, new)
+    if begun is not None:
+        fixed = {"revision": new.revision, "due": new.due, "ready_at": at, "started_at": at}
+        state = case((job.c.state == "waiting", "queued"), else_=job.c.state)
+        db.execute(update(job).where(job.c.id == begun).values(state=state, **fixed))
+        stages.job_claimed(db, begun, at)
+        return begun
+    cancel_jobs(db, new.study_uid, new.series_uid, at)
     facts = asdict(new) | {"ready_at": at, "created_at": at, "attempt": 0}
     return int(db.execute(insert(job).returning(job.c.id), facts).scalar_one())
+
+
+def _same_begun(db: Connection, new: NewJob) -> int | None:
+    """The job that was begun on the first slices of a series, where it is of the same rule and bundle."""
+    begun = and_(_of(job, new.study_uid, new.series_uid), job.c.state.in_(("waiting", "running")), job.c.revision == 0)
+    same = [getattr(job.c, name) == getattr(new, name) for name in ("bundle", "rule", "terms", "mode")]
+    if new.state != "queued":
+        return None
+    return db.execute(select(job.c.id).where(begun, *same)).scalar_one_or_none()
+
+
+def begin_job(db: Connection, new: NewJob, at: float) -> int | None:
+    """A job for a series that is still arriving; None where it has, or had, one already. Returns its id."""
+    if db.execute(select(exists().where(_of(job, new.study_uid, new.series_uid)))).scalar():
+        return None
+    facts = asdict(new) | {"state": "waiting", "revision": 0, "ready_at": at, "created_at": at, "attempt": 0}
+    return int(db.execute(insert(job).returning(job.c.id), facts).scalar_one())
+
+
+def cancel_jobs(db: Connection, study_uid: str, series_uid: str, at: float, *, begun: bool = False) -> None:
+    """Whatever was to be done with a series is not, any more. begun: only what was begun on its first slices."""
+    old = and_(_of(job, study_uid, series_uid), job.c.state.in_(LIVE), job.c.revision == 0 if begun else true())
+    over = {"state": "cancelled", "finished_at": at, "lease_owner": None, "lease_until": None, "error": LATER}
+    for _ in range(db.execute(update(job).where(old).values(**over)).rowcount):
+        stages.job_ended(db, "cancelled", "series_changed")
 
 
 LATER = "images came after the job was made: another job has them"
@@ -117,6 +175,17 @@ LATER = "images came after the job was made: another job has them"
 
 def job_row(db: Connection, job_id: int) -> Row[Any]:
     return db.execute(select(job).where(job.c.id == job_id)).one()
+
+
+def job_under(db: Connection, claim: Claim) -> Row[Any] | None:
+    """The job of a claim; None where the claim has run out, or the job was purged."""
+    mine = and_(job.c.id == claim.id, job.c.attempt == claim.attempt, job.c.state == "running")
+    return db.execute(select(job).where(mine)).one_or_none()
+
+
+def has_job(db: Connection, job_id: int) -> bool:
+    """Whether a job is in the ledger; one whose study was purged is not."""
+    return bool(db.execute(select(exists().where(job.c.id == job_id))).scalar())
 
 
 def running_jobs(db: Connection) -> Sequence[Row[Any]]:
@@ -127,6 +196,45 @@ def release_job(db: Connection, job_id: int, at: float) -> bool:
     """A held job may run; False where it is not held."""
     held = and_(job.c.id == job_id, job.c.state == "held")
     return db.execute(update(job).where(held).values(state="queued", ready_at=at)).rowcount == 1
+
+
+def retry_job(db: Connection, job_id: int, at: float) -> str:
+    """A failed job may run again, as if it never had, on its series as it is now: what had been lost may have been sent
+    again. Returns why it may not, or an empty text."""
+    row = db.execute(select(job).where(job.c.id == job_id)).one_or_none()
+    if row is None or row.state != "failed":
+        return f"job {job_id} {'is not there' if row is None else f'is {row.state}'}: only a failed job is run again"
+    of = series_row(db, row.study_uid, row.series_uid)
+    arriving = of.state != "complete"
+    later = and_(_of(job, row.study_uid, row.series_uid), job.c.id > job_id)
+    if (arriving and row.revision) or db.execute(select(exists().where(later))).scalar():
+        return f"job {job_id} is not run again: another job has the images of its series, or will have them"
+    then = {"state": "waiting"} if arriving else {"state": "queued", "revision": of.revision}
+    again = {"ready_at": at, "failures": 0, "tried_from": None, "finished_at": None, "error_code": None, "error": None}
+    db.execute(update(job).where(job.c.id == job_id).values(**then, **again))
+    return ""
+
+
+# ---- what waits by the wall clock
+
+
+def shift_waits(db: Connection, by_s: float) -> None:
+    """The wall clock was set by so many seconds: what waits for a moment goes on waiting as long as it was to."""
+    db.execute(_later(job, by_s, "due", "ready_at", "lease_until").where(job.c.state.in_(LIVE)))
+    db.execute(_later(delivery, by_s, "ready_at", "lease_until", "tried_from").where(delivery.c.state.in_(UNDELIVERED)))
+
+
+def _later(table: Any, by_s: float, *columns: str) -> Any:
+    """An absent moment stays absent."""
+    return update(table).values({name: table.c[name] + by_s for name in columns})
+
+
+def cap_waits(db: Connection, until: float) -> int:
+    """Nothing waits beyond a moment: only a clock that was set back while nobody looked lets it. Returns how many."""
+    return sum(
+        db.execute(update(one).where(one.c.state == state, one.c.ready_at > until).values(ready_at=until)).rowcount
+        for one, state in ((job, "queued"), (delivery, "queued"), (delivery, "stored"))
+    )
 
 
 # ---- results
@@ -170,6 +278,14 @@ def calling_ae(db: Connection, study_uid: str, series_uid: str) -> str | None:
     return db.execute(first).scalar()
 
 
+def current_result(db: Connection, study_uid: str, series_uid: str, bundle: str) -> Row[Any] | None:
+    """The result of a series and bundle that no other names as its predecessor."""
+    mine = and_(_of(result, study_uid, series_uid), result.c.bundle == bundle)
+    later = result.alias()
+    current = select(result).where(mine, ~exists().where(later.c.predecessor_id == result.c.id))
+    return db.execute(current).one_or_none()
+
+
 def finish_job(db: Connection, claim: Claim, new: NewResult, destinations: Iterable[str], now: float) -> bool:
     """A job is done: its result is current, and on its way; the sender drops what it replaces and was not sent.
 
@@ -180,10 +296,7 @@ def finish_job(db: Connection, claim: Claim, new: NewResult, destinations: Itera
     if has_result(db, new.result_key):
         return True
     of = job_row(db, claim.id)
-    mine = and_(_of(result, of.study_uid, of.series_uid), result.c.bundle == new.bundle)
-    later = result.alias()
-    current = select(result.c.id).where(mine, ~exists().where(later.c.predecessor_id == result.c.id))
-    predecessor_id = db.execute(current).scalar_one_or_none()
+    before = current_result(db, of.study_uid, of.series_uid, new.bundle)
     facts = {
         "job_id": claim.id,
         "result_key": new.result_key,
@@ -191,7 +304,7 @@ def finish_job(db: Connection, claim: Claim, new: NewResult, destinations: Itera
         "series_uid": of.series_uid,
         "bundle": new.bundle,
         "bundle_version": new.bundle_version,
-        "predecessor_id": predecessor_id,
+        "predecessor_id": None if before is None else before.id,
         "facts": json.dumps(list(new.facts)),
         "created_at": now,
     }
@@ -202,28 +315,32 @@ def finish_job(db: Connection, claim: Claim, new: NewResult, destinations: Itera
         for destination in destinations:
             way = {"object_id": object_id, "destination": destination, "state": "queued", "attempt": 0}
             db.execute(insert(delivery), way | {"ready_at": now, "created_at": now})
+    stages.result_made(db, claim.id, now, new.facts)
     return True
 
 
 # ---- for people
 
 
-def counts(db: Connection) -> dict[str, dict[str, int]]:
-    """How many series, jobs and deliveries are in which state."""
-    return {
-        table.name: {row.state: row.n for row in db.execute(_by_state(table)).all()}
-        for table in (series, job, delivery)
-    }
-
-
-def _by_state(table: Any) -> Any:
-    return select(table.c.state, func.count().label("n")).group_by(table.c.state).order_by(table.c.state)
-
-
 def latest_jobs(db: Connection, limit: int) -> list[dict[str, Any]]:
     """The latest jobs, newest first."""
     found = db.execute(select(job).order_by(job.c.id.desc()).limit(limit))
     return [dict(row._mapping) for row in found]
+
+
+def settings_told(db: Connection) -> dict[str, list[str]]:
+    """What the last reading of the settings came to: `problems` that kept the old ones, keys `kept` till a restart."""
+    last = select(event.c.detail).where(event.c.kind == SETTINGS).order_by(event.c.id.desc()).limit(1)
+    detail = db.execute(last).scalar()
+    return {"problems": [], "kept": []} if detail is None else json.loads(detail)
+
+
+def tell_settings(db: Connection, problems: Iterable[str], kept: Iterable[str], at: float) -> None:
+    """The settings were read."""
+    rows.record(db, SETTINGS, at, None, {"problems": list(problems), "kept": list(kept)})
+
+
+SETTINGS = "settings.read"
 
 
 def tell(db: Connection, kind: str, at: float, study_uid: str, series_uid: str, detail: Mapping[str, Any]) -> None:

@@ -10,13 +10,13 @@ Each function takes a connection inside a transaction, as `Ledger.write` gives i
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, or_, select, update
 
-from gateway import retry, rows
+from gateway import retry, rows, stages
 from gateway.retry import Fault, RetryAt
 from gateway.rows import Claim
 from gateway.settings import Deliver
@@ -24,6 +24,7 @@ from gateway.tables import delivery, result, result_object
 
 LAST_ASK = 4  # three rounds by storage commitment, the last by C-FIND; or all by C-FIND
 FIND_AFTER_S = 60.0  # a peer may take a while to index what it stored
+REPORT_WITHIN_S = 900.0  # then a peer is asked again
 NOT_THIS_CLASS = 0x0122  # Failure Reason: the peer commits to no object of this SOP class
 
 
@@ -50,22 +51,6 @@ class Outgoing:
     def segmentation(self) -> bool:
         """Whether it is what the other objects of its result refer to ("seg", "seg.2")."""
         return self.kind.startswith("seg")
-
-
-@dataclass(frozen=True, slots=True)
-class DeadDelivery:
-    """A delivery that only a person can set going again."""
-
-    id: int
-    destination: str
-    study_uid: str
-    series_uid: str
-    kind: str
-    sop_instance_uid: str
-    failures: int
-    status: int | None
-    error_code: str
-    error: str
 
 
 # ---- sending
@@ -155,7 +140,11 @@ def believe(db: Connection, claims: Iterable[Claim]) -> None:
 
 def confirm(db: Connection, claim: Claim, now: float) -> bool:
     """A destination has the object for good."""
-    return db.execute(update(delivery).where(_held(claim)).values(state="confirmed", confirmed_at=now)).rowcount == 1
+    there = {"state": "confirmed", "confirmed_at": now}
+    moved = db.execute(update(delivery).where(_held(claim)).values(**there)).rowcount == 1
+    if moved:
+        stages.object_confirmed(db, claim.id, now)
+    return moved
 
 
 def lose(db: Connection, out: Outgoing, now: float, settings: Deliver, random: float, detail: str) -> bool:
@@ -170,7 +159,10 @@ def lose(db: Connection, out: Outgoing, now: float, settings: Deliver, random: f
         "error": f"{Fault.LOST.value if isinstance(then, RetryAt) else then.reason}: {detail}",
         "transaction_uid": None,
     }
-    return db.execute(update(delivery).where(_held(out.claim)).values(**lost)).rowcount == 1
+    moved = db.execute(update(delivery).where(_held(out.claim)).values(**lost)).rowcount == 1
+    if moved:
+        stages.delivery_failed(db, dead=not again)
+    return moved
 
 
 def take_report(
@@ -205,30 +197,35 @@ def take_report(
 # ---- by hand
 
 
-def dead_letters(db: Connection) -> tuple[DeadDelivery, ...]:
-    """All deliveries that only a person can set going again, the oldest first."""
+def deliveries(db: Connection, *states: str) -> Sequence[Row[Any]]:
+    """All deliveries in some states, the oldest first, with the UIDs and the kind of what they deliver."""
+    of_what = (
+        result.c.study_uid,
+        result.c.series_uid,
+        result_object.c.kind,
+        result_object.c.sop_class_uid,
+        result_object.c.sop_instance_uid,
+    )
     found = (
-        select(delivery, result.c.study_uid, result.c.series_uid, result_object.c.kind,
-               result_object.c.sop_instance_uid)
+        select(delivery, *of_what)
         .join(result_object, result_object.c.id == delivery.c.object_id)
         .join(result, result.c.id == result_object.c.result_id)
-        .where(delivery.c.state == "dead")
+        .where(delivery.c.state.in_(states))
         .order_by(delivery.c.id)
-    )  # fmt: skip
-    return tuple(
-        DeadDelivery(
-            row.id, row.destination, row.study_uid, row.series_uid, row.kind, row.sop_instance_uid, row.failures,
-            row.status, row.error_code, row.error,
-        )
-        for row in db.execute(found)
-    )  # fmt: skip
+    )
+    return db.execute(found).all()
 
 
-def retry_dead(db: Connection, now: float, delivery_id: int | None = None) -> int:
-    """Send a dead letter again, or all of them, with patience as for a new delivery. Returns how many."""
+def retry_dead(db: Connection, now: float, delivery_id: int | None = None, destination: str | None = None) -> int:
+    """Send a dead letter again, or all of them, or all to a destination, with patience as for a new delivery.
+
+    Returns how many.
+    """
     chosen = delivery.c.state == "dead"
     if delivery_id is not None:
         chosen = and_(chosen, delivery.c.id == delivery_id)
+    if destination is not None:
+        chosen = and_(chosen, delivery.c.destination == destination)
     again = {"state": "queued", "ready_at": now, "failures": 0, "tried_from": None}
     return db.execute(update(delivery).where(chosen).values(**again)).rowcount
 

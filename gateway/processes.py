@@ -1,42 +1,51 @@
 """What runs in each process of `medseg serve`. Each is told to stop by SIGTERM, and stops when its parent is gone.
 
-receiver   listens and files; never sees torch
-director   completes series and makes jobs
+What a reload changes comes through a pipe (`gateway.live`), and is looked at between two pieces of work: no association
+is dropped for it, no job begun anew, no model loaded again.
+
+receiver   listens and files; never sees torch; there may be several, which accept from one socket
+director   completes series and makes jobs; reports to senders and asks them; lets go of what was kept long enough
 worker     segments; the only one that loads torch
 sender     delivers results
+web        answers what people and monitoring ask, on this machine only
 """
 
 from __future__ import annotations
 
 import fcntl
 import logging
+import math
 import multiprocessing
 import os
 import random
 import signal
 import socket
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
+from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Row
 
-from gateway import moves, outbox_rows
+from gateway import moves, outbox_rows, rows, telemetry
 from gateway.decide import jobs, rules
+from gateway.heartbeat import STALL_S, Heart, Watched
 from gateway.ledger import Ledger
+from gateway.live import Live
 from gateway.rows import Claim
 from gateway.settings import CALLED_AE, GatewaySettings, Rule
 from medseg.dicom.series import Series
-from medseg.errors import UsageError
 from medseg.progress import Cancelled
 
 if TYPE_CHECKING:
     from gateway.dimse.commitment import CommitmentReport
+    from gateway.receive.source import SpoolSource
 
 logger = logging.getLogger(__name__)
 
@@ -46,86 +55,124 @@ ORPHAN_S = 5.0  # for a process without its supervisor
 WORKER = "worker"
 
 
-def receiver(settings: GatewaySettings, stop: threading.Event) -> None:
-    from gateway.dimse.scp import Limits, StorageScp
+def receiver(live: Live, stop: threading.Event, *, listener: socket.socket) -> None:
+    from gateway.dimse.scp import StorageScp
+    from gateway.receive.commitment import Reporter
     from gateway.receive.spool import Spool
+
+    settings, name = live.now, multiprocessing.current_process().name
+    gateway = settings.gateway
+    with Ledger(gateway.database) as ledger:
+        ledger.write(lambda db: rows.lose_open_associations(db, time.time(), name))  # of one that died under this name
+        spool = Spool(gateway.spool, ledger, watermark(settings), name)
+        scp = StorageScp(
+            spool,
+            host=gateway.host,
+            port=gateway.port,
+            listener=listener,
+            reported=partial(_take_report, ledger, live),
+            asked=lambda request: reporter.asked(request),
+            **_admission(settings),
+        )
+        reporter = Reporter(ledger, scp.report, scp.is_open)
+        scp.start()
+        while not stop.wait(LOOK_S):
+            if live.now is not settings:
+                settings = live.now
+                spool.watermark = watermark(settings)
+                scp.admit_by(**_admission(settings))
+            reporter.step()
+        scp.stop(GRACE_S)
+
+
+def _admission(settings: GatewaySettings) -> dict[str, Any]:
+    """Whom the SCP lets in, and how many."""
+    from gateway.dimse.storing import Limits
 
     gateway, limits = settings.gateway, settings.limits
     titles = {pattern.text for rule in settings.rules for one in rule.when if one.subject == CALLED_AE
               for pattern in one.wanted}  # fmt: skip
-    with Ledger(gateway.database) as ledger:
-        scp = StorageScp(
-            Spool(gateway.spool, ledger, watermark(settings)),
-            ae_titles=[gateway.ae_title, *sorted(titles - {gateway.ae_title})],
-            host=gateway.host,
-            port=gateway.port,
-            callers=None if gateway.allow_any_caller else list(_callers(settings)),
-            limits=Limits(limits.associations, limits.per_caller),
-            reported=partial(_take_report, ledger, settings),
-        )
-        scp.start()
-        stop.wait()
-        scp.stop(GRACE_S)
+    return {
+        "ae_titles": [gateway.ae_title, *sorted(titles - {gateway.ae_title})],
+        "callers": None if gateway.allow_any_caller else list(_callers(settings)),
+        "limits": Limits(limits.associations, limits.per_caller),
+    }
 
 
-def _take_report(ledger: Ledger, settings: GatewaySettings, report: CommitmentReport) -> None:
+def _take_report(ledger: Ledger, live: Live, report: CommitmentReport) -> None:
     """A peer's storage commitment report (PS3.4 J.3.3), which may come on an association of its own."""
-    facts = (report.transaction_uid, report.committed, report.failed, time.time(), settings.deliver, random.random())
+    facts = (report.transaction_uid, report.committed, report.failed, time.time(), live.now.deliver, random.random())
     ledger.write(lambda db: outbox_rows.take_report(db, *facts))
 
 
-def director(settings: GatewaySettings, stop: threading.Event) -> None:
+def director(live: Live, stop: threading.Event) -> None:
     from gateway.director import Director
+    from gateway.keep.retention import Retention
+    from gateway.receive.inquiry import Inquiry
 
-    with Ledger(settings.gateway.database) as ledger:
-        directs = Director(ledger, settings.gateway.spool, settings)
+    spool = live.now.gateway.spool
+    with Ledger(live.now.gateway.database) as ledger:
+        directs, retains = Director(ledger, spool, live.now), Retention(ledger, spool)
+        inquiry = Inquiry(ledger, spool, live)
+        threading.Thread(target=inquiry.run, args=(stop,), name="inquiry", daemon=True).start()
         while not stop.wait(LOOK_S):
+            settings = directs.settings = live.now
             directs.step(time.monotonic(), time.time())
+            retains.step(settings.retain, time.monotonic(), time.time())
 
 
-def worker(settings: GatewaySettings, stop: threading.Event) -> None:
+def worker(live: Live, stop: threading.Event) -> None:
     from gateway.work.worker import Worker
 
-    with Ledger(settings.gateway.database) as ledger:
-        Worker(ledger, settings.gateway.spool, Desk(ledger, settings), stop, owner=WORKER).run()
+    with Ledger(live.now.gateway.database) as ledger:
+        Worker(ledger, live.now.gateway.spool, Desk(ledger, live), stop, owner=WORKER).run()
 
 
-def sender(settings: GatewaySettings, stop: threading.Event) -> None:
+def sender(live: Live, stop: threading.Event) -> None:
     from gateway.deliver import outbox
 
-    outbox.run(settings, stop)
+    outbox.run(live, stop)
+
+
+def web(live: Live, stop: threading.Event) -> None:
+    from gateway.web import server
+
+    server.run(live, stop)
 
 
 class Desk:
     """What the worker asks of the other rooms (`gateway.work.worker.Desk`)."""
 
-    def __init__(self, ledger: Ledger, settings: GatewaySettings) -> None:
-        self._ledger, self._settings = ledger, settings
+    def __init__(self, ledger: Ledger, live: Live) -> None:
+        self._ledger, self._live = ledger, live
 
     def rule(self, job: Row[Any]) -> Rule:
-        for one in self._settings.rules:
-            if one.name == job.rule:
-                return one
-        raise UsageError(f"job {job.id}: there is no rule {job.rule!r} any more")
+        return jobs.rule_of(job)
 
     def destinations(self, db: Connection, job: Row[Any], rule: Rule) -> Iterable[str]:
         caller = moves.calling_ae(db, job.study_uid, job.series_uid)
-        return [peer.name for peer in rules.destinations(rule, caller, self._settings.peers)]
+        return rules.destinations(rule, caller, self._live.now.peers)
 
     def read(self, job: Row[Any], cancelled: Cancelled) -> Series | None:
         from gateway.receive.source import read_series
 
-        spool = self._settings.gateway.spool
+        spool = self._live.now.gateway.spool
         return read_series(self._ledger, spool, job.study_uid, job.series_uid, job.revision, cancelled)
 
+    def follow(self, job: Row[Any], cancelled: Cancelled) -> SpoolSource:
+        from gateway.receive.source import SpoolSource
+
+        spool = self._live.now.gateway.spool
+        return SpoolSource(self._ledger, spool, job.study_uid, job.series_uid, cancelled=cancelled)
+
     def failed(self, db: Connection, claim: Claim, error: BaseException, now: float) -> bool:
-        return jobs.failed(db, claim, error, now, self._settings.deliver)
+        return jobs.failed(db, claim, error, now, self._live.now.deliver)
 
 
 def watermark(settings: GatewaySettings) -> Any:
     from gateway.receive.spool import Watermark
 
-    return Watermark(settings.limits.disk_used_percent, int(settings.limits.disk_free_gb * 1e9))
+    return Watermark.of(settings.limits)
 
 
 def _callers(settings: GatewaySettings) -> Iterable[tuple[str, str | None]]:
@@ -142,34 +189,46 @@ def _callers(settings: GatewaySettings) -> Iterable[tuple[str, str | None]]:
 # ---- a process and its end
 
 
-def enter(name: str, main: Callable[[GatewaySettings, threading.Event], None], settings: GatewaySettings) -> None:
-    """Run one of the above as a process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches all; the supervisor says who stops when
-    stop = stopped_by(signal.SIGTERM)
-    log(name)
+def enter(
+    name: str, main: Callable[[Live, threading.Event], None], settings: GatewaySettings, news: Pipe[Any, Any]
+) -> None:
+    """Run one of the above as a process. news: brings the settings that a reload changed."""
+    for number in (signal.SIGINT, signal.SIGHUP):  # these reach all; the supervisor says who stops or changes when
+        signal.signal(number, signal.SIG_IGN)
+    stop, live = Watched(), Live(settings)
+    on_signals({signal.SIGTERM: stop})
+    telemetry.configure(name)
     threading.Thread(target=_stop_with_parent, args=(stop,), daemon=True).start()
-    with hold(settings.gateway.spool, fcntl.LOCK_SH):
-        main(settings, stop)
+    threading.Thread(target=live.follow, args=(news,), name="settings", daemon=True).start()
+    # The worker's loop stands still while a model computes: how long it may, its jobs' deadlines say.
+    stall_s = math.inf if name == WORKER else STALL_S
+    gateway = settings.gateway
+    with hold(gateway.spool, fcntl.LOCK_SH), Heart(gateway.spool, gateway.database, name, stop, stall_s):
+        try:
+            main(live, stop)
+        except Exception:  # a process boundary: what Python would print might quote a data set
+            logger.critical("%s ended by an error", name, exc_info=True, extra={"event": "process.failed"})
+            sys.exit(1)
 
 
-def stopped_by(*numbers: signal.Signals) -> threading.Event:
-    """An event that is set when one of these signals comes.
+def on_signals(events: Mapping[signal.Signals, threading.Event]) -> None:
+    """Have each of these events set whenever its signal comes.
 
-    A thread sets it: a handler runs wherever the main thread is, and that may hold the lock of the event.
+    A thread sets them: a handler runs wherever the main thread is, and that may hold the lock of the event.
     """
-    stop = threading.Event()
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    for number in numbers:
+    for number in events:
         signal.signal(number, lambda *_: None)
 
-    def wait_for_one() -> None:
-        os.read(reading, 1)
-        stop.set()
+    def set_them() -> None:
+        while True:
+            (number,) = os.read(reading, 1)
+            if number in events:
+                events[signal.Signals(number)].set()
 
-    threading.Thread(target=wait_for_one, name="signals", daemon=True).start()
-    return stop
+    threading.Thread(target=set_them, name="signals", daemon=True).start()
 
 
 def _stop_with_parent(stop: threading.Event) -> None:
@@ -188,11 +247,3 @@ def hold(spool: Path, how: int) -> IO[bytes]:
     file = (spool / "lock").open("ab")
     fcntl.flock(file, how)
     return file
-
-
-def log(name: str) -> None:
-    """Log to stderr, each line with its process."""
-    form = f"%(asctime)s {name}[{os.getpid()}] %(levelname)s %(message)s"
-    logging.basicConfig(format=form, level=logging.INFO)
-    for chatty in ("alembic", "highdicom", "pynetdicom"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -21,8 +21,12 @@ class Effort(StrEnum):
     """How a job is tried again."""
 
     SAME = "same"
-    SMALLER = "smaller"  # fewer windows at a time
+    SMALLER = "smaller"  # one window at a time, scores stitched in the machine's memory
     CPU = "cpu"
+
+
+#: The error codes of a job that ran out of memory.
+OUT_OF_MEMORY = ("out_of_memory", "MemoryError")
 
 
 @dataclass(frozen=True)
@@ -35,10 +39,9 @@ class RetryAt:
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """Not again by itself. fallback: another form of the result may be taken where this one is not."""
+    """Not again by itself."""
 
     reason: str
-    fallback: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,14 +95,12 @@ class Policy:
     efforts: how to try again after the first, second, ... attempt.
     pause: with a pause before each, growing; else at once.
     final: in the end there is nothing a person could do, either.
-    fallback: see DeadLetter.
     """
 
     efforts: tuple[Effort, ...] = ()
     limit: Limit = Limit.EFFORTS
     pause: bool = True
     final: bool = False
-    fallback: bool = False
 
 
 _SAME = Effort.SAME
@@ -124,7 +125,7 @@ POLICIES: dict[Fault, Policy] = {
     Fault.REFUSED: Policy(),
     Fault.UNSENDABLE: Policy(),
     Fault.NO_PEER: Policy(),
-    Fault.NOT_ACCEPTED: Policy(fallback=True),
+    Fault.NOT_ACCEPTED: Policy(),
 }
 
 JITTER = 0.2
@@ -143,9 +144,17 @@ def decide(fault: Fault, attempts: int, age_s: float, settings: Deliver, random:
         return DeadLetter(f"{fault.value}: given up after {attempts} attempts in {age_s / 3600:.1f} h")
     if policy.limit is Limit.EFFORTS and attempts > len(policy.efforts):
         times = f" ({attempts} attempts)" if policy.efforts else ""
-        return DeadLetter(f"{fault.value}{times}", fallback=policy.fallback)
+        return DeadLetter(f"{fault.value}{times}")
     effort = policy.efforts[min(attempts, len(policy.efforts)) - 1]
     return RetryAt(pause_s(attempts, settings, random) if policy.pause else 0.0, effort)
+
+
+def effort(error_code: str | None, failures: int) -> Effort:
+    """How a job is run, by how its last attempt ended and how many have failed."""
+    if error_code not in OUT_OF_MEMORY or not failures:
+        return Effort.SAME
+    efforts = POLICIES[Fault.OUT_OF_MEMORY].efforts
+    return efforts[min(failures, len(efforts)) - 1]
 
 
 def pause_s(attempts: int, settings: Deliver, random: float) -> float:

@@ -7,29 +7,31 @@ attempt it was given; a move that returns False came too late: somebody else has
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
     Connection,
-    CursorResult,
     Row,
     Table,
     and_,
     bindparam,
     case,
     exists,
+    func,
     insert,
     null,
     or_,
     select,
+    true,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.sql.compiler import SQLCompiler
 
+from gateway import stages, tallies
+from gateway.prepared import UPSERT, Prepared
 from gateway.tables import association, delivery, event, instance, job, result_object, series
 
 COUNTING = ("current", "conflict")
@@ -41,7 +43,7 @@ class Filed(StrEnum):
     NEW = "new"
     DUPLICATE = "duplicate"  # these very bytes are there already: the new file is not needed
     CONFLICT = "conflict"  # other bytes under the same UIDs: both are kept, the later one counts
-    RESTORED = "restored"  # these very bytes were there, and their file was lost
+    RESTORED = "restored"  # these very bytes were there, and their file was lost or deleted by retention
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +82,17 @@ class Claim:
 
 
 def open_association(
-    db: Connection, association_id: str, *, calling_ae: str, called_ae: str, host: str, at: float
+    db: Connection, association_id: str, *, calling_ae: str, called_ae: str, host: str, receiver: str, at: float
 ) -> None:
-    """An association was admitted."""
+    """An association is let in by a receiver."""
     facts = {"id": association_id, "calling_ae": calling_ae, "called_ae": called_ae, "host": host, "opened_at": at}
-    db.execute(insert(association), facts)
+    db.execute(insert(association), facts | {"receiver": receiver})
+
+
+def open_by_caller(db: Connection) -> Counter[str]:
+    """How many associations are open, by calling AE title."""
+    still = select(association.c.calling_ae, func.count()).where(association.c.ended_at.is_(None))
+    return Counter(dict(db.execute(still.group_by(association.c.calling_ae)).all()))
 
 
 def end_association(db: Connection, association_id: str, ending: str, at: float) -> bool:
@@ -93,34 +101,14 @@ def end_association(db: Connection, association_id: str, ending: str, at: float)
     return db.execute(update(association).where(mine).values(ended_at=at, ending=ending)).rowcount == 1
 
 
-def lose_open_associations(db: Connection, at: float) -> int:
-    """No receiver runs: what is still open died with one. Returns how many."""
-    still = association.c.ended_at.is_(None)
+def lose_open_associations(db: Connection, at: float, receiver: str | None = None) -> int:
+    """A receiver does not run, or none at all: what is still open died with it. Returns how many."""
+    whose = true() if receiver is None else association.c.receiver == receiver
+    still = and_(association.c.ended_at.is_(None), whose)
     return db.execute(update(association).where(still).values(ended_at=at, ending="lost")).rowcount
 
 
 # ---- instances
-
-_UPSERT: dict[str, Callable[[Table], Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
-
-
-class _Prepared:
-    """A statement that runs for every instance: compiled once per dialect, and sent as text from then on."""
-
-    def __init__(self, build: Callable[[str], Any], *keys: str) -> None:
-        """build: makes the statement for a dialect. keys: of its values."""
-        self._build, self._keys = build, keys
-        self._compiled: dict[str, SQLCompiler] = {}
-
-    def execute(self, db: Connection, values: Mapping[str, Any]) -> CursorResult[Any]:
-        name = db.dialect.name
-        if name not in self._compiled:
-            self._compiled[name] = self._build(name).compile(dialect=db.dialect, column_keys=self._keys)
-        compiled = self._compiled[name]
-        given = compiled.construct_params(dict(values))
-        if compiled.positiontup is None:
-            return db.exec_driver_sql(compiled.string, given)
-        return db.exec_driver_sql(compiled.string, tuple(given[key] for key in compiled.positiontup))
 
 
 def _series_statement(build: Callable[[Table], Any]) -> Any:
@@ -138,17 +126,17 @@ def _series_statement(build: Callable[[Table], Any]) -> Any:
             "state": case((changed, "arriving"), else_=series.c.state),
             "complete_at": case((changed, null()), else_=series.c.complete_at),
             "complete_by": case((changed, null()), else_=series.c.complete_by),
+            "deleted_at": null(),
         },
     )
 
 
-_NEW_INSTANCE = _Prepared(
-    lambda name: _UPSERT[name](instance).on_conflict_do_nothing().returning(instance.c.id),
-    *(field.name for field in fields(StoredInstance)),
-    "state",
+_FACTS = tuple(field.name for field in fields(StoredInstance))
+_NEW_INSTANCE = Prepared(
+    lambda name: UPSERT[name](instance).on_conflict_do_nothing().returning(instance.c.id), *_FACTS, "state"
 )
-_ADD_TO_SERIES = _Prepared(
-    lambda name: _series_statement(_UPSERT[name]), "study_uid", "series_uid", "more", "changed", "at"
+_ADD_TO_SERIES = Prepared(
+    lambda name: _series_statement(UPSERT[name]), "study_uid", "series_uid", "more", "changed", "at"
 )
 
 
@@ -158,8 +146,14 @@ def file_instance(db: Connection, new: StoredInstance) -> Filed:
     Of several versions under the same study, series and SOP Instance UID the one first seen last counts, whatever is
     sent again afterwards; each of them is kept, and the conflict told.
     """
-    facts = asdict(new)
-    if _NEW_INSTANCE.execute(db, facts | {"state": "current"}).scalar() is not None:
+    filed = _file(db, new)
+    tallies.add(db, (*tallies.INSTANCES.plus(outcome=filed), *tallies.RECEIVED_BYTES.plus(new.size_bytes)))
+    return filed
+
+
+def _file(db: Connection, new: StoredInstance) -> Filed:
+    facts = {name: getattr(new, name) for name in _FACTS}
+    if _NEW_INSTANCE.scalar(db, facts | {"state": "current"}) is not None:
         _add_to_series(db, new, more=1, changed=True)
         return Filed.NEW
     versions = db.execute(select(instance).where(_same_uids(new)).order_by(instance.c.id)).all()
@@ -168,7 +162,11 @@ def file_instance(db: Connection, new: StoredInstance) -> Filed:
     known = next((version for version in versions if (version.sha256, version.transfer_syntax_uid) == content), None)
     if known is not None and known.state != "missing":
         _add_to_series(db, new, more=0, changed=False)
-        return Filed.DUPLICATE
+        if known.deleted_at is None:
+            return Filed.DUPLICATE
+        back = {"path": new.path, "offset_bytes": new.offset_bytes, "deleted_at": None}
+        db.execute(update(instance).where(instance.c.id == known.id).values(back))
+        return Filed.RESTORED
     if known is not None:
         state = "superseded" if counting else "current"
         found_again = {"path": new.path, "offset_bytes": new.offset_bytes, "state": state}
@@ -200,8 +198,14 @@ def lose_instance(db: Connection, path: str, at: float) -> bool:
 def instance_files(db: Connection) -> dict[str, int]:
     """Path and length in bytes of every file that should be in the spool."""
     length = (instance.c.offset_bytes + instance.c.size_bytes).label("length")
-    found = db.execute(select(instance.c.path, length).where(instance.c.state != "missing"))
+    there = and_(instance.c.state != "missing", instance.c.deleted_at.is_(None))
+    found = db.execute(select(instance.c.path, length).where(there))
     return {row.path: row.length for row in found}
+
+
+def names_file(db: Connection, path: str) -> bool:
+    """Whether a row names a file of the spool."""
+    return bool(db.execute(select(exists().where(instance.c.path == path))).scalar())
 
 
 def _same_uids(new: StoredInstance) -> Any:
@@ -214,7 +218,7 @@ def _same_uids(new: StoredInstance) -> Any:
 
 def _add_to_series(db: Connection, new: StoredInstance, *, more: int, changed: bool) -> None:
     facts = {"study_uid": new.study_uid, "series_uid": new.series_uid, "at": new.received_at}
-    _ADD_TO_SERIES.execute(db, facts | {"more": more, "changed": int(changed)})
+    _ADD_TO_SERIES.execute_all(db, [facts | {"more": more, "changed": int(changed)}])
 
 
 # ---- events
@@ -234,11 +238,28 @@ def record(
 
 
 def claim_job(db: Connection, owner: str, now: float, until: float) -> Claim | None:
-    """Take the job that is due first: one in the queue, or one whose worker let its lease run out."""
-    ready = and_(job.c.state == "queued", job.c.ready_at <= now)
-    dropped = and_(job.c.state == "running", job.c.lease_until < now)
-    first = select(job.c.id).where(or_(ready, dropped)).order_by(job.c.due, job.c.id)
-    return _claim(db, job, first, {"state": "running", "lease_owner": owner, "lease_until": until})
+    """Take the job that is due first: one in the queue, or one whose worker let its lease run out.
+
+    One whose series is still arriving is only taken where there is no other.
+    """
+    first = select(job.c.id).where(_claimable(now)).order_by(job.c.revision == 0, job.c.due, job.c.id)
+    tried_from = case((job.c.tried_from.is_(None), now), else_=job.c.tried_from)
+    lease = {"state": "running", "lease_owner": owner, "lease_until": until, "tried_from": tried_from}
+    claim = _claim(db, job, first, lease | {"started_at": now})
+    if claim is not None:
+        stages.job_claimed(db, claim.id, now)
+    return claim
+
+
+def _claimable(now: float) -> Any:
+    ready = and_(job.c.state.in_(("waiting", "queued")), job.c.ready_at <= now)
+    return or_(ready, and_(job.c.state == "running", job.c.lease_until < now))
+
+
+def awaited(db: Connection, now: float, *, arriving: bool) -> bool:
+    """Whether a job could be claimed whose series is complete, or still `arriving`."""
+    wanted = job.c.revision == 0 if arriving else job.c.revision > 0
+    return bool(db.execute(select(exists().where(_claimable(now), wanted))).scalar())
 
 
 def claim_delivery(db: Connection, destination: str, owner: str, now: float, until: float) -> Claim | None:
@@ -273,17 +294,34 @@ def renew_job(db: Connection, claim: Claim, until: float) -> bool:
     return _move(db, job, "running", claim, {"lease_until": until})
 
 
-def end_job(db: Connection, claim: Claim, state: str, now: float, *, code: str | None, error: str | None) -> bool:
-    """A job is done, failed or cancelled."""
-    return _move(
-        db, job, "running", claim, {"state": state, "finished_at": now, "error_code": code, "error": error} | _NO_LEASE
-    )
+def end_job(
+    db: Connection, claim: Claim, state: str, now: float, *, code: str | None, error: str | None, failed: int = 0
+) -> bool:
+    """A job is done, failed or cancelled. failed: 1 where this attempt was at fault."""
+    ended = {"state": state, "finished_at": now, "error_code": code, "error": error}
+    moved = _move(db, job, "running", claim, ended | {"failures": job.c.failures + failed} | _NO_LEASE)
+    if moved:
+        stages.job_ended(db, state, code)
+    return moved
 
 
-def requeue_job(db: Connection, claim: Claim, ready_at: float, *, code: str, error: str) -> bool:
-    """A job is to be tried again, not before `ready_at`."""
-    again = {"state": "queued", "ready_at": ready_at, "error_code": code, "error": error}
-    return _move(db, job, "running", claim, again | _NO_LEASE)
+def requeue_job(db: Connection, claim: Claim, ready_at: float, *, code: str, error: str, failed: int = 1) -> bool:
+    """A job is to be tried again, not before `ready_at`. failed: 0 where this attempt was not at fault."""
+    again = {"state": UNCLAIMED, "ready_at": ready_at, "error_code": code, "error": error}
+    moved = _move(db, job, "running", claim, again | {"failures": job.c.failures + failed} | _NO_LEASE)
+    if moved:
+        stages.job_requeued(db, code)
+    return moved
+
+
+def release_job(db: Connection, claim: Claim, ready_at: float) -> bool:
+    """A job gives way to another: it is claimed again, not before `ready_at` unless its series is complete before."""
+    again = case((job.c.revision == 0, ready_at), else_=job.c.ready_at)
+    return _move(db, job, "running", claim, {"state": UNCLAIMED, "ready_at": again} | _NO_LEASE)
+
+
+#: The state of a job that nobody works on.
+UNCLAIMED = case((job.c.revision == 0, "waiting"), else_="queued")
 
 
 def renew_delivery(db: Connection, claim: Claim, until: float) -> bool:
@@ -295,7 +333,11 @@ def end_delivery(db: Connection, claim: Claim, status: int, now: float, check_at
     """A destination said that it stored the object. check_at: when to ask whether it still has it; None: at once."""
     stored = {"state": "stored", "stored_at": now, "status": status, "error_code": None, "error": None}
     unchecked = {"ready_at": now if check_at is None else check_at, "asked": 0, "transaction_uid": None}
-    return _move(db, delivery, "sending", claim, stored | unchecked | _NO_LEASE)
+    first = db.execute(select(delivery.c.stored_at).where(delivery.c.id == claim.id)).scalar() is None
+    moved = _move(db, delivery, "sending", claim, stored | unchecked | _NO_LEASE)
+    if moved:
+        stages.object_stored(db, claim.id, now, first=first)
+    return moved
 
 
 def requeue_delivery(
@@ -304,7 +346,10 @@ def requeue_delivery(
     """A delivery failed: try again, not before `ready_at`; None makes it a dead letter."""
     failed: dict[str, Any] = {"state": "dead"} if ready_at is None else {"state": "queued", "ready_at": ready_at}
     why = {"status": status, "error_code": code, "error": error, "failures": delivery.c.failures + 1}
-    return _move(db, delivery, "sending", claim, failed | why | _NO_LEASE)
+    moved = _move(db, delivery, "sending", claim, failed | why | _NO_LEASE)
+    if moved:
+        stages.delivery_failed(db, dead=ready_at is None)
+    return moved
 
 
 def release_delivery(db: Connection, claim: Claim) -> bool:

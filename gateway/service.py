@@ -1,7 +1,8 @@
 """`medseg serve`: starts the processes, starts again what dies, and ends them in order.
 
-lock the spool ── reconcile spool and ledger ── what ran is queued again ── start receiver director worker sender
-SIGTERM ── receiver ends its associations ── director, worker (its job is queued again), sender
+lock the spool ── reconcile spool and ledger ── what ran is queued again ── start receivers director worker sender web
+SIGHUP ── settings read again ── right: all take them as they go on ── wrong: all stays as it is, and the log says why
+SIGTERM ── receivers end their associations ── director, worker (its job is queued again), sender, web
 """
 
 from __future__ import annotations
@@ -14,54 +15,78 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from multiprocessing.context import SpawnProcess
 
-from gateway import moves, processes, rows
+from gateway import heartbeat, moves, processes, rows, telemetry
 from gateway.decide import jobs
+from gateway.heartbeat import Heart, Watched
+from gateway.keep.doomed import sweep, sweep_results
 from gateway.ledger import Ledger, LedgerUnavailable
-from gateway.receive.reconcile import reconcile
+from gateway.live import Live
+from gateway.outbox_rows import REPORT_WITHIN_S
+from gateway.receive.reconcile import reconcile, remove_parts
 from gateway.receive.spool import Spool
-from gateway.retry import Fault
-from gateway.settings import GatewaySettings
+from gateway.retry import JITTER, Fault
+from gateway.settings import LOOPBACK, GatewaySettings, Reloaded
 from medseg.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
-Main = Callable[[GatewaySettings, threading.Event], None]
-MAINS: dict[str, Main] = {
-    "receiver": processes.receiver,
+Main = Callable[[Live, threading.Event], None]
+Reload = Callable[[GatewaySettings], Reloaded]  # from the settings that are in force
+RECEIVER = "receiver"
+MAINS: dict[str, Callable[..., None]] = {
+    RECEIVER: processes.receiver,
     "director": processes.director,
     processes.WORKER: processes.worker,
     "sender": processes.sender,
+    "web": processes.web,
 }
+SERVICE = "medseg"  # the process that looks after the others
 WATCH_S = 0.1
+STEP_S = 1.0  # between two looks; a clock that is slewed moves by microseconds meanwhile
 DEADLINE_S = 3600.0  # of a job
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0  # before a process that died is started again
 STEADY_S = 60.0  # one that lived for so long starts without a history
 PATIENCE_S = 30.0  # for a process to stop by itself
 
 
-def serve(settings: GatewaySettings) -> None:
-    """Run until SIGTERM or SIGINT. Raises UsageError where the spool is in use or the port taken."""
-    processes.log("medseg")
-    run(settings, processes.stopped_by(signal.SIGTERM, signal.SIGINT))
+def serve(settings: GatewaySettings, reload: Reload) -> None:
+    """Run until SIGTERM or SIGINT, and reload at SIGHUP. Raises UsageError where the spool or the port is in use."""
+    telemetry.configure(SERVICE)
+    stop, changed = Watched(), threading.Event()
+    processes.on_signals({signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: changed})
+    run(settings, stop, changed, reload)
 
 
-def run(settings: GatewaySettings, stop: threading.Event) -> None:
+def run(settings: GatewaySettings, stop: Watched, changed: threading.Event, reload: Reload) -> None:
     """Run until told to stop; raises as `serve` does."""
-    with locked(settings), Ledger(settings.gateway.database) as ledger:
-        _check_port(settings)
+    spool, database = settings.gateway.spool, settings.gateway.database
+    with locked(settings), Ledger(database) as ledger:
+        _check_ports(settings)
         recover(settings, ledger)
-        supervisor = Supervisor(settings, ledger)
-        try:
-            while not stop.wait(WATCH_S):
-                try:
-                    supervisor.watch()
-                except LedgerUnavailable as error:
-                    logger.error("%s", error, extra={"event": "service.ledger"})
-        finally:
-            supervisor.stop()
+        heartbeat.expect(spool, [SERVICE, *_names(settings)])
+        with Heart(spool, database, SERVICE, stop):
+            _supervise(settings, ledger, stop, changed, reload)
+
+
+def _supervise(
+    settings: GatewaySettings, ledger: Ledger, stop: Watched, changed: threading.Event, reload: Reload
+) -> None:
+    supervisor = Supervisor(settings, ledger)
+    try:
+        while not stop.wait(WATCH_S):
+            try:
+                supervisor.watch()
+                if changed.is_set():
+                    changed.clear()
+                    supervisor.reload(reload)
+            except LedgerUnavailable as error:
+                logger.error("%s", error, extra={"event": "service.ledger"})
+    finally:
+        supervisor.stop()
 
 
 @contextmanager
@@ -84,7 +109,10 @@ def locked(settings: GatewaySettings) -> Iterator[None]:
 
 def recover(settings: GatewaySettings, ledger: Ledger) -> None:
     """Set right what the last end left: nothing runs now, and what ran was not at fault."""
-    found = reconcile(Spool(settings.gateway.spool, ledger, processes.watermark(settings)), ledger)
+    spool = settings.gateway.spool
+    sweep(ledger, spool)
+    sweep_results(ledger, spool)
+    found = reconcile(Spool(spool, ledger, processes.watermark(settings)), ledger)
     logger.info(
         "spool and ledger agree: %d adopted, %d quarantined, %d missing",
         len(found.adopted),
@@ -93,17 +121,39 @@ def recover(settings: GatewaySettings, ledger: Ledger) -> None:
         extra={"event": "service.reconciled"},
     )
     _lose_jobs(settings, ledger, Fault.DRAINED)
+    longest_s = max(REPORT_WITHIN_S, settings.deliver.longest_retry_s * (1 + JITTER))
+    ledger.write(lambda db: moves.cap_waits(db, time.time() + longest_s))
+    ledger.write(lambda db: moves.tell_settings(db, (), (), time.time()))
 
 
-def _check_port(settings: GatewaySettings) -> None:
-    host, port = settings.gateway.host, settings.gateway.port
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as tried:
-        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            tried.bind((host, port))
-        except OSError as error:
-            raise UsageError(f"cannot listen on {host}:{port}: {error.strerror}: change gateway.port") from error
+def _check_ports(settings: GatewaySettings) -> None:
+    _check_port(settings.gateway.host, settings.gateway.port, "port")
+    _check_port(LOOPBACK, settings.gateway.http_port, "http_port")
+
+
+def _check_port(host: str, port: int, key: str) -> None:
+    _bound(host, port, key).close()
+
+
+def _bound(host: str, port: int, key: str) -> socket.socket:
+    """A socket at that address, which does not listen yet. Raises UsageError."""
+    bound = None
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind, protocol)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+        return bound
+    except OSError as error:
+        if bound is not None:
+            bound.close()
+        raise UsageError(f"cannot listen on {host}:{port}: {error.strerror}: change gateway.{key}") from error
+
+
+def _names(settings: GatewaySettings) -> list[str]:
+    """The processes: receiver, receiver-2, …, director, …"""
+    more = [f"{RECEIVER}-{number}" for number in range(2, settings.gateway.receivers + 1)]
+    return [RECEIVER, *more, *(name for name in MAINS if name != RECEIVER)]
 
 
 def _lose_jobs(settings: GatewaySettings, ledger: Ledger, fault: Fault) -> None:
@@ -119,17 +169,30 @@ def _lose_jobs(settings: GatewaySettings, ledger: Ledger, fault: Fault) -> None:
 class Child:
     """A process that is started again when it dies, after a pause that doubles while it keeps dying."""
 
-    def __init__(self, name: str, settings: GatewaySettings) -> None:
-        self.name, self._settings = name, settings
+    def __init__(self, name: str, main: Main, settings: GatewaySettings) -> None:
+        self.name, self._main, self._settings = name, main, settings
+        self._context = multiprocessing.get_context("spawn")
         self._pause_s, self._due_s = FIRST_PAUSE_S, 0.0
         self.process = self._start()
 
     def _start(self) -> SpawnProcess:
         self._started_s, self.dead = time.monotonic(), False
-        arguments = (self.name, MAINS[self.name], self._settings)
-        process = multiprocessing.get_context("spawn").Process(target=processes.enter, args=arguments, name=self.name)
+        theirs, self._news = self._context.Pipe(duplex=False)
+        arguments = (self.name, self._main, self._settings, theirs)
+        process = self._context.Process(target=processes.enter, args=arguments, name=self.name)
         process.start()
+        theirs.close()
         return process
+
+    @property
+    def receives(self) -> bool:
+        return self.name.startswith(RECEIVER)
+
+    def settle(self, settings: GatewaySettings) -> None:
+        """Give it other settings."""
+        self._settings = settings
+        with suppress(OSError):  # it died: it starts again with them
+            self._news.send(settings)
 
     def died(self) -> bool:
         """Whether it died since it was asked last; it is started again when its pause is over."""
@@ -158,29 +221,53 @@ class Child:
             self.process.join()
 
 
+def _drift_s() -> float:
+    """How far the wall clock is from the monotonic one, which nobody sets."""
+    return time.time() - time.monotonic()
+
+
 class Supervisor:
     """The processes of one service, started when made."""
 
     def __init__(self, settings: GatewaySettings, ledger: Ledger, deadline_s: float = DEADLINE_S) -> None:
         self._settings, self._ledger, self._deadline_s = settings, ledger, deadline_s
         self._since_s: dict[tuple[int, int], float] = {}
-        self.children = [Child(name, settings) for name in MAINS]
+        self._drift_s = _drift_s()
+        # The first receiver that is ready lets it listen. It stays open while one is started again: who calls then
+        # waits, and is not refused.
+        self._listener = _bound(settings.gateway.host, settings.gateway.port, "port")
+        receiver = partial(MAINS[RECEIVER], listener=self._listener)
+        self.children = [
+            Child(name, receiver if name.startswith(RECEIVER) else MAINS[name], settings) for name in _names(settings)
+        ]
 
     def watch(self) -> None:
         """Look after them once."""
+        self._follow_clock()
         for child in self.children:
             if child.died():
-                if child.name == "receiver":
-                    self._ledger.write(lambda db: rows.lose_open_associations(db, time.time()))
+                if child.receives:
+                    remove_parts(self._settings.gateway.spool, f"{child.process.pid}.*")
+                    self._ledger.write(lambda db, name=child.name: rows.lose_open_associations(db, time.time(), name))  # type: ignore[misc]
                 elif child.name == processes.WORKER:
                     _lose_jobs(self._settings, self._ledger, Fault.CRASHED)
         self._end_hung()
+
+    def _follow_clock(self) -> None:
+        """Where the wall clock was set, what waits by it goes on waiting as long as it was to."""
+        drift_s = _drift_s()
+        step_s = drift_s - self._drift_s
+        if abs(step_s) > STEP_S:
+            self._ledger.write(lambda db: moves.shift_waits(db, step_s))
+            logger.warning("the wall clock was set by %.1f s", step_s, extra={"event": "service.clock"})
+        self._drift_s = drift_s
 
     def _end_hung(self) -> None:
         """Kill the worker where a job takes longer than its deadline."""
         now_s = time.monotonic()
         with self._ledger.read() as db:
-            attempts = {(job.id, job.attempt) for job in moves.running_jobs(db)}
+            # One whose series is still arriving waits for slices: its time counts from when that is complete.
+            attempts = {(job.id, job.attempt) for job in moves.running_jobs(db) if job.revision}
         self._since_s = {attempt: self._since_s.get(attempt, now_s) for attempt in attempts}
         if any(now_s - since_s > self._deadline_s for since_s in self._since_s.values()):
             worker = next(child for child in self.children if child.name == processes.WORKER)
@@ -188,13 +275,28 @@ class Supervisor:
             worker.process.join()
             _lose_jobs(self._settings, self._ledger, Fault.HUNG)
 
+    def reload(self, reload: Reload) -> None:
+        """Read the settings again: right ones reach every process, wrong ones change nothing; the log says which."""
+        found = reload(self._settings)
+        for problem in found.problems:
+            logger.error("settings not reloaded: %s", problem, extra={"event": "settings.refused"})
+        for key in found.kept:
+            logger.warning("%s stays as it was until a restart", key, extra={"event": "settings.kept", "key": key})
+        if not found.problems:
+            self._settings = found.settings
+            for child in self.children:
+                child.settle(found.settings)
+            logger.info("settings reloaded", extra={"event": "settings.reloaded"})
+        problems = list(map(str, found.problems))
+        self._ledger.write(lambda db: moves.tell_settings(db, problems, found.kept, time.time()))
+
     def stop(self) -> None:
         """End them: who lets things in first."""
-        receiver, *others = self.children
-        receiver.stop()
-        receiver.join(PATIENCE_S)
-        for child in others:
-            child.stop()
-        for child in others:
-            child.join(PATIENCE_S)
+        self._listener.close()
+        for receives in (True, False):
+            some = [child for child in self.children if child.receives is receives]
+            for child in some:
+                child.stop()
+            for child in some:
+                child.join(PATIENCE_S)
         _lose_jobs(self._settings, self._ledger, Fault.DRAINED)

@@ -69,13 +69,21 @@ class Caller:
 CALLERS = Form('a list of "AE" or "AE@host"', forms.several(Caller.read))
 
 
+#: Where the web process listens, and nowhere else: what it tells is for this machine.
+LOOPBACK = "127.0.0.1"
+
+
 @dataclass(frozen=True)
 class Gateway:
-    """Who we are and where we listen. With neither allow key in a file: any caller, where `host` is a loopback."""
+    """Who we are and where we listen, with how many processes (`receivers`).
+
+    With neither allow key in a file: any caller, where `host` is a loopback.
+    """
 
     ae_title: Annotated[str, forms.AE_TITLE] = "MEDSEG"
     host: Annotated[str, forms.HOST] = "127.0.0.1"
     port: Annotated[int, forms.PORT] = 11112
+    receivers: Annotated[int, forms.COUNT] = 2
     http_port: Annotated[int, forms.PORT] = 8090
     spool: Annotated[Path, forms.FOLDER] = Path("spool")
     database: Annotated[str, forms.DATABASE] = field(default="sqlite:///ledger.db", repr=False)  # may hold a password
@@ -124,7 +132,10 @@ class Deliver:
 
 @dataclass(frozen=True)
 class Retain:
-    """How long things are kept, in seconds; inputs from confirmed delivery on."""
+    """How long things are kept after confirmed delivery, in seconds: the images, and their results with all the rest.
+
+    Images stay for as long as late ones may come (`Complete.late_s`), results for as long as their images.
+    """
 
     inputs_s: Annotated[float, forms.SECONDS] = 259200.0
     results_s: Annotated[float, forms.SECONDS] = 2592000.0
@@ -132,13 +143,18 @@ class Retain:
 
 @dataclass(frozen=True)
 class Peer:
-    """Somebody to send to: by DIMSE (ae_title, host and port), or by STOW-RS (dicomweb)."""
+    """Somebody to send to: by DIMSE (ae_title, host and port), or by STOW-RS (dicomweb).
+
+    query: whether to ask it by C-FIND how many instances a series has: true always, of the study too; false never;
+        by default of the series that it sends itself.
+    """
 
     name: Annotated[str, forms.TEXT]
     ae_title: Annotated[str | None, forms.AE_TITLE] = None
     host: Annotated[str | None, forms.HOST] = None
     port: Annotated[int | None, forms.PORT] = None
     dicomweb: Annotated[str | None, forms.WEB_ADDRESS] = None
+    query: Annotated[bool | None, forms.FLAG] = None
 
 
 class Select(StrEnum):
@@ -256,7 +272,7 @@ class Reloaded:
     kept: tuple[str, ...] = ()
 
 
-_NEEDS_RESTART = ("ae_title", "host", "port", "http_port", "spool", "database")
+_NEEDS_RESTART = ("ae_title", "host", "port", "receivers", "http_port", "spool", "database")
 
 
 def load_settings(path: Path | None) -> GatewaySettings:
@@ -417,6 +433,13 @@ def _contradictions(settings: GatewaySettings) -> Iterator[tuple[Key, str]]:
         yield ("gateway", "http_port"), f"expected another port than gateway.port, found {gateway.port} for both"
     if gateway.allow_any_caller and gateway.allow_callers:
         yield ("gateway", "allow_any_caller"), "expected either allow_any_caller = true or a list in allow_callers"
+    retain, late_s = settings.retain, settings.complete.late_s
+    if retain.inputs_s < late_s:
+        found = f"{retain.inputs_s:g} < {late_s:g}"
+        yield ("retain", "inputs_s"), f"expected no less than complete.late_s, found {found}"
+    if retain.results_s < retain.inputs_s:
+        found = f"{retain.results_s:g} < {retain.inputs_s:g}"
+        yield ("retain", "results_s"), f"expected no less than inputs_s, found {found}"
     if deliver.first_retry_s > deliver.longest_retry_s:
         found = f"{deliver.first_retry_s:g} > {deliver.longest_retry_s:g}"
         yield ("deliver", "first_retry_s"), f"expected no more than longest_retry_s, found {found}"

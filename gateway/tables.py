@@ -1,15 +1,22 @@
 """The ledger's tables: everything the gateway knows that must outlive a power cut. Their rules stand in them.
 
-    association 1──n instance n──1 series 1──n job 1──1 result 1──n result_object 1──n delivery        event
+    association 1──n instance n──1 series 1──n job 1──1 result 1──n result_object 1──n delivery    event  doomed
+    commitment 1──n commitment_item    count    tally
 
 - An instance is one version of an object's bytes. Of the versions under one study, series and SOP Instance UID exactly
   one counts (`current`, or `conflict` where another version differs); the others are `superseded`. A row whose file is
   gone is `missing` and counts for nothing.
 - A series gathers arrival facts. `revision` grows with every change of its counting instances, so that work begun on
   an older revision shows.
-- A job is one bundle on one series. `attempt` grows with every claim and fences out whoever comes back late.
+- A job is one bundle on one series. `attempt` grows with every claim and fences out whoever comes back late. While its
+  series is still arriving its revision is 0, and it is waiting or running; completion gives it the revision it is for.
 - Of the results of one series and bundle exactly one is current: the one that no other names as its predecessor.
 - A delivery is one object for one destination. What is stored there and not confirmed is looked after at `ready_at`.
+- A doomed file is one that no row names any more, and that is still to be deleted.
+- A commitment is what a sender asked us to be responsible for (PS3.4 Annex J); once all its items are known, the sender
+  is told.
+- A count is what a peer answered last when it was asked how many instances a series has, or a study.
+- A tally is one counter of `gateway.tallies`: it only grows, in the transaction of what it counts.
 
 Times are seconds since 1970, UTC. UIDs are text as received. Booleans, enums and JSON are text or integers with checks,
 so that SQLite and PostgreSQL read the same.
@@ -65,6 +72,7 @@ association = Table(
     Column("calling_ae", Text, nullable=False),
     Column("called_ae", Text, nullable=False),
     Column("host", Text, nullable=False),
+    Column("receiver", Text, nullable=False, server_default="receiver"),  # the process that has it
     Column("opened_at", Double, nullable=False),
     Column("ended_at", Double),
     Column("ending", Text),
@@ -86,10 +94,13 @@ series = Table(
     Column("state", Text, nullable=False),
     Column("complete_at", Double),
     Column("complete_by", Text),  # the signal that decided
+    Column("deleted_at", Double),  # when retention deleted the files of its instances; nothing has come since
     one_of("state", "arriving", "complete", "held"),
     CheckConstraint("instances >= 0 AND revision >= 1", name="counts"),
     CheckConstraint("(state = 'complete') = (complete_at IS NOT NULL)", name="complete"),
     Index("ix_series_arriving", "last_at", **where("state = 'arriving'")),
+    Index("ix_series_kept", "complete_at", **where("state = 'complete' AND deleted_at IS NULL")),
+    Index("ix_series_deleted", "complete_at", **where("state = 'complete' AND deleted_at IS NOT NULL")),
 )
 
 instance = Table(
@@ -110,6 +121,7 @@ instance = Table(
     Column("priority", Integer, nullable=False),
     Column("received_at", Double, nullable=False),
     Column("state", Text, nullable=False),
+    Column("deleted_at", Double),  # when retention deleted its file; what it is stays known
     one_of("state", "current", "conflict", "superseded", "missing"),
     CheckConstraint("size_bytes > 0 AND offset_bytes > 0 AND length(sha256) = 64", name="bytes"),
     ForeignKeyConstraint(["study_uid", "series_uid"], ["series.study_uid", "series.series_uid"], **DEFERRED),
@@ -133,9 +145,10 @@ job = Table(
     Column("id", Integer, primary_key=True),
     Column("study_uid", Text, nullable=False),
     Column("series_uid", Text, nullable=False),
-    Column("revision", Integer, nullable=False),  # of the series, when the job was made or renewed
+    Column("revision", Integer, nullable=False),  # of the series, that the job is for; 0 while that is arriving
     Column("bundle", Text, nullable=False),
     Column("rule", Text, nullable=False),
+    Column("terms", Text, nullable=False, server_default="{}"),  # JSON: what the rule said when the job was made
     Column("mode", Text, nullable=False),
     Column("state", Text, nullable=False),
     Column("due", Double, nullable=False),  # arrival minus the head start of its priority: routine work ages
@@ -143,7 +156,10 @@ job = Table(
     Column("attempt", Integer, nullable=False),
     Column("lease_owner", Text),
     Column("lease_until", Double),
+    Column("failures", Integer, nullable=False, server_default="0"),  # attempts that failed; a restart is no failure
+    Column("tried_from", Double),  # patience counts from the first attempt, or from the first after a retry by hand
     Column("created_at", Double, nullable=False),
+    Column("started_at", Double),  # of the latest attempt; or when its series was complete, if that was later
     Column("finished_at", Double),
     Column("error_code", Text),
     Column("error", Text),
@@ -160,7 +176,8 @@ job = Table(
         unique=True,
         **where("state IN ('waiting', 'held', 'queued', 'running')"),
     ),
-    Index("ix_job_claimable", "due", "id", **where("state IN ('queued', 'running')")),
+    Index("ix_job_claimable", "due", "id", **where("state IN ('waiting', 'queued', 'running')")),
+    Index("ix_job_study_uid", "study_uid", "series_uid"),
 )
 
 result = Table(
@@ -185,6 +202,7 @@ result = Table(
         unique=True,
         **where("predecessor_id IS NULL"),
     ),
+    Index("ix_result_study_uid", "study_uid", "series_uid"),
 )
 
 result_object = Table(
@@ -243,4 +261,63 @@ event = Table(
     Column("job_id", Integer, ForeignKey("job.id")),
     Column("detail", Text, nullable=False),  # JSON
     Index("ix_event_study_uid", "study_uid", "at"),
+    Index("ix_event_job_id", "job_id"),
+)
+
+commitment = Table(
+    "commitment",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("transaction_uid", Text, nullable=False),
+    Column("calling_ae", Text, nullable=False),
+    Column("association_id", Text, nullable=False),  # on which it was asked for
+    Column("asked_at", Double, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("known_at", Double),
+    Column("ready_at", Double, nullable=False),  # not reported before
+    Column("attempt", Integer, nullable=False),
+    Column("reported_at", Double),
+    Column("error", Text),
+    one_of("state", "waiting", "known", "reported", "dead"),
+    CheckConstraint("(state = 'waiting') = (known_at IS NULL)", name="known"),
+    CheckConstraint("(state = 'reported') = (reported_at IS NOT NULL)", name="reported"),
+    UniqueConstraint("calling_ae", "transaction_uid"),
+    Index("ix_commitment_open", "ready_at", **where("state IN ('waiting', 'known')")),
+)
+
+commitment_item = Table(
+    "commitment_item",
+    metadata,
+    Column("commitment_id", Integer, ForeignKey("commitment.id"), primary_key=True),
+    Column("sop_instance_uid", Text, primary_key=True),
+    Column("sop_class_uid", Text, nullable=False),
+    Column("reason", Integer),  # Failure Reason (0008,1197); none where it is stored, or not known yet
+    Index("ix_commitment_item_sop_instance_uid", "sop_instance_uid"),
+)
+
+count = Table(
+    "count",
+    metadata,
+    Column("study_uid", Text, primary_key=True),
+    Column("series_uid", Text, primary_key=True),  # empty for the study as a whole
+    Column("source", Text, primary_key=True),  # the peer
+    Column("value", Integer, nullable=False),
+    Column("since_at", Double, nullable=False),  # when it first gave this answer
+    Column("at", Double, nullable=False),  # when it last did
+    CheckConstraint("value >= 0", name="value"),
+)
+
+doomed = Table(
+    "doomed",
+    metadata,
+    Column("path", Text, primary_key=True),  # relative to the spool; with a last slash: a folder
+    Column("at", Double, nullable=False),
+)
+
+tally = Table(
+    "tally",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("labels", Text, primary_key=True),  # JSON, in the order of their declaration
+    Column("value", Double, nullable=False),
 )

@@ -1,7 +1,8 @@
 """One study, from its series to its results: what the command line, a cohort and the gateway's worker call.
 
-series --plan--> jobs (a stack and the bundle that fits it), and refusals with their reasons
-job    --run---> a folder of verified results: all of them, or none
+series --plan----> jobs (a stack and the bundle that fits it), and refusals with their reasons
+job    --run-----> a folder of verified results: all of them, or none
+source --follow--> the same jobs of a series that is still arriving, and what its slices were segmented to meanwhile
 """
 
 from __future__ import annotations
@@ -13,19 +14,22 @@ import resource
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from medseg.bundle.bundle import Bundle
 from medseg.bundle.catalog import choose, fits
 from medseg.dicom.geometry import classify
+from medseg.dicom.instance import Instance, Slice
 from medseg.dicom.nifti import read_nifti
-from medseg.dicom.series import Series, Stack
+from medseg.dicom.series import Series, SliceSource, Stack
+from medseg.dicom.sources import instance_digest
 from medseg.errors import (
     DoesNotFit,
     GeometryRefused,
@@ -36,13 +40,14 @@ from medseg.errors import (
     OutputNotWritable,
 )
 from medseg.inference.device import choose_device, choose_precision
+from medseg.inference.labels import SegmentationResult
 from medseg.inference.segment import Settings, StackSource, segment
 from medseg.progress import Cancelled, Report, Stage, check, never, silent
 from medseg.results.identity import ResultKey, stack_key
-from medseg.results.modules import Provenance
+from medseg.results.modules import Predecessor, Provenance
 from medseg.results.nifti import write_nifti
 from medseg.results.picture import write_picture
-from medseg.results.planes import Fork, LabelSpool
+from medseg.results.planes import LabelSpool
 from medseg.results.record import refusal_record, result_record, write_record
 from medseg.results.report import write_report
 from medseg.results.seg import SegWriter
@@ -164,6 +169,129 @@ def default_out(path: Path) -> Path:
 
 
 @dataclass(frozen=True, eq=False)
+class Found:
+    """What a stack was segmented to."""
+
+    result: SegmentationResult
+    labels: LabelSpool
+
+
+Digest: TypeAlias = Callable[[Instance], str]
+"""`medseg.dicom.sources.instance_digest`, or what it said before."""
+
+
+@dataclass(frozen=True, eq=False)
+class Followed:
+    """A series that has come to its end. found: for its only job, where what was begun on its first slices holds."""
+
+    plan: Plan
+    found: Found | None
+    digest: Digest
+
+
+def follow(
+    source: SliceSource,
+    bundles: Sequence[Bundle],
+    unfit: Callable[[], None] = lambda: None,
+    *,
+    explicit: bool = False,
+    settings: Settings,
+    on_progress: Report = silent,
+    cancelled: Cancelled = never,
+) -> Followed:
+    """Segment a series while it arrives, with the bundle that its first slices call for.
+
+    What is to be done is planned when all have come, by `plan`; where that is something else, what was found is dropped
+    and the jobs are still to be run. unfit: called where the first slices call for no bundle, so that the others need
+    not be waited for; it may raise. Raises what `plan` and `segment` raise, but for refusals, which are in the plan.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="digest") as pool:
+        begun = _Begun(source, pool, cancelled)
+        try:
+            bundle = begun.bundle(bundles, explicit=explicit, settings=settings)
+            labels, result = LabelSpool(), None
+            if bundle is None:
+                unfit()
+            else:
+                with suppress(InputError):  # what is wrong with the series as a whole, the plan says
+                    result = segment(
+                        begun, bundle, labels, settings=settings, on_progress=on_progress, cancelled=cancelled
+                    )
+            for _ in begun:
+                check(cancelled)
+            assume = settings.assume_frame_of_reference
+            planned = plan([source.series], bundles, explicit=explicit, assume_frame_of_reference=assume)
+            found = None
+            if result is not None and bundle is not None and _is_only_job(planned, result.stack, bundle):
+                found = Found(replace(result, stack=planned.jobs[0].stack), labels)
+            return Followed(planned, found, begun.digest)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+class _Begun:
+    """A source whose first slices were looked at, and whose instances are digested as they come."""
+
+    def __init__(self, source: SliceSource, pool: ThreadPoolExecutor, cancelled: Cancelled) -> None:
+        self._source, self._pool, self._cancelled = source, pool, cancelled
+        self._rest = iter(source)
+        self._first: list[Slice] = []
+        self._digests: dict[int, tuple[Instance, Future[str]]] = {}
+
+    @property
+    def series(self) -> Series:
+        return self._source.series
+
+    @property
+    def expected(self) -> int | None:
+        return self._source.expected
+
+    def __iter__(self) -> Iterator[Slice | None]:
+        while self._first:
+            yield self._first.pop(0)
+        for one in self._rest:
+            yield self._noted(one)
+
+    def bundle(self, bundles: Sequence[Bundle], *, explicit: bool, settings: Settings) -> Bundle | None:
+        """The bundle for what the first slices show; None where they show none. What only all can show is left out."""
+        by_name = {one.name: one for one in bundles}
+        anything = [replace(one, expects=replace(one.expects, fov_mm=None, min_slices=0)) for one in bundles]
+        assume = settings.assume_frame_of_reference
+        for one in self._rest:
+            check(self._cancelled)
+            if self._noted(one) is None:
+                continue
+            assert one is not None
+            self._first.append(one)
+            if len(self._first) < 3:
+                continue
+            verdict = classify(self.series, self._first, assume_frame_of_reference=assume)
+            if verdict.stacks:
+                matched = match(verdict.stacks[:1], anything, explicit=explicit)
+                return by_name[matched.jobs[0].bundle.name] if matched.jobs else None
+        return None
+
+    def digest(self, instance: Instance) -> str:
+        """What was said of these very bytes."""
+        known = self._digests.get(id(instance))
+        return instance_digest(instance) if known is None else known[1].result()
+
+    def _noted(self, one: Slice | None) -> Slice | None:
+        if one is not None and one.instance is not None and id(one.instance) not in self._digests:
+            self._digests[id(one.instance)] = one.instance, self._pool.submit(instance_digest, one.instance)
+        return one
+
+
+def _is_only_job(planned: Plan, stack: Stack, bundle: Bundle) -> bool:
+    """Whether the plan is to do with that bundle just the slices of that stack."""
+    if len(planned.jobs) != 1 or planned.jobs[0].bundle is not bundle:
+        return False
+    mine, its = ([(one.instance, one.frame) for one in s.slices] for s in (stack, planned.jobs[0].stack))
+    return len(mine) == len(its) and all(a is b and m == n for (a, m), (b, n) in zip(mine, its, strict=True))
+
+
+@dataclass(frozen=True, eq=False)
 class Outcome:
     """A result on disk. record: what `result.json` holds and `--json` prints (docs/json.md)."""
 
@@ -179,10 +307,16 @@ def run(
     *,
     settings: Settings,
     overwrite: bool = False,
+    predecessor: Predecessor | None = None,
+    found: Found | None = None,
+    digest: Digest = instance_digest,
     on_progress: Report = silent,
     cancelled: Cancelled = never,
 ) -> Outcome:
     """Segment one stack and write its results into `out / job.folder`: all verified, or nothing at all.
+
+    predecessor: the result that this one takes the place of. found: what the stack was segmented to already
+    (`follow`). digest: of an instance of the stack.
 
     A folder that already holds the same result is left as it is. Raises InputError where DICOM is asked of a NIfTI
     volume, OutputExists, OutputNotWritable, OutOfMemory, VerificationFailed, and whatever the pipeline raises.
@@ -191,7 +325,7 @@ def run(
     if formats & DICOM and job.nifti is not None:
         raise InputError("a NIfTI volume has no study to write DICOM for: ask for --format nifti or png")
     folder = out / job.folder
-    key = stack_key(stack, job.bundle.digest, deciding(job.bundle, settings))
+    key = stack_key(stack, job.bundle.digest, deciding(job.bundle, settings), digest)
     kept = _kept(folder, key)
     if kept is not None and _holds(kept, formats):
         return Outcome(folder, kept, up_to_date=True)
@@ -199,7 +333,10 @@ def run(
         raise OutputExists(folder)
     try:
         with _staged(folder) as staging:
-            record = _produce(job, staging, folder, formats, key, settings, on_progress, cancelled)
+            if found is None:
+                found = _segmented(job, settings, on_progress, cancelled)
+            made = Provenance.of(job.bundle, key, datetime.now(), predecessor=predecessor)
+            record = _written(job, found, staging, folder, formats, made, cancelled)
     except MemoryError as error:
         raise OutOfMemory(
             f"series {stack.series.series_uid}: not enough memory for {' x '.join(map(str, stack.shape))} voxels: "
@@ -214,23 +351,32 @@ def deciding(bundle: Bundle, settings: Settings) -> dict[str, Any]:
     return {"precision": str(precision), "overlap": list(settings.applied_to(bundle.recipe).window.overlap)}
 
 
-def _produce(
+def _segmented(job: Job, settings: Settings, on_progress: Report, cancelled: Cancelled) -> Found:
+    labels = LabelSpool()
+    source = StackSource(job.stack)
+    result = segment(source, job.bundle, labels, settings=settings, on_progress=on_progress, cancelled=cancelled)
+    return Found(result, labels)
+
+
+def _written(
     job: Job,
+    found: Found,
     staging: Path,
     folder: Path,
     formats: frozenset[Format],
-    key: ResultKey,
-    settings: Settings,
-    on_progress: Report,
+    made: Provenance,
     cancelled: Cancelled,
 ) -> dict[str, Any]:
-    made = Provenance.of(job.bundle, key, datetime.now())
-    labels, seg = LabelSpool(), SegWriter(staging / FILES[Format.SEG], made)
-    sink = Fork(labels, seg) if Format.SEG in formats else labels
-    result = segment(
-        StackSource(job.stack), job.bundle, sink, settings=settings, on_progress=on_progress, cancelled=cancelled
-    )
+    """Write what was found into `staging`, which will be `folder`; the record of it."""
     begin = time.perf_counter()
+    result, labels = found.result, found.labels
+    seg = SegWriter(staging / FILES[Format.SEG], made)
+    if Format.SEG in formats:
+        seg.begin(labels.stack, labels.segments, exclusive=labels.exclusive)
+        for k, plane in enumerate(labels):
+            check(cancelled)
+            seg.plane(k, plane)
+        seg.end()
     written = set(formats)
     if not seg.written:
         written.discard(Format.SEG)

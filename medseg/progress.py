@@ -51,18 +51,28 @@ def check(cancelled: Cancelled) -> None:
 
 @dataclass
 class StageClock:
-    """Seconds spent in each stage; stages may be entered many times and may overlap."""
+    """Seconds spent in each stage by one thread; a stage that is entered within another stops the other's clock."""
 
     seconds: dict[Stage, float] = field(default_factory=lambda: dict.fromkeys(Stage, 0.0))
     started: float = field(default_factory=time.perf_counter)
+    _within: list[Stage] = field(default_factory=list)
+    _since: float = 0.0
 
     @contextmanager
     def time(self, stage: Stage) -> Iterator[None]:
-        begin = time.perf_counter()
+        self._tick()
+        self._within.append(stage)
         try:
             yield
         finally:
-            self.seconds[stage] += time.perf_counter() - begin
+            self._tick()
+            self._within.pop()
+
+    def _tick(self) -> None:
+        now = time.perf_counter()
+        if self._within:
+            self.seconds[self._within[-1]] += now - self._since
+        self._since = now
 
     def timings_s(self) -> dict[str, float]:
         """Seconds by stage, and `total` since the clock was made."""

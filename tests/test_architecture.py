@@ -26,13 +26,38 @@ MEDSEG: tuple[tuple[str, ...], ...] = (
 )
 # The rooms of the gateway hand work on through rows of the ledger; the director and the processes put them together.
 GATEWAY: tuple[tuple[str, ...], ...] = (
-    ("forms", "toml", "status", "settings", "tables", "rows", "moves", "ledger", "migrations", "retry", "outbox_rows"),
+    (
+        "forms",
+        "toml",
+        "status",
+        "settings",
+        "tables",
+        "rows",
+        "moves",
+        "ledger",
+        "migrations",
+        "retry",
+        "outbox_rows",
+        "live",
+        "files",
+        "prepared",
+        "tallies",
+        "stages",
+        "telemetry",
+        "heartbeat",
+        "census",
+        "advice",
+        "studies",
+        "summary",
+        "signals",
+    ),
     ("dimse",),
-    ("receive", "decide", "work", "deliver"),
-    ("director",),
+    ("receive", "decide", "work", "deliver", "keep"),
+    ("director", "web"),
     ("processes",),
     ("service",),
-    ("client_commands",),
+    ("options",),
+    ("client_commands", "operator_commands", "checks", "demo"),
     ("commands",),
 )
 FLOORS = {"medseg": MEDSEG, "gateway": GATEWAY}
@@ -48,12 +73,22 @@ HOMES: dict[str, tuple[str, ...]] = {
         "medseg/training",
         "medseg/cli/demo",
     ),
-    "typer": ("medseg/cli", "gateway/commands", "gateway/client_commands"),
+    "typer": (
+        "medseg/cli",
+        "gateway/commands",
+        "gateway/client_commands",
+        "gateway/operator_commands",
+        "gateway/options",
+    ),
     "rich": ("medseg/cli",),
     "PIL": ("medseg/results",),
     "pynetdicom": ("gateway/dimse",),
     "alembic": ("gateway/ledger", "gateway/migrations"),
     "torch": ("medseg/bundle", "medseg/inference", "medseg/networks", "medseg/training", "medseg/cli"),
+    "starlette": ("gateway/web",),
+    "uvicorn": ("gateway/web",),
+    "jinja2": ("gateway/web",),
+    "prometheus_client": ("gateway/web",),
 }
 
 
@@ -116,6 +151,7 @@ def test_a_foreign_library_stays_in_its_home(library: str) -> None:
 
 def test_help_loads_nothing_heavy() -> None:
     heavy = {"torch", "monai", "numpy", "pydicom", "pynetdicom", "sqlalchemy", "highdicom", "nibabel", "scipy", "PIL"}
+    heavy |= {"starlette", "uvicorn", "jinja2", "prometheus_client"}
     program = (
         "import sys; from typer.testing import CliRunner; from medseg.cli.app import app; "
         "assert CliRunner().invoke(app, ['--help']).exit_code == 0; "

@@ -10,6 +10,7 @@ import pytest
 import typer
 from typer.main import get_command
 
+from gateway.settings import load_settings
 from medseg.cli.app import app
 from medseg.dicom.reason import Reason
 
@@ -66,6 +67,14 @@ def test_help_of_every_command_has_text() -> None:
 def test_geometry_document_names_every_reason() -> None:
     text = (ROOT / "docs" / "geometry.md").read_text("utf-8")
     assert not [reason for reason in Reason if f"`{reason}`" not in text]
+
+
+def test_settings_in_documents_are_valid(tmp_path: Path) -> None:
+    blocks = [block for one in DOCUMENTS for block in re.findall(r"```toml\n(.*?)```", one.read_text("utf-8"), re.S)]
+    assert blocks
+    for block in blocks:
+        (tmp_path / "medseg.toml").write_text(block, "utf-8")
+        load_settings(tmp_path / "medseg.toml")
 
 
 def test_links_between_documents_lead_somewhere() -> None:

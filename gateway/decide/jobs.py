@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import random
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection, Row
 
-from gateway import moves, rows
-from gateway.decide.rules import due_s
+from gateway import moves, rows, telemetry
+from gateway.decide.rules import SeriesFacts, due_s
 from gateway.moves import NewJob
 from gateway.retry import Fault, RetryAt, decide, job_fault
 from gateway.rows import Claim
-from gateway.settings import Deliver, Mode, Rule
+from gateway.settings import Deliver, Mode, Result, Rule, Select
 from medseg.errors import DoesNotFit, MedsegError
 
 
@@ -24,28 +26,58 @@ def job_for(rule: Rule, study_uid: str, series_uid: str, revision: int, now: flo
         revision,
         bundle=rule.bundle or "",
         rule=rule.name,
+        terms=_terms(rule),
         mode="shadow" if rule.mode is Mode.SHADOW else "on",
         state="held" if rule.mode is Mode.HOLD else "queued",
         due=due_s(now, rule.priority),
     )
 
 
+def begun_for(rule: Rule, facts: SeriesFacts, now: float) -> NewJob | None:
+    """The job that a rule makes of a series while it is arriving; None where the rule must see the whole of it."""
+    if rule.select is not Select.EVERY or rule.mode not in (Mode.ON, Mode.SHADOW):
+        return None
+    return replace(job_for(rule, facts.study_uid, facts.series_uid, 0, now), state="waiting")
+
+
+def _terms(rule: Rule) -> str:
+    """What a rule says of the work on a job: it goes with the job, whatever a reload makes of the rules meanwhile."""
+    said = {"results": rule.results, "send_to": rule.send_to, "assume": rule.assume_frame_of_reference}
+    return json.dumps(said)
+
+
+def rule_of(job: Row[Any]) -> Rule:
+    """The rule that a job was made by, as it was then."""
+    said = json.loads(job.terms)
+    if not said:
+        return Rule(job.rule)
+    send_to = None if said["send_to"] is None else tuple(said["send_to"])
+    results = tuple(map(Result, said["results"]))
+    return Rule(job.rule, send_to=send_to, results=results, assume_frame_of_reference=said["assume"])
+
+
 def failed(db: Connection, claim: Claim, error: BaseException, now: float, settings: Deliver) -> bool:
     """An attempt ended in an error: again, later, or never. False where the claim has run out."""
+    job = moves.job_under(db, claim)
+    if job is None:
+        return False
     code = error.code if isinstance(error, MedsegError) else type(error).__name__
-    if isinstance(error, DoesNotFit) and not moves.job_row(db, claim.id).bundle:
+    if isinstance(error, DoesNotFit) and not job.bundle:
         return rows.end_job(db, claim, "cancelled", now, code=code, error=str(error))
-    return _after(db, claim, job_fault(error), code, str(error), now, settings)
+    return _after(db, job, job_fault(error), code, telemetry.said(error), now, settings)
 
 
 def lost(db: Connection, job: Row[Any], fault: Fault, now: float, settings: Deliver) -> bool:
     """The worker that ran a job is gone, and could not say what happened."""
-    return _after(db, Claim(job.id, job.attempt), fault, fault.name.lower(), fault.value, now, settings)
+    return _after(db, job, fault, fault.name.lower(), fault.value, now, settings)
 
 
-def _after(db: Connection, claim: Claim, fault: Fault, code: str, said: str, now: float, settings: Deliver) -> bool:
-    age_s = now - moves.job_row(db, claim.id).created_at
-    following = decide(fault, claim.attempt, age_s, settings, random.random())
+def _after(db: Connection, job: Row[Any], fault: Fault, code: str, said: str, now: float, settings: Deliver) -> bool:
+    """job: as it was when its attempt ended. That somebody stopped the worker is no failure of the job."""
+    claim = Claim(job.id, job.attempt)
+    failed = 0 if fault is Fault.DRAINED else 1
+    age_s = now - (job.created_at if job.tried_from is None else job.tried_from)
+    following = decide(fault, job.failures + 1, age_s, settings, random.random())
     if isinstance(following, RetryAt):
-        return rows.requeue_job(db, claim, now + following.delay_s, code=code, error=said)
-    return rows.end_job(db, claim, "failed", now, code=code, error=said)
+        return rows.requeue_job(db, claim, now + following.delay_s, code=code, error=said, failed=failed)
+    return rows.end_job(db, claim, "failed", now, code=code, error=said, failed=failed)

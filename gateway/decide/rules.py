@@ -9,7 +9,7 @@ fails; the rule is chosen provisionally, and asked again when it is known.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -56,6 +56,10 @@ IMAGES = frozenset(
 #: How long before its arrival a job counts as due, in seconds: routine work that has waited 50 minutes longer than
 #: a stat job goes before it.
 HEAD_START_S = {Priority.STAT: 3600.0, Priority.ROUTINE: 600.0, Priority.LOW: 0.0}
+
+#: What tells who somebody is outside the patient's group (0010,xxxx): identifiers, names, and dates and times.
+_IDENTIFIERS = {"AccessionNumber", "StudyID", "AdmissionID", "RequestedProcedureID", "ScheduledProcedureStepID"}
+_PERSONAL_VRS = {"PN", "DA", "DT", "TM", "AS"}
 
 
 @dataclass(frozen=True)
@@ -159,12 +163,20 @@ def choose(facts: SeriesFacts, rules: Sequence[Rule]) -> Rule | None:
     return chosen.rule if chosen and chosen.rule.mode is not Mode.OFF else None
 
 
-def destinations(rule: Rule, calling_ae: str | None, peers: Sequence[Peer]) -> tuple[Peer, ...]:
-    """Where a rule's results go: its peers, in order, else the caller where it is a known peer (the first of them)."""
+def choose_early(facts: SeriesFacts, rules: Sequence[Rule]) -> Rule | None:
+    """The rule that decides whatever else comes of a series that is still arriving; None where that is not known."""
+    chosen = explain(replace(facts, slices=None), rules).chosen
+    return chosen.rule if chosen and chosen.verdict is Verdict.HOLDS else None
+
+
+def destinations(rule: Rule, calling_ae: str | None, peers: Sequence[Peer]) -> tuple[str, ...]:
+    """The peers that a rule's results go to, by name, in order; else the caller, where it is a known peer (the first).
+
+    A name of a peer that was taken out of the settings stays: what goes there becomes a dead letter, and is not lost.
+    """
     if rule.send_to is None:
-        return tuple(peer for peer in peers if calling_ae and peer.ae_title == calling_ae)[:1]
-    by_name = {peer.name: peer for peer in peers}
-    return tuple(by_name[name] for name in dict.fromkeys(rule.send_to))
+        return tuple(peer.name for peer in peers if calling_ae and peer.ae_title == calling_ae)[:1]
+    return tuple(dict.fromkeys(rule.send_to))
 
 
 def due_s(arrived_s: float, priority: Priority) -> float:
@@ -239,6 +251,6 @@ def _values(subject: str, facts: SeriesFacts) -> tuple[str, ...] | None:
 
 
 def _is_personal(subject: str) -> bool:
-    """Whether a value tells who the patient or anybody else is: the patient's group, and names of people."""
+    """Whether a value tells who the patient or anybody else is, or when they were there."""
     tag = tag_for_keyword(subject)
-    return tag is not None and (tag >> 16 == 0x0010 or dictionary_VR(tag) == "PN")
+    return tag is not None and (tag >> 16 == 0x0010 or subject in _IDENTIFIERS or dictionary_VR(tag) in _PERSONAL_VRS)

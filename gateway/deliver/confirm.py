@@ -17,16 +17,16 @@ from pathlib import Path
 
 from gateway import outbox_rows
 from gateway.dimse import scu
-from gateway.dimse.scu import COMMIT, FIND, Destination, Link, NoAssociation, Proposal, Reference, Timeouts
+from gateway.dimse.commitment import COMMIT, Reference
+from gateway.dimse.scu import FIND, Destination, Link, NoAssociation, Proposal, Timeouts
 from gateway.ledger import Ledger
-from gateway.outbox_rows import FIND_AFTER_S, LAST_ASK, Outgoing
+from gateway.outbox_rows import FIND_AFTER_S, LAST_ASK, REPORT_WITHIN_S, Outgoing
 from gateway.settings import Deliver
 from medseg.errors import UnreadableInstance
 
 logger = logging.getLogger(__name__)
 
 MOST = 100  # objects in one request
-REPORT_WITHIN_S = 900.0  # then asked again
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,11 @@
     ledger ──due?──> one worker thread per destination ──> claim, one association, C-STORE each, then ask after them
 
 A destination that hangs holds up its own thread and nobody else's.
+
+Each object of a result stands for itself: what a destination accepts is sent, whatever becomes of the others. One whose
+SOP class it does not accept is a dead letter at once, that says so; a report arrives without the segmentation that it
+names, and a segmentation without its report. No object is turned into one of another class for a destination: its bytes
+were frozen, and are the same for all.
 """
 
 from __future__ import annotations
@@ -16,11 +21,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
-from gateway import outbox_rows, retry, rows
+from pydicom.uid import UID
+
+from gateway import outbox_rows, retry, rows, telemetry
 from gateway.deliver.confirm import Confirmer
 from gateway.dimse import scu
 from gateway.dimse.scu import TIMEOUTS, Answer, Destination, Link, Miss, NoAssociation, StoredFile, Timeouts
 from gateway.ledger import Ledger, LedgerUnavailable
+from gateway.live import Live
 from gateway.outbox_rows import Outgoing
 from gateway.retry import Fault
 from gateway.settings import GatewaySettings
@@ -29,6 +37,7 @@ from medseg.errors import InputError, UnreadableInstance
 logger = logging.getLogger(__name__)
 
 MOST = 16  # deliveries over one association
+MOST_AT_ONCE = 256  # destinations; a thread is only made for one that has something to do
 ASK_AFTER_S = 5.0  # a peer is given time to file what it stored
 POLL_S = 0.25
 
@@ -55,11 +64,18 @@ class Outbox:
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         """chance: from [0, 1). stopping: asked between objects; what is not sent by then goes back into the queue."""
-        self._ledger, self._deliver, self._spool = ledger, settings.deliver, settings.gateway.spool
+        self._ledger, self._spool = ledger, settings.gateway.spool
         self._clock, self._chance, self._timeouts, self._stopping = clock, chance, timeouts, stopping
         self._owner = f"sender@{platform.node()}"
         self._lease_s = timeouts.connect_s + timeouts.acse_s + timeouts.dimse_s + 60
-        self._confirmer = Confirmer(ledger, self._spool, settings.deliver, clock, chance, timeouts)
+        self.settle(settings)
+
+    def settle(self, settings: GatewaySettings) -> None:
+        """Go by these settings from now on; what is being sent ends by those before."""
+        self._deliver = settings.deliver
+        self._confirmer = Confirmer(
+            self._ledger, self._spool, settings.deliver, self._clock, self._chance, self._timeouts
+        )
         self.destinations = {
             peer.name: Destination(peer.ae_title, peer.host, peer.port, settings.gateway.ae_title)
             for peer in settings.peers
@@ -121,7 +137,7 @@ class Outbox:
                 if hashlib.file_digest(stream, "sha256").hexdigest() != out.sha256:
                     raise UnreadableInstance(out.path, "not the bytes that were frozen")
         except (OSError, InputError) as error:
-            self._fail(out, Fault.UNSENDABLE, str(error))
+            self._fail(out, Fault.UNSENDABLE, telemetry.said(error))
             return None
         return file
 
@@ -161,24 +177,26 @@ class Outbox:
         self._ledger.write(lambda db: rows.release_delivery(db, out.claim))
 
     def _log(self, event: str, out: Outgoing, level: int, message: str) -> None:
-        facts = {"event": event, "delivery": out.claim.id, "sop_instance_uid": out.sop_instance_uid}
+        facts = {"event": event, "delivery": out.claim.id, "sop_instance": out.sop_instance_uid}
         logger.log(level, "%s %s", out.kind, message, extra=facts)
 
 
-def run(settings: GatewaySettings, stop: Stop) -> None:
+def run(live: Live, stop: Stop) -> None:
     """Send until told to stop; then each destination finishes the object it is at."""
-    with Ledger(settings.gateway.database) as ledger:
-        outbox = Outbox(ledger, settings, stopping=stop.is_set)
-        workers = max(1, len(outbox.destinations)) + 1  # and one for names that are no peers
-        with ThreadPoolExecutor(workers, thread_name_prefix="sender") as pool:
-            drive(outbox, pool, stop)
+    with Ledger(live.now.gateway.database) as ledger:
+        outbox = Outbox(ledger, live.now, stopping=stop.is_set)
+        with ThreadPoolExecutor(MOST_AT_ONCE, thread_name_prefix="sender") as pool:
+            drive(outbox, pool, live, stop)
 
 
-def drive(outbox: Outbox, pool: ThreadPoolExecutor, stop: Stop) -> None:
+def drive(outbox: Outbox, pool: ThreadPoolExecutor, live: Live, stop: Stop) -> None:
     """Serve whatever is due, each destination by one thread at a time."""
     busy: dict[str, Future[None]] = {}
-    recovered = False
+    recovered, settings = False, live.now
     while not stop.is_set():
+        if live.now is not settings:
+            settings = live.now
+            outbox.settle(settings)
         try:
             if not recovered:
                 outbox.recover()
@@ -191,13 +209,14 @@ def drive(outbox: Outbox, pool: ThreadPoolExecutor, stop: Stop) -> None:
         for name in [name for name, future in busy.items() if future.done()]:
             failure = busy.pop(name).exception()
             if failure is not None:
-                logger.error("sending stopped short", exc_info=failure, extra={"event": "sender.failed", "peer": name})
+                facts = {"event": "sender.failed", "destination": name}
+                logger.error("sending stopped short", exc_info=failure, extra=facts)
         stop.wait(POLL_S)
 
 
 def _no_association(error: NoAssociation, out: Outgoing) -> tuple[Fault, str]:
     if error.miss is Miss.NOTHING_ACCEPTED:
-        return Fault.NOT_ACCEPTED, f"no presentation context for SOP class {out.sop_class_uid}"
+        return Fault.NOT_ACCEPTED, f"no presentation context for {_class_of(out)}"
     if error.miss is Miss.REJECTED and error.reject is not None:
         return retry.reject_fault(*error.reject), str(error)
     return Fault.UNREACHABLE if error.miss is Miss.UNREACHABLE else Fault.BROKEN, str(error)
@@ -205,9 +224,13 @@ def _no_association(error: NoAssociation, out: Outgoing) -> tuple[Fault, str]:
 
 def _answered(out: Outgoing, answer: Answer) -> str:
     if not answer.accepted:
-        return f"no presentation context for SOP class {out.sop_class_uid}"
+        return f"no presentation context for {_class_of(out)}"
     if answer.status is None:
         return "no answer to the C-STORE"
     if answer.status == 0x0122:
-        return f"status 0122H for SOP class {out.sop_class_uid}"
-    return f"status {answer.status:04X}H{f' ({answer.comment})' if answer.comment else ''}"
+        return f"status 0122H for {_class_of(out)}"
+    return f"status {answer.status:04X}H"
+
+
+def _class_of(out: Outgoing) -> str:
+    return f"{UID(out.sop_class_uid).name} (SOP class {out.sop_class_uid})"

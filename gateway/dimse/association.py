@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import os
+import queue
 import select
 import socket
 import ssl
@@ -27,17 +28,20 @@ from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.acse import ACSE
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dimse_primitives import N_EVENT_REPORT
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu_primitives import A_P_ABORT, P_DATA
 from pynetdicom.timer import Timer
 from pynetdicom.transport import AssociationSocket
 
+from gateway.dimse.commitment import COMMIT, event_report
 from gateway.dimse.pdata import Context, Outcome, ProtocolError, Transfer
 
 if TYPE_CHECKING:
     from pynetdicom.ae import ApplicationEntity
     from pynetdicom.pdu_primitives import _PDUPrimitiveType
 
+    from gateway.dimse.commitment import CommitmentResult
     from gateway.dimse.pdata import Begin
     from gateway.dimse.storing import Peer
 
@@ -69,28 +73,44 @@ class MonotonicTimer(Timer):
 
 
 class Checkpoint(threading.Event):
-    """Where the reactor waits: open unless somebody closed it, or it is parked for want of work."""
+    """Where the reactor waits: open unless somebody closed it, or it is parked for want of work.
+
+    Closing it waits until the reactor is really there: pynetdicom asks a flag that the reactor lowers only after it has
+    gone on, so it could still take an answer that somebody else waits for.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self._free = threading.Event()
-        self._free.set()
+        self._change = threading.Condition()
+        self._free, self._there = True, False
 
     def park(self) -> None:
-        self._free.clear()
+        self._free = False
 
     def free(self) -> None:
-        self._free.set()
+        with self._change:
+            self._free = True
+            self._change.notify_all()
 
     def set(self) -> None:
-        self._free.set()
-        super().set()
+        with self._change:
+            self._free = True
+            super().set()
+            self._change.notify_all()
+
+    def clear(self) -> None:
+        with self._change:
+            super().clear()
+            self._change.wait_for(lambda: self._there, timeout=1.0)  # the reactor of a lost association never comes
 
     def wait(self, timeout: float | None = None) -> bool:
-        while not (self._free.is_set() and self.is_set()):
-            if not (super().wait(timeout) and self._free.wait(timeout)) and timeout is not None:
-                return False
-        return True
+        with self._change:
+            self._there = True
+            self._change.notify_all()
+            try:
+                return self._change.wait_for(lambda: self._free and self.is_set(), timeout)
+            finally:
+                self._there = False
 
 
 class BufferedSocket(AssociationSocket):
@@ -388,6 +408,34 @@ class ReceivingAssociation(Association):
         """pynetdicom's loop; a last A-ABORT leaves before the socket is closed."""
         super()._run_reactor()
         self.dul.join(self.acse_timeout)
+
+    def report(self, result: CommitmentResult) -> bool:
+        """Tell the peer of a storage commitment; whether it took the report.
+
+        A peer that wants to go meanwhile is let go, and not made to wait for its own answer.
+        """
+        context = next((one for one in self.accepted_contexts if one.abstract_syntax == COMMIT), None)
+        if context is None or not self.is_established:
+            return False
+        told = event_report(result, context.transfer_syntax[0])
+        aside = []
+        self._reactor_checkpoint.clear()
+        try:
+            self.dimse.send_msg(told, cast(int, context.context_id))
+            deadline = time.monotonic() + (self.dimse_timeout or WAKE_S)
+            while self.is_established and self.dul.to_user_queue.empty() and time.monotonic() < deadline:
+                try:
+                    found = self.dimse.msg_queue.get(timeout=0.05)
+                except queue.Empty:
+                    continue
+                if isinstance(found[1], N_EVENT_REPORT) and found[1].MessageIDBeingRespondedTo == told.MessageID:
+                    return bool(found[1].Status == 0x0000)
+                aside.append(found)
+            return False
+        finally:
+            for found in aside:
+                self.dimse.msg_queue.put(found)
+            self._reactor_checkpoint.set()
 
     def new_transfer(self) -> Transfer:
         """The fast path for what was negotiated."""

@@ -12,7 +12,6 @@ import socket
 import threading
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import Enum
@@ -29,13 +28,21 @@ from pynetdicom.transport import AssociationServer, RequestHandler
 
 from gateway.dimse import contexts
 from gateway.dimse.association import ReceivingAssociation
-from gateway.dimse.commitment import CommitmentReport, commitment_context, on_event_report
+from gateway.dimse.commitment import (
+    CommitmentReport,
+    CommitmentRequest,
+    CommitmentResult,
+    commitment_context,
+    on_action,
+    on_event_report,
+)
 from gateway.dimse.pdata import STORE_ERRORS, Begin
 from gateway.dimse.storing import (
     IMPLEMENTATION_CLASS_UID,
     IMPLEMENTATION_VERSION_NAME,
     Ending,
     Incoming,
+    Limits,
     Peer,
     Store,
     StoreRequest,
@@ -48,16 +55,9 @@ logger = logging.getLogger(__name__)
 
 MAXIMUM_PDU = 131072
 BACKLOG = 128
+TURN_S, LONGEST_TURN_S = 0.002, 0.02
 Caller: TypeAlias = tuple[str, str | None]
 """Who may call: an AE title, compared exactly, and the host address it must call from (None: any)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How many associations may be open at once, in all and per calling AE."""
-
-    associations: int = 25
-    per_caller: int = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,40 +80,20 @@ class Rejection(Enum):
 
 
 class Admission:
-    """Who is let in, and how many are."""
+    """Who is let in."""
 
-    def __init__(self, called: Collection[str], callers: Collection[Caller] | None, limits: Limits) -> None:
+    def __init__(self, called: Collection[str], callers: Collection[Caller] | None) -> None:
         """called: our own AE titles. callers: None lets anybody in."""
         self._called = frozenset(called)
         self._callers = None if callers is None else frozenset(callers)
-        self._limits = limits
-        self._open: Counter[str] = Counter()
-        self._lock = threading.Lock()
 
-    def enter(self, peer: Peer) -> Rejection | None:
-        """Count the peer in, or say why not."""
+    def refuse(self, peer: Peer) -> Rejection | None:
+        """Why a peer is not let in, however much room there is."""
         if peer.called_ae not in self._called:
             return Rejection.CALLED_AE_NOT_RECOGNIZED
         if self._callers is not None and not self._callers & {(peer.calling_ae, None), (peer.calling_ae, peer.host)}:
             return Rejection.CALLING_AE_NOT_RECOGNIZED
-        with self._lock:
-            if self._open.total() >= self._limits.associations:
-                return Rejection.LOCAL_LIMIT_EXCEEDED
-            if self._open[peer.calling_ae] >= self._limits.per_caller:
-                return Rejection.LOCAL_LIMIT_EXCEEDED
-            self._open[peer.calling_ae] += 1
         return None
-
-    def leave(self, peer: Peer) -> None:
-        with self._lock:
-            self._open[peer.calling_ae] -= 1
-            self._open += Counter()  # drops what is down to zero
-
-    @property
-    def open(self) -> int:
-        """Associations that are in."""
-        with self._lock:
-            return self._open.total()
 
 
 class _Gate(ACSE):
@@ -129,9 +109,12 @@ class _Gate(ACSE):
         rejection = scp.admit(assoc, request)
         if rejection is None:
             supported = contexts.supported(request.presentation_context_definition_list)
-            if scp.reported is not None:
+            if scp.reported is not None or scp.asked is not None:
                 supported.append(commitment_context())
+            if scp.reported is not None:
                 assoc.bind(evt.EVT_N_EVENT_REPORT, on_event_report, [scp.reported])
+            if scp.asked is not None:
+                assoc.bind(evt.EVT_N_ACTION, on_action, [scp.asked])
             assoc.acceptor.supported_contexts = supported
             super()._negotiate_as_acceptor()
         else:
@@ -164,15 +147,34 @@ class _Server(AssociationServer):
 
     request_queue_size = BACKLOG
 
-    def __init__(self, scp: StorageScp, ae: ApplicationEntity, address: tuple[str, int], shared_port: bool) -> None:
-        self.scp, self._shared_port = scp, shared_port
+    def __init__(
+        self, scp: StorageScp, ae: ApplicationEntity, address: tuple[str, int], listener: socket.socket | None
+    ) -> None:
+        self.scp, self._listener = scp, listener
         self._collected = True
         super().__init__(ae, address, ae.ae_title, [build_context(Verification)], request_handler=_Handler)
 
     def server_bind(self) -> None:
-        if self._shared_port:
-            cast(socket.socket, self.socket).setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        super().server_bind()
+        if self._listener is None:
+            super().server_bind()
+            return
+        cast(socket.socket, self.socket).close()
+        self.socket = self._listener
+        self.socket.setblocking(False)  # somebody else may accept what woke us
+        self.server_address = self.socket.getsockname()
+
+    def server_close(self) -> None:
+        """Let go of the socket. pynetdicom shuts it down first, which would end it for all who share it."""
+        if self._listener is None:
+            super().server_close()
+        else:
+            self._listener.close()
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """The next connection. Of several who accept from one socket, whoever has fewer connections is faster."""
+        if self._listener is not None:
+            time.sleep(min(self.scp.connections * TURN_S, LONGEST_TURN_S))
+        return super().get_request()
 
     def service_actions(self) -> None:
         """pynetdicom collects garbage here every 60 rounds, in the middle of whatever is received: only while idle."""
@@ -193,9 +195,10 @@ class StorageScp:
     ae_titles: the titles it answers to; the first is its own.
     port: 0 picks a free one, see `port`.
     callers: None lets anybody in.
-    shared_port: several processes may listen on the same port, and the kernel deals connections out (SO_REUSEPORT).
-        Limits hold per process.
+    listener: a bound socket, from which several processes may accept; else one of its own is made.
+    limits: for all processes that share the store's ledger.
     reported: takes the storage commitment reports that peers send on associations of their own.
+    asked: takes their own requests for storage commitment; see `report`.
     """
 
     def __init__(
@@ -206,31 +209,37 @@ class StorageScp:
         host: str,
         port: int,
         callers: Collection[Caller] | None,
-        limits: Limits = Limits(),
+        limits: Limits,
         timeouts: Timeouts = Timeouts(),
         maximum_pdu: int = MAXIMUM_PDU,
-        shared_port: bool = False,
+        listener: socket.socket | None = None,
         reported: Callable[[CommitmentReport], object] | None = None,
+        asked: Callable[[CommitmentRequest], object] | None = None,
     ) -> None:
-        self._store, self.reported = store, reported
-        self._admission = Admission(ae_titles, callers, limits)
-        self.connection_limit = 2 * limits.associations + BACKLOG
-        self._address, self._shared_port = (host, port), shared_port
+        self._store, self.reported, self.asked = store, reported, asked
+        self._address, self._listener = (host, port), listener
         self._ae = ApplicationEntity(next(iter(ae_titles)))
         self._ae.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
         self._ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
         self._ae.maximum_pdu_size = maximum_pdu
-        self._ae.maximum_associations = self.connection_limit  # Admission keeps the real limits
         self._ae.acse_timeout, self._ae.dimse_timeout = timeouts.acse_s, timeouts.dimse_s
         self._ae.network_timeout = timeouts.network_s
         self._connections: set[ReceivingAssociation] = set()
+        self._admitted = 0
         self._lock = threading.Lock()
+        self.admit_by(ae_titles=ae_titles, callers=callers, limits=limits)
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
 
+    def admit_by(self, *, ae_titles: Collection[str], callers: Collection[Caller] | None, limits: Limits) -> None:
+        """Let in by other rules from now on; the associations that are open stay."""
+        self._admission, self._limits = Admission(ae_titles, callers), limits
+        self.connection_limit = 2 * limits.associations + BACKLOG  # more than are let in, so that the others are told
+        self._ae.maximum_associations = self.connection_limit  # the store keeps the real limits
+
     def start(self) -> None:
         """Bind and listen. Raises OSError where the port is taken."""
-        self._server = _Server(self, self._ae, self._address, self._shared_port)
+        self._server = _Server(self, self._ae, self._address, self._listener)
         self._ae._servers.append(cast(Any, self._server))
         serve = self._server.serve_forever
         self._thread = threading.Thread(target=serve, args=(0.1,), name="dicom listener", daemon=True)
@@ -268,8 +277,9 @@ class StorageScp:
 
     @property
     def associations(self) -> int:
-        """Associations that are open."""
-        return self._admission.open
+        """Associations that are open in this process."""
+        with self._lock:
+            return self._admitted
 
     @property
     def connections(self) -> int:
@@ -290,11 +300,10 @@ class StorageScp:
             called_ae=request.called_ae_title.strip(),
             host=assoc.requestor.address or "",
         )
-        rejection = self._admission.enter(peer)
-        if rejection is None and not self._opened(peer):
-            self._admission.leave(peer)
-            rejection = Rejection.TEMPORARY_CONGESTION
+        rejection = self._admission.refuse(peer) or self._open(peer)
         if rejection is None:
+            with self._lock:
+                self._admitted += 1
             assoc.peer = peer
             assoc.acceptor.ae_title = peer.called_ae
         facts = {"calling_ae": peer.calling_ae, "called_ae": peer.called_ae, "host": peer.host}
@@ -315,14 +324,28 @@ class StorageScp:
             with self._lock:
                 self._connections.discard(assoc)
 
+    def report(self, association_id: str, result: CommitmentResult) -> bool:
+        """Tell a peer of a storage commitment on the association on which it asked; whether it took the report."""
+        return any(assoc.report(result) for assoc in self._of(association_id))
+
+    def is_open(self, association_id: str) -> bool:
+        """Whether there still is an association of this id."""
+        return any(assoc.is_established for assoc in self._of(association_id))
+
+    def _of(self, association_id: str) -> list[ReceivingAssociation]:
+        with self._lock:
+            return [one for one in self._connections if one.peer is not None and one.peer.id == association_id]
+
     def _leave(self, assoc: ReceivingAssociation, peer: Peer) -> None:
-        self._admission.leave(peer)
         ending = Ending.RELEASED if assoc.is_released else Ending.ABORTED
         logger.info("association %s", ending, extra={"event": f"association.{ending}", "association": peer.id})
         try:
             self._store.closed(peer, ending)
         except STORE_ERRORS:
             logger.exception("end of association not recorded", extra={"event": "association.unrecorded"})
+        finally:
+            with self._lock:
+                self._admitted -= 1
 
     def beginner(self, assoc: ReceivingAssociation) -> Begin:
         """What starts the instances of an association."""
@@ -338,12 +361,12 @@ class StorageScp:
 
         return begin
 
-    def _opened(self, peer: Peer) -> bool:
+    def _open(self, peer: Peer) -> Rejection | None:
+        """Have the store know of an association; or why there is no room for it."""
         try:
             if not self._store.has_room():
-                return False
-            self._store.opened(peer)
+                return Rejection.TEMPORARY_CONGESTION
+            return None if self._store.opened(peer, self._limits) else Rejection.LOCAL_LIMIT_EXCEEDED
         except STORE_ERRORS:
             logger.exception("association not recorded", extra={"event": "association.unrecorded"})
-            return False
-        return True
+            return Rejection.TEMPORARY_CONGESTION

@@ -13,21 +13,20 @@ import logging
 import queue
 import socket
 import threading
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydicom import Dataset, dcmread
-from pydicom.sequence import Sequence as Items
 from pydicom.uid import UID
 from pynetdicom import _config, evt
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import A_ASSOCIATE
-from pynetdicom.presentation import PresentationContext, build_context
+from pynetdicom.presentation import PresentationContext, build_context, build_role
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StorageCommitmentPushModel,
     StorageCommitmentPushModelInstance,
@@ -35,9 +34,17 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     Verification,
 )
 
-from gateway.dimse.commitment import UNCOMPRESSED, CommitmentReport, on_event_report
+from gateway.dimse.commitment import (
+    REQUEST,
+    UNCOMPRESSED,
+    CommitmentReport,
+    CommitmentResult,
+    Reference,
+    on_event_report,
+    referenced,
+)
 from gateway.dimse.storing import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from medseg.dicom.headers import MALFORMED
+from medseg.dicom.headers import MALFORMED, look
 from medseg.errors import MedsegError, UnreadableInstance
 
 logger = logging.getLogger(__name__)
@@ -45,8 +52,7 @@ logger = logging.getLogger(__name__)
 _config.STORE_SEND_CHUNKED_DATASET = True  # files leave byte by byte, and never whole in memory
 
 MOST_PROPOSALS = 128  # presentation contexts of an association (PS3.8 9.3.2.2: odd numbers from 1 to 255)
-COMMIT, FIND, VERIFY = map(str, (StorageCommitmentPushModel, StudyRootQueryRetrieveInformationModelFind, Verification))
-REQUEST_COMMITMENT = 1  # Action Type ID (PS3.4 J.3.2)
+FIND, VERIFY = map(str, (StudyRootQueryRetrieveInformationModelFind, Verification))
 PENDING = (0xFF00, 0xFF01)
 
 
@@ -106,22 +112,13 @@ class StoredFile:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a C-STORE came to.
+    """What a C-STORE came to. The response's Error Comment (0000,0902) is left out: free text may name the patient.
 
     status: of the response; None where there was none: the association broke, or the context was not accepted.
     """
 
     accepted: bool
     status: int | None = None
-    comment: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """An object by its UIDs (PS3.3 10.8)."""
-
-    sop_class_uid: str
-    sop_instance_uid: str
 
 
 @dataclass(frozen=True)
@@ -161,7 +158,7 @@ def read_file(path: Path) -> StoredFile:
         syntax = str(header.file_meta.TransferSyntaxUID)
         sop_class, sop_instance = str(header.SOPClassUID), str(header.SOPInstanceUID)
     except MALFORMED as error:
-        raise UnreadableInstance(str(path), f"not a DICOM object that could be sent: {error}") from error
+        raise UnreadableInstance(str(path), "not a DICOM object that could be sent") from error
     uids = (str(header.get(keyword, "")) for keyword in keywords[2:])
     return StoredFile(path, sop_class, sop_instance, syntax, *uids)
 
@@ -200,7 +197,7 @@ class Link:
             response = self._assoc.send_c_store(file.path if own else dcmread(file.path), self._next_id())
         except RuntimeError:  # the association ended between our look and the sending
             return Answer(accepted=True)
-        return Answer(True, self._status(response), str(response.get("ErrorComment", "")))
+        return Answer(True, self._status(response))
 
     def commit(self, transaction_uid: str, objects: Sequence[Reference]) -> CommitmentAnswer:
         """Ask for storage commitment, and wait `report_s` for the report to come on this association."""
@@ -208,10 +205,10 @@ class Link:
             return CommitmentAnswer(None)
         asked = Dataset()
         asked.TransactionUID = transaction_uid
-        asked.ReferencedSOPSequence = Items(_item(one) for one in objects)
+        asked.ReferencedSOPSequence = referenced(objects)
         try:
             response, _ = self._assoc.send_n_action(
-                asked, REQUEST_COMMITMENT, StorageCommitmentPushModel, StorageCommitmentPushModelInstance,
+                asked, REQUEST, StorageCommitmentPushModel, StorageCommitmentPushModelInstance,
                 self._next_id(),
             )  # fmt: skip
         except RuntimeError:
@@ -225,25 +222,59 @@ class Link:
             return CommitmentAnswer(status)
         return CommitmentAnswer(status, report)
 
-    def find(self, study_uid: str, series_uid: str, sop_instance_uid: str) -> bool | None:
-        """Whether a C-FIND at image level finds an object; None where it fails."""
+    def report(self, result: CommitmentResult) -> int | None:
+        """Tell of a storage commitment that the peer asked us for; the status of its answer, None for no answer."""
         if not self.alive:
             return None
+        try:
+            response, _ = self._assoc.send_n_event_report(
+                result.information(), result.event_type, StorageCommitmentPushModel,
+                StorageCommitmentPushModelInstance, self._next_id(),
+            )  # fmt: skip
+        except (RuntimeError, ValueError):  # the association ended, or the context was not accepted
+            return None
+        return self._status(response)
+
+    def count(self, study_uid: str, series_uid: str | None) -> int | None:
+        """How many instances the peer has of a series, or of a study, by C-FIND; None where it does not say.
+
+        NumberOfSeriesRelatedInstances (0020,1209) or NumberOfStudyRelatedInstances (0020,1208), PS3.4 C.6.2.1.
+        """
+        keyword = "NumberOfStudyRelatedInstances" if series_uid is None else "NumberOfSeriesRelatedInstances"
+        asked = Dataset()
+        asked.QueryRetrieveLevel = "STUDY" if series_uid is None else "SERIES"
+        asked.StudyInstanceUID = study_uid
+        if series_uid is not None:
+            asked.SeriesInstanceUID = series_uid
+        setattr(asked, keyword, None)
+        matches = self._query(asked)
+        numbers = [look(match).number(keyword) for match in matches or ()]
+        return int(numbers[0]) if len(numbers) == 1 and numbers[0] is not None and numbers[0] >= 0 else None
+
+    def find(self, study_uid: str, series_uid: str, sop_instance_uid: str) -> bool | None:
+        """Whether a C-FIND at image level finds an object; None where it fails."""
         asked = Dataset()
         asked.QueryRetrieveLevel = "IMAGE"
         asked.StudyInstanceUID, asked.SeriesInstanceUID = study_uid, series_uid
         asked.SOPInstanceUID = sop_instance_uid
-        found = False
+        matches = self._query(asked)
+        return None if matches is None else any(match.get("SOPInstanceUID") == sop_instance_uid for match in matches)
+
+    def _query(self, asked: Dataset) -> list[Dataset] | None:
+        """The matches of a C-FIND; None where it fails."""
+        if not self.alive:
+            return None
+        matches = []
         try:
             for response, identifier in self._assoc.send_c_find(asked, FIND, self._next_id()):
                 status = self._status(response)
                 if status in PENDING:
-                    found |= identifier is not None and identifier.get("SOPInstanceUID") == sop_instance_uid
+                    matches += [] if identifier is None else [identifier]
                 elif status != 0x0000:
                     return None
-        except RuntimeError:
+        except (RuntimeError, ValueError):  # the association ended, or the context was not accepted
             return None
-        return found
+        return matches
 
     def _offers(self, sop_class_uid: str, transfer_syntax_uids: Collection[str]) -> bool:
         return any(
@@ -261,22 +292,35 @@ class Link:
 
 
 @contextmanager
-def associate(destination: Destination, proposals: Iterable[Proposal], timeouts: Timeouts = TIMEOUTS) -> Iterator[Link]:
-    """An association, released at the end. Proposals beyond 128 contexts are left out. Raises NoAssociation."""
+def associate(
+    destination: Destination, proposals: Iterable[Proposal], timeouts: Timeouts = TIMEOUTS, *, as_scp: bool = False
+) -> Iterator[Link]:
+    """An association, released at the end. Proposals beyond 128 contexts are left out. Raises NoAssociation.
+
+    as_scp: we call, and the peer is the SCU of what we propose (PS3.7 D.3.3.4).
+    """
     ae = ApplicationEntity(destination.calling_ae)
     ae.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
     ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     ae.connection_timeout, ae.acse_timeout, ae.dimse_timeout = timeouts.connect_s, timeouts.acse_s, timeouts.dimse_s
     ae.network_timeout = None  # we never wait longer than for an answer
     reports: queue.SimpleQueue[CommitmentReport] = queue.SimpleQueue()
+    answering: list[threading.Thread] = []
     connected = threading.Event()
     handlers: list[Any] = [
         (evt.EVT_CONN_OPEN, _connected, [timeouts.dimse_s, connected]),
-        (evt.EVT_N_EVENT_REPORT, on_event_report, [reports.put]),
+        (evt.EVT_N_EVENT_REPORT, _take_report, [answering, reports.put]),
     ]
     contexts = _contexts(proposals)
     try:
-        assoc = ae.associate(destination.host, destination.port, contexts, destination.ae_title, evt_handlers=handlers)
+        assoc = ae.associate(
+            destination.host,
+            destination.port,
+            contexts,
+            destination.ae_title,
+            ext_neg=[build_role(str(one.abstract_syntax), scp_role=True) for one in contexts if as_scp],
+            evt_handlers=handlers,
+        )
     except OSError as error:  # the host's name stands for no address
         raise NoAssociation(destination, Miss.UNREACHABLE) from error
     if not assoc.is_established:
@@ -284,6 +328,8 @@ def associate(destination: Destination, proposals: Iterable[Proposal], timeouts:
     try:
         yield Link(assoc, reports, timeouts.report_s)
     finally:
+        for thread in answering:  # what is sent after a release request breaks the association (PS3.8 9.2, Sta7)
+            thread.join(timeouts.acse_s)
         if assoc.is_established:
             assoc.release()
         assoc.join(timeout=timeouts.acse_s)
@@ -320,44 +366,58 @@ def _connected(event: Any, timeout_s: float, connected: threading.Event) -> None
     """No waiting for more to send (Nagle), and no waiting for ever inside a PDU."""
     connected.set()
     event.assoc._reactor_checkpoint = _Pause()
+    event.assoc.__class__ = _Requestor
     event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     event.assoc.dul.socket.socket.settimeout(timeout_s)
 
 
-class _Pause(threading.Event):
-    """Where pynetdicom's reactor waits while an answer is awaited; clearing it waits until the reactor is really there.
+def _take_report(
+    event: Any, answering: list[threading.Thread], heard: Callable[[CommitmentReport], object]
+) -> tuple[int, None]:
+    """A report on our association: pynetdicom takes and answers it in a thread of its own."""
+    answering.append(threading.current_thread())
+    return on_event_report(event, heard)
 
-    pynetdicom asks a flag that the reactor lowers only after it has gone on, so the reactor could still take the answer
-    ("unexpected C-STORE service message").
+
+class _Requestor(Association):
+    """pynetdicom's association, which knows whether its reactor waits.
+
+    Whoever sends closes the checkpoint, and goes on once this says that the reactor waits there. pynetdicom's own flag
+    is lowered late, so that the reactor could still take the answer ("unexpected C-STORE service message"); and the
+    thread that serves a report lowers it although the reactor waits, so that nobody could send any more.
     """
+
+    @property
+    def _is_paused(self) -> bool:
+        return cast(_Pause, self._reactor_checkpoint).there or not self.is_alive()
+
+    @_is_paused.setter
+    def _is_paused(self, _: bool) -> None:
+        pass
+
+
+class _Pause(threading.Event):
+    """The checkpoint. there: whether the reactor waits."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._arrival = threading.Condition()
-        self._there = False
+        self._turn = threading.Condition()
+        self.there = False
         self.set()
 
     def wait(self, timeout: float | None = None) -> bool:
-        with self._arrival:
-            self._there = True
-            self._arrival.notify_all()
+        with self._turn:
+            self.there = True
             try:
-                return self._arrival.wait_for(self.is_set, timeout)
+                return self._turn.wait_for(self.is_set, timeout)
             finally:
-                self._there = False
+                self.there = False
 
     def set(self) -> None:
-        with self._arrival:
+        with self._turn:
             super().set()
-            self._arrival.notify_all()
+            self._turn.notify_all()
 
     def clear(self) -> None:
-        with self._arrival:
+        with self._turn:
             super().clear()
-            self._arrival.wait_for(lambda: self._there, timeout=1.0)  # the reactor of a lost association never comes
-
-
-def _item(one: Reference) -> Dataset:
-    item = Dataset()
-    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = one.sop_class_uid, one.sop_instance_uid
-    return item

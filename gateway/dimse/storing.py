@@ -36,6 +36,14 @@ class Peer:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """How many associations may be open at once, in all and per calling AE."""
+
+    associations: int = 25
+    per_caller: int = 10
+
+
+@dataclass(frozen=True, slots=True)
 class StoreRequest:
     """A C-STORE request (PS3.7 9.1.1): what its command set says of the data set that follows.
 
@@ -72,8 +80,8 @@ class Store(Protocol):
         """Whether new associations should be let in."""
         ...
 
-    def opened(self, peer: Peer) -> None:
-        """An association was admitted and is about to be accepted."""
+    def opened(self, peer: Peer, limits: Limits) -> bool:
+        """An association is about to be accepted; False where as many are open as may be, in whatever process."""
         ...
 
     def closed(self, peer: Peer, ending: Ending) -> None:

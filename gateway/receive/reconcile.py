@@ -18,14 +18,14 @@ import hashlib
 import logging
 import mmap
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from gateway import rows
+from gateway.files import sync_folder
 from gateway.ledger import Ledger
 from gateway.receive.header import NotDicom, file_meta_of, identify
-from gateway.receive.spool import Spool, instance_path, sync_folder
+from gateway.receive.spool import INCOMING, Spool, instance_path
 from gateway.rows import Filed, StoredInstance
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def reconcile(spool: Spool, ledger: Ledger) -> Reconciliation:
     """Set right what a crash left between spool and ledger; rows of missing files are logged as errors."""
     now = time.time()
     lost = ledger.write(lambda db: rows.lose_open_associations(db, now))
-    removed = [_relative(spool, path) for path in _remove_parts(spool)]
+    removed = [_relative(spool, part) for part in remove_parts(spool.folder)]
     with ledger.read() as db:
         rows_of = rows.instance_files(db)
     adopted: list[str] = []
@@ -78,10 +78,12 @@ def _lose(ledger: Ledger, path: str, now: float) -> None:
     logger.error("an acknowledged instance is gone: %s", path, extra={"event": "instance.missing"})
 
 
-def _remove_parts(spool: Spool) -> Iterator[Path]:
-    for part in sorted(spool.incoming.iterdir()):
+def remove_parts(folder: Path, which: str = "*") -> list[Path]:
+    """Remove what was being received into a spool, by processes that do not run any more (`1234.*`: by that one)."""
+    parts = sorted((folder / INCOMING).glob(which))
+    for part in parts:
         part.unlink()
-        yield part
+    return parts
 
 
 def _quarantine(spool: Spool, file: Path) -> str:

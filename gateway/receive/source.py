@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from medseg.dicom.instance import Instance, Slice
 from medseg.dicom.series import Series
 from medseg.dicom.slices import expand
 from medseg.dicom.sources import to_series
+from medseg.errors import GeometryRefused
 from medseg.progress import Cancelled, check, never
 
 POLL_S = 0.1
@@ -21,6 +23,8 @@ POLL_S = 0.1
 
 class SpoolSource:
     """The instances of a series that count, as they come: a `medseg.dicom.series.SliceSource`.
+
+    What cannot be part of any volume (a localizer) is in `series` and gives no slice.
 
     revision: of the series in the ledger, when it was last looked at.
     """
@@ -43,15 +47,16 @@ class SpoolSource:
             expected: int | None = moves.series_row(db, *self._of).expected
         return expected
 
-    def instances(self) -> Iterator[Instance]:
+    def instances(self) -> Iterator[Instance | None]:
         """What is here, then what comes while the series is arriving; ends when that is complete.
 
-        A corrected instance takes the place of what it corrects: it is given, too. Raises UnreadableInstance, and
-        Interrupted once `cancelled` says so.
+        None: nothing new has come; asked again, it waits before it looks. A corrected instance takes the place of
+        what it corrects: it is given, too. Raises UnreadableInstance, and Interrupted once `cancelled` says so.
         """
         given: set[str] = set()
         while True:
             check(self._cancelled)
+            looked_s = time.monotonic()
             with self._ledger.read() as db:
                 row = moves.series_row(db, *self._of)
                 found = moves.counting_instances(db, *self._of)
@@ -64,11 +69,16 @@ class SpoolSource:
             self.revision = row.revision
             if row.state == "complete":
                 return
-            time.sleep(POLL_S)
+            yield None
+            time.sleep(max(looked_s + POLL_S - time.monotonic(), 0.0))
 
-    def __iter__(self) -> Iterator[Slice]:
+    def __iter__(self) -> Iterator[Slice | None]:
         for instance in self.instances():
-            yield from expand(instance)
+            if instance is None:
+                yield None
+                continue
+            with suppress(GeometryRefused):
+                yield from expand(instance)
 
 
 def read_series(

@@ -1,7 +1,7 @@
 """The spool: instances as they were sent, one file each, and the promise that what was acknowledged stays.
 
     spool/
-      incoming/<token>.part                                  being received; emptied at start
+      incoming/<process>.<token>.part                        being received; emptied at start
       studies/<study>/<series>/<sop instance>.<token>.dcm    acknowledged, and named by a row of the ledger
       quarantine/<token>.dcm                                 found at start, and not an instance
 
@@ -14,6 +14,7 @@ reception, so no rename ever replaces a file, however many senders send the same
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import logging
 import mmap
@@ -22,23 +23,37 @@ import re
 import secrets
 import shutil
 import struct
+import sys
 import time
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
+
+from sqlalchemy import Connection
 
 from gateway import rows
+from gateway.dimse import storing
 from gateway.dimse.storing import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, Ending, Peer, StoreRequest
+from gateway.files import sync_folder
 from gateway.ledger import Ledger
 from gateway.receive.header import Identity, NeedMore, NotDicom, identify
 from gateway.rows import Filed, StoredInstance
+from gateway.settings import Limits
 from gateway.status import Status, StoreRefused
 from medseg.errors import MedsegError
 
 logger = logging.getLogger(__name__)
 
-HEAD = 1 << 16  # bytes kept to identify the instance by; more is looked up in the file
-STUDIES = "studies"
+T = TypeVar("T")
+UNLIMITED = storing.Limits(sys.maxsize, sys.maxsize)
+HEAD = 1 << 16  # bytes that an instance is identified by; more are looked at where these do not do
+STRETCH = 1 << 20  # bytes held to be digested at once
+INCOMING, STUDIES = "incoming", "studies"
 ROOM_CHECK_S = 1.0
+FOLDERS_KNOWN = 10_000
+MAKES = 10  # an empty folder may be tidied away (`gateway.keep`) between its making and the rename into it
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _LONGEST_UID = 64
 
@@ -49,6 +64,16 @@ class Watermark:
 
     used_percent: float = 90
     free_bytes: int = 5 * 10**9
+
+    @classmethod
+    def of(cls, limits: Limits) -> Watermark:
+        return cls(limits.disk_used_percent, int(limits.disk_free_gb * 1e9))
+
+    def has_room(self, folder: Path) -> bool:
+        """Whether the disk of a folder is below it."""
+        usage = shutil.disk_usage(folder)
+        full = usage.total - usage.free >= usage.total * self.used_percent / 100
+        return not full and usage.free >= self.free_bytes
 
 
 def folder_name(uid: str) -> str:
@@ -89,37 +114,62 @@ def _meta_element(element: int, vr: bytes, text: str, padding: bytes) -> bytes:
 class Spool:
     """An open spool: the `Store` of the SCP. Make one per process; `reconcile` before the first receiver starts."""
 
-    def __init__(self, folder: Path, ledger: Ledger, watermark: Watermark) -> None:
-        """Make the folders, for the owner's eyes only."""
-        self.folder, self._ledger, self._watermark = folder, ledger, watermark
-        self.incoming, self.studies, self.quarantine = folder / "incoming", folder / STUDIES, folder / "quarantine"
+    def __init__(self, folder: Path, ledger: Ledger, watermark: Watermark, receiver: str = "receiver") -> None:
+        """Make the folders, for the owner's eyes only. receiver: the name of this process."""
+        self.folder, self._ledger, self.watermark = folder, ledger, watermark
+        self.incoming, self.studies, self.quarantine = folder / INCOMING, folder / STUDIES, folder / "quarantine"
         for made in (folder, self.incoming, self.studies, self.quarantine):
             made.mkdir(mode=0o700, parents=True, exist_ok=True)
         sync_folder(folder)
+        sync_folder(folder.parent)
         self._root = str(folder)
+        self._lasting: set[str] = set()  # series folders that a power cut leaves
         self._room_until, self._room = 0.0, True
+        self._receiver, self._endings = receiver, deque[tuple[str, Ending, float]]()
 
     def has_room(self) -> bool:
         """Whether the disk is below its watermark; looked up at most once a second."""
         now = time.monotonic()
         if now >= self._room_until:
-            usage = shutil.disk_usage(self.folder)
-            full = usage.total - usage.free >= usage.total * self._watermark.used_percent / 100
-            self._room = not full and usage.free >= self._watermark.free_bytes
+            self._room = self.watermark.has_room(self.folder)
             self._room_until = now + ROOM_CHECK_S
         return self._room
 
-    def opened(self, peer: Peer) -> None:
-        """Record an association. Raises LedgerUnavailable."""
-        self._ledger.write(
-            lambda db: rows.open_association(
-                db, peer.id, calling_ae=peer.calling_ae, called_ae=peer.called_ae, host=peer.host, at=time.time()
-            )
-        )
+    def opened(self, peer: Peer, limits: storing.Limits = UNLIMITED) -> bool:
+        """Record an association, unless as many are open as may be. Raises LedgerUnavailable."""
+
+        def record(db: Connection) -> bool:
+            is_open = rows.open_by_caller(db)
+            if is_open.total() >= limits.associations or is_open[peer.calling_ae] >= limits.per_caller:
+                return False
+            names = {"calling_ae": peer.calling_ae, "called_ae": peer.called_ae, "host": peer.host}
+            rows.open_association(db, peer.id, **names, receiver=self._receiver, at=time.time())
+            return True
+
+        return self._with_endings(record)
 
     def closed(self, peer: Peer, ending: Ending) -> None:
-        """Record its end. Raises LedgerUnavailable."""
-        self._ledger.write(lambda db: rows.end_association(db, peer.id, ending, time.time()))
+        """Record its end. Raises LedgerUnavailable, and is recorded with the next that is."""
+        self._endings.append((peer.id, ending, time.time()))
+        self._with_endings(lambda _: None)
+
+    def _with_endings(self, operation: Callable[[Connection], T]) -> T:
+        """Do something in the ledger after recording all ends of associations, each of them once."""
+        taken: list[tuple[str, Ending, float]] = []
+
+        def record(db: Connection) -> T:
+            with contextlib.suppress(IndexError):
+                while True:
+                    taken.append(self._endings.popleft())
+            for ending in taken:
+                rows.end_association(db, *ending)
+            return operation(db)
+
+        try:
+            return self._ledger.write(record)
+        except Exception:
+            self._endings.extend(taken)
+            raise
 
     def begin(self, request: StoreRequest) -> Reception:
         """Start an instance. Raises StoreRefused, OSError."""
@@ -133,50 +183,72 @@ class Spool:
     def publish(self, part: str, path: str) -> None:
         """Give a synced file its final name, relative to the spool, for good."""
         final = f"{self._root}/{path}"
-        try:
-            os.rename(part, final)  # noqa: PTH104 - pathlib costs more than the call here
-        except FileNotFoundError:
-            self._make(Path(final).parent)
-            os.rename(part, final)  # noqa: PTH104
-        sync_folder(final.rpartition("/")[0])
+        folder = final.rpartition("/")[0]
+        for tries_left in reversed(range(MAKES)):
+            try:
+                if folder not in self._lasting:
+                    self._make(folder)
+                os.rename(part, final)  # noqa: PTH104 - pathlib costs more than the call here
+                break
+            except FileNotFoundError:
+                self._lasting.discard(folder)
+                if not tries_left:
+                    raise
+        sync_folder(folder)
 
     def file(self, stored: StoredInstance) -> Filed:
-        """Commit a published file to the ledger; a duplicate's file goes. Raises LedgerUnavailable, and it goes too."""
+        """Commit a published file to the ledger; a duplicate's file goes.
+
+        Raises LedgerUnavailable; the file goes, too, unless its row may be there all the same.
+        """
         try:
             filed = self._ledger.write(lambda db: rows.file_instance(db, stored))
         except MedsegError:
-            self._remove(stored)
+            if not self._may_be_filed(stored):
+                self._remove(stored)
             raise
         if filed is Filed.DUPLICATE:
             self._remove(stored)
         return filed
 
+    def _may_be_filed(self, stored: StoredInstance) -> bool:
+        """After a commit that failed: a connection may break when the commit is done and the answer under way."""
+        try:
+            with self._ledger.read() as db:
+                return rows.names_file(db, stored.path)
+        except MedsegError:
+            return True  # the next start tells
+
     def _remove(self, stored: StoredInstance) -> None:
         with contextlib.suppress(OSError):
             (self.folder / stored.path).unlink()
 
-    def _make(self, series_folder: Path) -> None:
-        """Study and series folders, each safe in its parent."""
-        for made in (series_folder.parent, series_folder):
+    def _make(self, series_folder: str) -> None:
+        """Study and series folders, each safe in its parent: one that is there may be of a thread that syncs it yet."""
+        for made in (Path(series_folder).parent, Path(series_folder)):
             made.mkdir(mode=0o700, exist_ok=True)
             sync_folder(made.parent)
+        if len(self._lasting) >= FOLDERS_KNOWN:
+            self._lasting.clear()
+        self._lasting.add(series_folder)
 
 
 class Reception:
-    """One instance on its way into the spool: an `Incoming`."""
+    """One instance on its way into the spool: an `Incoming`.
+
+    It is digested stretch by stretch while the disk is at work on the same stretch, which takes its time anyway.
+    """
 
     def __init__(self, spool: Spool, request: StoreRequest) -> None:
         self._spool, self._request = spool, request
         self._token = secrets.token_hex(8)
-        self._part = f"{spool.incoming}/{self._token}.part"
+        self._part = f"{spool.incoming}/{os.getpid()}.{self._token}.part"
         self._published = False
-        self._size = 0
-        self._digest = hashlib.sha256()
-        self._head = bytearray()
+        self._digest, self._held, self._head = hashlib.sha256(), bytearray(), b""
         meta = file_meta(
             request.sop_class_uid, request.sop_instance_uid, request.transfer_syntax_uid, request.peer.calling_ae
         )
-        self._offset = len(meta)
+        self._offset, self._size = len(meta), 0
         self._file = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             _write_all(self._file, memoryview(meta))
@@ -185,24 +257,25 @@ class Reception:
             raise
 
     def write(self, fragment: memoryview) -> None:
-        """Append to the file, the digest and, while it is short, the head. Raises OSError."""
+        """Append to the file. Raises OSError."""
         try:
             _write_all(self._file, fragment)
+            self._size += len(fragment)
+            self._held += fragment
+            if len(self._held) >= STRETCH:
+                self._take_in()
         except OSError:
             self.discard()
             raise
-        self._digest.update(fragment)
-        if len(self._head) < HEAD:
-            self._head += fragment[: HEAD - len(self._head)]
-        self._size += len(fragment)
 
     def finish(self) -> None:
         """Make it last, in the order the module tells. Raises StoreRefused, OSError, LedgerUnavailable."""
         try:
-            identity = self._identity()
             length = os.fstat(self._file).st_size
             if length != self._offset + self._size:
                 raise OSError(f"{self._part} has {length} bytes where {self._offset + self._size} were written")
+            self._take_in()
+            identity = self._identity()
             os.fsync(self._file)
             path = instance_path(identity, self._token)
             self._spool.publish(self._part, path)
@@ -226,13 +299,20 @@ class Reception:
             with contextlib.suppress(OSError):
                 os.unlink(self._part)  # noqa: PTH108 - as above
 
+    def _take_in(self) -> None:
+        """Let the disk begin with what is new, and digest it meanwhile."""
+        _start_writing(self._file)
+        self._digest.update(self._held)
+        if not self._head:
+            self._head = bytes(self._held[:HEAD])
+        self._held.clear()
+
     def _identity(self) -> Identity:
         """The data set's identity, which must be the command's."""
         if not self._size:
             raise StoreRefused(Status.CANNOT_UNDERSTAND, "empty data set")
-        syntax = self._request.transfer_syntax_uid
         try:
-            identity = self._identify(syntax)
+            identity = self._identify(self._request.transfer_syntax_uid)
         except NotDicom as error:
             raise StoreRefused(Status.CANNOT_UNDERSTAND, f"data set not understood: {error}") from error
         if identity.sop_class_uid != self._request.sop_class_uid:
@@ -274,15 +354,16 @@ class Reception:
         )
 
 
-def sync_folder(folder: str | Path) -> None:
-    """Make the names in a folder last (fsync of a directory)."""
-    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
-
-
 def _write_all(file: int, data: memoryview) -> None:
     while data:
         data = data[os.write(file, data) :]
+
+
+_libc = ctypes.CDLL(None)
+_libc.sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+_WRITE = 2  # SYNC_FILE_RANGE_WRITE: start, wait for nothing
+
+
+def _start_writing(file: int) -> None:
+    """Let the disk begin with what is in its queue. A hint: whether it worked, fsync tells."""
+    _libc.sync_file_range(file, 0, 0, _WRITE)

@@ -7,7 +7,7 @@ upon before counts as taken, so that after a restart, or days later, a repetitio
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,18 @@ from typing import Any
 from pydicom import Dataset
 from sqlalchemy import Connection, Row
 
-from gateway import moves
+from gateway import moves, signals
 from gateway.receive import arrivals as arriving
 from gateway.receive.arrivals import Arrivals
 from gateway.receive.events import (
     AssociationAborted,
     AssociationOpened,
     AssociationReleased,
+    CountAnswered,
     Event,
     Image,
     InstanceArrived,
+    InstancesListed,
     Taken,
 )
 from medseg.dicom.headers import read_instance
@@ -41,6 +43,7 @@ class Watch:
     """What is arriving, kept up to date from the ledger by `look`.
 
     headers: of the first instance of each observed series that could be read, with who sent it to whom.
+    restored: series that are arriving, and of which all was taken before: what had been lost was sent again.
     """
 
     def __init__(self, spool: Path) -> None:
@@ -48,7 +51,11 @@ class Watch:
         self.arrivals = Arrivals()
         self.headers: dict[Key, tuple[Dataset, str, str | None]] = {}
         self.revisions: dict[Key, int] = {}
+        self.restored: set[Key] = set()
         self._seen: dict[Key, tuple[int, float]] = {}
+        self._first_at: dict[Key, float] = {}
+        self._last_list = 0
+        self._counted: dict[tuple[str, str, str], float] = {}
         self._started = False
 
     def look(self, db: Connection, now_s: float, wall_s: float) -> None:
@@ -58,8 +65,12 @@ class Watch:
         """
         still_open = {row.id for row in moves.open_associations(db)}
         self._open(db, still_open, now_s)
-        for row in moves.unsettled_series(db):
+        unsettled = moves.unsettled_series(db)
+        self._drop_erased({(row.study_uid, row.series_uid): row.first_at for row in unsettled})
+        known = set(self.arrivals.studies)
+        for row in unsettled:
             key = row.study_uid, row.series_uid
+            self._first_at[key] = row.first_at
             if self._seen.get(key) != (row.revision, row.last_at):
                 if row.study_uid not in self.arrivals.studies:
                     self._load(db, row.study_uid, now_s, wall_s)
@@ -68,7 +79,11 @@ class Watch:
         for row in moves.associations(db, self.arrivals.associations.keys() - still_open):
             ended = AssociationReleased if row.ending == "released" else AssociationAborted
             self._observe(ended(row.id), now_s)
+        self._hear_lists(db, self.arrivals.studies.keys() - known, now_s, wall_s)
+        self._hear_counts(db, now_s, wall_s)
         self._started = True
+        fresh = {(study_uid, one) for study_uid, several in self.fresh() for one in several}
+        self.restored = {(row.study_uid, row.series_uid) for row in unsettled if row.state == "arriving"} - fresh
 
     def fresh(self) -> Iterator[tuple[str, list[str]]]:
         """Studies with their series of which something was not taken."""
@@ -85,10 +100,25 @@ class Watch:
         """Drop the studies of which nothing is expected soon."""
         for study_uid, study in self.arrivals.studies.items():
             if all(not one.fresh and now_s - one.last_s > FORGET_S for one in study.series.values()):
-                self.arrivals = arriving.forget(self.arrivals, study_uid)
-                for known in (self.headers, self.revisions, self._seen):
-                    for key in [key for key in known if key[0] == study_uid]:
-                        del known[key]
+                self._drop(study_uid)
+
+    def _drop(self, study_uid: str) -> None:
+        self.arrivals = arriving.forget(self.arrivals, study_uid)
+        several: tuple[dict[Any, Any], ...] = (self.headers, self.revisions, self._seen, self._first_at, self._counted)
+        for known in several:
+            for key in [key for key in known if key[0] == study_uid]:
+                del known[key]
+
+    def _drop_erased(self, first_at: dict[Key, float]) -> None:
+        """Drop the studies that were taken out of the ledger: what comes for them now is new.
+
+        first_at: of the series that are not settled. A series with something fresh is among them, and a series that is
+        the same as before began when it did.
+        """
+        fresh = {(study_uid, series_uid) for study_uid, several in self.fresh() for series_uid in several}
+        anew = {key for key, at in first_at.items() if self._first_at.get(key, at) != at}
+        for study_uid in {study_uid for study_uid, _ in anew | (fresh - first_at.keys())}:
+            self._drop(study_uid)
 
     def _observe(self, event: Event, now_s: float) -> None:
         self.arrivals = arriving.observe(self.arrivals, event, now_s)
@@ -121,7 +151,33 @@ class Watch:
             series = self.arrivals.studies[key[0]].series[key[1]]
             self._observe(_arrived(found[-1], series.images[found[-1].sop_instance_uid]), now_s)
 
+    def _hear_lists(self, db: Connection, new: Iterable[str], now_s: float, wall_s: float) -> None:
+        """Commitment lists: those that came since the last look, and all that touch studies that are observed anew."""
+        came = {row.id: row for row in signals.lists_after(db, self._last_list)}
+        touching = {row.id: row for study_uid in new for row in signals.lists_of(db, study_uid)}
+        for one, row in sorted((touching | came if self._started else touching).items()):
+            uids = {item.sop_instance_uid for item in signals.items(db, one)}
+            elsewhere = {
+                uid
+                for uid, studies in signals.studies_of(db, uids).items()
+                if studies.isdisjoint(self.arrivals.studies)
+            }
+            at_s = now_s if self._started and one in came else _moment(row.asked_at, now_s, wall_s)
+            self._observe(InstancesListed(frozenset(uids - elsewhere)), at_s)
+        self._last_list = max(came, default=self._last_list)
+
+    def _hear_counts(self, db: Connection, now_s: float, wall_s: float) -> None:
+        for row in signals.counts(db):
+            key = row.study_uid, row.series_uid, row.source
+            if row.study_uid in self.arrivals.studies and self._counted.get(key) != row.at:
+                event = CountAnswered(row.source, row.study_uid, row.series_uid or None, row.value)
+                for at in (row.since_at, row.at):
+                    self._observe(event, _moment(at, now_s, wall_s))
+                self._counted[key] = row.at
+
     def _header(self, db: Connection, row: Row[Any]) -> Dataset | None:
+        if row.deleted_at is not None:
+            return None
         try:
             header = read_instance(partial((self._spool / row.path).open, "rb"), row.sop_instance_uid).header
         except UnreadableInstance as error:

@@ -31,8 +31,10 @@ def freeze(outcomes: Sequence[Outcome], bundle: Bundle, spool: Path) -> NewResul
         _sync(outcome.folder)
         for kind, file in sorted(outcome.record["outputs"].items()):
             if kind in DICOM:
-                objects.append(_object(f"{kind}.{number}" if number > 1 else kind, Path(file), spool))
-    _sync(spool / RESULTS)
+                here = outcome.folder / Path(file).name  # the record says where it was made: the spool may have moved
+                objects.append(_object(f"{kind}.{number}" if number > 1 else kind, here, spool))
+    for folder in (spool / RESULTS, spool):  # the first result made the folder
+        _sync(folder)
     keys = [outcome.record["result_key"] for outcome in outcomes]
     whole = keys[0] if len(keys) == 1 else hashlib.sha256("\n".join(sorted(keys)).encode()).hexdigest()
     return NewResult(whole, bundle.name, bundle.version, [dict(outcome.record) for outcome in outcomes], tuple(objects))

@@ -1,7 +1,12 @@
 """The worker: claims a job, keeps it, segments its series, files the result.
 
 claim ── read ── plan ── run, stack by stack ── freeze ── finish: job done, result and deliveries, one commit
+  │  └── follow: where the series is still arriving; when it is complete, its job says for which revision
   └── a thread renews the lease; once it cannot, the job is somebody else's and the work stops
+
+A series that is arriving keeps the worker for as long as its sender takes, so its job gives way to any that could run:
+it is dropped and begun again. That costs what was computed, and no result: what is complete never waits for what is
+not, one process holds one job in memory, and who catches up computes faster than a sender sends.
 """
 
 from __future__ import annotations
@@ -19,31 +24,44 @@ from typing import Any, Protocol
 
 from sqlalchemy import Connection, Row
 
-from gateway import moves, rows
+from gateway import moves, retry, rows
 from gateway.ledger import Ledger
+from gateway.retry import Effort
 from gateway.rows import Claim
 from gateway.settings import Rule
 from gateway.work.results import RESULTS, freeze
 from medseg.bundle.bundle import Bundle
 from medseg.bundle.catalog import find_bundle, installed
-from medseg.dicom.series import Series
-from medseg.errors import MedsegError
+from medseg.dicom.series import Series, SliceSource
+from medseg.dicom.sources import instance_digest
+from medseg.errors import Interrupted, MedsegError
 from medseg.inference.segment import Settings
-from medseg.job import RECORD, Format, Job, Outcome, deciding, plan, run
+from medseg.job import RECORD, Followed, Format, Job, Outcome, deciding, follow, plan, run
 from medseg.progress import Cancelled
-from medseg.results.identity import stack_key
+from medseg.results.identity import ResultKey, stack_key
+from medseg.results.modules import Predecessor
 
 logger = logging.getLogger(__name__)
 
 LEASE_S = 30.0
 POLL_S = 0.2
+LOOK_S = 0.5  # whether another job waits for this one to give way
+WHEN_COMPLETE = 1e10  # a time that does not come; completion makes a job ready at once
+SILENCE_S = 30.0  # a series of which nothing comes for so long is not followed where another waits
+
+
+class Arriving(SliceSource, Protocol):
+    """A series that is still arriving. revision: in the ledger, once all has come."""
+
+    @property
+    def revision(self) -> int: ...
 
 
 class Desk(Protocol):
     """What the worker asks of the other rooms."""
 
     def rule(self, job: Row[Any]) -> Rule:
-        """The rule that a job was made by. Raises UsageError where there is none of that name any more."""
+        """The rule that a job was made by, as it was then."""
         ...
 
     def destinations(self, db: Connection, job: Row[Any], rule: Rule) -> Iterable[str]:
@@ -54,18 +72,28 @@ class Desk(Protocol):
         """The series of a job; None where it is not any more what the job was made for."""
         ...
 
+    def follow(self, job: Row[Any], cancelled: Cancelled) -> Arriving:
+        """The series of a job as it arrives."""
+        ...
+
     def failed(self, db: Connection, claim: Claim, error: BaseException, now: float) -> bool:
         """An attempt ended in an error."""
         ...
 
 
 class Lease:
-    """Keeps a claim alive from a thread of its own. lost: somebody else has the job, or nobody wants it."""
+    """Keeps a claim alive from a thread of its own.
+
+    lost: somebody else has the job, or nobody wants it; or more came before all of its series was read.
+    yields_until: its series is still arriving, and it is to give way to another job, and not to be claimed before then.
+    """
 
     def __init__(self, ledger: Ledger, claim: Claim) -> None:
         self._ledger, self._claim = ledger, claim
         self._over = threading.Event()
         self.lost = threading.Event()
+        self.came = threading.Event()  # all of the series was read
+        self.yields_until: float | None = None
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
 
     def __enter__(self) -> Lease:
@@ -77,15 +105,34 @@ class Lease:
         self._thread.join()
 
     def _renew(self) -> None:
-        while not self._over.wait(LEASE_S / 10):
+        renewed_s = time.monotonic()
+        while not self._over.wait(LOOK_S):
             try:
-                kept = self._ledger.write(lambda db: rows.renew_job(db, self._claim, time.time() + LEASE_S))
+                if time.monotonic() - renewed_s >= LEASE_S / 10:
+                    renewed_s = time.monotonic()
+                    if not self._ledger.write(lambda db: rows.renew_job(db, self._claim, time.time() + LEASE_S)):
+                        self.lost.set()
+                        return
+                if not self.came.is_set():
+                    with self._ledger.read() as db:
+                        self._look(db, time.time())
             except MedsegError as error:
                 logger.warning("lease not renewed: %s", error, extra={"event": "job.unrenewed", "job": self._claim.id})
-                continue
-            if not kept:
-                self.lost.set()
-                return
+
+    def _look(self, db: Connection, now: float) -> None:
+        """Give way to a job whose series is complete; if nothing comes of ours, to any."""
+        job = moves.job_under(db, self._claim)
+        series = None if job is None else moves.series_row(db, job.study_uid, job.series_uid)
+        if job is None or series is None or job.revision not in (0, series.revision):
+            self.lost.set()
+        elif job.revision == 0 and rows.awaited(db, now, arriving=False):
+            self.yields_until = now
+        elif job.revision == 0 and now - series.last_at > SILENCE_S and rows.awaited(db, now, arriving=True):
+            self.yields_until = WHEN_COMPLETE
+
+
+class PutOff(Exception):
+    """What has come of a series is nothing to begin with: its job is done when all has."""
 
 
 class Worker:
@@ -107,12 +154,21 @@ class Worker:
         if claim is None:
             return False
         with self._ledger.read() as db:
-            job = moves.job_row(db, claim.id)
-        facts = {"job": job.id, "attempt": job.attempt, "series": job.series_uid}
+            job = moves.job_under(db, claim)
+        if job is None:  # its study was purged at this very moment
+            return True
+        facts = {"job": job.id, "attempt": job.attempt, "study": job.study_uid, "series": job.series_uid}
         logger.info("job %d claimed", job.id, extra={"event": "job.claimed"} | facts)
         try:
             with Lease(self._ledger, claim) as lease:
-                done = self._do(job, claim, lambda: self._stop.is_set() or lease.lost.is_set())
+                done = self._do(job, claim, lease)
+        except (Interrupted, PutOff) as error:
+            until = WHEN_COMPLETE if isinstance(error, PutOff) else lease.yields_until
+            if until is None:
+                self._fail(claim, error)
+            else:
+                self._ledger.write(lambda db: rows.release_job(db, claim, until))
+            logger.info("job %d dropped for now", job.id, extra={"event": "job.dropped"} | facts)
         except (MedsegError, OSError, MemoryError, RuntimeError) as error:
             mine = self._fail(claim, error)
             logger.warning("job %d: %s", job.id, error, extra={"event": "job.error", "current": mine} | facts)
@@ -124,47 +180,98 @@ class Worker:
         now = time.time()
         return self._ledger.write(lambda db: self._desk.failed(db, claim, error, now))
 
-    def _do(self, job: Row[Any], claim: Claim, cancelled: Cancelled) -> bool:
+    def _do(self, job: Row[Any], claim: Claim, lease: Lease) -> bool:
+        def cancelled() -> bool:
+            return self._stop.is_set() or lease.lost.is_set() or lease.yields_until is not None
+
         rule = self._desk.rule(job)
-        series = self._desk.read(job, cancelled)
-        now = time.time()
-        if series is None:
-            self._ledger.write(
-                lambda db: rows.end_job(db, claim, "cancelled", now, code="series_changed", error=moves.LATER)
-            )
-            return False
-        settings = Settings(assume_frame_of_reference=rule.assume_frame_of_reference)
-        planned = plan(
-            [series],
-            self._bundles_of(job.bundle),
-            explicit=bool(job.bundle),
-            assume_frame_of_reference=rule.assume_frame_of_reference,
-        )
+        settings = _settings(rule, retry.effort(job.error_code, job.failures))
+        bundles, explicit = self._bundles_of(job.bundle), bool(job.bundle)
+        if job.revision:
+            series, revision = self._desk.read(job, cancelled), job.revision
+            if series is None:
+                return self._leave_to_later(claim)
+            assume = rule.assume_frame_of_reference
+            planned = plan([series], bundles, explicit=explicit, assume_frame_of_reference=assume)
+            done = Followed(planned, None, instance_digest)
+        else:
+            source = self._desk.follow(job, cancelled)
+            done = follow(source, bundles, _put_off, explicit=explicit, settings=settings, cancelled=cancelled)
+            planned, revision = done.plan, source.revision
+        lease.came.set()
         if not planned.jobs:
             raise planned.refused[0].error
         formats = frozenset(Format(kind) for kind in rule.results)
-        outcomes = [self._segment(one, formats, settings, cancelled) for one in planned.jobs]
+        outcomes = [self._segment(job, one, done, formats, settings, cancelled) for one in planned.jobs]
         result = freeze(outcomes, planned.jobs[0].bundle, self._spool)
 
         def finish(db: Connection) -> bool:
+            mine = moves.job_under(db, claim)
+            if mine is None or mine.revision != revision:
+                return False
             to = self._desk.destinations(db, job, rule) if job.mode == "on" else ()
             return moves.finish_job(db, claim, result, to, time.time())
 
-        return self._ledger.write(finish)
+        filed = self._ledger.write(finish)
+        if not filed:
+            self._drop_purged(job.id, outcomes)
+            self._leave_to_later(claim)
+        return filed
 
-    def _segment(self, job: Job, formats: frozenset[Format], settings: Settings, cancelled: Cancelled) -> Outcome:
+    def _leave_to_later(self, claim: Claim) -> bool:
+        """The series has changed: the job that is made of that does it. Always False."""
+        now, code = time.time(), "series_changed"
+        self._ledger.write(lambda db: rows.end_job(db, claim, "cancelled", now, code=code, error=moves.LATER))
+        return False
+
+    def _drop_purged(self, job_id: int, outcomes: Iterable[Outcome]) -> None:
+        """Nothing stays of a result whose study was purged while it was made."""
+        with self._ledger.read() as db:
+            purged = not moves.has_job(db, job_id)
+        for outcome in outcomes if purged else ():
+            if not self._is_filed(f"{RESULTS}/{outcome.folder.name}/"):
+                shutil.rmtree(outcome.folder)
+
+    def _segment(
+        self,
+        of: Row[Any],
+        job: Job,
+        done: Followed,
+        formats: frozenset[Format],
+        settings: Settings,
+        cancelled: Cancelled,
+    ) -> Outcome:
         """A result in the folder named for its key.
 
         One that the ledger knows is frozen, and is taken as it is; one that it does not know may never have been
         synced, and goes.
         """
-        key = stack_key(job.stack, job.bundle.digest, deciding(job.bundle, settings)).digest
+        key = stack_key(job.stack, job.bundle.digest, deciding(job.bundle, settings), done.digest).digest
         folder = self._spool / RESULTS / key
         if folder.exists():
             if self._is_filed(f"{RESULTS}/{key}/"):
                 return Outcome(folder, json.loads((folder / RECORD).read_text("utf-8")), up_to_date=True)
             shutil.rmtree(folder)
-        return run(replace(job, folder=key), self._spool / RESULTS, formats, settings=settings, cancelled=cancelled)
+        return run(
+            replace(job, folder=key),
+            self._spool / RESULTS,
+            formats,
+            settings=settings,
+            predecessor=self._predecessor(of, job),
+            found=done.found,
+            digest=done.digest,
+            cancelled=cancelled,
+        )
+
+    def _predecessor(self, of: Row[Any], job: Job) -> Predecessor | None:
+        """What the result of a stack takes the place of: that of the same phase of the same series."""
+        with self._ledger.read() as db:
+            before = moves.current_result(db, of.study_uid, of.series_uid, job.bundle.name)
+        for record in [] if before is None else json.loads(before.facts):
+            if record["phase"] == job.stack.phase:
+                outputs = record["outputs"]
+                return Predecessor(ResultKey(record["result_key"]), seg="seg" in outputs, sr="sr" in outputs)
+        return None
 
     def _is_filed(self, folder: str) -> bool:
         with self._ledger.read() as db:
@@ -175,3 +282,15 @@ class Worker:
         if name not in self._bundles:
             self._bundles[name] = (find_bundle(name),) if name else tuple(installed())
         return self._bundles[name]
+
+
+def _put_off() -> None:
+    raise PutOff
+
+
+def _settings(rule: Rule, effort: Effort) -> Settings:
+    return Settings(
+        device="cpu" if effort is Effort.CPU else "auto",
+        careful=effort is not Effort.SAME,
+        assume_frame_of_reference=rule.assume_frame_of_reference,
+    )

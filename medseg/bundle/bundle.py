@@ -67,6 +67,8 @@ class Bundle:
 
     digest: SHA-256 (hex) over the configuration files and the weights.
     network: the resolved `network_def` configuration.
+    flips: axes of a window along which it is also looked at mirrored. members: further weights of the same network;
+        scores are averaged over them all (`ensemble`).
     preprocessing, postprocessing: the resolved transform chains, for the fallback through MONAI's transforms.
     trusted: the user vouched for its code (`--trust-bundle`); network and transforms come from MONAI's ConfigParser.
     """
@@ -89,9 +91,16 @@ class Bundle:
     precisions: tuple[str, ...]
     default: bool
     research_only: bool
+    flips: tuple[int, ...] = ()
+    members: tuple[Path, ...] = ()
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     postprocessing: Mapping[str, Any] = field(default_factory=dict)
     trusted: bool = False
+
+    @property
+    def image_channels(self) -> int:
+        """Series of a study that are looked at together, one channel each."""
+        return self.in_channels // self.recipe.window.slices
 
     @property
     def spatial_dims(self) -> int:

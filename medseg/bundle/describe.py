@@ -28,7 +28,7 @@ def details(bundle: Bundle) -> dict[str, Any]:
     return summary(bundle) | {
         "digest": bundle.digest,
         "network": str(bundle.network.get("_target_", "made by MONAI's parser")),
-        "inputs": f"{bundle.in_channels} channel{'s' * (bundle.in_channels > 1)}, {bundle.spatial_dims}D",
+        "inputs": _inputs(bundle),
         "precisions": list(bundle.precisions),
         "expects": asdict(bundle.expects),
         "steps": [str(step) for step in bundle.recipe.steps],
@@ -37,8 +37,16 @@ def details(bundle: Bundle) -> dict[str, Any]:
         "streamable": not barriers,
         "barriers": list(barriers),
         "postprocess": asdict(bundle.postprocess),
+        "flips": list(bundle.flips),
+        "members": [path.name for path in bundle.members],
         "segments": [_segment(segment) for segment in bundle.segments],
     }
+
+
+def _inputs(bundle: Bundle) -> str:
+    channels, slices = bundle.image_channels, bundle.recipe.window.slices
+    seen = f", {slices} slices at once" if slices > 1 else ""
+    return f"{channels} channel{'s' * (channels > 1)}, {bundle.spatial_dims}D{seen}"
 
 
 def verify(bundle: Bundle) -> dict[str, Any]:

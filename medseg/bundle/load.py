@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any, Final
@@ -55,12 +55,13 @@ def load_bundle(path: Path, *, trust: bool = False, trained: bool = True) -> Bun
     inputs, outputs = _formats(about)
     parts = read_parts(name, root, config, inputs, outputs, trust=trust)
     weights = _weights(name, root, trained)
+    members = _members(own, root, trained)
     _check_versions(name, about)
     bundle = Bundle(
         name=name,
         version=about.text("version", "0"),
         path=root,
-        digest=_digest(name, root, weights, scripts=parts.trusted),
+        digest=_digest(name, root, (weights, *members), scripts=parts.trusted),
         description=str(about.maybe_text("description") or about.maybe_text("task") or ""),
         licence=_licence(root, about),
         metadata=about.content,
@@ -75,14 +76,12 @@ def load_bundle(path: Path, *, trust: bool = False, trained: bool = True) -> Bun
         precisions=_precisions(own),
         default=own.flag("default", False),
         research_only=own.flag("research_only", True),
+        flips=_flips(own, len(parts.recipe.window.roi)),
+        members=members,
         preprocessing=parts.preprocessing,
         postprocessing=parts.postprocessing,
         trusted=parts.trusted,
     )
-    for key in ("tta", "members"):
-        if key in own and own.content[key] not in ([], "none"):
-            raise own.wrong(key, "not supported by this version of medseg")
-    own.ignore("tta", "members")
     own.done()
     return bundle
 
@@ -110,13 +109,32 @@ def _weights(name: str, root: Path, trained: bool) -> Path:
     raise InvalidBundle(name, WEIGHTS[0], "no weights: a bundle has models/model.safetensors or models/model.pt")
 
 
-def _digest(name: str, root: Path, weights: Path, *, scripts: bool) -> str:
+def _members(own: Reader, root: Path, trained: bool) -> tuple[Path, ...]:
+    """Further weights of the network, as paths within the bundle; none for a network that is yet to be trained."""
+    files = own.texts("members")
+    return tuple(inside(own.bundle, root, file) for file in files) if trained else ()
+
+
+def _flips(own: Reader, axes: int) -> tuple[int, ...]:
+    """`"tta": "flips"` is along every axis of a window, `"tta": [0]` along those named."""
+    given = own.content.get("tta")
+    if given is None or isinstance(given, str):
+        chosen = own.maybe_text("tta") or "none"
+        if chosen not in ("none", "flips"):
+            raise own.wrong("tta", f"expected none, flips, or a list of axes, found {chosen!r}")
+        return tuple(range(axes)) if chosen == "flips" else ()
+    flips = own.integers("tta", None)
+    if len(set(flips)) < len(flips) or not all(0 <= axis < axes for axis in flips):
+        raise own.wrong("tta", f"expected axes of the window, each once, 0 to {axes - 1}, found {list(flips)}")
+    return flips
+
+
+def _digest(name: str, root: Path, weights: Sequence[Path], *, scripts: bool) -> str:
     """SHA-256 over names and bytes of the JSON files in configs/, of the scripts if they may run, and the weights."""
     files = sorted((root / "configs").glob("*.json"))
     if scripts:
         files += sorted(root.rglob("*.py"))
-    if weights.exists():
-        files.append(weights)
+    files += [file for file in weights if file.exists()]
     total = hashlib.sha256()
     for file in files:
         relative = file.relative_to(root).as_posix()

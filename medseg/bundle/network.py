@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from medseg.bundle.bundle import Bundle
+from medseg.bundle.ensemble import Ensemble
 from medseg.bundle.parts import NETWORK
 from medseg.bundle.targets import TARGETS
 from medseg.errors import InvalidBundle, OutOfMemory, WeightsMismatch
@@ -48,10 +49,20 @@ UNREADABLE: Final = (
 def load_network(bundle: Bundle, device: torch.device) -> nn.Module:
     """The bundle's network in eval mode on `device`: (B, in_channels, *S) -> (B, out_channels, *S).
 
-    Raises InvalidBundle where the network cannot be built or the file is not one of tensors, WeightsMismatch where
+    Where the bundle has members or flips, an `Ensemble` of them.
+    Raises InvalidBundle where the network cannot be built or a file is not one of tensors, WeightsMismatch where
     the tensors are not the network's.
     """
-    weights = read_weights(bundle)
+    networks = [_with_weights(bundle, path) for path in (bundle.weights, *bundle.members)]
+    network = Ensemble(networks, bundle.flips) if bundle.members or bundle.flips else networks[0]
+    try:
+        return network.to(device).eval()
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(f"bundle {bundle.name}: its network does not fit into the memory of {device}") from error
+
+
+def _with_weights(bundle: Bundle, path: Path) -> nn.Module:
+    weights = read_weights(bundle, path)
     try:
         with torch.device("meta"):  # shapes only: no memory for a network that is not the one of the weights
             _compare(bundle.name, build_network(bundle).state_dict(), weights)
@@ -60,10 +71,7 @@ def load_network(bundle: Bundle, device: torch.device) -> nn.Module:
     network = build_network(bundle)
     _compare(bundle.name, network.state_dict(), weights)
     network.load_state_dict(weights, strict=True)
-    try:
-        return network.to(device).eval()
-    except torch.OutOfMemoryError as error:
-        raise OutOfMemory(f"bundle {bundle.name}: its network does not fit into the memory of {device}") from error
+    return network
 
 
 def build_network(bundle: Bundle) -> nn.Module:
@@ -99,9 +107,9 @@ def build_network(bundle: Bundle) -> nn.Module:
     return made
 
 
-def read_weights(bundle: Bundle) -> dict[str, torch.Tensor]:
+def read_weights(bundle: Bundle, path: Path) -> dict[str, torch.Tensor]:
     """Tensors by name, on the CPU. Raises InvalidBundle for a file that is not a plain file of tensors."""
-    path, name = bundle.weights, bundle.name
+    name = bundle.name
     key = path.relative_to(bundle.path).as_posix() if path.is_relative_to(bundle.path) else path.name
     if not path.is_file():
         raise InvalidBundle(name, key, "no such file: the bundle has no weights")

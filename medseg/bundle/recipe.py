@@ -103,6 +103,7 @@ class Window:
     roi: voxels per model axis, a non-positive entry for the whole axis (MONAI's fall_back_tuple); two entries for a
         2D network that runs slice by slice along `slice_axis`.
     overlap: fraction per axis.
+    slices: how many neighbouring slices such a network sees as channels, the middle one its own (2.5D); odd.
     """
 
     roi: tuple[int, ...]
@@ -113,6 +114,7 @@ class Window:
     cval: float = 0.0
     batch: int = 1
     slice_axis: int = 2
+    slices: int = 1
 
 
 class Activation(StrEnum):

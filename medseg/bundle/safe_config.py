@@ -222,7 +222,7 @@ class SafeConfig:
             raise InvalidBundle(self._bundle, f"{key}::_requires_", "nothing may run before a component is constructed")
         wanted = {"keys"} if known.name in OURS else value.keys() - RESERVED
         arguments = self._items({name: item for name, item in value.items() if name in wanted}, key, depth)
-        return {"_target_": known.name if known.module != "torch.nn" else target, **arguments}
+        return {"_target_": known.listed, **arguments}
 
     def _counted(self, value: Any, key: str) -> Any:
         """The value, unless it holds too many, shared ones counted each time they appear."""

@@ -26,6 +26,11 @@ class Target:
     module: str
     name: str
 
+    @property
+    def listed(self) -> str:
+        """The spelling that stands for all of its spellings: short for MONAI's, in full for others."""
+        return self.name if self.module.startswith("monai.") else f"{self.module}.{self.name}"
+
     def load(self) -> Any:
         """The class itself. Raises ImportError or AttributeError where the installed library lacks it."""
         return getattr(importlib.import_module(self.module), self.name)
@@ -110,6 +115,7 @@ TRANSFORMS: Final[dict[str, tuple[str, ...]]] = {
     ),
 }
 INFERERS: Final = ("SimpleInferer", "SlidingWindowInferer", "SlidingWindowInfererAdapt", "SliceInferer")
+OWN_INFERERS: Final[dict[str, tuple[str, ...]]] = {"inferers": ("SliceStackInferer",)}
 LAYERS: Final = ("Conv2d", "Conv3d", "Identity")
 
 
@@ -138,6 +144,10 @@ def _table() -> dict[str, Target]:
     for name in INFERERS:
         for prefix in ("", "monai.inferers.", "monai.inferers.inferer."):
             table[prefix + name] = Target(Role.INFERER, "monai.inferers.inferer", name)
+    for file, own in OWN_INFERERS.items():
+        for name in own:
+            target = Target(Role.INFERER, f"medseg.bundle.{file}", name)
+            table[f"medseg.bundle.{file}.{name}"] = target
     for name in LAYERS:
         table[f"torch.nn.{name}"] = Target(Role.NETWORK, "torch.nn", name)
     return table

@@ -46,6 +46,9 @@ DEFAULT_LABELS: Final = [["L", "R"], ["P", "A"], ["I", "S"]]
 PAD_MODES: Final = ("constant", "reflect", "replicate", "circular")
 LARGEST_WINDOW: Final = 2**28  # voxels, 1 GB in fp32
 FINEST_MM: Final = 0.01
+SLICE_STACKS: Final = "medseg.bundle.inferers.SliceStackInferer"
+BY_SLICE: Final = ("SliceInferer", SLICE_STACKS)
+MOST_SLICES: Final = 31
 MISSING: Final = object()
 # keep the voxels as they are, or only concern files, devices and containers
 WITHOUT_EFFECT: Final = frozenset(
@@ -163,8 +166,11 @@ def recipe_from_config(
     """The recipe of resolved `preprocessing`, `inferer` and `postprocessing`, and the labels whose largest piece the
     chain keeps after the return to the source grid. Raises InvalidBundle.
     """
-    steps, unknown_before = _steps(bundle, preprocessing, in_channels)
     window = window_from_config(bundle, inferer, spatial_dims)
+    if in_channels % window.slices:
+        why = f"expected a multiple of the inferer's {window.slices} slices, found {in_channels}"
+        raise InvalidBundle(bundle, "network_def::in_channels", why)
+    steps, unknown_before = _steps(bundle, preprocessing, in_channels // window.slices)
     finish, keep_after, unknown_after = _finish(bundle, postprocessing, out_channels)
     unknown = (*unknown_before, *unknown_after)
     reason = f"MONAI's own transforms are needed for {', '.join(unknown)}" if unknown else None
@@ -348,11 +354,15 @@ def window_from_config(bundle: str, config: Config, spatial_dims: int) -> Window
     name = config["_target_"]
     if name == "SimpleInferer":
         return Window((-1,) * spatial_dims, (0.0,) * spatial_dims)
-    axis = arguments.whole("spatial_dim", 0) if name == "SliceInferer" else 2
+    by_slice = name in BY_SLICE
+    axis = arguments.whole("spatial_dim", 0) if by_slice else 2
+    slices = arguments.whole("slices") if name == SLICE_STACKS else 1
+    if slices < 1 or slices % 2 == 0 or slices > MOST_SLICES:
+        raise arguments.wrong("slices", f"expected an odd number up to {MOST_SLICES}, found {slices}")
     given = arguments.value("roi_size")
     roi = tuple(given) if isinstance(given, list | tuple) else (given,) * spatial_dims
-    if name == "SliceInferer" and len(roi) != 2:
-        raise arguments.wrong("roi_size", f"SliceInferer takes two sizes, found {given!r}")
+    if by_slice and len(roi) != 2:
+        raise arguments.wrong("roi_size", f"{arguments.name} takes two sizes, found {given!r}")
     if len(roi) != spatial_dims or not all(isinstance(size, int) and not isinstance(size, bool) for size in roi):
         raise arguments.wrong("roi_size", f"expected {spatial_dims} whole numbers for this network, found {given!r}")
     if math.prod(size for size in roi if size > 0) > LARGEST_WINDOW:
@@ -379,6 +389,7 @@ def window_from_config(bundle: str, config: Config, spatial_dims: int) -> Window
         arguments.number("cval", 0.0),
         batch,
         axis,
+        slices,
     )
     # where and how MONAI computes, not what
     arguments.ignore("device", "sw_device", "progress", "cache_roi_weight_map", "cpu_thresh")

@@ -1,14 +1,15 @@
-"""`medseg bundles`: what is installed, what a bundle does, and whether its files are whole."""
+"""`medseg bundles`: what is installed, what a bundle does, whether its files are whole; and new ones to begin with."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from medseg.cli import console
 
-app = typer.Typer(no_args_is_help=True, help="List, inspect and verify bundles.")
+app = typer.Typer(no_args_is_help=True, help="List, inspect, verify and begin bundles.")
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 Named = Annotated[str, typer.Argument(metavar="NAME|DIR", help="An installed bundle, or a bundle's folder.")]
@@ -64,6 +65,43 @@ def verify(name: Named, as_json: AsJson = False) -> None:
         console.show(
             f"{record['bundle']} {record['version']}: ok, {record['parameters']} parameters, {record['digest']}"
         )
+
+
+NEW_EXAMPLES = """
+[bold]Examples[/bold]
+
+  medseg bundles new liver_ct_pspnet --network pspnet --dims 3 --segment Liver --segment "Liver tumour"
+
+  medseg bundles new brain_meshnet --network meshnet --weights model5_gw_ae.safetensors --architecture model5_gw_ae.json
+
+Edit the files; then: medseg train DIR --data CASES -o DIR-trained
+"""
+
+
+@app.command("new", epilog=NEW_EXAMPLES)
+def new(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The bundle's folder; its last part is its name.")],
+    network: Annotated[str, typer.Option(help="fcn, segnet, unet2015, pspnet, deeplabv3, deeplabv3plus or meshnet.")],
+    dims: Annotated[int, typer.Option(help="2: slice by slice; 3: by windows.")] = 3,
+    segments: Annotated[
+        list[str] | None, typer.Option("--segment", help="What is to be found; once for each. Default: Structure.")
+    ] = None,
+    modality: Annotated[str, typer.Option(help="CT or MR: how values are scaled.")] = "MR",
+    weights: Annotated[Path | None, typer.Option(help="A MeshNet's, trained by brainchop; safetensors.")] = None,
+    architecture: Annotated[Path | None, typer.Option(help="Its description; JSON.")] = None,
+) -> None:
+    """Write a bundle to begin with, ready to be trained; or one of a MeshNet with its weights."""
+    from medseg.bundle.template import meshnet_bundle, new_bundle
+    from medseg.errors import UsageError
+
+    if weights is None and architecture is None:
+        new_bundle(folder, network, dims, segments=segments or ["Structure"], modality=modality.upper())
+        console.show(f"{folder}: edit it, then: medseg train {folder} --data DIR -o {folder}-trained")
+        return
+    if weights is None or architecture is None or network.lower() != "meshnet":
+        raise UsageError("--weights and --architecture go together, with --network meshnet")
+    meshnet_bundle(folder, weights, architecture)
+    console.show(f"{folder}: ready, try: medseg bundles verify {folder}")
 
 
 def _words(value: Any) -> str:

@@ -1,12 +1,14 @@
 """`medseg demo`: the main job on a real MRI, from DICOM series to verified DICOM-SEG and a picture.
 
 The MNI152 T1 template, which the package nilearn carries, stands in for a patient: the left and right hippocampus
-regions are cut out and written as two MR series of one study.
+regions are cut out and written as two MR series of one study. Other packages go on with that study (entry point group
+`medseg.demos`).
 """
 
 from __future__ import annotations
 
 import shutil
+from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pydicom import Dataset
 
+DEMOS = "medseg.demos"  # entry points: functions that take the study, the results made of it, and a folder to write to
 TEMPLATE = "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
 BUNDLE = "hippocampus_t1_unet3d"
 SIDES = {"left": -28.0, "right": 28.0}  # x in mm, RAS: the patient's left is negative
@@ -33,7 +36,10 @@ REGION_MM = (36, 52, 36)
 def demo(
     folder: Annotated[Path, typer.Option("-o", "--out", help="Folder for everything the demo writes.")] = Path("demo"),
 ) -> None:
-    """Segment the hippocampus of the MNI152 brain: DICOM series in, verified DICOM-SEG, report and picture out."""
+    """Segment the hippocampus of the MNI152 brain: DICOM series in, verified DICOM-SEG, report and picture out.
+
+    Then the same once more by DICOM: a small PACS sends the study to `medseg serve`, and has the results back.
+    """
     from medseg.bundle.catalog import find_bundle
     from medseg.dicom.sources import read_series
     from medseg.inference.segment import Settings
@@ -67,6 +73,8 @@ def demo(
         stages = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in record["timings_s"].items())
         console.show(f"  together: {whole:.2f} ml")
         console.show(f"  SEG verified; seconds: {stages}")
+    for extension in entry_points(group=DEMOS):
+        extension.load()(study, folder / "results", folder / extension.name)
     console.show(f"Look at {folder}/results/*/overlay.png; then try: medseg infer YOUR_STUDY/")
 
 

@@ -1,6 +1,7 @@
 """`medseg doctor`: is everything here that medseg needs? Each line ok, or what to do.
 
-Other packages add checks through the entry point group `medseg.checks`: functions that give `Check`s.
+Other packages add checks through the entry point group `medseg.checks`: functions that take the file of settings that
+was named, or None, and give `Check`s.
 """
 
 from __future__ import annotations
@@ -35,12 +36,16 @@ class Check:
 
 
 def doctor(
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Settings of `medseg serve`; default: medseg.toml where it is here."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per check on stdout.")] = False,
 ) -> None:
-    """Check device, memory, decoders, bundles and disk."""
+    """Check device, memory, decoders, bundles and disk, and what the gateway needs: each line ok, or what to do."""
     checks = list(_own())
     for extension in entry_points(group=CHECKS):
-        checks += extension.load()()
+        checks += extension.load()(config)
     for check in checks:
         if as_json:
             console.show_json(asdict(check))

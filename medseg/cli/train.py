@@ -103,7 +103,7 @@ def evaluate(
     precision: Annotated[str, typer.Option(help="fp32, auto, bf16 or fp16, as the bundle allows.")] = "fp32",
     as_json: AsJson = False,
 ) -> None:
-    """Score a bundle on labelled cases: Dice, 95 % Hausdorff (mm), volume error; CSV on stdout."""
+    """Score a bundle on labelled cases: Dice, 95 % Hausdorff (mm), volume error, lesions; CSV on stdout."""
     from medseg.bundle.catalog import find_bundle
     from medseg.inference.segment import Settings
     from medseg.training.evaluate import evaluate as score

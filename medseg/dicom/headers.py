@@ -7,6 +7,7 @@ answers None in all three cases, so that a bad value of no importance does no ha
 from __future__ import annotations
 
 import hashlib
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -49,6 +50,7 @@ MALFORMED = (
     zlib.error,
 )
 
+_QUOTED = re.compile(r"""'[^']*'|"[^"]*\"""")
 _PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 _REQUIRED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 _SHARED_BYTES = 256
@@ -235,8 +237,9 @@ def _shared(element: RawDataElement) -> RawDataElement:
 
 
 def _one_line(error: BaseException) -> str:
+    """The first line of a message, without the values that it quotes: they may be a patient's."""
     lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__
+    return _QUOTED.sub("'...'", lines[0]) if lines else type(error).__name__
 
 
 def frames(header: Dataset) -> list[Attributes]:

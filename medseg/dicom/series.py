@@ -90,8 +90,9 @@ class Stack:
 class SliceSource(Protocol):
     """One stack of slices, complete or still arriving: what the pipeline reads from.
 
-    Iterating yields slices in any order as they come, blocks while more may come, and ends when the series is
-    complete. `expected` is the number of slices where somebody has said it, else None.
+    Iterating yields slices in any order as they come, None where there is nothing new at the moment (work on what is
+    here; asking again waits a little), and ends when the series is complete. A slice of an instance and frame that was
+    given before takes the other's place. `expected` is the number of slices where somebody has said it, else None.
     """
 
     @property
@@ -100,4 +101,4 @@ class SliceSource(Protocol):
     @property
     def expected(self) -> int | None: ...
 
-    def __iter__(self) -> Iterator[Slice]: ...
+    def __iter__(self) -> Iterator[Slice | None]: ...

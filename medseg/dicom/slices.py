@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 
 import numpy as np
@@ -41,6 +42,7 @@ PHASE_KEYWORDS = (
 
 _COLOUR = {"PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"}
 _UNIT_TOLERANCE = 1e-3
+_NUMERIC = re.compile(r"[-+.,eE\d\s\\]*")
 
 
 def expand(instance: Instance) -> tuple[Slice, ...]:
@@ -127,7 +129,7 @@ def _plane(instance: Instance, view: Attributes) -> Plane:
     column = column - (column @ row) * row
     spacing = view.numbers("PixelSpacing")
     if len(spacing) != 2 or not all(0 < size < np.inf for size in spacing):
-        found = view.text("PixelSpacing") or "absent"
+        found = _found(view, "PixelSpacing")
         raise _refuse(instance, Reason.NO_PIXEL_SPACING, f"PixelSpacing is {found}: expected two distances in mm")
     rows, columns = view.number("Rows"), view.number("Columns")
     if not rows or not columns:
@@ -145,9 +147,15 @@ def _plane(instance: Instance, view: Attributes) -> Plane:
 def _triples(instance: Instance, view: Attributes, keyword: str, length: int, absent: Reason) -> Vector:
     numbers = np.array(view.numbers(keyword), dtype=np.float64)
     if len(numbers) != length or not np.isfinite(numbers).all():
-        found = view.text(keyword) or "absent"
+        found = _found(view, keyword)
         raise _refuse(instance, absent, f"{keyword} is {found}: expected {length} numbers")
     return numbers
+
+
+def _found(view: Attributes, keyword: str) -> str:
+    """What an attribute of numbers says, for a message; anything else it says may be of the patient."""
+    text = view.text(keyword)
+    return (text if _NUMERIC.fullmatch(text) else "not numeric") if text else "absent"
 
 
 def _refuse(instance: Instance, reason: Reason, what: str) -> GeometryRefused:

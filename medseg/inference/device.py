@@ -91,10 +91,22 @@ class Engine:
     """
 
     def __init__(
-        self, network: nn.Module, bundle: Bundle, device: torch.device, precision: str = "fp32", batch: int = 1
+        self,
+        network: nn.Module,
+        bundle: Bundle,
+        device: torch.device,
+        precision: str = "fp32",
+        batch: int = 1,
+        *,
+        careful: bool = False,
     ) -> None:
+        """careful: memory did not suffice before."""
         self.network, self.bundle, self.device, self.precision, self.batch = network, bundle, device, precision, batch
         self.warnings: list[str] = []
+        self._slab_device = CPU if careful else device
+        if careful:
+            where = "" if device == CPU else ", scores in the machine's memory"
+            self._warn(f"out of memory before: now one window at a time on {device}{where}")
         window = bundle.recipe.window
         self._slice_axis = window.slice_axis if len(window.roi) == 2 else None
 
@@ -111,6 +123,17 @@ class Engine:
                 self._yield_memory(error)
             done = [scores.to(self.device) for scores in done]
         return done[0] if len(done) == 1 else torch.cat(done)
+
+    def room(self, *shape: int) -> Tensor:
+        """Zeros to stitch scores in: on the device, or in the machine's memory where that has not got so much."""
+        try:
+            return torch.zeros(shape, device=self._slab_device)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error) or self._slab_device == CPU:
+                raise
+        self._slab_device = CPU
+        self._warn(f"out of memory on {self.device}: scores are stitched in the machine's memory")
+        return torch.zeros(shape)
 
     def _forward(self, windows: Tensor) -> Tensor:
         if self.device.type == "cuda":

@@ -53,11 +53,11 @@ def label_planes(
     image = MetaTensor(voxels.permute(0, 3, 2, 1).contiguous(), affine=to_ras)
     data = _apply(bundle, "preprocessing", before, {"image": image})
     prepared: Tensor = data["image"].as_tensor().float()
-    if prepared.ndim != 4 or prepared.shape[0] != bundle.in_channels:
+    if prepared.ndim != 4 or prepared.shape[0] != bundle.image_channels:
         raise InvalidBundle(
             bundle.name,
             "preprocessing",
-            f"gives {tuple(prepared.shape)}, expected ({bundle.in_channels}, x, y, z) for the network",
+            f"gives {tuple(prepared.shape)}, expected ({bundle.image_channels}, x, y, z) for the network",
         )
     scores = torch.cat([slab.cpu() for _, slab in scores_of(prepared, MODEL_AXES)], dim=1)
     for plane in scores.unbind(dim=1):

@@ -40,20 +40,25 @@ class Flag:
 
 @dataclass(frozen=True)
 class Measured:
-    """One segment as found. components: 26-connected pieces. confidence: mean winning probability, 0-1."""
+    """One segment as found. components: 26-connected pieces. confidence: mean winning probability, 0-1.
+
+    left_out_ml: other pieces that were found, where the bundle keeps the largest alone.
+    """
 
     segment: Segment
     voxels: int
     volume_ml: float
     components: int
     confidence: float | None
+    left_out_ml: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
 class SegmentationResult:
     """What came of one stack and one bundle; the label planes went into the sink.
 
-    streamed: whether the known-step engine ran; if not `streamed_reason` says why.
+    streamed: whether windows ran as slices came, in memory that does not grow with their number; if not,
+        `streamed_reason` says why.
     """
 
     stack: Stack

@@ -65,11 +65,13 @@ def clean(
     voxel_ml: NDArray[np.float64],
     *,
     exclusive: bool,
-) -> None:
+) -> tuple[float, ...]:
     """Clean `labels` in place: (k, j, i) of segment numbers, or (segments, k, j, i) of 0 and 1.
 
     Filled holes take the segment's number only where there was none: another segment inside it stays.
+    Returns what was left out of each segment because only its largest piece is kept, in ml.
     """
+    left_out = [0.0] * len(segments)
     for index, segment in enumerate(segments):
         volume, value = (labels, segment.number) if exclusive else (labels[index], 1)
         place = box(volume == value)
@@ -79,9 +81,11 @@ def clean(
         kept = mask = inside == value
         if segment.number in what.keep_largest:
             kept = largest_piece(kept)
+            left_out[index] = float((mask & ~kept).sum(axis=(1, 2)) @ voxel_ml[place[0]])
         if what.fill_holes:
             kept = ndimage.binary_fill_holes(kept)
         if what.min_volume_ml > 0:
             kept = without_small_pieces(kept, voxel_ml[place[0]], what.min_volume_ml)
         inside[mask & ~kept] = 0
         inside[kept & (inside == 0)] = value
+    return tuple(left_out)

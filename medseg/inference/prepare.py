@@ -6,6 +6,7 @@ The volume stays in stored order (k, j, i) throughout; `Prepared` remembers the 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -36,6 +37,23 @@ class Resampling:
     new: Frame
 
 
+Pointwise: TypeAlias = ScaleRange | ScalePercentiles | ScaleMinMax | Normalize
+
+
+@dataclass(frozen=True, eq=False)
+class Course:
+    """What a recipe's steps come to on one grid.
+
+    before, after: intensity steps on either side of the resampling; without one, all are before.
+    frame, resampling: as in `Prepared`.
+    """
+
+    before: tuple[Pointwise, ...]
+    resampling: Resampling | None
+    after: tuple[Pointwise, ...]
+    frame: Frame
+
+
 @dataclass(frozen=True, eq=False)
 class Prepared:
     """What windows run over.
@@ -58,6 +76,30 @@ def uniform(voxels: Tensor, coordinates: Vector) -> Tensor:
     return resample_slices(voxels, taps(place, len(coordinates), STRAIGHTEN.interpolation, STRAIGHTEN.padding))
 
 
+def course(affine: Vector, shape: tuple[int, int, int], recipe: Recipe, *, tilted: bool = False) -> Course:
+    """What `recipe.steps` come to on the grid of `shape` (k, j, i) and `affine`; see `prepare`.
+
+    A recipe that resamples twice has no course: `fallback.reason_for_fallback` says so.
+    """
+    frame = source_frame(affine, shape)
+    steps = list(recipe.steps)
+    if tilted and not any(isinstance(step, Resample) for step in steps):
+        steps.insert(1 if steps and isinstance(steps[0], Orient) else 0, STRAIGHTEN)
+    resampling: Resampling | None = None
+    before: list[Pointwise] = []
+    after: list[Pointwise] = []
+    for step in steps:
+        if isinstance(step, Orient):
+            frame = oriented(frame, step.axcodes)
+        elif isinstance(step, Resample):
+            wanted = resampled(frame, step)
+            if wanted is not frame:
+                resampling, frame = Resampling(step, frame, wanted), wanted
+        else:
+            (before if resampling is None else after).append(step)
+    return Course(tuple(before), resampling, tuple(after), frame)
+
+
 def prepare(voxels: Tensor, affine: Vector, recipe: Recipe, *, tilted: bool = False) -> Prepared:
     """Carry out `recipe.steps` on the source's uniform grid.
 
@@ -66,22 +108,14 @@ def prepare(voxels: Tensor, affine: Vector, recipe: Recipe, *, tilted: bool = Fa
     because a network has learned upright anatomy.
     """
     k, j, i = voxels.shape[1:]
-    frame = source_frame(affine, (k, j, i))
-    steps = list(recipe.steps)
-    if tilted and not any(isinstance(step, Resample) for step in steps):
-        steps.insert(1 if steps and isinstance(steps[0], Orient) else 0, STRAIGHTEN)
-    resampling: Resampling | None = None
-    for step in steps:
-        if isinstance(step, Orient):
-            frame = oriented(frame, step.axcodes)
-        elif isinstance(step, Resample):
-            wanted = resampled(frame, step)
-            if wanted is not frame:
-                resampling = Resampling(step, frame, wanted)
-                voxels, frame = _to_grid(voxels, resampling), wanted
-        else:
-            voxels = scale(voxels, step)
-    return Prepared(voxels, frame, resampling)
+    way = course(affine, (k, j, i), recipe, tilted=tilted)
+    for step in way.before:
+        voxels = scale(voxels, step)
+    if way.resampling is not None:
+        voxels = _to_grid(voxels, way.resampling)
+    for step in way.after:
+        voxels = scale(voxels, step)
+    return Prepared(voxels, way.frame, way.resampling)
 
 
 def _to_grid(voxels: Tensor, how: Resampling) -> Tensor:
@@ -93,7 +127,7 @@ def _to_grid(voxels: Tensor, how: Resampling) -> Tensor:
     )
 
 
-def scale(voxels: Tensor, step: ScaleRange | ScalePercentiles | ScaleMinMax | Normalize) -> Tensor:
+def scale(voxels: Tensor, step: Pointwise) -> Tensor:
     """An intensity step, in place, in the order of operations of its MONAI transform."""
     match step:
         case ScaleRange():

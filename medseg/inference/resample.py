@@ -28,15 +28,22 @@ class Taps:
     """For each new sample along an axis the two old ones it is made of, and their weights.
 
     lower, upper: (n,) indices on the old axis. weights: (n, 2), float64. old: size of the old axis.
+    step: from one new sample to the next, in old ones.
     """
 
     lower: NDArray[np.int64]
     upper: NDArray[np.int64]
     weights: Vector
     old: int
+    step: float = 1.0
 
     def __len__(self) -> int:
         return len(self.lower)
+
+    @property
+    def dense(self) -> bool:
+        """Whether old samples serve several new ones: what is done to each is better done before."""
+        return self.step < 1 - 1e-6
 
     @property
     def identity(self) -> bool:
@@ -47,7 +54,17 @@ class Taps:
     def reversed(self) -> Taps:
         """The same with both axes counted from their other ends."""
         last = self.old - 1
-        return Taps(last - self.upper[::-1], last - self.lower[::-1], self.weights[::-1, ::-1], self.old)
+        return Taps(last - self.upper[::-1], last - self.lower[::-1], self.weights[::-1, ::-1], self.old, self.step)
+
+    def begins_like(self, other: Taps, count: int) -> bool:
+        """Whether the first `count` new samples are made as the other's, to the bit (weights count as float32)."""
+        return (
+            min(len(self), len(other)) >= count
+            and np.array_equal(self.lower[:count], other.lower[:count])
+            and np.array_equal(self.upper[:count], other.upper[:count])
+            and np.array_equal(self.weights[:count].astype(np.float32), other.weights[:count].astype(np.float32))
+            and self.dense == other.dense
+        )
 
     def matrix(self) -> Tensor:
         """(new, old), float32."""
@@ -76,7 +93,8 @@ def taps(
     inside = np.stack([(below >= 0) & (below < old), (below + 1 >= 0) & (below + 1 < old)], axis=1)
     lower = np.clip(below, 0, old - 1).astype(np.int64)
     upper = np.clip(below + (share > 0), 0, old - 1).astype(np.int64)
-    return Taps(lower, upper, weights * inside, old)
+    step = float(coordinates[1] - coordinates[0]) if len(coordinates) > 1 else 1.0
+    return Taps(lower, upper, weights * inside, old, step)
 
 
 def places(step: float, first: float, new: int, old: int) -> Vector:
@@ -112,12 +130,15 @@ def axis_taps(
         axis = new.axes.model_axis(stored)
         step, first, size = float(matrix[axis, axis]), float(matrix[axis, 3]), new.shape[axis]
         flipped = new.axes.flipped[axis]
-        on_old = places(step, first, size, old.shape[axis])
+        wanted = np.arange(size, dtype=float)
         if stored == 0 and at is not None:
             wanted = size - 1 - at[::-1] if flipped else at
+        # Plain, so that a slice lies where it lies whatever the number of slices ...
+        on_old = first + step * wanted
+        if interpolation is Interpolation.NEAREST:  # ... but for half-way places, where the last bit decides
             whole = np.rint(wanted).astype(int)
             exact = np.abs(wanted - whole) < 1e-6
-            on_old = np.where(exact, on_old[np.clip(whole, 0, size - 1)], first + step * wanted)
+            on_old = np.where(exact, places(step, first, size, old.shape[axis])[np.clip(whole, 0, size - 1)], on_old)
         result = taps(on_old, old.shape[axis], interpolation, pad, align_corners=align_corners)
         return result.reversed() if flipped else result
 
@@ -190,7 +211,7 @@ def resample_separable(volume: Tensor, axes: tuple[Taps, Taps, Taps]) -> Tensor:
     in_plane = InPlane.of(rows, columns)
     shape = (volume.shape[0], len(slices), len(rows), len(columns))
     result = torch.empty(shape, dtype=volume.dtype, device=volume.device)
-    if len(slices) <= slices.old:
+    if not slices.dense:
         for k in range(len(slices)):
             result[:, k] = in_plane(blend_slices(volume, slices, k))
         return result

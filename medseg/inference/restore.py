@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 from medseg.bundle.recipe import Activation, Finish, Interpolation, Order, Padding, Resample
 from medseg.dicom.instance import Vector
 from medseg.inference.grid import between, index_map, parallel
-from medseg.inference.prepare import Prepared, Resampling
+from medseg.inference.prepare import Course, Prepared, Resampling
 from medseg.inference.resample import InPlane, Taps, axis_taps, blend, resample_plane, span_of_plane
 
 
@@ -73,7 +73,7 @@ class Slanted:
         return resample_plane(slab, low, self.matrix, at, self.shape, self.depth, self.interpolation, self.padding)
 
 
-def way_back(prepared: Prepared, coordinates: Vector, shape: tuple[int, int], finish: Finish) -> Back:
+def way_back(prepared: Prepared | Course, coordinates: Vector, shape: tuple[int, int], finish: Finish) -> Back:
     """From the model's grid to source slices at `coordinates` (K,) with (rows, columns) = `shape`.
 
     Interpolation and padding are those of the step that led to the model's grid (Invertd), or nearest if `finish`
@@ -144,26 +144,29 @@ def discretise(scores: Tensor, finish: Finish) -> Tensor:
     return (scores >= finish.threshold).to(torch.uint8)
 
 
+Way: TypeAlias = Callable[[], tuple[Back, int]]
+"""The way back and the number of source slices, as far as they are known; final once the last slab has come."""
+
+
 def restore(
     slabs: Iterable[tuple[int, Tensor]],
     finish: Finish,
-    back: Back,
-    count: int,
+    way: Way,
     certainty: Certainty,
     clean: Callable[[Iterable[Tensor]], Iterable[Tensor]],
 ) -> Iterator[Tensor]:
-    """Label planes of source slices 0 .. count-1: (1, rows, columns) channel numbers, or (C, rows, columns) bits.
+    """Label planes of source slices 0, 1, ...: (1, rows, columns) channel numbers, or (C, rows, columns) bits.
 
     slabs: (first slice, logits (C, k, j, i)) in order. clean: what the recipe does to labels before they are brought
     back (label planes in, label planes out); used with Order.LABELS_FIRST alone.
     """
     planes = _activated(slabs, finish, certainty)
     if finish.order is Order.PROBABILITIES_FIRST:
-        for plane in _brought_back(planes, back, count):
+        for plane in _brought_back(planes, way):
             yield discretise(plane, finish)
     else:
         labels = clean(discretise(plane, finish) for plane in planes)
-        for plane in _brought_back((label.float() for label in labels), back, count):
+        for plane in _brought_back((label.float() for label in labels), way):
             yield plane.round().to(torch.uint8)
 
 
@@ -175,11 +178,12 @@ def _activated(slabs: Iterable[tuple[int, Tensor]], finish: Finish, certainty: C
             yield plane
 
 
-def _brought_back(planes: Iterable[Tensor], back: Back, count: int) -> Iterator[Tensor]:
+def _brought_back(planes: Iterable[Tensor], way: Way) -> Iterator[Tensor]:
     held: deque[Tensor] = deque()
     first, k = 0, 0
     for newest, plane in enumerate(planes):
         held.append(plane)
+        back, count = way()
         while k < count and back.span(k)[1] <= newest:
             while first < back.span(k)[0]:
                 held.popleft()

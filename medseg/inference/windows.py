@@ -56,6 +56,7 @@ class Layout:
     shape: of the volume, stored order (k, j, i). roi, pads, padding_mode, cval: in model axis order.
     extent: voxels of the volume under one window, stored order: min(shape, roi).
     begins: first voxels under the windows per stored axis; k ascending, j and i as MONAI visits them.
+    slices: how many neighbours along the model's `slice_axis` a window holds as channels, itself in the middle.
     """
 
     axes: Axes
@@ -66,6 +67,8 @@ class Layout:
     cval: float
     extent: Triple
     begins: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+    slices: int = 1
+    slice_axis: int = 2
 
     def rows(self) -> Iterator[tuple[int, int]]:
         """(k, done): a row of windows that begins at plane k, after which the planes below `done` are final."""
@@ -81,8 +84,27 @@ class Layout:
     def count(self) -> int:
         return len(self.begins[0]) * len(self.begins[1]) * len(self.begins[2])
 
+    @property
+    def reach(self) -> int:
+        """How many stored slices before and after its own a window needs."""
+        return self.slices // 2 if self.axes.order[self.slice_axis] == 0 else 0
+
     def cut(self, slab: Tensor, k: int, j: int, i: int) -> Tensor:
-        """The window that begins at voxel (k, j, i) of a slab (C, k, j, i), as the network wants it: (C, *roi)."""
+        """The window that begins at voxel (k, j, i) of a slab (C, k, j, i), as the network wants it.
+
+        (C, *roi), or (slices * C, *roi): neighbour after neighbour along the slice axis, the slab's edge repeated.
+        """
+        if self.slices == 1:
+            return self._cut(slab, k, j, i)
+        axis, toward = self.axes.order[self.slice_axis], -1 if self.axes.flipped[self.slice_axis] else 1
+        seen = []
+        for away in range(-(self.slices // 2), self.slices // 2 + 1):
+            begin = [k, j, i]
+            begin[axis] = min(max(begin[axis] + toward * away, 0), slab.shape[1 + axis] - 1)
+            seen.append(self._cut(slab, *begin))
+        return torch.cat(seen)
+
+    def _cut(self, slab: Tensor, k: int, j: int, i: int) -> Tensor:
         depth, rows, columns = self.extent
         window = self.axes.to_model(slab[:, k : k + depth, j : j + rows, i : i + columns])
         if not any(before or after for before, after in self.pads):
@@ -129,4 +151,6 @@ def layout(shape: Triple, axes: Axes, window: Window) -> Layout:
         window.cval,
         (extent[0], extent[1], extent[2]),
         (begins[0], begins[1], begins[2]),
+        window.slices,
+        window.slice_axis,
     )

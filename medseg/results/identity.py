@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from pydicom.uid import UID
 
-from medseg.dicom.instance import Slice
+from medseg.dicom.instance import Instance, Slice
 from medseg.dicom.series import Stack
 from medseg.dicom.sources import instance_digest
 
@@ -62,14 +62,18 @@ def result_key(
     return ResultKey(hashlib.sha256(canonical.encode()).hexdigest())
 
 
-def stack_key(stack: Stack, bundle_digest: str, settings: Mapping[str, object]) -> ResultKey:
-    """The key of what `stack` becomes; reads every instance once."""
-    return result_key(
-        stack_digests(stack), bundle_digest, settings, part=f"{stack.phase}|{stack.frame_of_reference_uid}"
-    )
+def stack_key(
+    stack: Stack,
+    bundle_digest: str,
+    settings: Mapping[str, object],
+    digest: Callable[[Instance], str] = instance_digest,
+) -> ResultKey:
+    """The key of what `stack` becomes; asks for the digest of every instance once, which reads it by default."""
+    digests = stack_digests(stack, digest)
+    return result_key(digests, bundle_digest, settings, part=f"{stack.phase}|{stack.frame_of_reference_uid}")
 
 
-def stack_digests(stack: Stack) -> tuple[str, ...]:
+def stack_digests(stack: Stack, digest: Callable[[Instance], str] = instance_digest) -> tuple[str, ...]:
     """One digest per slice: its instance's (`medseg.dicom.sources.instance_digest`), and its frame if one of several.
 
     A plane that came from NIfTI has no instance: its values and its place are what is hashed.
@@ -82,7 +86,7 @@ def stack_digests(stack: Stack) -> tuple[str, ...]:
             continue
         uid = part.instance.sop_instance_uid
         if uid not in by_instance:
-            by_instance[uid] = instance_digest(part.instance)
+            by_instance[uid] = digest(part.instance)
         digests.append(by_instance[uid] if part.frame is None else f"{by_instance[uid]}#{part.frame}")
     return tuple(digests)
 

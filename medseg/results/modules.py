@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import cast
@@ -112,12 +113,22 @@ _BAD_VALUE = (ValueError, TypeError, KeyError, AttributeError, EOFError, OSError
 
 
 @dataclass(frozen=True)
+class Predecessor:
+    """The result that a new one takes the place of: its key, and which of its objects there are."""
+
+    key: ResultKey
+    seg: bool
+    sr: bool
+
+
+@dataclass(frozen=True)
 class Provenance:
     """Who made a result, when, and under which key.
 
     bundle_digest: SHA-256 (hex) of the bundle's configuration and weights.
     made_at: goes into ContentDate and ContentTime; never into a UID.
     research_use: mark the objects as not for diagnosis (ContentQualification RESEARCH, PS3.3 C.8.13.2.1.1).
+    predecessor: what this result takes the place of, because images came late or were corrected.
     """
 
     key: ResultKey
@@ -126,17 +137,25 @@ class Provenance:
     bundle_digest: str
     made_at: datetime
     research_use: bool = True
+    predecessor: Predecessor | None = None
 
     @classmethod
-    def of(cls, bundle: Bundle, key: ResultKey, made_at: datetime, *, research_use: bool = True) -> Provenance:
+    def of(
+        cls,
+        bundle: Bundle,
+        key: ResultKey,
+        made_at: datetime,
+        *,
+        research_use: bool = True,
+        predecessor: Predecessor | None = None,
+    ) -> Provenance:
         """What `bundle` makes under `key`; a bundle for research only stays marked as such."""
-        return cls(
-            key, bundle.name, bundle.version, bundle.digest, made_at, research_use=research_use or bundle.research_only
-        )
+        research_use = research_use or bundle.research_only
+        return cls(key, bundle.name, bundle.version, bundle.digest, made_at, research_use, predecessor)
 
     def description(self, kind: str) -> str:
-        """A SeriesDescription (LO, 64 characters) such as "AI hippocampus SEG (research use)"."""
-        ending = f" {kind} (research use)" if self.research_use else f" {kind}"
+        """A SeriesDescription (LO, 64 characters) such as "AI hippocampus SEG, updated (research use)"."""
+        ending = f" {kind}{', updated' if self.predecessor else ''}{' (research use)' if self.research_use else ''}"
         return f"AI {plain(self.bundle)}"[: 64 - len(ending)] + ending
 
     @property
@@ -163,6 +182,24 @@ class Provenance:
         item.ContributionDescription = "Segmentation algorithm"
         item.PurposeOfReferenceCodeSequence = [highdicom.sr.CodedConcept.from_code(codes.cid7005.ProcessingEquipment)]
         return item
+
+
+def series_reference(series_uid: str, instances: Iterable[tuple[str, str]], *, keyword: str) -> Dataset:
+    """A series and instances of it, as (SOP class, SOP instance) UIDs in the sequence `keyword`.
+
+    Series and Instance Reference Macros: ReferencedSOPSequence (PS3.3 10.3), ReferencedInstanceSequence (C.12.2).
+    """
+    series = Dataset()
+    series.SeriesInstanceUID = series_uid
+    setattr(series, keyword, [instance_reference(sop_class, instance) for sop_class, instance in instances])
+    return series
+
+
+def instance_reference(sop_class_uid: str, sop_instance_uid: str) -> Dataset:
+    """SOP Instance Reference Macro (PS3.3 10.8)."""
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class_uid, sop_instance_uid
+    return item
 
 
 def plain(text: str) -> str:

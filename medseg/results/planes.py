@@ -1,4 +1,4 @@
-"""Label planes kept after the pipeline has let go of them, and one stream of planes for several writers."""
+"""Label planes kept after the pipeline has let go of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from medseg.bundle.bundle import Segment
 from medseg.dicom.series import Stack
-from medseg.inference.labels import LabelPlane, LabelSink
+from medseg.inference.labels import LabelPlane
 
 
 class LabelSpool:
@@ -41,22 +41,3 @@ class LabelSpool:
 
     def __iter__(self) -> Iterator[LabelPlane]:
         return (self[k] for k in range(len(self)))
-
-
-class Fork:
-    """A LabelSink that hands every plane to several."""
-
-    def __init__(self, *sinks: LabelSink) -> None:
-        self._sinks = sinks
-
-    def begin(self, stack: Stack, segments: tuple[Segment, ...], *, exclusive: bool) -> None:
-        for sink in self._sinks:
-            sink.begin(stack, segments, exclusive=exclusive)
-
-    def plane(self, k: int, labels: LabelPlane) -> None:
-        for sink in self._sinks:
-            sink.plane(k, labels)
-
-    def end(self) -> None:
-        for sink in self._sinks:
-            sink.end()

@@ -34,6 +34,8 @@ def result_record(
                 "label": found.segment.label,
                 "volume_ml": round(found.volume_ml, 6),
                 "voxels": found.voxels,
+                "components": found.components,
+                "confidence": None if found.confidence is None else round(found.confidence, 4),
             }
             for found in result.measured
         ],
@@ -44,7 +46,8 @@ def result_record(
         "engine": result.engine,
         "precision": result.precision,
         "streamed": result.streamed,
-        "warnings": [*result.warnings, *([result.streamed_reason] if result.streamed_reason else [])],
+        "streamed_reason": result.streamed_reason,
+        "warnings": list(result.warnings),
         "result_key": provenance.key.digest,
         "sop_instance_uids": uids,
         "bundle_digest": provenance.bundle_digest,

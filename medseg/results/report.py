@@ -1,29 +1,41 @@
 """Structured report (Comprehensive 3D SR, TID 1500 "Measurement Report", PS3.16): volumes, doubts, and "nothing found".
 
-One measurement group per segment of the bundle. A segment that was found refers to its SEG segment (TID 1411); one
-that was not has volume 0 (TID 1501), and a sentence says so that refers to the images looked at. The report is
-PRELIMINARY and UNVERIFIED: nobody can take it for a signed one.
+One measurement group per segment of the bundle: its volume and, of lesions, their number. A segment that was found
+refers to its SEG segment (TID 1411); one that was not has volume 0 (TID 1501), and a sentence says so that refers to
+the images looked at. The report is PRELIMINARY and UNVERIFIED: nobody can take it for a signed one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from highdicom import sr
 from highdicom.sr import CodedConcept
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
-from pydicom.uid import SegmentationStorage
+from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage
 
 import medseg
 from medseg.dicom.instance import Instance
 from medseg.inference.labels import Measured, SegmentationResult
 from medseg.results.files import replacing
 from medseg.results.identity import named_uid
-from medseg.results.modules import MANUFACTURER, Provenance, file_head, finish, plain, series_number, stand_in
+from medseg.results.modules import (
+    MANUFACTURER,
+    Provenance,
+    file_head,
+    finish,
+    plain,
+    series_number,
+    series_reference,
+    stand_in,
+)
 from medseg.results.seg import coded
 
+_ABNORMAL = ("SCT", "49755003")  # category "Morphologically Abnormal Structure" (CID 7150): its pieces are lesions
+_LESIONS = CodedConcept("246206008", "SCT", "Number of lesions")
+_COUNT = CodedConcept("1", "UCUM", "no units")
 _MILLILITRE = CodedConcept("ml", "UCUM", "milliliter")
 _QUALITATIVE_EVALUATIONS = CodedConcept("C0034375", "UMLS", "Qualitative Evaluations")  # TID 1500 row 12
 _PROCEDURE = {
@@ -66,6 +78,10 @@ def write_report(path: Path, result: SegmentationResult, provenance: Provenance,
         is_verified=False,
     )
     report.CurrentRequestedProcedureEvidenceSequence = [_evidence(result, provenance, instances, with_seg=with_seg)]
+    before = provenance.predecessor
+    if before is not None and before.sr:  # PS3.3 C.17.2
+        document = (before.key.uid("sr.series"), [(Comprehensive3DSRStorage, before.key.uid("sr"))])
+        report.PredecessorDocumentsSequence = [_study_reference(result, [document])]
     finish(report, stack, provenance)
     with replacing(path) as temporary:
         temporary.write_bytes(file_head(report))
@@ -122,6 +138,9 @@ def _group(
     volume = sr.Measurement(
         name=codes.cid7469.Volume, value=round(found.volume_ml, 6), unit=_MILLILITRE, algorithm_id=algorithm
     )
+    measurements = [volume]
+    if (segment.category.scheme, segment.category.value) == _ABNORMAL:
+        measurements.append(sr.Measurement(name=_LESIONS, value=found.components, unit=_COUNT, algorithm_id=algorithm))
     site = segment.region or (segment.type if segment.laterality else None)
     sites = (
         [sr.FindingSite(coded(site), laterality=coded(segment.laterality) if segment.laterality else None)]
@@ -140,14 +159,14 @@ def _group(
             finding_type=coded(segment.type),
             finding_category=coded(segment.category),
             finding_sites=sites,
-            measurements=[volume],
+            measurements=measurements,
         )
     return sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=tracking,
         finding_type=coded(segment.type),
         finding_category=coded(segment.category),
         finding_sites=sites,
-        measurements=[volume],
+        measurements=measurements,
     )
 
 
@@ -196,16 +215,14 @@ def _evidence(
     series = [(result.stack.series.series_uid, sources)]
     if with_seg:
         series.append((made.key.uid("seg.series"), [(SegmentationStorage, made.key.uid("seg"))]))
+    return _study_reference(result, series)
+
+
+def _study_reference(result: SegmentationResult, series: Iterable[tuple[str, Iterable[tuple[str, str]]]]) -> Dataset:
+    """Hierarchical SOP Instance Reference Macro (PS3.3 C.17.2.1): series UIDs with (SOP class, SOP instance) UIDs."""
     study = Dataset()
     study.StudyInstanceUID = result.stack.series.study_uid
-    study.ReferencedSeriesSequence = []
-    for series_uid, references in series:
-        item = Dataset()
-        item.SeriesInstanceUID = series_uid
-        item.ReferencedSOPSequence = []
-        for sop_class, sop_instance in references:
-            reference = Dataset()
-            reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = sop_class, sop_instance
-            item.ReferencedSOPSequence.append(reference)
-        study.ReferencedSeriesSequence.append(item)
+    study.ReferencedSeriesSequence = [
+        series_reference(uid, instances, keyword="ReferencedSOPSequence") for uid, instances in series
+    ]
     return study

@@ -18,6 +18,7 @@ from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, Segmentation
 from highdicom.sr import CodedConcept
 from pydicom import Dataset
 from pydicom.tag import Tag
+from pydicom.uid import SegmentationStorage
 
 import medseg
 from medseg.bundle.bundle import Code, Segment
@@ -33,11 +34,16 @@ from medseg.results.modules import (
     decimal,
     file_head,
     finish,
+    instance_reference,
     plain,
     raw_element,
     series_number,
+    series_reference,
     stand_in,
 )
+
+REPLACED = CodedConcept("REPLACED", "99MEDSEG", "Predecessor, replaced by this object")
+"""Purpose of reference to an earlier result: the standard has a code for it in no context group (CID 7201, 7202)."""
 
 _MODEL = "medseg"
 _PER_FRAME_GROUPS = Tag(0x5200, 0x9230)
@@ -144,6 +150,17 @@ class SegWriter:
         if "PositionReferenceIndicator" not in head:
             head.PositionReferenceIndicator = ""
         head.ReferencedSeriesSequence = [_referenced_series(stack)]
+        before = made.predecessor
+        if before is not None and before.seg:
+            named = instance_reference(SegmentationStorage, before.key.uid("seg"))
+            series = series_reference(
+                before.key.uid("seg.series"),
+                [(SegmentationStorage, before.key.uid("seg"))],
+                keyword="ReferencedInstanceSequence",
+            )
+            head.ReferencedSeriesSequence.append(series)
+            named.PurposeOfReferenceCodeSequence = [REPLACED]
+            head.ReferencedImageSequence = [named]  # General Reference, PS3.3 C.12.4; a SEG is an image
         organization = made.key.uid("seg.dimensions")
         head.DimensionOrganizationSequence[0].DimensionOrganizationUID = organization
         for index in head.DimensionIndexSequence:
@@ -185,12 +202,8 @@ def coded(code: Code) -> CodedConcept:
 
 def _referenced_series(stack: Stack) -> Dataset:
     instances = {part.instance.sop_instance_uid: part.instance for part in stack.slices if part.instance is not None}
-    series = Dataset()
-    series.SeriesInstanceUID = stack.series.series_uid
-    series.ReferencedInstanceSequence = []
-    for instance in instances.values():
-        item = Dataset()
-        item.ReferencedSOPClassUID = instance.sop_class_uid
-        item.ReferencedSOPInstanceUID = instance.sop_instance_uid
-        series.ReferencedInstanceSequence.append(item)
-    return series
+    return series_reference(
+        stack.series.series_uid,
+        [(instance.sop_class_uid, uid) for uid, instance in instances.items()],
+        keyword="ReferencedInstanceSequence",
+    )

@@ -148,7 +148,7 @@ def _check_identity(seg: Dataset, stack: Stack, segments: tuple[Segment, ...]) -
         ("SegmentationType", "BINARY", seg.SegmentationType),
         ("StudyInstanceUID", stack.series.study_uid, seg.StudyInstanceUID),
         ("FrameOfReferenceUID", stack.frame_of_reference_uid, seg.FrameOfReferenceUID),
-        ("ReferencedSeriesSequence", [stack.series.series_uid], [item.SeriesInstanceUID for item in series]),
+        ("ReferencedSeriesSequence", stack.series.series_uid, series[0].SeriesInstanceUID),
         ("Rows, Columns", (plane.rows, plane.columns), (seg.Rows, seg.Columns)),
         ("SegmentNumber", [s.number for s in segments], [item.SegmentNumber for item in seg.SegmentSequence]),
         (

@@ -53,7 +53,7 @@ def place(
 ) -> tuple[Tensor, Tensor]:
     """Cut a randomly placed, turned, sized and warped box.
 
-    image (1, *S) float, label (*S) whole numbers below classes -> (1, *size), (*size) int64. Outside the case the
+    image (C, *S) float, label (*S) whole numbers below classes -> (C, *size), (*size) int64. Outside the case the
     image repeats its edge or is dark, and the label is background.
     """
     dims = len(size)
@@ -115,16 +115,20 @@ def centre(label: Tensor, size: Sequence[int], how: Augmentation, g: Generator) 
 
 def rescan(image: Tensor, how: Augmentation, g: Generator) -> Tensor:
     """Another scanner, coil, protocol: (1, *S) of any range -> (1, *S) in about 0 to 1."""
+    low, high = image.min(), image.max()
+    if how.clip:
+        keep = max(1, round(image.numel() * (1 - uniform(0, how.clip, g))))
+        high = image.flatten().kthvalue(keep).values
+    return retouch(((image - low) / (high - low).clamp_min(1e-6)).clamp(0, 1), how, g)
+
+
+def retouch(image: Tensor, how: Augmentation, g: Generator) -> Tensor:
+    """Another brightness, sharpness, noise: (C, *S) in 0 to 1 -> (C, *S) in about 0 to 1."""
     dims = image.dim() - 1
 
     def chance() -> bool:
         return uniform(0, 1, g) < how.probability
 
-    low, high = image.min(), image.max()
-    if how.clip:
-        keep = max(1, round(image.numel() * (1 - uniform(0, how.clip, g))))
-        high = image.flatten().kthvalue(keep).values
-    image = ((image - low) / (high - low).clamp_min(1e-6)).clamp(0, 1)
     if how.gamma:
         image = image ** math.exp(uniform(-how.gamma, how.gamma, g))
     if how.curve and chance():
@@ -143,7 +147,7 @@ def rescan(image: Tensor, how: Augmentation, g: Generator) -> Tensor:
 
 
 def coarsen(image: Tensor, axis: int, factor: float) -> Tensor:
-    """Slices `factor` times as thick along one axis, brought back to the grid: (1, *S)."""
+    """Slices `factor` times as thick along one axis, brought back to the grid: (C, *S)."""
     size = image.shape[1:]
     fewer = tuple(max(2, round(n / factor)) if a == axis else n for a, n in enumerate(size))
     thick = adaptive_avg_pool3d(image, fewer) if len(fewer) == 3 else adaptive_avg_pool2d(image, (fewer[0], fewer[1]))
@@ -160,7 +164,7 @@ def bend(image: Tensor, strength: float, g: Generator) -> Tensor:
 
 
 def blur(image: Tensor, sigma: float) -> Tensor:
-    """Gaussian along each axis, (1, *S), sigma in voxels."""
+    """Gaussian along each axis, (C, *S), sigma in voxels."""
     dims, reach = image.dim() - 1, max(1, math.ceil(2.5 * sigma))
     kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
     kernel = kernel / kernel.sum()
@@ -168,5 +172,5 @@ def blur(image: Tensor, sigma: float) -> Tensor:
     for axis in range(dims):
         shape = [1, 1] + [kernel.numel() if a == axis else 1 for a in range(dims)]
         edges = [0, 0] * (dims - 1 - axis) + [reach, reach] + [0, 0] * axis
-        image = convolve(pad(image[None], edges, mode="replicate"), kernel.view(shape))[0]
+        image = convolve(pad(image[:, None], edges, mode="replicate"), kernel.view(shape))[:, 0]
     return image

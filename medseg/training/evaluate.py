@@ -1,6 +1,6 @@
-"""A bundle against reference labels: rows per case and structure, then mean, interval and worst.
+"""A bundle against reference labels: rows per case and structure, then mean, median, interval and worst.
 
-    case,structure,dice,hausdorff95_mm,volume_ml,reference_ml,volume_error_ml,volume_error_percent
+    case,structure,dice,hausdorff95_mm,volume_ml,reference_ml,volume_error_ml,volume_error_percent,lesions,...
     hippocampus_003,Anterior hippocampus,0.91,...
     mean,Anterior hippocampus,0.90,...
 
@@ -37,9 +37,14 @@ MEASURES: dict[str, bool | None] = {  # name: whether higher is better, None whe
     "reference_ml": None,
     "volume_error_ml": False,
     "volume_error_percent": False,
+    "lesions": None,
+    "lesions_found": None,
+    "lesion_sensitivity": True,
+    "false_positives": False,
 }
 COLUMNS = ("case", "structure", *MEASURES)
-STATISTICS = {"mean": "mean", "ci95_low": "low", "ci95_high": "high", "worst": "worst"}  # row: field of Summary
+# row: field of Summary
+STATISTICS = {"mean": "mean", "median": "median", "ci95_low": "low", "ci95_high": "high", "worst": "worst"}
 
 AS_SHIPPED = Settings()
 

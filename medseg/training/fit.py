@@ -21,7 +21,7 @@ from medseg.errors import Interrupted, UsageError
 from medseg.progress import Cancelled, never
 from medseg.training.batches import make_batch
 from medseg.training.plan import Plan, Precision
-from medseg.training.prepare import Prepare, Sample
+from medseg.training.prepare import Prepare, Sample, SliceStack
 
 CPU = torch.device("cpu")
 LOSS_MEMORY = 0.98  # of the running mean that is reported, per step
@@ -94,7 +94,7 @@ class Trained:
 
 def fit(
     network: nn.Module,
-    samples: Sequence[Sample],
+    samples: Sequence[Sample | SliceStack],
     classes: int,
     prepare: Prepare,
     plan: Plan,
@@ -105,7 +105,7 @@ def fit(
     on_step: OnStep | None = None,
     cancelled: Cancelled = never,
 ) -> Trained:
-    """Train `network` (B, 1, *window) -> (B, classes, *window) in place; returns the moving average of its weights.
+    """Train `network` (B, C, *window) -> (B, classes, *window) in place; returns the moving average of its weights.
 
     checkpoint: taken up where it exists and carries `fingerprint`; written every `plan.checkpoint_every` steps and,
     when cancelled, before `TrainingStopped` is raised.
@@ -126,6 +126,7 @@ def fit(
                 raise Interrupted
             put_down(checkpoint, fingerprint, parts, step, mean_loss, clock)
             raise TrainingStopped(step, plan.steps)
+        torch.manual_seed(plan.generator("step", step).initial_seed())  # what dropout draws from
         images, labels = make_batch(samples, classes, prepare, plan, step)
         rate = set_rate(optimizer, plan, step)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision is Precision.BF16):

@@ -41,8 +41,25 @@ class Precision(StrEnum):
 
 
 @dataclass(frozen=True)
+class SliceDraw:
+    """Which slices of a volume a 2D network learns from.
+
+    labelled: share drawn from those that hold a label; the others are drawn from all.
+    step: least and greatest distance of the neighbours it sees beside a slice, in slices: other spacings.
+    alone: share that sees the slice itself in place of its neighbours.
+    """
+
+    labelled: float = 0.0
+    step: tuple[float, float] = (1.0, 1.0)
+    alone: float = 0.0
+
+
+@dataclass(frozen=True)
 class Plan:
-    """One training. window: voxels per axis of the model; loss, optimizer: a `_target_` and its arguments."""
+    """One training. window: voxels per axis of the model; loss, optimizer: a `_target_` and its arguments.
+
+    slices: for 2D networks alone.
+    """
 
     seed: int
     steps: int
@@ -57,6 +74,7 @@ class Plan:
     ema_decay: float = 0.999
     warmup_steps: int = 0
     clip_gradient: float = 5.0
+    slices: SliceDraw | None = None
 
     def generator(self, purpose: str, number: int) -> torch.Generator:
         """Random numbers for one purpose: the same whatever was drawn before."""
@@ -70,8 +88,9 @@ class Plan:
         return OPTIMIZERS[self.optimizer["_target_"]](parameters, **_arguments(self.optimizer))
 
     def digest(self) -> str:
-        """SHA-256 of everything that decides the weights."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        """SHA-256 of everything that decides the weights; what is None is left out."""
+        stated = {name: value for name, value in asdict(self).items() if value is not None}
+        return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
 
 
 def read_plan(bundle: Path) -> Plan:
@@ -106,6 +125,8 @@ def make_plan(config: Mapping[str, Any], bundle: str = "") -> Plan:
     if "lr" not in parts["optimizer"]:
         raise InvalidBundle(bundle, f"{CONFIG}.optimizer.lr", "is missing")
     parts["held_out"] = HeldOut(**known(HeldOut, parts.get("held_out", {}), f"{CONFIG}.held_out"))
+    if "slices" in parts:
+        parts["slices"] = SliceDraw(**known(SliceDraw, parts["slices"], f"{CONFIG}.slices"))
     parts["augment"] = Augmentation(**known(Augmentation, parts.get("augment", {}), f"{CONFIG}.augment"))
     try:
         parts["precision"] = Precision(parts.get("precision", Precision.AUTO))

@@ -1,7 +1,8 @@
 """Cases in memory, prepared as the bundle's recipe prepares an image in inference.
 
 The steps that move voxels run once, for image and label alike. Those that change intensities run on every sample,
-after it was varied: the statistics of the volume they use are part of what varies.
+after it was varied: the statistics of the volume they use are part of what varies. For a 2D network, which sees
+slices, they run once on the whole volume: a slice has not its statistics.
 """
 
 from __future__ import annotations
@@ -31,6 +32,32 @@ class Sample:
 
     image: Tensor
     label: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class SliceStack:
+    """A case of a 2D network, prepared: image (D, *S) float32 and label (D, *S) uint8, slice after slice.
+
+    The image is `darkest + contrast * image`, kept as 0 to 1. labelled: slices that hold a label. slices: how many
+    the network sees at once.
+    """
+
+    image: Tensor
+    label: Tensor
+    darkest: float
+    contrast: float
+    labelled: tuple[int, ...]
+    slices: int
+
+
+def slice_stack(sample: Sample, prepare: Prepare, axis: int, slices: int) -> SliceStack:
+    """The slices of a case along an axis of its volume, prepared with the whole volume's statistics."""
+    image = prepare(sample.image)[0].movedim(axis, 0)
+    darkest, brightest = (float(value) for value in torch.aminmax(image))
+    contrast = max(brightest - darkest, 1e-6)
+    label = sample.label.movedim(axis, 0).contiguous()
+    labelled = tuple(torch.nonzero(label.flatten(1).any(dim=1)).flatten().tolist())
+    return SliceStack(((image - darkest) / contrast).contiguous(), label, darkest, contrast, labelled, slices)
 
 
 def load_sample(case: Case, steps: Sequence[Step], classes: int) -> Sample:

@@ -26,7 +26,7 @@ from medseg.progress import Cancelled, check, never
 from medseg.training.data import Case, HeldOut, NoCases, digest, find_cases, split
 from medseg.training.fit import CPU, OnStep, fit
 from medseg.training.plan import CONFIG, Plan, read_plan
-from medseg.training.prepare import Sample, intensity, load_sample
+from medseg.training.prepare import Sample, SliceStack, intensity, load_sample, slice_stack
 
 WEIGHTS = "models/model.safetensors"
 RECORD = "models/training.json"
@@ -128,12 +128,17 @@ def train(
     return record
 
 
-def load(cases: Sequence[Case], bundle: Bundle, cancelled: Cancelled = never) -> list[Sample]:
-    """The cases in memory, on the model's grid."""
-    samples = []
+def load(cases: Sequence[Case], bundle: Bundle, cancelled: Cancelled = never) -> list[Sample | SliceStack]:
+    """The cases in memory, on the model's grid: volumes, or slices for a 2D network."""
+    recipe, prepare = bundle.recipe, intensity(bundle.recipe.steps)
+    samples: list[Sample | SliceStack] = []
     for case in cases:
         check(cancelled)
-        samples.append(load_sample(case, bundle.recipe.steps, bundle.out_channels))
+        sample = load_sample(case, recipe.steps, bundle.out_channels)
+        if bundle.spatial_dims == 2:
+            samples.append(slice_stack(sample, prepare, recipe.window.slice_axis, recipe.window.slices))
+        else:
+            samples.append(sample)
     return samples
 
 

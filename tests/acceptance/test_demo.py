@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -14,6 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from pydicom import dcmread
 
+from tests.gateway.running import wait_for
 from tests.peers.programs import dciodvfy
 
 CENTRES_RAS_MM = {"left": (-27.0, -20.0, -16.0), "right": (27.0, -20.0, -16.0)}
@@ -66,3 +69,39 @@ def test_objects_conform(results: dict[str, Path]) -> None:
     for folder in results.values():
         assert dciodvfy(folder / "seg.dcm") == []
         assert dciodvfy(folder / "sr.dcm") == []
+
+
+def test_the_round_trip_brings_the_same_objects(results: dict[str, Path]) -> None:
+    folder = results["left"].parents[1] / "round-trip"
+    came = {one.SOPInstanceUID: one for one in map(dcmread, (folder / "pacs").iterdir())}
+    assert len(came) == 4
+    for result in results.values():
+        for name in ("seg.dcm", "sr.dcm"):
+            expected = dcmread(result / name)
+            assert came[expected.SOPInstanceUID].get("PixelData") == expected.get("PixelData")
+    assert "delivery" in (folder / "serve.log").read_text()
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_nothing_running(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "medseg", "demo"]
+    log = tmp_path / "demo" / "round-trip" / "serve.log"
+    with subprocess.Popen(command, cwd=tmp_path, start_new_session=True, stderr=subprocess.DEVNULL) as demo:
+        wait_for("the gateway to listen", lambda: log.exists() and "listening" in log.read_text())
+        assert len(group(demo.pid)) > 2
+        os.killpg(demo.pid, signal.SIGINT)
+        assert demo.wait(120) == 130
+    wait_for("all of them to end", lambda: not group(demo.pid))
+
+
+def group(leader: int) -> list[int]:
+    """The processes of a process group, those that only wait to be reaped left out."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, pgrp, *_ = stat.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(pgrp) == leader and state != "Z":
+            found.append(int(stat.parent.name))
+    return found

@@ -12,12 +12,14 @@ from pathlib import Path
 import highdicom
 import numpy as np
 import pytest
+from pydicom import dcmread
 
 from medseg.dicom.geometry import classify
 from medseg.dicom.phantom import Box, Ellipsoid
 from medseg.dicom.series import Stack
 from medseg.dicom.sources import read_series
 from medseg.inference.labels import Flag
+from medseg.results.modules import Predecessor
 from medseg.results.report import write_report
 from medseg.results.seg import SegWriter
 from medseg.results.verify import verify_seg
@@ -289,3 +291,44 @@ def test_a_multi_frame_source(tmp_path, shared_data):
 def test_the_allow_list_names_only_sources_that_are_tried():
     tried = {getattr(source, "values", (source,))[0] for source in SOURCES}
     assert {row.source for row in ALLOWED} <= tried
+
+
+def test_a_result_that_replaces_another_names_it(tmp_path):
+    """In a SEG and an SR that dicom3tools, OHIF's loader and DCMTK take as they take any other."""
+    stack = make_stack(shape=(16, 40, 36), objects=OBJECTS)
+    labels = place(stack)
+    old = made("before")
+    new = made("after", predecessor=Predecessor(old.key, seg=True, sr=True))
+    seg, report = tmp_path / "seg.dcm", tmp_path / "sr.dcm"
+    feed(SegWriter(seg, new), stack, SEGMENTS, labels)
+    verify_seg(seg, stack, SEGMENTS, labels, exclusive=True)
+    write_report(report, make_result(stack, SEGMENTS, labels), new, with_seg=True)
+    assert dciodvfy(seg) == []
+    assert dciodvfy(report) == []
+    assert_highdicom_agrees(seg, stack, labels)
+    assert_ohif_agrees(seg, stack, labels, tmp_path / "source")
+
+    written = dcmread(seg)
+    (image,) = written.ReferencedImageSequence
+    assert image.ReferencedSOPInstanceUID == old.key.uid("seg")
+    assert image.PurposeOfReferenceCodeSequence[0].CodeMeaning.startswith("Predecessor")
+    named = {one.SeriesInstanceUID: one for one in written.ReferencedSeriesSequence}
+    (instance,) = named[old.key.uid("seg.series")].ReferencedInstanceSequence
+    assert instance.ReferencedSOPInstanceUID == old.key.uid("seg")
+    assert "updated" in written.SeriesDescription
+
+    (study,) = dcmread(report).PredecessorDocumentsSequence
+    (series,) = study.ReferencedSeriesSequence
+    assert study.StudyInstanceUID == stack.series.study_uid
+    assert series.SeriesInstanceUID == old.key.uid("sr.series")
+    assert [one.ReferencedSOPInstanceUID for one in series.ReferencedSOPSequence] == [old.key.uid("sr")]
+    assert "Predecessor" in dsrdump(report)
+
+
+def test_a_result_names_nothing_that_was_not_there(tmp_path):
+    stack = make_stack(shape=(6, 16, 20))
+    new = made("after", predecessor=Predecessor(made("before").key, seg=False, sr=True))
+    feed(SegWriter(tmp_path / "seg.dcm", new), stack, SEGMENTS, blobs(stack.shape))
+    written = dcmread(tmp_path / "seg.dcm")
+    assert "ReferencedImageSequence" not in written
+    assert len(written.ReferencedSeriesSequence) == 1

@@ -22,7 +22,8 @@ from pynetdicom.association import Association
 from sqlalchemy import text
 
 from gateway.dimse.command import elements, p_data
-from gateway.dimse.scp import Limits, StorageScp, Timeouts
+from gateway.dimse.scp import StorageScp, Timeouts
+from gateway.dimse.storing import Limits
 from gateway.ledger import Ledger
 from gateway.receive.spool import Spool, Watermark
 

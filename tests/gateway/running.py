@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -10,7 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -71,27 +73,33 @@ class Pacs:
 class Serving:
     """`medseg serve` in a folder of its own."""
 
-    def __init__(self, folder: Path, settings: str) -> None:
-        self.folder, self.port = folder, free_port()
+    before: Sequence[str] = ()  # of the command
+    module = "medseg"
+    environment: Mapping[str, str] = {}
+
+    def __init__(self, folder: Path, settings: str, gateway: str = "") -> None:
+        """settings: the file's, continuing its [limits]; gateway: more of its [gateway]."""
+        self.folder, self.port, self.http_port = folder, free_port(), free_port()
         self.log = folder / "serve.log"
         (folder / "medseg.toml").write_text(
-            f"[gateway]\nport = {self.port}\nhttp_port = {free_port()}\n"
+            f"[gateway]\nport = {self.port}\nhttp_port = {self.http_port}\n{gateway}"
             "[limits]\ndisk_used_percent = 100\ndisk_free_gb = 0\n" + settings
         )
-        self._engine = create_engine(f"sqlite:///{folder}/ledger.db")
+        self.database = f"sqlite:///{folder}/ledger.db"
         self.process: subprocess.Popen[bytes]
 
     def start(self) -> None:
+        command = [sys.executable, "-m", self.module, "serve", "--config", str(self.folder / "medseg.toml")]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "medseg", "serve", "--config", str(self.folder / "medseg.toml")],
+                [*self.before, *command],
                 stdout=log,
                 stderr=log,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
+                env=os.environ | {"OMP_NUM_THREADS": "1"} | self.environment,
             )
-        wait_for("the receiver", self._answers)
+        wait_for("the receiver", self.answers)
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
         assert self.process.poll() is None, self.log.read_text()
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
             return True
@@ -103,21 +111,51 @@ class Serving:
 
     def send(self, datasets: Sequence[Dataset]) -> None:
         """By pynetdicom, over one association; each is stored."""
+        with self.sending() as send:
+            send(datasets)
+
+    @contextlib.contextmanager
+    def sending(self) -> Iterator[Callable[[Sequence[Dataset]], None]]:
+        """As `send`, piece by piece over an association that is released at the end."""
         ae = AE("SENDER")
         ae.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
         assoc = ae.associate("127.0.0.1", self.port, ae_title="MEDSEG")
         assert assoc.is_established
-        assert [assoc.send_c_store(one).Status for one in datasets] == [0x0000] * len(datasets)
+
+        def send(datasets: Sequence[Dataset]) -> None:
+            assert [assoc.send_c_store(one).Status for one in datasets] == [0x0000] * len(datasets)
+
+        yield send
         assoc.release()
 
+    def told(self) -> list[dict[str, Any]]:
+        """What was logged. Every line is an object."""
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+    def get(self, path: str, **headers: str) -> tuple[int, str]:
+        """Status and body of an answer of the web process; status 0 where there is none."""
+        connection = HTTPConnection("127.0.0.1", self.http_port, timeout=10)
+        try:
+            connection.request("GET", path, headers=headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        except OSError:
+            return 0, ""
+        finally:
+            connection.close()
+
     def rows(self, query: str) -> list[Any]:
-        with self._engine.connect() as db:
-            return list(db.execute(text(query)))
+        engine = create_engine(self.database)
+        with engine.connect() as db:
+            found = list(db.execute(text(query)))
+        engine.dispose()
+        return found
 
     def pid_of(self, name: str) -> int | None:
-        """The process of that name, from the log: the last that spoke."""
-        lines = [line for line in self.log.read_text().splitlines() if f" {name}[" in line]
-        return int(lines[-1].split(f" {name}[")[1].split("]")[0]) if lines else None
+        """The process of that name, from its heartbeat; once it has started."""
+        file = self.folder / "spool" / "processes" / name
+        told: dict[str, Any] = wait_for(f"the {name}", lambda: file.exists() and json.loads(file.read_text() or "{}"))
+        return int(told["pid"])
 
     def medseg(self, *arguments: str) -> str:
         command = [sys.executable, "-m", "medseg", *arguments, "--config", str(self.folder / "medseg.toml")]

@@ -22,7 +22,8 @@ def settings(folder: Path, rules: str = "") -> GatewaySettings:
 
 
 def states(box: Inbox) -> list[str]:
-    return [job.state for job in box.rows("job")]
+    """Of the jobs that are decided upon; those of series that are still arriving have no revision."""
+    return [job.state for job in box.rows("job") if job.revision]
 
 
 def test_a_quiet_series_becomes_a_job(tmp_path: Path) -> None:
@@ -207,3 +208,63 @@ def test_a_held_job_is_released_once(tmp_path: Path) -> None:
         assert box.ledger.write(lambda db: moves.release_job(db, 1, clock.wall_s))
         assert not box.ledger.write(lambda db: moves.release_job(db, 1, clock.wall_s))
         assert states(box) == ["queued"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "begun"),
+    [
+        ("", True),
+        ('mode = "shadow"', True),
+        ('when = { slices = "6" }', False),
+        ('select = "thinnest"', False),
+        ('mode = "hold"', False),
+        ('mode = "off"', False),
+        ('when = { modality = "MR" }', False),
+    ],
+    ids=["any series", "shadow", "needs the number of slices", "needs the study", "held", "off", "no match"],
+)
+def test_a_job_is_begun_on_the_first_slices_where_the_rule_is_sure(tmp_path: Path, rule: str, begun: bool) -> None:
+    with inbox(tmp_path) as box:
+        director, clock = Director(box.ledger, box.folder, settings(tmp_path, f"[[rule]]\n{rule}\n")), Clock()
+        box.send(phantom()[:1])
+        director.step(*clock.after(0))
+        director.step(*clock.after(0.1))
+        assert [(job.state, job.revision) for job in box.rows("job")] == ([("waiting", 0)] if begun else [])
+
+
+def test_the_job_that_was_begun_is_the_one_that_is_done(tmp_path: Path) -> None:
+    with inbox(tmp_path) as box:
+        director, clock = Director(box.ledger, box.folder, settings(tmp_path)), Clock()
+        series = phantom()
+        box.send(series[:2])
+        director.step(*clock.after(0))
+        box.send(series[2:])
+        Director(box.ledger, box.folder, settings(tmp_path)).step(*clock.after(0.1))  # begins it no second time
+        director.step(*clock.after(0.1))
+        director.step(*clock.after(QUIET_S))
+        assert [(job.id, job.state, job.revision) for job in box.rows("job")] == [(1, "queued", 6)]
+
+
+def test_what_was_begun_ends_where_the_rules_say_otherwise_in_the_end(tmp_path: Path) -> None:
+    with inbox(tmp_path) as box:
+        director, clock = Director(box.ledger, box.folder, settings(tmp_path)), Clock()
+        box.send(phantom(1))
+        box.send(phantom(2))
+        director.step(*clock.after(0))
+        director.settings = settings(tmp_path, '[[rule]]\nname = "new"\nwhen = { modality = "CT" }\n')
+        director.step(*clock.after(QUIET_S))
+        assert sorted((job.state, job.rule, job.revision) for job in box.rows("job")) == sorted(
+            2 * [("cancelled", "default", 0), ("queued", "new", 6)]
+        )
+
+
+def test_late_slices_begin_nothing_before_they_are_complete(tmp_path: Path) -> None:
+    with inbox(tmp_path) as box:
+        director, clock = Director(box.ledger, box.folder, settings(tmp_path)), Clock()
+        series = phantom()
+        box.send(series[:4])
+        director.step(*clock.after(0))
+        director.step(*clock.after(QUIET_S))
+        box.send(series[4:])
+        director.step(*clock.after(1))
+        assert [(job.state, job.revision) for job in box.rows("job")] == [("queued", 4)]

@@ -9,17 +9,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection, create_engine, insert, text
+from sqlalchemy import Connection, create_engine, insert, select, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from gateway import rows, tables
-from gateway.ledger import Ledger, LedgerUnavailable
+from gateway.ledger import MIGRATIONS, Ledger, LedgerUnavailable
 from gateway.rows import Filed, StoredInstance
 
 
@@ -52,6 +54,33 @@ def stored(
 def table(ledger: Ledger, query: str) -> list[tuple[object, ...]]:
     with ledger.read() as db:
         return [tuple(row) for row in db.execute(text(query))]
+
+
+def test_a_ledger_of_the_first_version_is_brought_up_with_what_is_in_it(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    engine = create_engine(url)
+    with engine.begin() as db:
+        config.attributes["connection"] = db
+        command.upgrade(config, "0001")
+        db.execute(text("INSERT INTO series VALUES ('1.2', '1.3', 1, 1, 5, 5, NULL, 'complete', 6, 'quiet')"))
+        columns = "study_uid, series_uid, revision, bundle, rule, mode, state, due, ready_at, attempt, created_at"
+        db.execute(text(f"INSERT INTO job ({columns}) VALUES ('1.2', '1.3', 1, '', 'r', 'on', 'queued', 5, 5, 2, 5)"))
+    engine.dispose()
+    with Ledger(url) as ledger, ledger.read() as db:
+        (job,) = db.execute(select(tables.job))
+        assert (job.rule, job.state, job.attempt, job.terms, job.failures) == ("r", "queued", 2, "{}", 0)
+        assert db.execute(select(tables.series.c.deleted_at)).all() == [(None,)]
+        assert compare_metadata(MigrationContext.configure(db), tables.metadata) == []
+
+
+def test_a_ledger_of_a_later_version_is_refused(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    with Ledger(url) as opened:
+        opened.write(lambda db: db.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'").rowcount)
+    with pytest.raises(LedgerUnavailable, match="a later version of medseg made it"):
+        Ledger(url)
 
 
 def test_the_migrations_make_what_the_tables_say(tmp_path: Path) -> None:
@@ -227,15 +256,17 @@ def test_exactly_one_version_counts_whatever_comes(steps: list[tuple[str, bool]]
 
 
 def test_associations_end_once(ledger: Ledger) -> None:
-    for name in ("one", "two"):
-        ledger.write(
-            lambda db, name=name: rows.open_association(db, name, calling_ae="A", called_ae="B", host="h", at=1.0)
-        )
+    names = {"calling_ae": "A", "called_ae": "B", "host": "h"}
+    for one in ("one", "two", "three"):
+        ledger.write(lambda db, one=one: rows.open_association(db, one, **names, receiver=f"of {one}", at=1.0))
+    assert ledger.write(rows.open_by_caller) == {"A": 3}
     assert ledger.write(lambda db: rows.end_association(db, "one", "released", 2.0))
     assert not ledger.write(lambda db: rows.end_association(db, "one", "aborted", 3.0))
-    assert ledger.write(lambda db: rows.lose_open_associations(db, 4.0)) == 1
-    found = table(ledger, "SELECT id, ending, ended_at FROM association ORDER BY id")
-    assert found == [("one", "released", 2.0), ("two", "lost", 4.0)]
+    assert ledger.write(lambda db: rows.lose_open_associations(db, 4.0, "of two")) == 1
+    assert ledger.write(rows.open_by_caller) == {"A": 1}
+    assert ledger.write(lambda db: rows.lose_open_associations(db, 5.0)) == 1
+    found = table(ledger, "SELECT id, ending, ended_at FROM association ORDER BY ended_at")
+    assert found == [("one", "released", 2.0), ("two", "lost", 4.0), ("three", "lost", 5.0)]
 
 
 def add_job(ledger: Ledger, *, due: float, bundle: str = "b", ready_at: float = 0.0) -> None:
@@ -268,6 +299,30 @@ def test_jobs_are_claimed_once_in_order_and_fenced(ledger: Ledger) -> None:
     assert not ledger.write(lambda db: rows.requeue_job(db, stale, 70, code="x", error="x"))
     assert ledger.write(lambda db: rows.requeue_job(db, new, 80, code="out_of_memory", error="no memory"))
     assert not ledger.write(lambda db: rows.end_job(db, new, "done", 70, code=None, error=None))
+
+
+def test_a_job_on_a_series_that_is_arriving_comes_last_and_is_put_back_as_it_was(ledger: Ledger) -> None:
+    ledger.write(lambda db: rows.file_instance(db, stored()))
+    add_job(ledger, due=20, bundle="complete")
+    add_job(ledger, due=0, bundle="arriving")
+    arriving = "UPDATE job SET revision = 0, state = 'waiting' WHERE bundle = 'arriving'"
+    ledger.write(lambda db: db.execute(text(arriving)))
+    assert ledger.write(lambda db: rows.awaited(db, 1, arriving=True) and rows.awaited(db, 1, arriving=False))
+    first, second, none = (ledger.write(lambda db: rows.claim_job(db, "w", 1, 10)) for _ in range(3))
+    assert first and second and none is None
+    assert table(ledger, f"SELECT bundle FROM job WHERE id = {first.id}") == [("complete",)]
+    assert not ledger.write(lambda db: rows.awaited(db, 1, arriving=True) or rows.awaited(db, 1, arriving=False))
+    assert ledger.write(lambda db: rows.release_job(db, second, 5))
+    assert not ledger.write(lambda db: rows.release_job(db, second, 5))
+    assert ledger.write(lambda db: rows.claim_job(db, "w", 4, 10)) is None
+    again = ledger.write(lambda db: rows.claim_job(db, "w", 6, 10))
+    assert again == rows.Claim(second.id, 2)
+    assert ledger.write(lambda db: rows.requeue_job(db, again, 7, code="x", error="x"))
+    assert ledger.write(lambda db: rows.requeue_job(db, first, 7, code="x", error="x"))
+    assert sorted(table(ledger, "SELECT bundle, state, failures FROM job")) == [
+        ("arriving", "waiting", 1),
+        ("complete", "queued", 1),
+    ]
 
 
 def test_parallel_workers_never_share_a_job(tmp_path: Path) -> None:

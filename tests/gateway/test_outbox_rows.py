@@ -111,7 +111,8 @@ def test_all_dead_letters_are_retried_at_once(stage: Stage) -> None:
         stage.ledger.write(
             lambda db, out=out: outbox_rows.fail(db, out, Fault.REFUSED, now, DELIVER, 0.5, status=0xC000, detail="no")
         )
-    assert [letter.status for letter in stage.ledger.write(outbox_rows.dead_letters)] == [0xC000, 0xC000]
+    letters = stage.ledger.write(lambda db: outbox_rows.deliveries(db, "dead"))
+    assert [letter.status for letter in letters] == [0xC000, 0xC000]
     assert stage.ledger.write(lambda db: outbox_rows.retry_dead(db, now)) == 2
     assert stage.ledger.write(lambda db: outbox_rows.retry_dead(db, now)) == 0
     assert stage.states() == ["queued"] * 4

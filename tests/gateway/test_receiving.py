@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from pynetdicom import _config
 from gateway.ledger import Ledger
 from gateway.receive.reconcile import reconcile
 from gateway.receive.spool import Spool
+from tests.gateway.faults.report import report
 from tests.gateway.receiving import (
     CT,
     NEVER_FULL,
@@ -135,7 +137,8 @@ def test_a_whole_folder_from_several_dcmtk_senders(tmp_path: Path) -> None:
 RECEIVER = """
 import sys
 from pathlib import Path
-from gateway.dimse.scp import Limits, StorageScp
+from gateway.dimse.scp import StorageScp
+from gateway.dimse.storing import Limits
 from gateway.ledger import Ledger
 from gateway.receive.reconcile import reconcile
 from gateway.receive.spool import Spool, Watermark
@@ -188,7 +191,7 @@ def send_until_killed(port: int, acknowledged: dict[str, bytes], seed: int) -> N
 
 @pytest.mark.parametrize("kills", [8, pytest.param(200, marks=pytest.mark.reliability)])
 def test_nothing_acknowledged_is_lost_to_kill_9(tmp_path: Path, kills: int) -> None:
-    chance = random.Random(kills)
+    began_s, chance = time.monotonic(), random.Random(kills)
     acknowledged: dict[str, bytes] = {}
     for kill in range(kills):
         with receiver_process(tmp_path) as (process, port):
@@ -214,6 +217,12 @@ def test_nothing_acknowledged_is_lost_to_kill_9(tmp_path: Path, kills: int) -> N
         assert {row.state for row in rows} == {"current"}
         assert len(rows) == len({row.sop_instance_uid for row in rows})
         assert not list(spool.incoming.iterdir())
+    report(
+        "kill -9 of the receiver while three send",
+        began_s,
+        injected=f"{kills} kills (seed {kills})",
+        held=f"all {len(acknowledged)} instances answered 0000H are there byte for byte, each once",
+    )
 
 
 def test_a_receiver_loads_nothing_heavy(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from gateway.retry import (
     RetryAt,
     Stop,
     decide,
+    effort,
     job_fault,
     pause_s,
     reject_fault,
@@ -60,13 +61,9 @@ def test_permanent_refusals_are_dead_letters_at_once(status: int) -> None:
     assert isinstance(after(fault), DeadLetter)
 
 
-def test_no_accepted_context_asks_for_another_form_of_the_result() -> None:
-    for fault in (Fault.NOT_ACCEPTED, store_fault(0x0122)):
-        assert fault is not None
-        ended = after(fault)
-        assert isinstance(ended, DeadLetter) and ended.fallback
-    other = after(Fault.REFUSED)
-    assert isinstance(other, DeadLetter) and not other.fallback
+def test_what_is_not_accepted_is_a_dead_letter_at_once() -> None:
+    assert store_fault(0x0122) is Fault.NOT_ACCEPTED
+    assert isinstance(after(Fault.NOT_ACCEPTED), DeadLetter)
 
 
 def test_every_storage_status_that_pynetdicom_knows() -> None:
@@ -208,3 +205,21 @@ def test_every_failure_ends_or_pauses(fault: Fault, attempts: int, age_s: float,
         assert 0 <= then.delay_s <= DEFAULTS.longest_retry_s * 1.2
     else:
         assert then.reason.startswith(fault.value)
+
+
+@pytest.mark.parametrize(
+    ("code", "failures", "expected"),
+    [
+        (None, 0, Effort.SAME),
+        ("out_of_memory", 1, Effort.SMALLER),
+        ("out_of_memory", 2, Effort.CPU),
+        ("out_of_memory", 7, Effort.CPU),
+        ("out_of_memory", 0, Effort.SAME),  # by hand, from the beginning
+        ("MemoryError", 1, Effort.SMALLER),
+        ("crashed", 1, Effort.SAME),
+    ],
+)
+def test_a_job_is_run_with_the_effort_that_its_last_attempt_calls_for(
+    code: str | None, failures: int, expected: Effort
+) -> None:
+    assert effort(code, failures) is expected

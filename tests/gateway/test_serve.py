@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 from pydicom import Dataset, dcmread
 
 from medseg.dicom.phantom import Ellipsoid, make_series, write_series
+from tests.gateway.receiving import CT, RawPeer, associate_request, encode, store_message
 from tests.gateway.running import Pacs, Serving, serving, wait_for
 from tests.medseg.bundle.zoo import spleen_like
 
@@ -116,6 +118,26 @@ def test_a_worker_killed_in_the_middle_still_gives_one_result(service: Serving, 
     assert len(of_series(pacs, "SEG", series)) == 1
 
 
+def test_a_worker_killed_while_the_series_arrives_loses_nothing(service: Serving, pacs: Pacs) -> None:
+    """Windows have run over the first slices; the worker that comes next begins with them again."""
+    series = phantom(17, slices=40)
+    study = series[0].StudyInstanceUID
+    running = f"SELECT 1 FROM job WHERE study_uid='{study}' AND state='running' AND revision=0 AND attempt="
+    with service.sending() as send:
+        send(series[:30])
+        wait_for("a job on the first slices", lambda: service.rows(running + "1"))
+        os.kill(service.pid_of("worker") or 0, signal.SIGKILL)
+        wait_for("the job with the next worker", lambda: service.rows(running + "2"))
+        send(series[30:])
+    (seg,), _ = results_at(pacs, series)
+    (job,) = service.rows(f"SELECT * FROM job WHERE study_uid = '{study}'")
+    assert (job.state, job.revision, job.failures) == ("done", 40, 1)
+    (result,) = service.rows(f"SELECT facts FROM result WHERE study_uid = '{study}'")
+    assert json.loads(result.facts)[0]["streamed"]
+    referenced = {one.ReferencedSOPInstanceUID for one in seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence}
+    assert referenced == {one.SOPInstanceUID for one in series}
+
+
 def test_late_slices_supersede(service: Serving, pacs: Pacs) -> None:
     series = phantom(3)
     service.send(series[:12])
@@ -160,15 +182,14 @@ def test_stopped_and_killed_services_go_on_where_they_were(service: Serving, pac
     service.stop(signal.SIGKILL)
     service.start()
     results_at(pacs, series)
-    counted = wait_for(
+    wait_for(
         "everything delivered",
         lambda: (
             (counts := json.loads(service.medseg("status", "--json")))
             and set(counts["delivery"]) <= {"stored", "cancelled"}
-            and counts
+            and set(counts["job"]) <= {"done", "cancelled"}
         ),
     )
-    assert set(counted["job"]) <= {"done", "cancelled"}
     current = service.rows(
         f"SELECT * FROM result WHERE study_uid = '{series[0].StudyInstanceUID}'"
         " AND id NOT IN (SELECT predecessor_id FROM result WHERE predecessor_id IS NOT NULL)"
@@ -177,3 +198,76 @@ def test_stopped_and_killed_services_go_on_where_they_were(service: Serving, pac
     (facts,) = json.loads(current[0].facts)
     assert len(service.rows(f"SELECT 1 FROM instance WHERE study_uid = '{series[0].StudyInstanceUID}'")) == 16
     assert facts["result_key"] == current[0].result_key
+
+
+def test_a_study_that_is_purged_while_it_is_segmented_comes_to_nothing(service: Serving, pacs: Pacs) -> None:
+    series = phantom(7, slices=24)
+    service.send(series)
+    study = str(series[0].StudyInstanceUID)
+    running = f"SELECT 1 FROM job WHERE study_uid = '{study}' AND state = 'running' AND revision > 0"
+    wait_for("a running job", lambda: service.rows(running))
+    worker = service.pid_of("worker") or 0
+    os.kill(worker, signal.SIGSTOP)  # the purge finds it in the middle of its work
+    try:
+        assert service.rows(running)
+        assert "24 instances, 1 job" in service.medseg("purge", study, "--yes")
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    assert not (service.folder / "spool" / "studies" / study).exists()
+    marker = phantom(8)
+    service.send(marker)
+    results_at(pacs, marker)
+    for table in ("series", "instance", "job", "result"):
+        assert not service.rows(f"SELECT 1 FROM {table} WHERE study_uid = '{study}'")
+    assert not of_series(pacs, "SEG", series)
+    filed = {row.path.split("/")[1] for row in service.rows("SELECT path FROM result_object")}
+    assert {folder.name for folder in (service.folder / "spool" / "results").iterdir()} == filed
+    service.send(series)  # a new study
+    results_at(pacs, series)
+
+
+@pytest.mark.slow
+def test_a_service_goes_on_from_a_backup(service: Serving, pacs: Pacs, tmp_path: Path) -> None:
+    series = phantom(9)
+    for one in series:
+        one.SeriesDescription = "please hold"
+    service.send(series)
+    study = series[0].StudyInstanceUID
+    held = f"SELECT id FROM job WHERE study_uid = '{study}' AND state = 'held'"
+    (job,) = wait_for("a held job", lambda: service.rows(held))
+    assert "verified" in service.medseg("backup", str(tmp_path / "saved"))
+    service.medseg("purge", str(study), "--yes")
+
+    rules = (tmp_path / "saved" / "medseg.toml").read_text().partition("disk_free_gb = 0\n")[2]
+    with serving(tmp_path / "saved", rules) as restored:  # on ports of its own
+        restored.medseg("jobs", "release", str(job.id))
+        results_at(pacs, series)
+
+
+def test_a_receiver_that_is_killed_takes_only_its_own_associations_along(service: Serving) -> None:
+    """The others go on, who calls meanwhile is not refused, and it is started again alone."""
+    series, beats = phantom(7), service.folder / "spool" / "processes"
+    asked = "SELECT receiver, ending FROM association WHERE calling_ae LIKE 'P%' ORDER BY opened_at"
+    peers: list[RawPeer] = []
+
+    def both_have_some() -> bool:
+        peers.append(stack.enter_context(RawPeer(service.port, associate_request(calling=f"P{len(peers)}"))))
+        return {row.receiver for row in service.rows(asked)} == {"receiver", "receiver-2"}
+
+    with ExitStack() as stack:
+        wait_for("both receivers", lambda: all(one.stat().st_mtime for one in beats.glob("receiver*")))
+        assert any(both_have_some() for _ in range(20))
+        receivers = [row.receiver for row in service.rows(asked)]
+        killed = json.loads((beats / "receiver-2").read_text())["pid"]
+        os.kill(killed, signal.SIGKILL)
+        for peer, receiver, one in zip(peers, receivers, series, strict=False):
+            if receiver == "receiver":
+                peer.send(store_message(CT, str(one.SOPInstanceUID), encode(one)))
+                assert peer.read_status() == 0
+            else:
+                assert peer.read_pdu() == (None, b"")
+        service.send(series)
+        lost = [None if name == "receiver" else "lost" for name in receivers]
+        wait_for("the end of the associations", lambda: [row.ending for row in service.rows(asked)] == lost)
+        again = beats / "receiver-2"
+        wait_for("another receiver", lambda: json.loads(again.read_text() or "{}").get("pid", killed) != killed)

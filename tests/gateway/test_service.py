@@ -15,14 +15,19 @@ from pathlib import Path
 import pytest
 
 from gateway import moves, rows, service
+from gateway.dimse.storing import Peer
+from gateway.heartbeat import Watched
+from gateway.live import Live
+from gateway.receive.spool import Spool
 from gateway.service import Supervisor, locked, run
-from gateway.settings import GatewaySettings, Rule
+from gateway.settings import GatewaySettings, Reloaded, Rule
 from medseg.errors import UsageError
+from tests.gateway.receiving import NEVER_FULL
 from tests.gateway.running import free_port, wait_for
 from tests.gateway.spooling import Inbox, inbox, phantom
 
 
-def idle(settings: GatewaySettings, stop: threading.Event) -> None:
+def idle(live: Live, stop: threading.Event, **_: object) -> None:
     """A process with nothing to do."""
     stop.wait()
 
@@ -39,7 +44,9 @@ def supervising(box: Inbox, monkeypatch: pytest.MonkeyPatch, **options: float) -
 
 def settings_of(box: Inbox) -> GatewaySettings:
     settings = GatewaySettings()
-    return replace(settings, gateway=replace(settings.gateway, spool=box.folder, port=free_port()))
+    database = f"sqlite:///{box.folder.parent}/ledger.db"
+    gateway = replace(settings.gateway, spool=box.folder, port=free_port(), http_port=free_port(), database=database)
+    return replace(settings, gateway=gateway)
 
 
 def run_job(box: Inbox) -> None:
@@ -55,7 +62,7 @@ def run_job(box: Inbox) -> None:
 def test_what_dies_is_started_again_and_its_job_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with inbox(tmp_path) as box, supervising(box, monkeypatch) as supervisor:
         run_job(box)
-        worker = supervisor.children[1]
+        worker = supervisor.children[-1]
         first = worker.process.pid
         assert first is not None
         os.kill(first, signal.SIGKILL)
@@ -69,23 +76,28 @@ def test_what_dies_is_started_again_and_its_job_is_tried_again(tmp_path: Path, m
         assert (job.state, job.error_code, job.attempt) == ("queued", "crashed", 1)
 
 
-def test_associations_of_a_dead_receiver_are_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_associations_of_a_dead_receiver_are_lost_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with inbox(tmp_path) as box, supervising(box, monkeypatch) as supervisor:
-        box.open()
+        peers = [box.open(), box.open()]
+        Spool(box.folder, box.ledger, NEVER_FULL, "receiver-2").opened(Peer("third", "CT01", "MEDSEG", "127.0.0.1"))
+        assert [child.name for child in supervisor.children] == ["receiver", "receiver-2", "worker"]
         os.kill(supervisor.children[0].process.pid or 0, signal.SIGKILL)
 
         def lost() -> bool:
             supervisor.watch()
-            return bool(box.rows("association")[0].ending)
+            return any(row.ending for row in box.rows("association"))
 
-        wait_for("the end of the association", lost)
-        assert box.rows("association")[0].ending == "lost"
+        wait_for("the end of the associations", lost)
+        endings = {row.id: row.ending for row in box.rows("association")}
+        assert endings == {peer.id: "lost" for peer in peers} | {"third": None}
 
 
 def test_a_job_beyond_its_deadline_is_killed_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with inbox(tmp_path) as box, supervising(box, monkeypatch, deadline_s=0) as supervisor:
         run_job(box)
-        hung = supervisor.children[1].process
+        hung = supervisor.children[-1].process
 
         def given_back() -> bool:
             supervisor.watch()
@@ -107,6 +119,28 @@ def test_a_job_that_kills_its_workers_fails_in_the_end(tmp_path: Path) -> None:
         assert [(job.state, job.attempt) for job in box.rows("job")] == [("failed", 3)]
 
 
+def test_a_job_is_not_blamed_for_restarts(tmp_path: Path) -> None:
+    with inbox(tmp_path) as box:
+        run_job(box)
+        for _ in range(5):
+            service._lose_jobs(settings_of(box), box.ledger, service.Fault.DRAINED)
+            later = time.time() + 3600
+            assert box.ledger.write(lambda db, at=later: rows.claim_job(db, "worker", at, at + 30))
+        service._lose_jobs(settings_of(box), box.ledger, service.Fault.CRASHED)
+        assert [(job.state, job.attempt, job.failures) for job in box.rows("job")] == [("queued", 6, 1)]
+
+
+def test_nothing_waits_for_a_clock_that_was_set_back_while_nobody_looked(tmp_path: Path) -> None:
+    with inbox(tmp_path) as box:
+        run_job(box)
+        settings = settings_of(box)
+        service.recover(settings, box.ledger)
+        box.ledger.write(lambda db: moves.shift_waits(db, 30 * 86400.0))
+        service.recover(settings, box.ledger)
+        (job,) = box.rows("job")
+        assert job.state == "queued" and job.ready_at < time.time() + 1000
+
+
 def test_two_services_cannot_share_a_spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "PATIENCE_S", 0)
     with inbox(tmp_path) as box:
@@ -117,12 +151,9 @@ def test_two_services_cannot_share_a_spool(tmp_path: Path, monkeypatch: pytest.M
             pass
 
 
-def test_a_port_that_is_taken_is_told_before_anything_starts(tmp_path: Path) -> None:
-    with inbox(tmp_path) as box, socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        gateway = replace(
-            settings_of(box).gateway, port=other.getsockname()[1], database=f"sqlite:///{tmp_path}/ledger.db"
-        )
-        with pytest.raises(UsageError, match=r"change gateway\.port"):
-            run(replace(GatewaySettings(), gateway=gateway), threading.Event())
+@pytest.mark.parametrize("key", ["port", "http_port"])
+def test_a_port_that_is_taken_is_told_before_anything_starts(tmp_path: Path, key: str) -> None:
+    with inbox(tmp_path) as box, socket.create_server(("127.0.0.1", 0)) as other:
+        gateway = replace(settings_of(box).gateway, **{key: other.getsockname()[1]})
+        with pytest.raises(UsageError, match=rf"change gateway\.{key}$"):
+            run(replace(GatewaySettings(), gateway=gateway), Watched(), threading.Event(), Reloaded)

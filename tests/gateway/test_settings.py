@@ -230,6 +230,8 @@ def test_absolute_databases_stay_and_do_not_show(database: str) -> None:
         ("[limits]\ndisk_used_percent = 120", 2, "limits.disk_used_percent", ["1 to 100"]),
         ("[deliver]\ncommitment = 1", 2, "deliver.commitment", ["true or false"]),
         ("[deliver]\nfirst_retry_s = 700", 2, "deliver.first_retry_s", ["longest_retry_s", "700 > 600"]),
+        ("[retain]\ninputs_s = 60", 2, "retain.inputs_s", ["no less than complete.late_s", "60 < 86400"]),
+        ("[retain]\nresults_s = 60", 2, "retain.results_s", ["no less than inputs_s", "60 < 259200"]),
         ('[peer]\nname = "pacs"', 1, "peer", ["[[peer]]"]),
         ('[[peer]]\nae_title = "P"\nhost = "h"\nport = 1', 1, "peer.name", ["a text", "nothing"]),
         ('[[peer]]\nname = "pacs"\nae_title = "P"', 1, "peer", ["host and port, or dicomweb", "no host, port"]),

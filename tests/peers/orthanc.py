@@ -87,17 +87,25 @@ def start(
     peers: alias to (AE title, port). route: the alias that all but SEG and SR is sent to, per stable series or per
     instance. sync: fsync what is stored. password: "user:word". tls: key, certificate, trusted certificates.
     """
-    program = shutil.which("Orthanc") or "/usr/sbin/Orthanc"
-    if not Path(program).exists():
-        missing("Orthanc")
     work = folder.resolve()  # Orthanc takes a relative path as relative to its configuration file
     work.mkdir(parents=True, exist_ok=True)
     dicom_port, http_port = dicom_port or free_port(), http_port or free_port()
-    (work / "orthanc.json").write_text(
-        json.dumps(_configuration(work, aet, dicom_port, http_port, peers, stable_age_s, sync, password, tls, route))
-    )
     if route:
         (work / "route.lua").write_text(ROUTE % {"alias": route, "aet": peers[route][0], "on": route_on})
+    configuration = _configuration(work, aet, dicom_port, http_port, peers, stable_age_s, sync, password, tls, route)
+    return launch(work, configuration, password=password, timeout_s=timeout_s)
+
+
+def launch(
+    folder: Path, configuration: Mapping[str, Any], *, password: str | None = None, timeout_s: float = 30
+) -> dict[str, Any]:
+    """Start Orthanc with a configuration of one's own; as `start`. Its paths are absolute, its ports free."""
+    program = shutil.which("Orthanc") or "/usr/sbin/Orthanc"
+    if not Path(program).exists():
+        missing("Orthanc")
+    work = folder.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    (work / "orthanc.json").write_text(json.dumps(configuration))
     # Debian's DCMTK leaves Nagle on: about 45 ms lost for each C-STORE until this is set, in the client too.
     environment = os.environ | {"TCP_NODELAY": "1"}
     if shim := _loopback_shim(work):
@@ -112,13 +120,13 @@ def start(
             start_new_session=True,
         )
     (work / "orthanc.pid").write_text(str(process.pid))
-    url = f"http://127.0.0.1:{http_port}"
+    url = f"http://127.0.0.1:{configuration['HttpPort']}"
     version = _wait(url, password, process, work, timeout_s)
     return {
         "pid": process.pid,
-        "aet": aet,
-        "dicom_port": dicom_port,
-        "http_port": http_port,
+        "aet": configuration["DicomAet"],
+        "dicom_port": configuration["DicomPort"],
+        "http_port": configuration["HttpPort"],
         "rest": url,
         "dicomweb": url + "/dicom-web",
         "version": version,

@@ -316,7 +316,7 @@ PEERS = (
 
 
 def to(rule: Rule, calling: str | None) -> list[str]:
-    return [peer.name for peer in destinations(rule, calling, PEERS)]
+    return list(destinations(rule, calling, PEERS))
 
 
 def test_destinations() -> None:

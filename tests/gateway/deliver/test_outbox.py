@@ -5,15 +5,18 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from pydicom import dcmread
+from pydicom.uid import UID
 from pynetdicom.sop_class import Verification
 
 from gateway import outbox_rows, rows
 from gateway.deliver import outbox
 from gateway.deliver.outbox import MOST
+from gateway.live import Live
 from tests.gateway.deliver.stage import SEG, SR, FakePacs, Stage, serving, staged
 from tests.gateway.dimse.test_scp import until
 from tests.gateway.receiving import data_set_of
@@ -85,15 +88,20 @@ def test_permanent_refusals_stop_at_once(stage: Stage, pacs: FakePacs, status: i
     assert pacs.uids() == [seg, sr]
 
 
-@pytest.mark.parametrize("classes", [(SR, Verification), (Verification,)])
-def test_no_context_is_a_dead_letter_that_names_the_sop_class(tmp_path: Path, classes: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("classes", [(SEG, Verification), (SR, Verification), (Verification,)])
+def test_what_a_peer_accepts_goes_and_the_rest_is_a_dead_letter(tmp_path: Path, classes: tuple[str, ...]) -> None:
     with serving(FakePacs(), classes) as pacs, staged(tmp_path, pacs.port) as stage:
-        seg, sr = stage.result("seg", "sr")
+        sent = dict(zip(stage.result("seg", "sr"), (SEG, SR), strict=True))
         stage.outbox.serve("pacs")
-        row = stage.rows()[seg]
-        assert (row.state, row.error_code) == ("dead", "not_accepted")
-        assert SEG in row.error
-        assert stage.rows()[sr].state == ("stored" if SR in classes else "dead")
+        assert pacs.uids() == [uid for uid, sop_class in sent.items() if sop_class in classes]
+        for uid, sop_class in sent.items():
+            row = stage.rows()[uid]
+            if sop_class in classes:
+                assert row.state == "stored"
+            else:
+                assert (row.state, row.error_code) == ("dead", "not_accepted")
+                assert f"no presentation context for {UID(sop_class).name} (SOP class {sop_class})" in row.error
+        assert stage.outbox.due() == frozenset()
 
 
 @pytest.mark.parametrize(
@@ -148,7 +156,7 @@ def test_a_peer_that_stays_away_is_given_up_and_retried_by_hand(tmp_path: Path) 
         stage.outbox.serve("pacs")
         stage.later(86400)
         stage.outbox.serve("pacs")
-        (letter,) = stage.ledger.write(outbox_rows.dead_letters)
+        (letter,) = stage.ledger.write(lambda db: outbox_rows.deliveries(db, "dead"))
         assert (letter.destination, letter.kind, letter.sop_instance_uid) == ("pacs", "seg", seg)
         assert "given up after 2 attempts in 24.0 h" in letter.error
         assert stage.outbox.due() == frozenset()
@@ -197,7 +205,7 @@ def test_a_name_that_is_no_peer_is_a_dead_letter(stage: Stage) -> None:
     stage.result("seg", to=["gone"])
     assert stage.outbox.due() == {"gone"}
     stage.outbox.serve("gone")
-    (letter,) = stage.ledger.write(outbox_rows.dead_letters)
+    (letter,) = stage.ledger.write(lambda db: outbox_rows.deliveries(db, "dead"))
     assert letter.error_code == "no_peer" and "gone" in letter.error
 
 
@@ -237,7 +245,7 @@ def test_a_peer_that_hangs_holds_up_nobody_else(tmp_path: Path, pacs: FakePacs) 
     stuck = FakePacs(answer=lambda _: 0x0000 if hang.wait(20) else None)
     with serving(stuck), staged(tmp_path, stuck.port, pacs.port, commitment=False) as stage:
         stage.result("seg", to=["pacs", "pacs2"])
-        sender = threading.Thread(target=outbox.run, args=(stage.settings, stop))
+        sender = threading.Thread(target=outbox.run, args=(Live(stage.settings), stop))
         sender.start()
         try:
             assert until(lambda: len(pacs.got) == 1)
@@ -285,3 +293,27 @@ def test_a_host_that_answers_no_dicom_is_no_loss(tmp_path: Path) -> None:
         (seg,) = stage.result("seg")
         stage.outbox.serve("pacs")
         assert (stage.rows()[seg].state, stage.rows()[seg].error_code) == ("queued", "broken")
+
+
+def test_a_reload_while_it_runs_brings_the_peer_that_was_missing(tmp_path: Path, pacs: FakePacs) -> None:
+    stop = threading.Event()
+    with staged(tmp_path, pacs.port, commitment=False) as stage:
+        live = Live(replace(stage.settings, peers=()))
+        sender = threading.Thread(target=outbox.run, args=(live, stop))
+        sender.start()
+        try:
+            (seg,) = stage.result("seg")
+            assert until(lambda: stage.states() == ["dead"])
+            assert stage.rows()[seg].error_code == "no_peer"
+            live.now = stage.settings
+            assert until(lambda: _retried(stage))
+        finally:
+            stop.set()
+            sender.join(20)
+        assert not sender.is_alive()
+
+
+def _retried(stage: Stage) -> bool:
+    """Send what is dead again, until it is stored: the sender takes other settings between two looks."""
+    stage.ledger.write(lambda db: outbox_rows.retry_dead(db, stage.clock.now))
+    return stage.states() == ["stored"]

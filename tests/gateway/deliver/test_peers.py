@@ -66,6 +66,42 @@ def test_storescp_takes_a_result_byte_for_byte(tmp_path: Path) -> None:
         peer.wait(10)
 
 
+PROFILE = """
+[[TransferSyntaxes]]
+[Plain]
+TransferSyntax1 = LittleEndianExplicit
+TransferSyntax2 = LittleEndianImplicit
+[[PresentationContexts]]
+[Some]
+PresentationContext1 = {}\\Plain
+PresentationContext2 = VerificationSOPClass\\Plain
+[[Profiles]]
+[Some]
+PresentationContexts = Some
+"""
+
+
+@pytest.mark.parametrize(("kind", "sop_class"), [("seg", "SegmentationStorage"), ("sr", "Comprehensive3DSRStorage")])
+def test_storescp_gets_what_it_accepts_and_nothing_else(tmp_path: Path, kind: str, sop_class: str) -> None:
+    if not STORESCP.exists():
+        missing("DCMTK's storescp")
+    port, inbox = orthanc.free_port(), tmp_path / "inbox"
+    inbox.mkdir()
+    (tmp_path / "profile.cfg").write_text(PROFILE.format(sop_class))
+    command = [STORESCP, "-xf", tmp_path / "profile.cfg", "Some", "-od", inbox, "+B", str(port)]
+    peer = subprocess.Popen(command, env=os.environ | {"TCP_NODELAY": "1"}, stderr=subprocess.DEVNULL)
+    try:
+        assert until(lambda: _echoes(port))
+        with staged(tmp_path, port) as stage:
+            files = segmented(stage)
+            stage.outbox.serve("pacs")
+            assert sorted(stage.states()) == ["dead", "stored"]
+            assert [dcmread(path).SOPInstanceUID for path in inbox.iterdir()] == [dcmread(files[kind]).SOPInstanceUID]
+    finally:
+        peer.terminate()
+        peer.wait(10)
+
+
 @pytest.fixture
 def pacs(tmp_path: Path) -> Iterator[tuple[Stage, dict[str, Any]]]:
     """An outbox, and an Orthanc that knows its receiver."""

@@ -17,7 +17,7 @@ from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 
 from gateway.dimse.storing import Peer, StoreRequest
-from gateway.ledger import Ledger
+from gateway.ledger import Ledger, LedgerUnavailable
 from gateway.receive.reconcile import Reconciliation, reconcile
 from gateway.receive.spool import Spool, Watermark, folder_name
 from gateway.status import Status, StoreRefused, refusal
@@ -204,6 +204,23 @@ def test_a_full_disk_is_told_and_recovered_from(small_disk: Path) -> None:
         assert len(reconcile(receiver.spool, receiver.ledger).missing) == 2
         there = {row.sop_instance_uid for row in receiver.rows() if row.state == "current"}
         assert there == set(sent)
+
+
+def test_a_commit_that_is_done_and_seems_to_have_failed_keeps_its_file(store: Receiver) -> None:
+    """As when the connection to a database server breaks at the end. The sender comes again, and is told 0000H."""
+    instance, write = make_ct(), store.ledger.write
+
+    def write_and_break(operation: object) -> None:
+        write(operation)  # type: ignore[arg-type]
+        raise LedgerUnavailable("the connection broke")
+
+    store.ledger.write = write_and_break  # type: ignore[assignment]
+    with pytest.raises(LedgerUnavailable):
+        put(store.spool, instance)
+    store.ledger.write = write  # type: ignore[method-assign]
+    put(store.spool, instance)
+    assert store.stored() == {str(instance.SOPInstanceUID): encode(instance)}
+    assert len(store.files()) == 1
 
 
 def test_the_watermark(tmp_path: Path) -> None:

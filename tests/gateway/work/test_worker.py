@@ -13,6 +13,7 @@ from pydicom import dcmread
 
 from gateway import moves, rows
 from gateway.director import Director
+from gateway.live import Live
 from gateway.processes import Desk
 from gateway.settings import GatewaySettings, read_settings
 from gateway.work.worker import Worker
@@ -35,7 +36,8 @@ class Room:
         self.settings = replace(settings, gateway=replace(settings.gateway, spool=box.folder))
         self.director = Director(box.ledger, box.folder, self.settings)
         self.stop = threading.Event()
-        self.worker = Worker(box.ledger, box.folder, Desk(box.ledger, self.settings), self.stop, owner="worker")
+        self.live = Live(self.settings)
+        self.worker = Worker(box.ledger, box.folder, Desk(box.ledger, self.live), self.stop, owner="worker")
 
     def make_job(self, series: list[object]) -> None:
         self.box.send(series)  # type: ignore[arg-type]
@@ -73,6 +75,16 @@ def test_a_shadow_is_not_sent(box: Inbox, tmp_path: Path, bundle: Path) -> None:
     here.make_job(phantom())
     here.worker.step()
     assert box.rows("result") and not box.rows("delivery")
+
+
+def test_a_job_keeps_what_its_rule_said(box: Inbox, tmp_path: Path, bundle: Path) -> None:
+    here = room(box, tmp_path, f'name = "old"\nbundle = "{bundle}"\nresults = ["sr"]\nsend_to = ["pacs"]')
+    here.make_job(phantom())
+    here.live.now = read_settings('[[rule]]\nname = "new"\nmode = "off"\n', tmp_path)
+    here.worker.step()
+    assert [(job.rule, job.state) for job in box.rows("job")] == [("old", "done")]
+    assert [one.kind for one in box.rows("result_object")] == ["sr"]
+    assert [one.destination for one in box.rows("delivery")] == ["pacs"]  # no peer any more: it will be a dead letter
 
 
 def test_a_later_result_names_the_one_before(box: Inbox, tmp_path: Path, bundle: Path) -> None:

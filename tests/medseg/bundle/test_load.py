@@ -235,8 +235,11 @@ SEGMENT = {"number": 1, "label": "a"}
         (_medseg(segments=[SEGMENT, SEGMENT]), "medseg::segments"),
         (_medseg(postprocess={"keep_largest": [2]}), "medseg::postprocess::keep_largest"),
         (_medseg(postprocess={"fill_holes": 1}), "medseg::postprocess::fill_holes"),
-        (_medseg(tta="flips"), "medseg::tta"),
-        (_medseg(members=["a"]), "medseg::members"),
+        (_medseg(tta="mirror"), "medseg::tta"),
+        (_medseg(tta=[3]), "medseg::tta"),
+        (_medseg(tta=[0, 0]), "medseg::tta"),
+        (_medseg(tta=True), "medseg::tta"),
+        (_medseg(members=[1]), "medseg::members"),
         (lambda content: content.update(version=3), "version"),
         (lambda content: content.update(medseg=[]), "medseg"),
     ],
@@ -269,6 +272,29 @@ def test_the_medseg_key(tmp_path: Path) -> None:
     assert segment.laterality == Code("SCT", "24028007", "Right")
     assert segment.region == Code("99X", "A.1", "Of our own")
     assert bundle.postprocess == Postprocess((1,), True, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("tta", "flips"), [(None, ()), ("none", ()), ("flips", (0, 1, 2)), ([0], (0,)), ([2, 0], (2, 0)), ([], ())]
+)
+def test_test_time_flips(tta: object, flips: tuple[int, ...], tmp_path: Path) -> None:
+    assert load_bundle(zoo.rewrite(zoo.spleen_like(tmp_path / "b"), _medseg(tta=tta), "metadata.json")).flips == flips
+
+
+def test_members_belong_to_the_bundle(tmp_path: Path) -> None:
+    """Their bytes are part of its digest, and they lie in its folder."""
+    folder = zoo.rewrite(zoo.spleen_like(tmp_path / "b"), _medseg(members=["models/second.pt"]), "metadata.json")
+    second = folder / "models" / "second.pt"
+    shutil.copyfile(folder / "models/model.pt", second)
+    before = load_bundle(folder)
+    assert before.members == (second.resolve(),)
+    second.write_bytes(second.read_bytes() + b"\0")
+    assert load_bundle(folder).digest != before.digest
+    (tmp_path / "outside.pt").touch()
+    for elsewhere in ("models/third.pt", "../outside.pt"):
+        zoo.rewrite(folder, _medseg(members=[elsewhere]), "metadata.json")
+        with pytest.raises(InvalidBundle):
+            load_bundle(folder)
 
 
 def test_a_repeated_key_is_refused(tmp_path: Path) -> None:

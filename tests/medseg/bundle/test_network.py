@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,24 @@ def test_both_formats_give_the_same_network_in_eval_mode(folder: Path) -> None:
     with torch.inference_mode():
         assert torch.equal(from_pt(patch), from_safetensors(patch))
         assert torch.equal(from_pt(patch), from_checkpoint(patch))
+
+
+def test_flips_and_members_are_averaged_before_activation(folder: Path) -> None:
+    """Against each look at the window on its own: two sets of weights, mirrored along x, z, and both."""
+    bundle = load_bundle(folder)
+    first = load_network(bundle, CPU)
+    second = build_network(bundle).eval()
+    save_file(second.state_dict(), folder / "models/second.safetensors")
+    both = load_network(replace(bundle, flips=(0, 2), members=(folder / "models/second.safetensors",)), CPU)
+    assert not both.training
+    patch = torch.rand(2, 1, 16, 16, 16)
+    with torch.inference_mode():
+        looks = [
+            torch.flip(network(torch.flip(patch, dims)), dims)
+            for network in (first, second)
+            for dims in ([], [2], [4], [2, 4])
+        ]
+        assert torch.allclose(both(patch), torch.stack(looks).mean(0), atol=1e-6)
 
 
 @pytest.mark.parametrize(

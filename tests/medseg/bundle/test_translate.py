@@ -31,6 +31,7 @@ from medseg.errors import InvalidBundle
 INVERT = {"_target_": "Invertd", "keys": "pred", "transform": "@preprocessing", "orig_keys": "image"}
 WINDOW = {"_target_": "SlidingWindowInferer", "roi_size": [16, 16, 16]}
 SOFTMAX = {"_target_": "Activationsd", "keys": "pred", "softmax": True}
+STACKS = "medseg.bundle.inferers.SliceStackInferer"
 ARGMAX = {"_target_": "AsDiscreted", "keys": "pred", "argmax": True}
 LARGEST = {"_target_": "KeepLargestConnectedComponentd", "keys": "pred"}
 
@@ -232,6 +233,11 @@ def test_chains_that_need_monai(after: list[dict[str, Any]]) -> None:
         ({"_target_": "SlidingWindowInferer", "roi_size": 32}, 3, Window((32, 32, 32), (0.25, 0.25, 0.25))),
         ({"_target_": "SlidingWindowInferer", "roi_size": [32, -1]}, 2, Window((32, -1), (0.25, 0.25))),
         ({"_target_": "SliceInferer", "roi_size": [8, 9]}, 2, Window((8, 9), (0.25, 0.25), slice_axis=0)),
+        (
+            {"_target_": STACKS, "roi_size": [8, 9], "slices": 1, "spatial_dim": 2, "overlap": 0.5},
+            2,
+            Window((8, 9), (0.5, 0.5)),
+        ),
         ({"_target_": "SimpleInferer"}, 3, Window((-1, -1, -1), (0.0, 0.0, 0.0))),
         (
             WINDOW
@@ -264,6 +270,24 @@ def test_windows_that_make_no_sense(change: dict[str, Any], key: str) -> None:
     with pytest.raises(InvalidBundle) as error:
         recipe(inferer=WINDOW | change)
     assert error.value.key == f"inferer::{key}"
+
+
+@pytest.mark.parametrize("slices", [0, 2, 33, 2.5, None])
+def test_slices_at_once_are_an_odd_number(slices: object) -> None:
+    with pytest.raises(InvalidBundle) as error:
+        recipe(inferer={"_target_": STACKS, "roi_size": [8, 9], "slices": slices}, dims=2)
+    assert error.value.key == "inferer::slices"
+
+
+def test_slices_at_once_are_channels_of_the_network() -> None:
+    stacks = {"_target_": STACKS, "roi_size": [8, 9], "slices": 3}
+    scaled = {"_target_": "NormalizeIntensityd", "keys": "image", "channel_wise": True}
+    found = recipe([scaled], inferer=stacks, dims=2, channels=(3, 3))[0]
+    assert found.window.slices == 3
+    assert found.fallback is None, "a volume of one channel"
+    assert recipe([scaled], inferer=stacks, dims=2, channels=(6, 3))[0].fallback is not None
+    with pytest.raises(InvalidBundle, match="multiple of the inferer's 3 slices"):
+        recipe(inferer=stacks, dims=2, channels=(4, 3))
 
 
 def test_a_data_type_has_a_name() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from monai.transforms import (
     Spacingd,
 )
 from numpy.typing import NDArray
+from pydicom import Dataset
 from safetensors.torch import save_file
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -46,7 +48,8 @@ from medseg.bundle.recipe import (
     Step,
     Window,
 )
-from medseg.dicom.instance import Plane, Slice
+from medseg.dicom.geometry import classify
+from medseg.dicom.instance import Instance, Plane, Slice
 from medseg.dicom.series import Series, Stack
 from medseg.inference.grid import LPS_TO_RAS
 from medseg.inference.labels import LabelPlane
@@ -95,6 +98,38 @@ def make_stack(
     return Stack(series, slices, places, affine, np.full(len(array), spacing_mm[0]), "1.2.3.5", tilt_deg=tilt)
 
 
+def as_instances(stack: Stack) -> Stack:
+    """The stack as geometry finds it when its slices are DICOM instances, all of one frame of reference."""
+
+    def instance(k: int) -> Instance:
+        header = Dataset()
+        header.SOPInstanceUID, header.FrameOfReferenceUID = f"1.2.3.9.{k + 1}", "1.2.3.5"
+        return Instance(header, BytesIO, f"slice {k}")
+
+    slices = [replace(one, instance=instance(k)) for k, one in enumerate(stack.slices)]
+    (found,) = classify(stack.series, slices).stacks
+    return found
+
+
+@dataclass
+class Arriving:
+    """A source of a stack's slices as they come. None in `order`: nothing at the moment. asked: how often, so far."""
+
+    stack: Stack
+    order: Sequence[int | None]
+    expected: int | None = None
+    asked: int = 0
+
+    @property
+    def series(self) -> Series:
+        return self.stack.series
+
+    def __iter__(self) -> Iterator[Slice | None]:
+        for k in self.order:
+            self.asked += 1
+            yield None if k is None else self.stack.slices[k]
+
+
 def make_bundle(
     folder: Path,
     *,
@@ -113,7 +148,7 @@ def make_bundle(
     dims = len(window.roi)
     network = network or {
         "_target_": f"torch.nn.Conv{dims}d",
-        "in_channels": 1,
+        "in_channels": window.slices,
         "out_channels": channels,
         "kernel_size": 5,
         "padding": 2,
@@ -129,7 +164,7 @@ def make_bundle(
         metadata={},
         network=network,
         weights=folder / "model.safetensors",
-        in_channels=1,
+        in_channels=window.slices,
         out_channels=channels,
         recipe=Recipe(steps, window, finish, fallback),
         expects=expects,

@@ -135,6 +135,34 @@ def test_networks_are_built_once_and_the_oldest_is_dropped(tmp_path):
     assert networks.get(bundles[1], CPU) is not second
 
 
+def test_scores_that_do_not_fit_on_the_device_are_stitched_in_the_machines_memory(tmp_path, monkeypatch):
+    """The device is one that makes no tensors at all here; what is made is on the CPU, and it is said once."""
+    zeros, elsewhere = torch.zeros, torch.device("meta")
+
+    def scarce(*shape, device=CPU):
+        if device != CPU:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return zeros(*shape)
+
+    monkeypatch.setattr(torch, "zeros", scarce)
+    engine = Engine(Greedy(2, ERRORS[0]), make_bundle(tmp_path), elsewhere)
+    assert [engine.room(2, 3).device for _ in range(2)] == [CPU, CPU]
+    assert [said for said in engine.warnings if "stitched in the machine's memory" in said] == engine.warnings
+    assert len(engine.warnings) == 1
+    monkeypatch.setattr(torch, "zeros", lambda *_, **__: scarce(device=elsewhere))
+    with pytest.raises(torch.OutOfMemoryError):
+        engine.room(2, 3)
+
+
+def test_a_careful_run_is_the_same_one_window_at_a_time(tmp_path):
+    bundle, stack = make_bundle(tmp_path), make_stack(blobs((20, 20, 20)))
+    sinks = Collected(), Collected()
+    segment(StackSource(stack), bundle, sinks[0])
+    result = segment(StackSource(stack), bundle, sinks[1], settings=Settings(careful=True))
+    assert np.array_equal(sinks[0].labels, sinks[1].labels)
+    assert any("one window at a time" in said for said in result.warnings)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")
 def test_cuda_gives_the_labels_of_the_cpu(tmp_path):

@@ -116,3 +116,17 @@ def test_nothing_asked_nothing_changed(exclusive):
     before = labels.copy()
     clean(labels, [make_segment(1)], Postprocess(), np.ones(4), exclusive=exclusive)
     assert np.array_equal(labels, before)
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_what_the_largest_piece_leaves_behind_is_told(exclusive):
+    """Three pieces of 12, 3 and 1 voxels in slices of different thickness; then specks, which do not count."""
+    labels = np.zeros((4, 6, 6), np.uint8)
+    labels[0, :3, :4] = 1
+    labels[2, 0, 3:6] = 1
+    labels[3, 5, 5] = 1
+    given = labels if exclusive else labels[None]
+    what = Postprocess(keep_largest=(1,))
+    left_out = clean(given.copy(), [make_segment(1)], what, np.array([1.0, 2.0, 3.0, 5.0]), exclusive=exclusive)
+    assert left_out == (3 * 3.0 + 5.0,)
+    assert clean(given, [make_segment(1)], Postprocess(min_volume_ml=4), np.ones(4), exclusive=exclusive) == (0.0,)

@@ -10,7 +10,7 @@ import pytest
 from medseg.bundle.bundle import Expects
 from medseg.dicom.series import Finding, Level
 from medseg.inference.labels import Flag, Measured
-from medseg.inference.quality import LOW_CONFIDENCE, Values, flags, measure, values_of
+from medseg.inference.quality import LOW_CONFIDENCE, Values, flags, measure, sample, values_of
 from tests.medseg.inference.phantoms import make_bundle, make_segment, make_stack
 
 EARS = make_segment(1, volume_ml=(0.5, 2.0))
@@ -29,12 +29,12 @@ def test_volume_counts_each_slice_at_its_own_thickness():
     labels = np.zeros((4, 5, 6), np.uint8)
     labels[1, 2, 2:4] = 1
     labels[3, 2, 2] = 1
-    measured, _ = measure(labels, [EARS], np.array([1.0, 2.0, 3.0, 5.0]), [0.9], exclusive=True)
+    measured, _ = measure(labels, [EARS], np.array([1.0, 2.0, 3.0, 5.0]), [0.9], [0.0], exclusive=True)
     assert measured == (Measured(EARS, 3, 9.0, 2, 0.9),)
 
 
 def test_nothing_found_has_no_confidence():
-    measured, edge = measure(np.zeros((2, 3, 3), np.uint8), [EARS], np.ones(2), [None], exclusive=True)
+    measured, edge = measure(np.zeros((2, 3, 3), np.uint8), [EARS], np.ones(2), [None], [0.0], exclusive=True)
     assert (measured, edge) == ((Measured(EARS, 0, 0.0, 0, None),), ())
 
 
@@ -46,7 +46,7 @@ def test_nothing_found_has_no_confidence():
 def test_the_edge_of_the_field_of_view(voxel, touches, exclusive):
     labels = np.zeros((4, 5, 6), np.uint8)
     labels[voxel] = 1
-    _, at_edge = measure(labels if exclusive else labels[None], [EARS], np.ones(4), [0.9], exclusive=exclusive)
+    _, at_edge = measure(labels if exclusive else labels[None], [EARS], np.ones(4), [0.9], [0.0], exclusive=exclusive)
     assert at_edge == ((1,) if touches else ())
 
 
@@ -60,6 +60,8 @@ def test_the_edge_of_the_field_of_view(voxel, touches, exclusive):
         (Measured(EARS, 10, 1.0, 1, 0.95), (1,), ["touches_edge"]),
         (Measured(EARS, 10, 1.0, 1, LOW_CONFIDENCE - 0.01), (), ["low_confidence"]),
         (Measured(EARS, 10, 1.0, 1, None), (), []),
+        (Measured(EARS, 10, 1.0, 1, 0.95, 0.09), (), []),
+        (Measured(EARS, 10, 1.0, 1, 0.95, 0.11), (), ["pieces_left_out"]),
     ],
 )
 def test_a_segment_that_is_doubtful(found, at_edge, expected, stack, tmp_path):
@@ -87,6 +89,22 @@ def test_values_the_bundle_was_not_made_for(modality, expected_values, values, d
     assert codes(stack, bundle, found, values=values) == (["out_of_range"] if doubtful else [])
 
 
+@pytest.mark.parametrize(
+    ("hint", "description", "flagged"),
+    [
+        ("*FLAIR*", "Sag T1 MPRAGE", True),
+        ("*FLAIR*", "ax flair fs", False),
+        ("*FLAIR*", "", False),
+        (None, "T1", False),
+    ],
+)
+def test_a_series_that_says_it_is_something_else(hint, description, flagged, stack, tmp_path):
+    stack = replace(stack, series=replace(stack.series, description=description))
+    bundle = make_bundle(tmp_path, expects=Expects(series_description=hint))
+    found = Measured(EARS, 10, 1.0, 1, 0.95)
+    assert codes(stack, bundle, found) == (["out_of_domain"] if flagged else [])
+
+
 def test_warnings_of_the_geometry_are_flags_and_notes_are_not(stack, tmp_path):
     findings = (Finding("bridged_gap", "no slice at 3 mm"), Finding("remark", "well", Level.NOTE))
     stack = replace(stack, findings=findings)
@@ -97,5 +115,5 @@ def test_warnings_of_the_geometry_are_flags_and_notes_are_not(stack, tmp_path):
 def test_percentiles_are_those_of_numpy():
     volume = np.random.default_rng(0).normal(40, 400, (130, 100, 100)).astype(np.float32)
     expected = np.percentile(volume, [1, 99])
-    found = values_of(volume)
+    found = values_of([sample(plane) for plane in volume])
     assert (found.low, found.high) == pytest.approx(tuple(expected), rel=0.02)

@@ -16,9 +16,8 @@ from medseg.bundle.bundle import Postprocess
 from medseg.bundle.network import load_network
 from medseg.bundle.recipe import Blend, Normalize, Orient, Resample, ScaleRange, Window
 from medseg.dicom.geometry import classify
-from medseg.dicom.instance import Slice
 from medseg.dicom.phantom import make_series, write_series
-from medseg.dicom.series import Finding, Series, Stack
+from medseg.dicom.series import Finding, Stack
 from medseg.dicom.sources import read_series
 from medseg.errors import GeometryRefused, InputError, Interrupted, InvalidBundle, UndecodablePixels, UsageError
 from medseg.inference.segment import Settings, StackSource, segment
@@ -29,6 +28,7 @@ from tests.medseg.inference.phantoms import (
     SOFTMAX,
     SOFTMAX_LABELS,
     Allocations,
+    Arriving,
     Collected,
     blobs,
     make_bundle,
@@ -111,7 +111,7 @@ def test_the_largest_piece_is_kept_on_the_models_grid_where_the_recipe_says_so(t
 
 
 def test_scores_of_the_whole_source_never_exist(tmp_path):
-    """No tensor as large as the source volume is made but the source itself and its resampled image."""
+    """No tensor is larger than the scores of one row of windows: neither the source, nor its resampled image."""
     array = blobs((120, 24, 24))
     bundle = make_bundle(
         tmp_path,
@@ -123,35 +123,7 @@ def test_scores_of_the_whole_source_never_exist(tmp_path):
     segment(StackSource(stack), bundle, Collected())  # the network is loaded and kept
     with Allocations() as made:
         segment(StackSource(stack), bundle, Collected())
-    source, resampled, depth = 120 * 24 * 24, 80 * 16 * 16, 8
-    largest = sorted(made.numel, reverse=True)
-    assert largest[:2] == [source, resampled]  # no scores, no labels, no copies among them
-    assert largest[2] == 5 * depth * 16 * 16  # scores of a row of windows, for any number of slices
-
-
-def test_slices_are_decoded_while_others_are_still_to_come(tmp_path):
-    array = blobs((12, 16, 16))
-    stack = make_stack(array)
-    first_read = threading.Event()
-
-    def reading(one: Slice) -> Slice:
-        def read():
-            first_read.set()
-            return one.read()
-
-        return replace(one, read=read)
-
-    watched = replace(stack, slices=tuple(reading(one) for one in stack.slices))
-
-    class Arriving(StackSource):
-        def __iter__(self):
-            yield self.stack.slices[0]
-            assert first_read.wait(timeout=30), "nothing is decoded before the source has ended"
-            yield from self.stack.slices[1:]
-
-    sink = Collected()
-    segment(Arriving(watched), make_bundle(tmp_path), sink)
-    assert sink.ended
+    assert max(made.numel) == 5 * 8 * 16 * 16  # for any number of slices
 
 
 def test_the_sink_gets_every_plane_in_order_and_an_end(tmp_path):
@@ -272,22 +244,6 @@ def test_findings_of_the_geometry_reach_the_reader(tmp_path):
     assert "no slice at 4.00 mm" in result.warnings
 
 
-class Loose:
-    """A source of slices that nobody has looked at."""
-
-    expected = None
-
-    def __init__(self, stack: Stack, order) -> None:
-        self.stack, self.order = stack, order
-
-    @property
-    def series(self) -> Series:
-        return self.stack.series
-
-    def __iter__(self):
-        return (self.stack.slices[n] for n in self.order)
-
-
 def phantom_stack(folder: Path, slices: int) -> Stack:
     write_series(make_series(shape=(slices, 16, 16)), folder)
     (series,) = read_series(folder)
@@ -299,7 +255,7 @@ def test_slices_of_a_source_are_put_in_order(tmp_path):
     ordered = phantom_stack(tmp_path / "dicom", 8)
     shuffled, straight = Collected(), Collected()
     bundle = make_bundle(tmp_path)
-    result = segment(Loose(ordered, [5, 2, 7, 0, 1, 6, 4, 3]), bundle, shuffled)
+    result = segment(Arriving(ordered, [5, 2, 7, 0, 1, 6, 4, 3]), bundle, shuffled)
     segment(StackSource(ordered), bundle, straight)
     assert np.array_equal(shuffled.labels, straight.labels)
     assert [one.instance for one in result.stack.slices] == [one.instance for one in ordered.slices]
@@ -309,7 +265,7 @@ def test_slices_that_form_no_volume_are_refused_with_the_reason(tmp_path):
     ordered = phantom_stack(tmp_path / "dicom", 12)
     sink = Collected()
     with pytest.raises(GeometryRefused) as refused:
-        segment(Loose(ordered, [0, 1, 2, 6, 7, 10, 11]), make_bundle(tmp_path), sink)
+        segment(Arriving(ordered, [0, 1, 2, 6, 7, 10, 11]), make_bundle(tmp_path), sink)
     assert refused.value.reason == "missing_slices"
     assert sink.exclusive is None
 

@@ -10,20 +10,25 @@ import torch
 from monai.inferers import SliceInferer, sliding_window_inference
 from torch import Tensor, nn
 
+from medseg.bundle.inferers import SliceStackInferer
 from medseg.bundle.recipe import Blend, Window
 from medseg.errors import Interrupted
 from medseg.inference.grid import Axes
-from medseg.inference.streaming import stream
-from medseg.inference.windows import importance, layout
+from medseg.inference.streaming import rows_of, stream
+from medseg.inference.windows import Layout, importance, layout
 from tests.medseg.inference.phantoms import Allocations
 
 ALL_AXES = [Axes(order, flips) for order in permutations(range(3)) for flips in product((False, True), repeat=3)]
 
 
-def small_network(dims: int, channels: int = 2) -> nn.Module:
+def silent(_: Layout, windows: int) -> None:
+    """A tick that nobody hears."""
+
+
+def small_network(dims: int, channels: int = 2, inputs: int = 1) -> nn.Module:
     torch.manual_seed(dims)
     conv = nn.Conv3d if dims == 3 else nn.Conv2d
-    return nn.Sequential(conv(1, 4, 3, padding=1), nn.ReLU(), conv(4, channels, 3, padding=1)).eval()
+    return nn.Sequential(conv(inputs, 4, 3, padding=1), nn.ReLU(), conv(4, channels, 3, padding=1)).eval()
 
 
 def streamed(volume: Tensor, axes: Axes, window: Window, network: nn.Module) -> tuple[Tensor, list[tuple[int, int]]]:
@@ -38,7 +43,10 @@ def streamed(volume: Tensor, axes: Axes, window: Window, network: nn.Module) -> 
         with torch.no_grad():
             return network(windows) if len(window.roi) == 3 else network(windows.squeeze(axis)).unsqueeze(axis)
 
-    slabs = list(stream(lambda a, b: volume[:, a:b], where, weights, run, batch=window.batch, tick=counted.append))
+    def tick(_: Layout, windows: int) -> None:
+        counted.append(windows)
+
+    slabs = list(stream(lambda a, b: volume[:, a:b], rows_of(where), weights, run, batch=window.batch, tick=tick))
     assert sum(counted) == where.count
     return torch.cat([slab for _, slab in slabs], dim=1), [(at, at + slab.shape[1]) for at, slab in slabs]
 
@@ -105,6 +113,38 @@ def test_2d_networks_run_slice_by_slice_along_any_axis(axes, slice_axis):
     assert (axes.to_model(found) - expected).abs().max() <= 1e-5
 
 
+@pytest.mark.parametrize("slice_axis", range(3))
+@pytest.mark.parametrize("axes", ALL_AXES[::5], ids=str)
+def test_slices_with_their_neighbours_along_any_axis(axes, slice_axis):
+    """Five slices as channels of a 2D network, against MONAI's SliceInferer on a volume that is stacked so."""
+    volume = torch.randn(1, 6, 11, 13)
+    window = Window((5, 6), (0.5, 0.5), Blend.GAUSSIAN, batch=8, slice_axis=slice_axis, slices=5)
+    network = small_network(2, inputs=5)
+    inferer = SliceStackInferer(5, slice_axis, roi_size=(5, 6), sw_batch_size=4, overlap=0.5, mode="gaussian")
+    with torch.no_grad():
+        expected = inferer(axes.to_model(volume)[None], network)[0]
+    found, _ = streamed(volume, axes, window, network)
+    assert (axes.to_model(found) - expected).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("slice_axis", range(3))
+def test_neighbours_beyond_the_volume_repeat_its_edge(slice_axis):
+    """The stacked channels, from numpy's own edge padding."""
+    volume = torch.randn(2, 3, 4, 5)
+    seen = []
+
+    def network(windows: Tensor) -> Tensor:
+        seen.append(windows)
+        return windows[:, :1]
+
+    shape = [n for axis, n in enumerate((3, 4, 5)) if axis != slice_axis]
+    SliceStackInferer(3, slice_axis, roi_size=shape, sw_batch_size=5)(volume[None], network)
+    padded = np.pad(volume.numpy(), [(0, 0), *[(1, 1) if axis == slice_axis else (0, 0) for axis in range(3)]], "edge")
+    slices = np.moveaxis(padded, 1 + slice_axis, 0)
+    expected = [np.concatenate(slices[n : n + 3]) for n in range(len(slices) - 2)]
+    np.testing.assert_array_equal(torch.cat(seen).numpy(), expected)
+
+
 def test_a_slab_needs_no_slice_beyond_its_own_row():
     """Slices are asked for row by row, none twice from before the row: a series may still be arriving."""
     asked = []
@@ -119,7 +159,7 @@ def test_a_slab_needs_no_slice_beyond_its_own_row():
         return volume[:, first:last]
 
     weights = importance(where.roi, Blend.CONSTANT, 0.125)
-    for first, slab in stream(planes, where, weights, lambda w: w, batch=1, tick=lambda _: None):
+    for first, slab in stream(planes, rows_of(where), weights, lambda w: w, batch=1, tick=silent):
         assert arrived <= first + 10
         assert torch.allclose(slab, volume[:, first : first + slab.shape[1]], atol=1e-6)
     assert [first for first, _ in asked] == sorted(first for first, _ in asked)
@@ -145,7 +185,7 @@ def streamed_slabs(volume: Tensor, axes: Axes, window: Window, network: nn.Modul
         with torch.no_grad():
             return network(windows) if len(window.roi) == 3 else network(windows.squeeze(2)).unsqueeze(2)
 
-    for _ in stream(lambda a, b: volume[:, a:b], where, weights, run, batch=window.batch, tick=lambda _: None):
+    for _ in stream(lambda a, b: volume[:, a:b], rows_of(where), weights, run, batch=window.batch, tick=silent):
         pass
 
 
@@ -154,8 +194,8 @@ def test_a_wish_to_stop_is_heard_between_batches():
     window = Window((8, 8, 8), (0.5,) * 3)
     where = layout((30, 8, 8), ALL_AXES[0], window)
 
-    def stop(_: int) -> None:
+    def stop(_: Layout, windows: int) -> None:
         raise Interrupted
 
     with pytest.raises(Interrupted):
-        next(stream(lambda a, b: volume[:, a:b], where, torch.ones(8, 8, 8), lambda w: w, batch=1, tick=stop))
+        next(stream(lambda a, b: volume[:, a:b], rows_of(where), torch.ones(8, 8, 8), lambda w: w, batch=1, tick=stop))

@@ -20,6 +20,7 @@ from medseg.dicom.phantom import make_series
 from medseg.dicom.series import Stack
 from medseg.dicom.sources import to_series
 from medseg.inference.labels import LabelSink, Measured, SegmentationResult
+from medseg.inference.postprocess import pieces
 from medseg.results.identity import result_key
 from medseg.results.modules import Provenance
 
@@ -112,7 +113,7 @@ def make_result(stack: Stack, segments: tuple[Segment, ...], labels: np.ndarray,
         masks = labels == segment.number if labels.ndim == 3 else labels[:, number] != 0
         counts = masks.sum(axis=(1, 2))
         volume_ml = float(sum(n * stack.voxel_ml(k) for k, n in enumerate(counts)))
-        measured.append(Measured(segment, int(counts.sum()), volume_ml, 1, 0.9))
+        measured.append(Measured(segment, int(counts.sum()), volume_ml, pieces(masks)[1], 0.9))
     facts: dict[str, Any] = {
         "stack": stack,
         "measured": tuple(measured),

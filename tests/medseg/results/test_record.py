@@ -10,8 +10,9 @@ import pytest
 
 from medseg.errors import GeometryRefused, OutputNotWritable
 from medseg.inference.labels import Flag
+from medseg.inference.postprocess import pieces
 from medseg.results.files import replacing
-from medseg.results.planes import Fork, LabelSpool
+from medseg.results.planes import LabelSpool
 from medseg.results.record import refusal_record, result_record, write_record
 from tests.medseg.results.stacks import SEGMENTS, blobs, feed, made, make_result, make_stack
 
@@ -23,7 +24,7 @@ def test_the_record_of_a_result(tmp_path):
         stack, SEGMENTS, labels, flags=(Flag("edge", "touches the edge", 1),), warnings=("one slice was bridged",)
     )
     record = result_record(result, made(), {"seg": Path("out/seg.dcm")}, peak_rss_mb=123.456)
-    assert list(record)[:15] == [
+    assert list(record)[:16] == [
         "study_uid",
         "series_uid",
         "bundle",
@@ -37,6 +38,7 @@ def test_the_record_of_a_result(tmp_path):
         "engine",
         "precision",
         "streamed",
+        "streamed_reason",
         "warnings",
         "result_key",
     ]
@@ -46,6 +48,8 @@ def test_the_record_of_a_result(tmp_path):
         "label": "Liver",
         "volume_ml": round(int((labels == 1).sum()) * 0.002, 6),
         "voxels": int((labels == 1).sum()),
+        "components": pieces(labels == 1)[1],
+        "confidence": 0.9,
     }
     assert record["flags"] == [{"code": "edge", "message": "touches the edge", "segment": 1}]
     assert record["warnings"] == ["one slice was bridged"]
@@ -54,12 +58,13 @@ def test_the_record_of_a_result(tmp_path):
     assert json.loads((tmp_path / "result.json").read_text()) == record
 
 
-def test_why_a_result_did_not_stream_is_a_warning():
+def test_why_a_result_did_not_stream_is_told():
     stack = make_stack()
     result = make_result(stack, SEGMENTS, blobs(stack.shape), streamed=False, streamed_reason="percentiles")
     record = result_record(result, made(), {}, peak_rss_mb=1)
     assert record["streamed"] is False
-    assert record["warnings"] == ["percentiles"]
+    assert record["streamed_reason"] == "percentiles"
+    assert record["warnings"] == []
 
 
 def test_the_record_of_a_refusal():
@@ -75,12 +80,11 @@ def test_the_record_of_a_refusal():
 def test_a_spool_gives_back_what_it_was_given():
     stack = make_stack()
     labels = blobs(stack.shape)
-    one, two = LabelSpool(), LabelSpool()
-    feed(Fork(one, two), stack, SEGMENTS, labels)
-    for spool in (one, two):
-        assert (np.stack(list(spool)) == labels).all()
-        assert (spool[3] == labels[3]).all()
-        assert len(spool) == 6
+    spool = LabelSpool()
+    feed(spool, stack, SEGMENTS, labels)
+    assert (np.stack(list(spool)) == labels).all()
+    assert (spool[3] == labels[3]).all()
+    assert len(spool) == 6
 
 
 @pytest.mark.parametrize(("k", "shape"), [(1, (16, 20)), (0, (20, 16))])

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import highdicom
 import numpy as np
 import pydicom
 import pytest
 from pydicom.sr.codedict import codes
 
+from medseg.bundle.bundle import Code
 from medseg.inference.labels import Flag
 from medseg.results.report import sentences, write_report
-from tests.medseg.results.stacks import SEGMENTS, blobs, made, make_result, make_stack
+from tests.medseg.results.stacks import LIVER, SEGMENTS, blobs, made, make_result, make_stack
 
 FLAGS = (
     Flag("edge", "Liver: touches the edge of the field of view", 1),
@@ -62,6 +65,16 @@ def test_volumes_segments_and_doubts(tmp_path, stack):
     assert (report.PreliminaryFlag, report.VerificationFlag) == ("PRELIMINARY", "UNVERIFIED")
     assert report.SeriesNumber == 102
     assert report.SeriesDescription == "AI abdomen_ct SR (research use)"
+
+
+def test_pieces_of_an_abnormal_structure_are_counted(tmp_path, stack):
+    abnormal = Code("SCT", "49755003", "Morphologically Abnormal Structure")
+    lesion = replace(LIVER, label="Lesion", category=abnormal)
+    labels = np.zeros(stack.shape, np.uint8)
+    labels[1, 2:4, 2:4] = labels[4, 8, 8] = 1
+    (group,) = write(tmp_path, make_result(stack, (lesion,), labels)).content.get_volumetric_roi_measurement_groups()
+    (count,) = group.get_measurements(highdicom.sr.CodedConcept("246206008", "SCT", "Number of lesions"))
+    assert (int(count.value), count.unit.value) == (2, "1")
 
 
 def test_evidence_is_the_series_and_the_segmentation(tmp_path, stack):

@@ -41,7 +41,7 @@ def plan(**changes: object) -> Plan:
     return make_plan(CONFIG | changes)
 
 
-def network(dims: int = 3) -> UNet:
+def network(dims: int = 3, dropout: float = 0.0) -> UNet:
     torch.manual_seed(0)
     return UNet(
         spatial_dims=dims,
@@ -51,6 +51,7 @@ def network(dims: int = 3) -> UNet:
         strides=(2,),
         num_res_units=1,
         norm="INSTANCE",
+        dropout=dropout,
     )
 
 
@@ -66,9 +67,10 @@ def phantoms(dims: int = 3) -> list[Sample]:
 
 
 def trained(**options: object) -> Trained:
-    changes = options.pop("plan", {})
+    changes, dropout = options.pop("plan", {}), options.pop("dropout", 0.0)
     assert isinstance(changes, dict)
-    return fit(network(), phantoms(), 2, PREPARE, plan(**changes), **options)  # type: ignore[arg-type]
+    assert isinstance(dropout, float)
+    return fit(network(dropout=dropout), phantoms(), 2, PREPARE, plan(**changes), **options)  # type: ignore[arg-type]
 
 
 def weights(result: Trained) -> dict[str, torch.Tensor]:
@@ -93,14 +95,16 @@ def test_learns(dims: int) -> None:
     assert overlap > 0.8
 
 
-def test_stopped_and_taken_up_is_bit_equal(tmp_path: Path) -> None:
-    unbroken = trained()
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_stopped_and_taken_up_is_bit_equal(tmp_path: Path, dropout: float) -> None:
+    unbroken = trained(dropout=dropout)
     for stop_after in (3, 9):  # before the first regular checkpoint, and after it
         checkpoint, seen = tmp_path / f"{stop_after}.pt", []
         with pytest.raises(Interrupted):
-            trained(checkpoint=checkpoint, on_step=seen.append, cancelled=lambda n=stop_after, s=seen: len(s) >= n)
+            stop = {"cancelled": lambda n=stop_after, s=seen: len(s) >= n}
+            trained(checkpoint=checkpoint, on_step=seen.append, dropout=dropout, **stop)
         again: list[TrainingProgress] = []
-        result = trained(checkpoint=checkpoint, on_step=again.append)
+        result = trained(checkpoint=checkpoint, on_step=again.append, dropout=dropout)
         assert again[0].step == stop_after + 1
         assert same(result, unbroken)
         assert result.loss == unbroken.loss

@@ -55,6 +55,30 @@ def test_two_dimensions() -> None:
     assert score_mask(a, b, (0.5, 0.5)).hausdorff95_mm == pytest.approx(hausdorff95(a, b, (0.5, 0.5)), rel=1e-5)
 
 
+def test_lesions_by_hand() -> None:
+    """Three in the reference: one found, one found in two places, one missed; two findings beside them all."""
+    true, found = np.zeros((2, 12, 12, 12), dtype=bool)
+    true[1:3, 1:3, 1:3] = found[2, 2, 2] = True
+    true[6, 6, :] = True
+    found[6, 6, 0:3] = found[6, 6, 8:10] = True
+    true[10, 1, 1] = True
+    found[0, 10, 10] = found[1, 11, 11] = True  # corner to corner: one piece
+    found[11, 11, 0] = True
+    scored = score_mask(found, true, (1, 1, 1))
+    assert (scored.lesions, scored.lesions_found, scored.false_positives) == (3, 2, 2)
+    assert scored.lesion_sensitivity == pytest.approx(2 / 3)
+
+
+def test_no_lesions_to_find() -> None:
+    nothing, something = np.zeros((5, 5, 5), dtype=bool), np.eye(5, dtype=bool)[None].repeat(5, 0)
+    assert score_mask(nothing, nothing, (1, 1, 1)).false_positives == 0
+    found = score_mask(something, nothing, (1, 1, 1))
+    assert (found.lesions, found.lesions_found, found.false_positives) == (0, 0, 1)
+    assert math.isnan(found.lesion_sensitivity)
+    missed = score_mask(nothing, something, (1, 1, 1))
+    assert (missed.lesion_sensitivity, missed.false_positives) == (0.0, 0)
+
+
 def test_empty_masks() -> None:
     nothing, something = np.zeros((4, 4, 4), dtype=bool), np.ones((4, 4, 4), dtype=bool)
     both, one = score_mask(nothing, nothing, (1, 1, 1)), score_mask(nothing, something, (1, 1, 1))

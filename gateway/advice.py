@@ -1,0 +1,76 @@
+"""What a person can do about what went wrong: one table from error codes to a sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Row
+
+_SPOOL = "make room on the spool's disk"
+_RULE = "change the rule or the bundle that it names"
+_AGAIN = "send the series again from where it came"
+
+#: By `job.error_code`. What is not here is a property of the series itself.
+JOB_CODES = {
+    "ambiguous_bundle": "name one of the bundles in the rule",
+    "bundle": _RULE,
+    "crashed": "look for the worker's error in the log",
+    "does_not_fit": _RULE,
+    "error": "look for the worker's error in the log",
+    "hung": "see what else the machine does, or choose a bundle with less to compute",
+    "invalid_bundle": "mend the bundle: `medseg bundles verify` says what is wrong",
+    "ledger_unavailable": _SPOOL,
+    "no_such_bundle": "install the bundle, or " + _RULE,
+    "out_of_memory": "choose a bundle with a smaller window, or give the machine more memory",
+    "output_not_writable": _SPOOL,
+    "resources": _SPOOL,
+    "undecodable_pixels": _AGAIN + ", in another transfer syntax",
+    "unreadable_instance": _AGAIN,
+    "usage": _RULE,
+    "verification_failed": "keep the log, and report it: the result was not sent",
+    "weights_mismatch": "mend the bundle: `medseg bundles verify` says what is wrong",
+}
+#: By `delivery.error_code`, a fault of `gateway.retry`.
+DELIVERY_CODES = {
+    "broken": "see why the peer ends associations or does not answer",
+    "busy": "wait, or give the peer room",
+    "failed": "see the peer's log",
+    "lost": "see why the peer lost what it had stored",
+    "no_peer": "name the peer in the settings, with ae_title, host and port",
+    "not_accepted": "let the peer accept this SOP class, or leave it out of the rule's results",
+    "refused": "see in the peer's log why it refuses the object",
+    "rejected": "let the peer know our AE title; `medseg echo` tries it",
+    "unreachable": "see that the peer runs, and that its host and port in the settings are right",
+    "unsendable": "restore the file of the result from a backup, or purge the study and send it again",
+}
+
+
+def for_series(row: Row[Any]) -> str:
+    """What to do about a series; empty where nothing is."""
+    return "send what is missing; after a quiet time it is taken as it is" if row.state == "held" else ""
+
+
+def for_job(row: Row[Any]) -> str:
+    """What to do about a job; empty where nothing is."""
+    if row.state == "held":
+        return f"`medseg jobs release {row.id}` lets it run"
+    if row.state == "queued" and row.error_code:
+        return "wait: it is tried again"
+    if row.state != "failed":
+        return ""
+    cause = JOB_CODES.get(row.error_code)
+    if cause is None and row.error_code and row.error_code[0].isupper():  # a Python exception that nobody foresaw
+        cause = JOB_CODES["crashed"]
+    if cause is None:
+        return "the series itself cannot be segmented; with other images it may be"
+    return f"{cause}; then `medseg jobs retry {row.id}`"
+
+
+def for_delivery(row: Row[Any]) -> str:
+    """What to do about a delivery; empty where nothing is."""
+    if not row.error_code or row.state not in ("queued", "dead"):
+        return ""
+    cause = DELIVERY_CODES.get(row.error_code, DELIVERY_CODES["failed"])
+    if row.state == "dead":
+        return f"{cause}; then `medseg outbox retry {row.id}`"
+    return f"wait: it is tried again; {cause}"

@@ -1,0 +1,79 @@
+"""Taking a series, or a whole study, out of the ledger; its files are doomed in the same commit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, and_, delete, func, or_, select
+
+from gateway import signals
+from gateway.keep.doomed import doom, folder_of
+from gateway.tables import delivery, event, instance, job, result, result_object, series
+
+
+@dataclass(frozen=True)
+class Content:
+    """What the ledger knows of a study or series. size_bytes: of the files of its instances and results."""
+
+    series: int
+    instances: int
+    jobs: int
+    results: int
+    deliveries: int
+    size_bytes: int
+
+
+def content(db: Connection, study_uid: str, series_uid: str | None = None) -> Content:
+    """What there is of a study, or of one series of it."""
+
+    def number(table: Any, *conditions: Any) -> int:
+        return int(db.execute(select(func.count()).select_from(table).where(*conditions)).scalar_one())
+
+    size = func.coalesce(func.sum(instance.c.offset_bytes + instance.c.size_bytes), 0)
+    inputs = db.execute(select(size).where(_of(instance, study_uid, series_uid), instance.c.deleted_at.is_(None)))
+    objects = result_object.c.result_id.in_(_results(study_uid, series_uid))
+    outputs = db.execute(select(func.coalesce(func.sum(result_object.c.size_bytes), 0)).where(objects))
+    return Content(
+        series=number(series, _of(series, study_uid, series_uid)),
+        instances=number(instance, _of(instance, study_uid, series_uid)),
+        jobs=number(job, _of(job, study_uid, series_uid)),
+        results=number(result, _of(result, study_uid, series_uid)),
+        deliveries=number(delivery, delivery.c.object_id.in_(_objects(study_uid, series_uid))),
+        size_bytes=int(inputs.scalar_one()) + int(outputs.scalar_one()),
+    )
+
+
+def erase(db: Connection, study_uid: str, at: float, series_uid: str | None = None) -> Content:
+    """Take a study, or one series of it, out of the ledger. Returns what there was.
+
+    Whoever works on it has lost its claim: no worker and no sender can file anything for it from this commit on.
+    """
+    there = content(db, study_uid, series_uid)
+    results, objects = _results(study_uid, series_uid), _objects(study_uid, series_uid)
+    jobs = select(job.c.id).where(_of(job, study_uid, series_uid))
+    kept = and_(_of(instance, study_uid, series_uid), instance.c.deleted_at.is_(None))
+    files = db.execute(select(instance.c.path).where(kept)).scalars()
+    folders = db.execute(select(result_object.c.path).where(result_object.c.result_id.in_(results))).scalars()
+    doom(db, [*files, *map(folder_of, folders)], at)
+    db.execute(delete(delivery).where(delivery.c.object_id.in_(objects)))
+    db.execute(delete(result_object).where(result_object.c.result_id.in_(results)))
+    db.execute(delete(result).where(_of(result, study_uid, series_uid)))
+    db.execute(delete(event).where(or_(_of(event, study_uid, series_uid), event.c.job_id.in_(jobs))))
+    signals.forget(db, study_uid, series_uid)
+    for table in (job, instance, series):
+        db.execute(delete(table).where(_of(table, study_uid, series_uid)))
+    return there
+
+
+def _of(table: Any, study_uid: str, series_uid: str | None) -> Any:
+    study = table.c.study_uid == study_uid
+    return study if series_uid is None else and_(study, table.c.series_uid == series_uid)
+
+
+def _results(study_uid: str, series_uid: str | None) -> Any:
+    return select(result.c.id).where(_of(result, study_uid, series_uid))
+
+
+def _objects(study_uid: str, series_uid: str | None) -> Any:
+    return select(result_object.c.id).where(result_object.c.result_id.in_(_results(study_uid, series_uid)))

@@ -1,0 +1,139 @@
+"""Retention: what is done with goes, and nothing else.
+
+    all confirmed ──inputs_s──> the files of the series' instances go; what they were stays known
+                  ──results_s─> its results go, and all that the ledger knows of it
+
+The times count from the last that happened: the last image, the decision, the end of the job, the last confirmation. A
+series is done with when it is complete, its last job has ended and has not failed, and each of its results is confirmed
+by each of its destinations. A destination that cannot be asked is believed; what a later result replaced before it was
+sent need not arrive. Where there was no job (no rule matched, its mode is off) or nothing to send (shadow), the
+same times hold.
+
+Dead letters, failed jobs, held jobs and held series keep all that is theirs until somebody looks.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Row, and_, exists, func, or_, select, update
+
+from gateway import moves
+from gateway.keep.doomed import doom, sweep
+from gateway.keep.erase import erase
+from gateway.ledger import Ledger
+from gateway.outbox_rows import LAST_ASK
+from gateway.settings import Retain
+from gateway.tables import delivery, instance, job, result, result_object, series
+
+logger = logging.getLogger(__name__)
+
+ROUND_S = 10.0  # between two looks that find nothing
+
+
+class Retention:
+    """Lets go of one series at a step, so that whoever else has steps to make need not wait for long."""
+
+    def __init__(self, ledger: Ledger, spool: Path) -> None:
+        self._ledger, self._spool = ledger, spool
+        self._due_s = 0.0
+
+    def step(self, settings: Retain, now_s: float, wall_s: float) -> bool:
+        """Let go of a series that is due; False where none is.
+
+        now_s and wall_s: the same moment by the monotonic clock and in seconds since 1970.
+        """
+        if now_s < self._due_s:
+            return False
+        try:
+            found = self._step(settings, wall_s)
+            sweep(self._ledger, self._spool)  # and what a purge that was killed has left
+        except OSError as error:
+            logger.error("files are not deleted: %s", error, extra={"event": "retention.failed"})
+            found = False
+        if not found:
+            self._due_s = now_s + ROUND_S
+        return found
+
+    def _step(self, settings: Retain, wall_s: float) -> bool:
+        with self._ledger.read() as db:
+            inputs = _due(db, wall_s, wall_s - settings.inputs_s, deleted=False)
+            whole = _due(db, wall_s, wall_s - settings.results_s, deleted=True)
+        if inputs is not None:
+            gone = self._ledger.write(lambda db: delete_inputs(db, inputs, wall_s, wall_s - settings.inputs_s))
+            self._log("retention.inputs", inputs, f"{gone} files of instances deleted")
+        elif whole is not None:
+            self._ledger.write(lambda db: forget(db, whole, wall_s, wall_s - settings.results_s))
+            self._log("retention.forgotten", whole, "forgotten")
+        return inputs is not None or whole is not None
+
+    def _log(self, event: str, row: Row[Any], what: str) -> None:
+        facts = {"event": event, "study": row.study_uid, "series": row.series_uid}
+        logger.info("series %s: %s", row.series_uid, what, extra=facts)
+
+
+def delete_inputs(db: Connection, row: Row[Any], at: float, before: float) -> int:
+    """Doom the files of a series, unless something happened to it meanwhile. Returns how many."""
+    if _still(db, row, at, before, deleted=False) is None:
+        return 0
+    kept = and_(_is(instance, row), instance.c.deleted_at.is_(None))
+    paths = db.execute(select(instance.c.path).where(kept, instance.c.state != "missing")).scalars().all()
+    db.execute(update(instance).where(kept).values(deleted_at=at))
+    db.execute(update(series).where(_is(series, row)).values(deleted_at=at))
+    moves.tell(db, "series.inputs_deleted", at, row.study_uid, row.series_uid, {"files": len(paths)})
+    return doom(db, paths, at)
+
+
+def forget(db: Connection, row: Row[Any], at: float, before: float) -> None:
+    """Take a series out of the ledger, unless something happened to it meanwhile."""
+    if _still(db, row, at, before, deleted=True) is not None:
+        erase(db, row.study_uid, at, row.series_uid)
+
+
+def _due(db: Connection, now: float, before: float, *, deleted: bool) -> Row[Any] | None:
+    """The series that has been done with for longest, of those to which nothing has happened since `before`."""
+    done = _done_with(now, before, deleted=deleted)
+    return db.execute(select(series).where(done).order_by(series.c.complete_at).limit(1)).one_or_none()
+
+
+def _still(db: Connection, row: Row[Any], now: float, before: float, *, deleted: bool) -> Row[Any] | None:
+    return db.execute(select(series).where(_is(series, row), _done_with(now, before, deleted=deleted))).one_or_none()
+
+
+def _done_with(now: float, before: float, *, deleted: bool) -> Any:
+    """now: what a destination is still being asked after is not done with."""
+    later = job.alias("later")
+    last = ~exists().where(_same(later, job), later.c.id > job.c.id)
+    working = exists().where(
+        _same(job, series),
+        or_(job.c.state.in_(moves.LIVE), and_(job.c.state == "failed", last), job.c.finished_at > before),
+    )
+    there = or_(
+        delivery.c.state.in_(("confirmed", "cancelled")),
+        and_(delivery.c.state == "stored", delivery.c.asked >= LAST_ASK, delivery.c.ready_at <= now),
+    )
+    recently = func.coalesce(delivery.c.confirmed_at, delivery.c.stored_at) > before
+    on_its_way = exists().where(
+        _same(result, series),
+        result_object.c.result_id == result.c.id,
+        delivery.c.object_id == result_object.c.id,
+        or_(~there, recently),
+    )
+    return and_(
+        series.c.state == "complete",
+        series.c.deleted_at.is_not(None) if deleted else series.c.deleted_at.is_(None),
+        series.c.complete_at <= before,
+        series.c.last_at <= before,
+        ~working,
+        ~on_its_way,
+    )
+
+
+def _same(one: Any, other: Any) -> Any:
+    return and_(one.c.study_uid == other.c.study_uid, one.c.series_uid == other.c.series_uid)
+
+
+def _is(table: Any, row: Row[Any]) -> Any:
+    return and_(table.c.study_uid == row.study_uid, table.c.series_uid == row.series_uid)

@@ -1,0 +1,245 @@
+"""Studies as people look at them: what came, why it counts as complete, what was made of it, and where that is.
+
+    Study ── Series ── Job ── Result ── Delivery         each with its state, its times and the next step to take
+
+One reading for `medseg status` and for the pages. UIDs and numbers; never who the patient is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, select
+
+from gateway import advice, tables
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """An object for a destination. status: of the last C-STORE response. Times are seconds since 1970."""
+
+    id: int
+    destination: str
+    kind: str
+    sop_instance_uid: str
+    state: str
+    failures: int
+    created_at: float
+    stored_at: float | None
+    confirmed_at: float | None
+    status: int | None
+    error_code: str | None
+    error: str | None
+    next_step: str
+    deliver_s: float | None
+    confirm_s: float | None
+
+
+@dataclass(frozen=True)
+class Object:
+    """One object of a result."""
+
+    kind: str
+    sop_instance_uid: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a job came to. current: no later result replaced it. flags: what a reader must know. timings_s: by step."""
+
+    id: int
+    bundle: str
+    bundle_version: str
+    current: bool
+    created_at: float
+    flags: tuple[str, ...]
+    timings_s: dict[str, float]
+    objects: tuple[Object, ...]
+    deliveries: tuple[Delivery, ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A bundle on a series. bundle: empty for the default one that fits. started_at: of the latest attempt, or when the
+    series was complete, if that was later. queue_s, infer_s: before and after that."""
+
+    id: int
+    rule: str
+    bundle: str
+    mode: str
+    state: str
+    attempt: int
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    error_code: str | None
+    error: str | None
+    next_step: str
+    queue_s: float | None
+    infer_s: float | None
+    result: Result | None
+
+
+@dataclass(frozen=True)
+class Series:
+    """received: instances that count; expected: where somebody said how many there are. passed_over: why no job was
+    made of it as it is now. last_image_to_seg_s: until a destination had the current result. jobs: the latest first."""
+
+    series_uid: str
+    received: int
+    expected: int | None
+    state: str
+    first_at: float
+    last_at: float
+    complete_at: float | None
+    complete_by: str | None
+    passed_over: str | None
+    next_step: str
+    receive_s: float | None
+    wait_complete_s: float | None
+    last_image_to_seg_s: float | None
+    jobs: tuple[Job, ...]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study, its series in the order they came."""
+
+    study_uid: str
+    received: int
+    first_at: float
+    last_at: float
+    series: tuple[Series, ...]
+
+
+def latest(db: Connection, limit: int, before: float | None = None) -> tuple[Study, ...]:
+    """The studies to which something came last, those first. before: only those older than that moment."""
+    last_at = func.max(tables.series.c.last_at)
+    chosen = select(tables.series.c.study_uid).group_by(tables.series.c.study_uid).order_by(last_at.desc()).limit(limit)
+    if before is not None:
+        chosen = chosen.having(last_at < before)
+    return _read(db, db.execute(chosen).scalars().all())
+
+
+def study(db: Connection, study_uid: str) -> Study | None:
+    """A study; None where there is nothing of it."""
+    return next(iter(_read(db, [study_uid])), None)
+
+
+def _read(db: Connection, study_uids: Sequence[str]) -> tuple[Study, ...]:
+    passed_over = _passed_over(db, study_uids)
+    jobs = _jobs(db, study_uids)
+    found: dict[str, list[Series]] = defaultdict(list)
+    rows = select(tables.series).where(tables.series.c.study_uid.in_(study_uids))
+    for row in db.execute(rows.order_by(tables.series.c.first_at, tables.series.c.series_uid)):
+        key = row.study_uid, row.series_uid
+        made = tuple(jobs.get(key, ()))
+        at, why = passed_over.get(key, (0.0, None))
+        still = row.state != "arriving" and all(job.created_at <= at for job in made)
+        found[row.study_uid].append(
+            Series(
+                row.series_uid, row.instances, row.expected, row.state, row.first_at, row.last_at, row.complete_at,
+                row.complete_by, why if still else None, advice.for_series(row),
+                _between(row.first_at, row.last_at), _between(row.last_at, row.complete_at),
+                _between(row.last_at, _seg_stored_at(made)), made,
+            )
+        )  # fmt: skip
+    return tuple(
+        Study(
+            uid,
+            sum(one.received for one in found[uid]),
+            min(one.first_at for one in found[uid]),
+            max(one.last_at for one in found[uid]),
+            tuple(found[uid]),
+        )
+        for uid in study_uids
+        if uid in found
+    )
+
+
+def _passed_over(db: Connection, study_uids: Sequence[str]) -> dict[tuple[str, str], tuple[float, str]]:
+    """When and why no job was made of a series, as it was told last."""
+    event = tables.event.c
+    kinds = event.kind.in_(("series.passed_over", "series.held"))
+    told = db.execute(select(tables.event).where(kinds, event.study_uid.in_(study_uids)).order_by(event.id))
+    return {(row.study_uid, row.series_uid): (row.at, json.loads(row.detail)["why"]) for row in told}
+
+
+def _jobs(db: Connection, study_uids: Sequence[str]) -> dict[tuple[str, str], list[Job]]:
+    results = _results(db, study_uids)
+    found: dict[tuple[str, str], list[Job]] = defaultdict(list)
+    rows = select(tables.job).where(tables.job.c.study_uid.in_(study_uids)).order_by(tables.job.c.id.desc())
+    for row in db.execute(rows):
+        found[row.study_uid, row.series_uid].append(
+            Job(
+                row.id, row.rule, row.bundle, row.mode, row.state, row.attempt, row.created_at, row.started_at,
+                row.finished_at, row.error_code, row.error, advice.for_job(row),
+                None if row.state in ("waiting", "held", "queued") else _between(row.ready_at, row.started_at),
+                _between(row.started_at, row.finished_at),
+                results.get(row.id),
+            )
+        )  # fmt: skip
+    return found
+
+
+def _results(db: Connection, study_uids: Sequence[str]) -> dict[int, Result]:
+    """Results by their job."""
+    rows = db.execute(select(tables.result).where(tables.result.c.study_uid.in_(study_uids))).all()
+    replaced = {row.predecessor_id for row in rows}
+    objects, deliveries = _objects(db, study_uids)
+    return {row.job_id: _result(row, row.id not in replaced, objects[row.id], deliveries[row.id]) for row in rows}
+
+
+def _result(row: Row[Any], current: bool, objects: Iterable[Object], deliveries: Iterable[Delivery]) -> Result:
+    records = json.loads(row.facts)
+    timings_s: dict[str, float] = defaultdict(float)
+    for record in records:
+        for step, seconds in record.get("timings_s", {}).items():
+            timings_s[step] += seconds
+    flags = {flag["message"]: None for record in records for flag in record.get("flags", ())}
+    return Result(
+        row.id, row.bundle, row.bundle_version, current, row.created_at, tuple(flags), dict(timings_s),
+        tuple(objects), tuple(deliveries),
+    )  # fmt: skip
+
+
+def _objects(db: Connection, study_uids: Sequence[str]) -> tuple[dict[int, list[Object]], dict[int, list[Delivery]]]:
+    """Objects and their deliveries, by result."""
+    thing, way = tables.result_object, tables.delivery
+    objects: dict[int, list[Object]] = defaultdict(list)
+    deliveries: dict[int, list[Delivery]] = defaultdict(list)
+    chosen = tables.result.c.study_uid.in_(study_uids)
+    query = select(thing).join(tables.result, tables.result.c.id == thing.c.result_id).where(chosen)
+    for row in db.execute(query.order_by(thing.c.id)):
+        objects[row.result_id].append(Object(row.kind, row.sop_instance_uid))
+    ways = (
+        select(way, thing.c.result_id, thing.c.kind, thing.c.sop_instance_uid)
+        .join(thing, thing.c.id == way.c.object_id)
+        .join(tables.result, tables.result.c.id == thing.c.result_id)
+        .where(chosen)
+    )
+    for row in db.execute(ways.order_by(way.c.id)):
+        deliveries[row.result_id].append(
+            Delivery(
+                row.id, row.destination, row.kind, row.sop_instance_uid, row.state, row.failures, row.created_at,
+                row.stored_at, row.confirmed_at, row.status, row.error_code, row.error, advice.for_delivery(row),
+                _between(row.created_at, row.stored_at), _between(row.stored_at, row.confirmed_at),
+            )
+        )  # fmt: skip
+    return objects, deliveries
+
+
+def _seg_stored_at(jobs: Iterable[Job]) -> float | None:
+    """When a destination first had the segmentation of the current result."""
+    current = [job.result for job in jobs if job.result and job.result.current]
+    ways = [one for result in current for one in result.deliveries if one.kind.startswith("seg")]
+    return min((one.stored_at for one in ways if one.stored_at is not None), default=None)
+
+
+def _between(start: float | None, end: float | None) -> float | None:
+    """Seconds; none where a step of the clock made them negative."""
+    return None if start is None or end is None else max(0.0, end - start)

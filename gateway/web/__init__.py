@@ -1,0 +1,1 @@
+"""What people and monitoring see: health, metrics, and a page for every study."""

@@ -1,0 +1,95 @@
+"""The pages: studies, the latest first, and one study. Made here, without script; every value is escaped."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+
+from gateway import census, heartbeat, studies
+from gateway.summary import moment, seconds
+from gateway.web.site import Site
+
+TEMPLATES = Path(__file__).parent / "templates"
+STYLE = (TEMPLATES / "style.css").read_text("utf-8")
+#: The one style sheet that a browser may use (CSP level 2, hash source).
+STYLE_HASH = f"'sha256-{base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()}'"
+SHOWN = 25  # studies on a page
+REFRESH_S = 10
+
+_MOODS = {
+    "good": ("complete", "done", "stored", "confirmed"),
+    "bad": ("failed", "dead"),
+    "busy": ("arriving", "waiting", "held", "queued", "running", "sending"),
+}
+
+
+def address(study_uid: str) -> str:
+    """Where the page of a study is."""
+    return f"/studies/{quote(study_uid, safe='')}"
+
+
+def mood(state: str) -> str:
+    """The style of a state; empty for one that is neither good nor bad."""
+    return next((mood for mood, states in _MOODS.items() if state in states), "")
+
+
+def routes(site: Site) -> list[Route]:
+    templates = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    templates.filters |= {"moment": moment, "seconds": seconds, "address": address, "mood": mood}
+
+    def page(name: str, request: Request, facts: dict[str, Any], status: int = 200) -> Response:
+        common = {
+            "style": Markup(STYLE),  # as it is: a browser compares its hash
+            "now": time.time(),
+            "every": REFRESH_S,
+            "refresh": 0 if "refresh" in request.query_params or "before" in request.query_params else REFRESH_S,
+            "beats": heartbeat.beats(site.spool),
+        }
+        return HTMLResponse(templates.get_template(name).render(common | facts), status)
+
+    def all_studies(request: Request) -> Response:
+        before = _moment_of(request.query_params.get("before", ""))
+        with site.ledger.read() as db:
+            found = studies.latest(db, SHOWN, before)
+            counts = census.by_state(db)
+        gateway = site.live.now.gateway
+        facts = {
+            "studies": found,
+            "counts": counts,
+            "before": before,
+            "older": found[-1].last_at if len(found) == SHOWN else None,
+            "ae_title": gateway.ae_title,
+            "host": gateway.host,
+            "port": gateway.port,
+        }
+        return page("studies.html", request, facts)
+
+    def one_study(request: Request) -> Response:
+        study_uid = request.path_params["study_uid"]
+        with site.ledger.read() as db:
+            found = studies.study(db, study_uid)
+        if found is None:
+            return page("missing.html", request, {"study_uid": study_uid}, 404)
+        return page("study.html", request, {"study": found})
+
+    return [Route("/", all_studies), Route("/studies/{study_uid:path}", one_study)]
+
+
+def _moment_of(text: str) -> float | None:
+    """What `before` says; None where it says nothing that can be understood."""
+    try:
+        return float(text)
+    except ValueError:
+        return None

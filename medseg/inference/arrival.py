@@ -1,0 +1,253 @@
+"""Slices on their way in, and through a network's windows while more of them come.
+
+    Intake    what a source has given so far, in whatever order
+    start     a track through the first slices: where they lie, and which end the others come at
+    Passage   slices of a track -> prepared slices -> rows of windows, each as soon as what it needs is there
+
+Memory holds the prepared slices of one row and a few decoded ones ahead of it, for any number of slices.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medseg.bundle.recipe import Recipe
+from medseg.dicom.geometry import classify
+from medseg.dicom.instance import Pixels, Slice
+from medseg.dicom.series import SliceSource
+from medseg.inference.decoding import AHEAD, Decoder
+from medseg.inference.prepare import Pointwise, scale
+from medseg.inference.resample import blend
+from medseg.inference.restore import Back
+from medseg.inference.streaming import Rows
+from medseg.inference.track import MANY, Track, lay, plan
+from medseg.progress import Stage, StageClock
+
+_FEWEST: Final = 3
+_AGAIN: Final = 1.25  # more slices than at the last try to lay a track
+_IN_ORDER: Final = 0.9  # correlation of the order of arrival with the order along the track
+
+
+class Contradicted(Exception):
+    """Slices do not lie as the first of them did; what was computed is void."""
+
+
+class Intake:
+    """What a source has given: `slices` as they came, and whether they have `ended`.
+
+    told: called with the number of slices after each.
+    """
+
+    def __init__(self, source: SliceSource, told: Callable[[int], None]) -> None:
+        self._source, self._told = iter(source), told
+        self._by_identity: dict[object, Slice] = {}
+        self.ended = False
+
+    @property
+    def slices(self) -> list[Slice]:
+        return list(self._by_identity.values())
+
+    def __len__(self) -> int:
+        return len(self._by_identity)
+
+    def pull(self) -> Slice | None:
+        """The next slice; None where there is none at the moment, or no more (`ended`)."""
+        try:
+            one = next(self._source)
+        except StopIteration:
+            self.ended = True
+            return None
+        if one is not None:
+            identity = id(one) if one.instance is None else (one.instance.sop_instance_uid, one.frame)
+            self._by_identity[identity] = one
+        self._told(len(self))
+        return one
+
+
+def start(
+    intake: Intake, source: SliceSource, recipe: Recipe, decoder: Decoder, *, assume_frame: bool
+) -> Track | str | None:
+    """Take slices until a first row of windows may run, and lay a track through them.
+
+    Where they follow no track, all are taken, and the answer is why; None where the series ended before its first row.
+    """
+    why: str | None = None
+    enough = float(_FEWEST)
+    while not intake.ended:
+        one = intake.pull()
+        if one is None:
+            continue
+        decoder.keep(one)
+        if len(intake) < enough:
+            continue
+        enough = _AGAIN * len(intake)
+        found = _track(intake, source, recipe, assume_frame=assume_frame)
+        if isinstance(found, str):
+            why = found
+            continue
+        ahead = plan(found, MANY, recipe)
+        why, enough = None, ahead.needed(ahead.where.extent[0])
+        if enough <= len(found.slices):
+            return found
+    return why
+
+
+def _track(intake: Intake, source: SliceSource, recipe: Recipe, *, assume_frame: bool) -> Track | str:
+    slices = intake.slices
+    verdict = classify(source.series, slices, assume_frame_of_reference=assume_frame)
+    if len(verdict.stacks) != 1 or verdict.refusals:
+        return "slices came in no order, or do not form one volume"
+    track = lay(verdict.stacks[0], recipe)
+    if isinstance(track, Track):
+        came = {id(one): number for number, one in enumerate(slices)}
+        order = np.array([came[id(one)] for one in track.slices], dtype=float)
+        if np.corrcoef(order, np.arange(len(order)))[0, 1] < _IN_ORDER:
+            return "slices came from the end where the last windows lie, or in no order"
+    return track
+
+
+class Passage:
+    """The slices of a track on their way through the network's windows.
+
+    more: the next slice that came, None for none at the moment.
+    end: the track that all slices form, once they have come; None before. May raise Contradicted.
+    seen: what becomes of each decoded plane first.
+    """
+
+    def __init__(
+        self,
+        track: Track,
+        recipe: Recipe,
+        decoder: Decoder,
+        *,
+        more: Callable[[], Slice | None],
+        end: Callable[[], Track | None],
+        seen: Callable[[Pixels], Pixels],
+        clock: StageClock,
+    ) -> None:
+        self._track, self._recipe, self._decoder = track, recipe, decoder
+        self._more, self._end, self._seen, self._clock = more, end, seen, clock
+        self._slices: list[Slice] = []
+        self._early: dict[int, Slice] = {}
+        self._raw: dict[int, Tensor] = {}  # what was decoded, or brought to the model's rows and columns
+        self._decoded = 0
+        self._held: deque[Tensor] = deque()
+        self._first = 0
+        self.restored = 0  # label planes made so far; set from outside
+        self.plan = plan(track, MANY, recipe)
+        self.ended = False
+        for one in track.slices:
+            self._admit(one)
+        self._look_for_end()
+
+    # ---- what the engine asks
+
+    def rows(self) -> Rows:
+        """See `streaming.Rows`."""
+        done = 0
+        while not self.ended:
+            where = self.plan.where
+            begin = where.begins[0][done]
+            last = min(begin + where.extent[0] + where.reach, where.shape[0])
+            if self.plan.needed(last) <= len(self._slices):
+                self._look_ahead(last)
+                if not self.ended:
+                    yield where, begin
+                    done += 1
+            else:
+                self._pull()
+        for begin in self.plan.where.begins[0][done:]:
+            yield self.plan.where, begin
+
+    def planes(self, first: int, last: int) -> Tensor:
+        """See `streaming.Planes`."""
+        while self._first < first:
+            self._held.popleft()
+            self._first += 1
+        with self._clock.time(Stage.PREPARE):
+            while self._first + len(self._held) < last:
+                self._held.append(self._prepared(self._first + len(self._held)))
+            return torch.stack(tuple(self._held), dim=1)
+
+    def way(self) -> tuple[Back, int]:
+        """See `restore.Way`."""
+        return self.plan.back, self.plan.count
+
+    # ---- slices as they come
+
+    def _look_ahead(self, prepared: int) -> None:
+        """Take what is here already, so that it is decoded while the network runs."""
+        while not self.ended and len(self._slices) < self.plan.needed(prepared) + AHEAD:
+            if not self._pull():
+                return
+
+    def _pull(self) -> bool:
+        one = self._more()
+        if one is not None:
+            self._admit(one)
+        self._look_for_end()
+        return one is not None
+
+    def _admit(self, one: Slice) -> None:
+        number = self._track.number(one)
+        if number is None or number < len(self._slices) or number in self._early:
+            raise Contradicted("slices came where the first ones left no room for any, or in another order")
+        self._early[number] = one
+        while len(self._slices) in self._early:
+            self._slices.append(self._early.pop(len(self._slices)))
+        if len(self._slices) >= MANY:
+            raise Contradicted(f"more than {MANY} slices")
+
+    def _look_for_end(self) -> None:
+        whole = self._end()
+        if whole is None:
+            return
+        final = plan(whole, len(whole.slices), self._recipe)
+        same_slices = len(whole.slices) == len(self._slices) and all(
+            one is other for one, other in zip(whole.slices, self._slices, strict=True)
+        )
+        prepared = self._first + len(self._held)
+        same_plan = prepared == 0 or self.plan.agrees(final, prepared=prepared, restored=self.restored)
+        if not (same_slices and whole.same_grid(self._track) and same_plan):
+            raise Contradicted("the series as a whole lies otherwise than its first slices did")
+        self.plan, self.ended = final, True
+
+    # ---- from slices to prepared ones, in the operations of `prepare.prepare`
+
+    def _prepared(self, m: int) -> Tensor:
+        there, after = self.plan.there, self.plan.course.after
+        if there is None:
+            return self._fetch(m)
+        slices, in_plane = there
+        early = slices.dense  # once for each slice to the model's rows and columns
+        lower, upper = int(slices.lower[m]), int(slices.upper[m])
+        while self._decoded <= upper:
+            number = self._decoded
+            plane = self._fetch(number)
+            self._raw[number] = in_plane(plane) if early else plane
+        for number in [number for number in self._raw if number < lower]:
+            del self._raw[number]
+        plane = blend(self._raw[lower], self._raw[upper], slices.weights[m])
+        return _scaled(plane if early else in_plane(plane), after)
+
+    def _fetch(self, number: int) -> Tensor:
+        """Source slice `number` (1, rows, columns) after the steps before the resampling; each once, in order."""
+        self._decoder.ahead(self._slices[number : number + AHEAD])
+        self._decoded = number + 1
+        with self._clock.time(Stage.READ):
+            plane = torch.from_numpy(self._seen(self._decoder.take(self._slices[number])))[None]
+        return _scaled(plane, self.plan.course.before)
+
+
+def _scaled(plane: Tensor, steps: Sequence[Pointwise]) -> Tensor:
+    """The plane itself where there is nothing to do, else a new one."""
+    plane = plane.clone() if steps else plane
+    for step in steps:
+        plane = scale(plane, step)
+    return plane

@@ -1,0 +1,102 @@
+"""Planes decoded while other work goes on: a little ahead, or kept on disk until their turn comes."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import zlib
+from collections import deque
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from threading import Lock
+from typing import Any, Final
+
+import numpy as np
+
+from medseg.dicom.instance import Pixels, Slice
+
+READERS: Final = min(4, os.cpu_count() or 1)
+AHEAD: Final = 2 * READERS
+
+
+class PlaneStore:
+    """Planes in a file without a name: compressed, the same values out as in, gone when closed or when we die."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile(buffering=0, prefix="medseg-")  # noqa: SIM115 - closed by `close`
+        self._end = 0
+        self._lock = Lock()
+
+    def put(self, plane: Pixels) -> tuple[int, int, str]:
+        """Where the plane lies; for `get`. Safe to call from many threads. Raises OSError."""
+        with np.errstate(invalid="ignore"):
+            whole = plane.astype(np.int16)
+        kept = whole if np.array_equal(whole, plane) else plane  # mostly whole numbers: half the bytes
+        packed = zlib.compress(np.ascontiguousarray(kept).tobytes(), 1)
+        with self._lock:
+            begin, self._end = self._end, self._end + len(packed)
+        written = 0
+        while written < len(packed):
+            written += os.pwrite(self._file.fileno(), packed[written:], begin + written)
+        return begin, len(packed), kept.dtype.str
+
+    def get(self, where: tuple[int, int, str], shape: tuple[int, int]) -> Pixels:
+        begin, size, kind = where
+        packed = os.pread(self._file.fileno(), size, begin)
+        return np.frombuffer(zlib.decompress(packed), kind).reshape(shape).astype(np.float32)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Decoder:
+    """Decodes slices in threads; an error of one comes up where that one is taken."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="decode")
+        self._coming: dict[int, Future[Pixels]] = {}
+        self._kept: dict[int, Future[tuple[int, int, str] | None]] = {}
+        self._keeping: deque[Future[tuple[int, int, str] | None]] = deque()
+        self._store: PlaneStore | None = None
+
+    def __enter__(self) -> Decoder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        if self._store is not None:
+            self._store.close()
+
+    def ahead(self, slices: Iterable[Slice]) -> None:
+        """Begin with these: they are taken soon, and wait in memory."""
+        for one in slices:
+            if id(one) not in self._coming and id(one) not in self._kept:
+                self._coming[id(one)] = self._pool.submit(one.read)
+
+    def keep(self, one: Slice) -> None:
+        """Decode it now; it waits on disk until it is taken. Waits itself while too many are being decoded."""
+        while len(self._keeping) >= AHEAD:
+            wait([self._keeping.popleft()])
+        store = self._store = self._store or PlaneStore()
+        self._kept[id(one)] = kept = self._pool.submit(_keep, one, store)
+        self._keeping.append(kept)
+
+    def take(self, one: Slice) -> Pixels:
+        """A plane, decoded once; the slice must be held by the caller as long as we are asked for it."""
+        kept = self._kept.get(id(one))
+        if kept is None:
+            self.ahead([one])
+            return self._coming.pop(id(one)).result()
+        where = kept.result()
+        if where is None or self._store is None:
+            return one.read()
+        return self._store.get(where, (one.plane.rows, one.plane.columns))
+
+
+def _keep(one: Slice, store: PlaneStore) -> tuple[int, int, str] | None:
+    """Where the plane was put; None where the disk had no room: it is decoded again when it is taken."""
+    plane: Any = one.read()
+    try:
+        return store.put(plane)
+    except OSError:
+        return None

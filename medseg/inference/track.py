@@ -1,0 +1,189 @@
+"""The track of a network's windows through a stack: its slices in the order in which windows meet them, and a grid that
+is known before their number is.
+
+    stack    k = 0 1 2 3 4 5        by position along the normal (`dicom.geometry`)
+    track        0 1 2 3 4 5        or 5 4 3 2 1 0, where the network's own axis runs the other way
+
+MONAI anchors windows and resampled slices at the first slice along the network's axis. Counted from there, where a
+slice lies, what a resampled slice is made of and where windows begin does not depend on how many slices follow, but for
+the last ones. So a track that is laid through the first slices holds for all of a series, and whether it did is checked
+to the bit against the track that is laid through the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medseg.bundle.recipe import Orient, Padding, Recipe, Resample
+from medseg.dicom.instance import Slice, Vector
+from medseg.dicom.series import Stack
+from medseg.inference.fallback import reason_for_fallback
+from medseg.inference.grid import parallel
+from medseg.inference.prepare import Course, course
+from medseg.inference.resample import InPlane, Taps, axis_taps
+from medseg.inference.restore import Parallel, way_back
+from medseg.inference.windows import Layout, layout
+
+MANY: Final = 1 << 13  # slices: stands for a number that is not known
+_OFF_NORMAL_PIXELS: Final = 0.01  # what moves no voxel by more is no slant, as in `grid.parallel`
+_ON_GRID: Final = 0.05  # of the spacing: positions are rounded
+_ROUNDED_MM: Final = 5e-7
+
+
+@dataclass(frozen=True, eq=False)
+class Track:
+    """Evenly spaced slices along their normal, or against it.
+
+    affine: 4x4, (k, j, i, 1) to LPS mm with k counted along the track. shape: (rows, columns).
+    """
+
+    slices: tuple[Slice, ...]
+    affine: Vector
+    shape: tuple[int, int]
+
+    def same_grid(self, other: Track) -> bool:
+        """To the bit."""
+        return self.shape == other.shape and np.array_equal(self.affine, other.affine)
+
+    def number(self, one: Slice) -> int | None:
+        """Which slice of the track `one` is, whether it is among its slices or would come later; None for none."""
+        place = np.linalg.solve(self.affine[:3, :3], one.plane.position_mm - self.affine[:3, 3])[0]
+        number = round(float(place))
+        return number if number >= 0 and abs(place - number) <= _ON_GRID else None
+
+
+def lay(stack: Stack, recipe: Recipe) -> Track | str:
+    """The track of a recipe's windows through a stack, or why it must be taken as a whole."""
+    barrier = next(iter(reasons(recipe)), None)
+    if barrier is not None:
+        return barrier
+    if not stack.uniform:
+        return "slices that are unevenly spaced, or lack one, are resampled as a whole"
+    if stack.tilt_deg:
+        return "slices under a gantry tilt are straightened as a whole"
+    track = _along(stack.slices)
+    if track is None:
+        return "slices that lie aslant are resampled as a whole"
+    axes = course(track.affine, stack.shape, recipe).frame.axes
+    if axes.flipped[axes.model_axis(0)]:
+        if not _oriented_first(recipe):
+            return "the recipe turns slices round after it has resampled them"
+        track = _along(stack.slices[::-1])
+        assert track is not None
+    how = course(track.affine, stack.shape, recipe).resampling
+    if how is not None and not parallel(how.old, how.new):
+        return "slices that lie aslant are resampled as a whole"
+    roi = list(recipe.window.roi)
+    if len(roi) == 2:
+        roi.insert(recipe.window.slice_axis, 1)
+    if roi[axes.model_axis(0)] <= 0:
+        return "a window takes all slices at once"
+    return track
+
+
+def reasons(recipe: Recipe) -> tuple[str, ...]:
+    """Why a recipe has no track through any stack; empty where it has."""
+    fallback = reason_for_fallback(recipe)
+    barriers = recipe.barriers()
+    if fallback is not None and fallback not in barriers:
+        barriers = (fallback, *barriers)
+    for step in recipe.steps:
+        if isinstance(step, Resample) and step.scale_extent:
+            barriers = (*barriers, "scale_extent makes the grid depend on the number of slices")
+        if isinstance(step, Resample) and step.padding is Padding.REFLECTION:
+            barriers = (*barriers, "resampling reflects the slices about the last one")
+    return barriers
+
+
+def _oriented_first(recipe: Recipe) -> bool:
+    steps = [step for step in recipe.steps if isinstance(step, Orient | Resample)]
+    return bool(steps) and isinstance(steps[0], Orient)
+
+
+def _along(slices: Sequence[Slice]) -> Track | None:
+    """None where the slices do not lie one above the other."""
+    first = slices[0].plane
+    offsets = np.array([one.plane.position_mm for one in slices]) - first.position_mm
+    normal = first.normal if offsets[-1] @ first.normal >= 0 else -first.normal
+    heights = offsets @ normal
+    aside = np.linalg.norm(offsets - np.outer(heights, normal), axis=1).max()
+    if aside > _OFF_NORMAL_PIXELS * min(first.spacing_mm):
+        return None
+    affine = np.eye(4)
+    affine[:3, 0] = normal * rounded_spacing(heights)
+    affine[:3, 1] = first.column_direction * first.spacing_mm[0]
+    affine[:3, 2] = first.row_direction * first.spacing_mm[1]
+    affine[:3, 3] = first.position_mm
+    return Track(tuple(slices), affine, (first.rows, first.columns))
+
+
+def rounded_spacing(heights: Vector) -> float:
+    """The spacing (mm) of even heights, from 0 up: the roundest number that fits them as well as they fit a grid.
+
+    Positions are written with so many decimals, and a spacing of 0.625 mm appears as 0.62 or 0.63. Rounding gives the
+    spacing that was meant, and the same for the first slices of a series as for all of them.
+    """
+    steps = len(heights) - 1
+    spacing = float(heights[-1]) / steps
+    uneven = float(np.abs(heights - spacing * np.arange(len(heights))).max())
+    allowed = max(3 * uneven / steps, _ROUNDED_MM)
+    return next(rounded for digits in range(8) if abs((rounded := round(spacing, digits)) - spacing) <= allowed)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Everything that is to be done with the slices of a track, where there are `count` of them.
+
+    there: to the model's grid along k, and in the plane; None where that is the source's grid. back: from there.
+    """
+
+    count: int
+    course: Course
+    there: tuple[Taps, InPlane] | None
+    back: Parallel
+    where: Layout
+
+    def needed(self, prepared: int) -> int:
+        """How many slices the first `prepared` slices of the model's grid are made of."""
+        return prepared if self.there is None else int(self.there[0].upper[prepared - 1]) + 1
+
+    def agrees(self, other: Plan, *, prepared: int, restored: int) -> bool:
+        """Whether the first `prepared` slices and the windows over them are those of another plan, for fewer slices,
+        and the first `restored` slices are brought back in the same way; to the bit."""
+        if other.where.shape[0] < prepared or other.count < restored:
+            return False
+        mine, its = self.where, other.where
+        return (
+            _same_way(self.there, other.there, prepared)
+            and _same_way((self.back.slices, self.back.in_plane), (other.back.slices, other.back.in_plane), restored)
+            and (mine.roi, mine.pads, mine.extent, mine.begins[1:]) == (its.roi, its.pads, its.extent, its.begins[1:])
+        )
+
+
+def plan(track: Track, count: int, recipe: Recipe) -> Plan:
+    """What `recipe` does to `count` slices that lie on a track."""
+    way = course(track.affine, (count, *track.shape), recipe)
+    how, there = way.resampling, None
+    if how is not None:
+        step = how.step
+        k, j, i = axis_taps(how.old, how.new, step.interpolation, step.padding, align_corners=step.align_corners)
+        there = k, InPlane.of(j, i)
+    back = way_back(way, np.arange(count, dtype=float), track.shape, recipe.finish)
+    assert isinstance(back, Parallel)
+    return Plan(count, way, there, back, layout(way.frame.stored_shape, way.frame.axes, recipe.window))
+
+
+def _same_way(a: tuple[Taps, InPlane] | None, b: tuple[Taps, InPlane] | None, count: int) -> bool:
+    if a is None or b is None:
+        return a is b
+    return a[0].begins_like(b[0], count) and _equal(a[1].rows, b[1].rows) and _equal(a[1].columns, b[1].columns)
+
+
+def _equal(a: Tensor | None, b: Tensor | None) -> bool:
+    return a is b if a is None or b is None else torch.equal(a, b)

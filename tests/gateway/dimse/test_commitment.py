@@ -1,0 +1,153 @@
+"""Storage commitment at the SCP: what may be asked, and reports on an association on which other things happen."""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import Dataset
+from pydicom.sequence import Sequence as Items
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import AE, build_role
+from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
+
+from gateway.dimse.command import elements, p_data
+from gateway.dimse.commitment import CommitmentRequest, CommitmentResult, Reference
+from gateway.ledger import LedgerUnavailable
+from tests.gateway.dimse.test_scp import until
+from tests.gateway.receiving import (
+    CT,
+    RawPeer,
+    Receiver,
+    associate_request,
+    element,
+    encode,
+    make_ct,
+    padded,
+    receiving,
+    store_message,
+)
+
+PUSH, INSTANCE = str(StorageCommitmentPushModel), str(StorageCommitmentPushModelInstance)
+RESULT = CommitmentResult("1.2.3", {Reference(CT, "1.2.4"): None, Reference(CT, "1.2.5"): 0x0112})
+
+
+def request(**changes: Any) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = CT, "1.2.4"
+    asked = Dataset()
+    asked.TransactionUID = "1.2.3"
+    asked.ReferencedSOPSequence = Items([item])
+    for keyword, value in changes.items():
+        if value is None:
+            delattr(asked, keyword)
+        else:
+            setattr(asked, keyword, value)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("asked", "action", "instance", "status"),
+    [
+        pytest.param(request(), 1, INSTANCE, 0x0000, id="right"),
+        pytest.param(request(), 2, INSTANCE, 0x0123, id="another action"),
+        pytest.param(request(), 1, "1.2.3", 0x0112, id="another instance"),
+        pytest.param(request(TransactionUID=None), 1, INSTANCE, 0x0115, id="no transaction"),
+        pytest.param(request(ReferencedSOPSequence=None), 1, INSTANCE, 0x0115, id="no objects"),
+        pytest.param(request(ReferencedSOPSequence=Items()), 1, INSTANCE, 0x0115, id="an empty list"),
+        pytest.param(request(ReferencedSOPSequence=Items([Dataset()])), 1, INSTANCE, 0x0115, id="an empty item"),
+        pytest.param(request(TransactionUID="9.9"), 1, INSTANCE, 0x0110, id="a ledger that cannot be written"),
+    ],
+)
+def test_what_may_be_asked(tmp_path: Path, asked: Dataset, action: int, instance: str, status: int) -> None:
+    taken: list[CommitmentRequest] = []
+
+    def take(one: CommitmentRequest) -> None:
+        if one.transaction_uid == "9.9":
+            raise LedgerUnavailable("full")
+        taken.append(one)
+
+    with receiving(tmp_path, asked=take) as receiver:
+        ae = AE("SENDER")
+        ae.add_requested_context(PUSH)
+        role = build_role(PUSH, scu_role=True)
+        assoc = ae.associate("127.0.0.1", receiver.scp.port, ae_title="MEDSEG", ext_neg=[role])
+        answer, _ = assoc.send_n_action(asked, action, PUSH, instance)
+        assoc.release()
+        assert answer.Status == status
+        assert [(one.peer.calling_ae, one.objects) for one in taken] == (
+            [("SENDER", (Reference(CT, "1.2.4"),))] if status == 0 else []
+        )
+
+
+@contextmanager
+def reporting(tmp_path: Path) -> Iterator[tuple[Receiver, RawPeer, Callable[[], bool]]]:
+    """A peer that is being told, with the N-EVENT-REPORT read; the last gives what the report came to."""
+    contexts = [(1, CT, str(ExplicitVRLittleEndian)), (3, PUSH, str(ImplicitVRLittleEndian))]
+    with (
+        receiving(tmp_path, asked=lambda _: None) as receiver,
+        RawPeer(receiver.scp.port, associate_request(contexts=contexts)) as peer,
+    ):
+        assert until(lambda: bool(receiver.rows("association")))
+        (row,) = receiver.rows("association")
+        taken: list[bool] = []
+        thread = threading.Thread(target=lambda: taken.append(receiver.scp.report(row.id, RESULT)))
+        thread.start()
+
+        def outcome() -> bool:
+            thread.join(30)
+            return taken[0]
+
+        kind, command = peer.read_pdu()
+        assert kind == 4
+        found = elements(command[6:])
+        assert (found[0x0100], found[0x1002]) == (b"\x00\x01", b"\x02\x00")  # N-EVENT-REPORT-RQ, some failed
+        assert peer.read_pdu()[0] == 4
+        yield receiver, peer, outcome
+
+
+def answered() -> bytes:
+    """An N-EVENT-REPORT-RSP (PS3.7 10.3.1.2)."""
+    body = (
+        element(0x0002, padded(PUSH))
+        + element(0x0100, struct.pack("<H", 0x8100))
+        + element(0x0120, struct.pack("<H", 1))
+        + element(0x0800, struct.pack("<H", 0x0101))
+        + element(0x0900, struct.pack("<H", 0x0000))
+        + element(0x1000, padded(INSTANCE))
+        + element(0x1002, struct.pack("<H", 2))
+    )
+    return p_data(3, element(0x0000, struct.pack("<I", len(body))) + body, 0)
+
+
+def test_instances_may_come_before_the_answer_to_a_report(tmp_path: Path) -> None:
+    with reporting(tmp_path) as (receiver, peer, outcome):
+        before, after = make_ct(seed=1), make_ct(seed=2)
+        peer.send(store_message(CT, str(before.SOPInstanceUID), encode(before)))
+        assert peer.read_status() == 0
+        peer.send(answered())
+        assert outcome()
+        peer.send(store_message(CT, str(after.SOPInstanceUID), encode(after)))
+        assert peer.read_status() == 0
+        peer.release()
+        assert set(receiver.stored()) == {str(before.SOPInstanceUID), str(after.SOPInstanceUID)}
+
+
+def test_a_peer_that_leaves_instead_of_answering_is_let_go(tmp_path: Path) -> None:
+    with reporting(tmp_path) as (receiver, peer, outcome):
+        peer.release()
+        assert not outcome()
+        assert until(lambda: [row.ending for row in receiver.rows("association")] == ["released"])
+
+
+def test_a_connection_that_breaks_ends_the_report(tmp_path: Path) -> None:
+    with reporting(tmp_path) as (receiver, peer, outcome):
+        peer.socket.close()
+        assert not outcome()
+        assert not receiver.scp.report("another", RESULT)
+        assert until(lambda: not receiver.scp.connections)

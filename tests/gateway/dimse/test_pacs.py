@@ -1,0 +1,52 @@
+"""The small PACS of the demonstration, asked by our own SCU and by DCMTK."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+from pydicom import dcmread
+from pydicom.uid import SegmentationStorage, generate_uid
+
+from gateway.dimse import scu
+from gateway.dimse.commitment import COMMIT, Reference
+from gateway.dimse.pacs import NO_SUCH_OBJECT_INSTANCE, SmallPacs
+from gateway.dimse.scu import Destination, Proposal, Timeouts
+from tests.gateway.receiving import STORESCU, data_set_of, make_ct, write_file
+from tests.peers import missing
+
+SEG = str(SegmentationStorage)
+
+
+def segmentation(path: Path) -> Path:
+    instance = make_ct(SOPClassUID=SEG)
+    instance.file_meta.MediaStorageSOPClassUID = SEG
+    return write_file(instance, path)
+
+
+def test_it_commits_to_what_it_keeps_and_to_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    file = scu.read_file(segmentation(tmp_path / "seg.dcm"))
+    other = str(generate_uid())
+    with SmallPacs(tmp_path / "kept", "PACS") as pacs:
+        to = Destination("PACS", "127.0.0.1", pacs.port)
+        with scu.associate(to, [file.proposal(), Proposal(COMMIT)], Timeouts(report_s=30)) as link:
+            assert link.store(file).status == 0x0000
+            asked = [Reference(SEG, file.sop_instance_uid), Reference(SEG, other)]
+            report = link.commit("1.2.3", asked).report
+        assert report is not None and report.transaction_uid == "1.2.3"
+        assert report.committed == {file.sop_instance_uid} == pacs.received().keys()
+        assert report.failed == {other: NO_SUCH_OBJECT_INSTANCE}
+        assert data_set_of(pacs.file(file.sop_instance_uid)) == data_set_of(file.path)
+
+
+def test_dcmtk_stores_in_it(tmp_path: Path) -> None:
+    if not Path(STORESCU).exists():
+        missing("storescu")
+    (tmp_path / "kept").mkdir()
+    file = segmentation(tmp_path / "seg.dcm")
+    with SmallPacs(tmp_path / "kept", "PACS") as pacs:
+        command = [STORESCU, "-R", "-xe", "-aec", "PACS", "127.0.0.1", str(pacs.port), str(file)]
+        subprocess.run(command, env=os.environ | {"TCP_NODELAY": "1"}, check=True, capture_output=True)
+        assert dcmread(pacs.file(dcmread(file).SOPInstanceUID)) == dcmread(file)

@@ -1,0 +1,95 @@
+"""SIGHUP: what a reload changes in a service that runs, and what it leaves as it is (failure case 15)."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+
+import pytest
+from pydicom import Dataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pynetdicom import AE
+from pynetdicom.association import Association
+
+from tests.gateway.running import Serving, free_port, serving, wait_for
+from tests.gateway.spooling import phantom
+
+COMPLETE = "[complete]\nquiet_s = 0.2\nquiet_gap_s = 0.5\nquiet_open_s = 60\n"
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    with serving(tmp_path_factory.mktemp("serve"), COMPLETE + '[[rule]]\nname = "off"\nmode = "off"\n') as running:
+        yield running
+
+
+def reload(service: Serving, text: str) -> str:
+    """Put other settings in place, have them read, and give what the log then says."""
+    (service.folder / "medseg.toml").write_text(text)
+    before = len(service.log.read_text())
+    service.process.send_signal(signal.SIGHUP)
+    return str(
+        wait_for(
+            "a word about the settings",
+            lambda: "reloaded" in (said := service.log.read_text()[before:]) and said.endswith("\n") and said,
+        )
+    )
+
+
+def told(service: Serving) -> dict[str, list[str]]:
+    """What `medseg status` tells of the settings."""
+    query = "SELECT detail FROM event WHERE kind = 'settings.read' ORDER BY id DESC LIMIT 1"
+    return json.loads(service.rows(query)[0].detail)  # type: ignore[no-any-return]
+
+
+def associate(service: Serving, calling: str = "SENDER") -> Association:
+    ae = AE(calling)
+    ae.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
+    return ae.associate("127.0.0.1", service.port, ae_title="MEDSEG")
+
+
+def rejected(service: Serving, calling: str) -> bool:
+    assoc = associate(service, calling)
+    if assoc.is_established:
+        assoc.release()
+    return bool(assoc.is_rejected)
+
+
+def store(assoc: Association, one: Dataset) -> int:
+    return int(assoc.send_c_store(one).Status)
+
+
+def test_case_15_wrong_settings_change_nothing_and_right_ones_reach_every_process(service: Serving) -> None:
+    series, right = phantom(), (service.folder / "medseg.toml").read_text()
+    assoc = associate(service)
+    assert store(assoc, series[0]) == 0
+    pids = {name: service.pid_of(name) for name in ("receiver", "director", "worker", "sender")}
+
+    said = reload(service, right.replace("quiet_s = 0.2", "quiet_s = -1").replace('mode = "off"', 'mode = "on"'))
+    assert "complete.quiet_s: expected seconds, 0 or more, found -1" in said and "line " in said
+    (problem,) = wait_for("the problem in the ledger", lambda: told(service)["problems"])
+    assert "complete.quiet_s: expected seconds" in problem
+    ready = wait_for("the web", lambda: service.get("/readyz")[1])
+    assert problem in json.loads(ready)["checks"]["settings"]["found"]
+    assert store(assoc, series[1]) == 0 and not rejected(service, "SENDER")
+
+    other_port = free_port()
+    changed = (
+        right.replace(f"port = {service.port}", f"port = {other_port}", 1)
+        .replace("[gateway]\n", '[gateway]\nallow_callers = ["OTHER"]\n')
+        .replace('name = "off"\nmode = "off"', 'name = "wait"\nmode = "hold"')
+    )
+    said = reload(service, changed)
+    assert "gateway.port stays as it was until a restart" in said
+    wait_for("the receiver's new callers", lambda: rejected(service, "SENDER"))
+    assert not rejected(service, "OTHER")
+    assert [store(assoc, one) for one in series[2:]] == [0] * 4
+    assoc.release()
+
+    (job,) = wait_for("a job by the new rule", lambda: service.rows("SELECT * FROM job"))
+    assert (job.rule, job.state, job.revision) == ("wait", "held", 6)
+    wait_for("the reload in the ledger", lambda: told(service) == {"problems": [], "kept": ["gateway.port"]})
+    assert {name: service.pid_of(name) for name in pids} == pids
+    (first, *_) = service.rows("SELECT * FROM association WHERE calling_ae = 'SENDER' ORDER BY opened_at")
+    assert first.ending == "released"

@@ -1,0 +1,97 @@
+"""Studies as people look at them: the same facts in words and as JSON, and in the document."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection
+
+from gateway import advice, moves, rows, studies, summary
+from gateway.ledger import Ledger
+from gateway.retry import Fault
+from tests.gateway.test_ledger import stored
+from tests.gateway.test_stages import SERIES, STUDY, pass_through
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "json.md"
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with Ledger(f"sqlite:///{tmp_path}/ledger.db") as opened:
+        yield opened
+
+
+def test_a_study_has_its_times_and_where_it_is(ledger: Ledger) -> None:
+    ledger.write(pass_through)
+    with ledger.read() as db:
+        (study,) = studies.latest(db, 9)
+        assert studies.study(db, STUDY) == study and studies.study(db, "9.9") is None
+    (series,) = study.series
+    (job,) = series.jobs
+    assert (series.series_uid, series.received, series.complete_by) == (SERIES, 3, "cap: a slice is missing")
+    assert (series.receive_s, series.wait_complete_s, series.last_image_to_seg_s) == (5, 3, 26)
+    assert (job.queue_s, job.infer_s, job.next_step) == (2, 20, "")
+    assert job.result is not None and job.result.current and job.result.timings_s["read"] == 4
+    assert [(one.kind, one.state, one.deliver_s, one.confirm_s) for one in job.result.deliveries] == [
+        ("seg", "confirmed", 1, 9),
+        ("sr", "confirmed", 1, 9),
+    ]
+    told = "\n".join(summary.lines(study))
+    for said in (
+        f"study {STUDY}",
+        "infer 20.0 s",
+        "SEG stored 26.0 s after it",
+        "seg 1.5.seg",
+        "confirmed 9.0 s later",
+    ):
+        assert said in told
+
+
+def test_a_clock_that_was_set_back_gives_no_negative_time(ledger: Ledger) -> None:
+    def back(db: Connection) -> None:
+        rows.file_instance(db, stored(series=SERIES, at=100))
+        moves.complete_series(db, STUDY, SERIES, 1, "quiet", 50)
+
+    ledger.write(back)
+    with ledger.read() as db:
+        assert studies.latest(db, 1)[0].series[0].wait_complete_s == 0
+
+
+def test_what_was_passed_over_says_why_until_there_is_a_job(ledger: Ledger) -> None:
+    def pass_over(db: Connection) -> None:
+        rows.file_instance(db, stored(series=SERIES, at=100))
+        moves.complete_series(db, STUDY, SERIES, 1, "quiet", 101)
+        for why in ("an older reason", "no rule \x1b[2J"):
+            moves.tell(db, "series.passed_over", 101, STUDY, SERIES, {"why": why})
+
+    ledger.write(pass_over)
+    with ledger.read() as db:
+        (study,) = studies.latest(db, 1)
+    assert study.series[0].passed_over == "no rule \x1b[2J"
+    assert all(line.isprintable() for line in summary.lines(study))  # it is shown on a terminal
+    ledger.write(lambda db: moves.make_job(db, moves.NewJob(STUDY, SERIES, 1, "", "rule", "on", "held", 0), 102))
+    with ledger.read() as db:
+        (series,) = studies.latest(db, 1)[0].series
+    assert series.passed_over is None and "`medseg jobs release 1`" in series.jobs[0].next_step
+
+
+def test_every_fault_of_a_delivery_has_its_advice_and_no_other() -> None:
+    of_jobs = ("INPUT", "CANCELLED", "MISCONFIGURED", "OUT_OF_MEMORY", "DISK_FULL", "CRASHED", "HUNG", "UNVERIFIED")
+    of_deliveries = {fault.name.lower() for fault in Fault} - {name.lower() for name in (*of_jobs, "DRAINED")}
+    assert of_deliveries == advice.DELIVERY_CODES.keys()
+
+
+def test_the_document_has_every_key() -> None:
+    section = DOCUMENT.read_text("utf-8").split("## `medseg status --json`")[1].split("\n## ")[0]
+    records = {
+        "study": studies.Study, "series": studies.Series, "job": studies.Job, "result": studies.Result,
+        "delivery": studies.Delivery,
+    }  # fmt: skip
+    for name, record in records.items():
+        (line,) = re.findall(rf"^\| {name} \| (.*) \|$", section, re.M)
+        documented = re.findall(r"\w+", line.split("`")[1])
+        assert documented == [field.name for field in fields(record)]

@@ -1,0 +1,333 @@
+"""Slices in whatever order they come: the same bits as from the whole series, and as early as can be."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import permutations, product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from medseg.bundle.network import load_network
+from medseg.bundle.recipe import Blend, Interpolation, Normalize, Orient, Recipe, Resample, ScaleRange, Window
+from medseg.dicom.geometry import classify
+from medseg.dicom.instance import Slice
+from medseg.dicom.series import Stack
+from medseg.errors import GeometryRefused, Interrupted, UndecodablePixels
+from medseg.inference.labels import SegmentationResult
+from medseg.inference.segment import StackSource, segment
+from medseg.inference.track import Track, lay, rounded_spacing
+from medseg.progress import Progress, Stage
+from tests.medseg.inference.phantoms import (
+    SIGMOID,
+    SOFTMAX,
+    SOFTMAX_LABELS,
+    Arriving,
+    Collected,
+    as_instances,
+    blobs,
+    make_bundle,
+    make_stack,
+    monai_labels,
+)
+
+SCALE = ScaleRange(-100, 300, 0, 1, clip=True)
+STEPS = (Orient("RAS"), Resample((1.4, 1.3, 1.7)), SCALE)
+ORIENTATIONS = [
+    np.array([np.eye(3)[axis] * sign for axis, sign in zip(order, signs, strict=True)])
+    for order in permutations(range(3))
+    for signs in product((1, -1), repeat=3)
+]
+
+
+def outcome(source, bundle) -> tuple[SegmentationResult, NDArray[np.uint8]]:
+    sink = Collected()
+    result = segment(source, bundle, sink)
+    assert sink.ended
+    return result, sink.labels
+
+
+def facts(result: SegmentationResult) -> tuple[object, ...]:
+    return result.measured, result.flags, result.stack.slices
+
+
+def forward(stack: Stack, recipe: Recipe) -> list[int]:
+    """Numbers of the slices in the order of the track."""
+    track = lay(stack, recipe)
+    assert isinstance(track, Track), track
+    return [next(k for k, one in enumerate(stack.slices) if one is other) for other in track.slices]
+
+
+@st.composite
+def orders(draw: st.DrawFn, count: int) -> list[int | None]:
+    """Orders of arrival along a track: straight, jumbled a little, in two strands, backwards, at random; pauses."""
+    straight: list[int] = list(range(count))
+    kind = draw(st.sampled_from(["straight", "straight", "jumbled", "strands", "backwards", "random"]))
+    if kind == "jumbled":
+        straight.sort(key=lambda k: k + draw(st.sampled_from([0.0, 0.1, 2.2])))
+    elif kind == "strands":
+        straight = straight[::2] + straight[1::2]
+    elif kind == "backwards":
+        straight = straight[::-1]
+    elif kind == "random":
+        straight = draw(st.permutations(straight))
+    pauses = draw(st.sets(st.integers(0, count)))
+    return [one for k in range(count + 1) for one in ([None] if k in pauses else []) + straight[k : k + 1]]
+
+
+@settings(deadline=None, max_examples=25)
+@given(data=st.data())
+def test_any_order_gives_the_bits_of_the_whole(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+    compare_orders(data.draw, tmp_path_factory.mktemp("bundle"))
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=250)
+@given(data=st.data())
+def test_any_of_many_orders(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+    compare_orders(data.draw, tmp_path_factory.mktemp("bundle"))
+
+
+def compare_orders(draw: Callable[..., Any], folder: Path) -> None:
+    count = draw(st.integers(3, 36))
+    stack = as_instances(
+        make_stack(
+            blobs((count, 14, 12), seed=count),
+            spacing_mm=(draw(st.sampled_from([2.0, 0.625, 1.1, 3.3])), 1.2, 1.0),
+            axes=ORIENTATIONS[draw(st.integers(0, 47))],
+        )
+    )
+    steps = draw(
+        st.sampled_from(
+            [
+                STEPS,
+                (SCALE,),
+                (Orient("LPI"), SCALE),
+                (Orient("RAS"), Resample((-1, -1, -1)), SCALE),
+                (Orient("RAS"), SCALE, Resample((0.9, 0.8, 0.7), Interpolation.NEAREST)),
+                (Resample((1.5, 1.5, 1.5)), SCALE),
+            ]
+        )
+    )
+    roi = draw(st.sampled_from([(6, 7, 8), (9, 9, 5), (8, 8)]))
+    overlap = (draw(st.sampled_from([0.25, 0.5, 0.7])),) * len(roi)
+    blend = draw(st.sampled_from(Blend))
+    slices = draw(st.sampled_from([1, 3, 7])) if len(roi) == 2 else 1
+    window = Window(roi, overlap, blend, batch=draw(st.sampled_from([1, 3, 40])), slices=slices)
+    finish = draw(st.sampled_from([SOFTMAX, SOFTMAX_LABELS, SIGMOID]))
+    bundle = make_bundle(folder, steps=steps, window=window, finish=finish)
+    along = forward(stack, bundle.recipe)
+    order = [None if n is None else along[n] for n in draw(orders(count))]
+    expected, labels = outcome(StackSource(stack), bundle)
+    found, arrived = outcome(Arriving(stack, order), bundle)
+    assert np.array_equal(arrived, labels)
+    assert facts(found) == facts(expected)
+    assert expected.streamed
+    nearest = any(isinstance(step, Resample) and step.interpolation is Interpolation.NEAREST for step in steps)
+    if [k for k in order if k is not None] == along and not nearest:  # half-way places may turn with the last bit
+        assert found.streamed, found.streamed_reason
+
+
+class Noted(Collected):
+    """How many slices had been asked for when a stage had done so much."""
+
+    def __init__(self, source: Arriving) -> None:
+        super().__init__()
+        self.source = source
+        self.when: dict[Stage, list[int]] = {stage: [] for stage in Stage}
+
+    def report(self, event: Progress) -> None:
+        self.when[event.stage] += [self.source.asked] * (event.done - len(self.when[event.stage]))
+
+
+def with_pauses(order: Sequence[int]) -> list[int | None]:
+    return [one for k in order for one in (k, None)]
+
+
+@pytest.mark.parametrize("steps", [STEPS, (Orient("RAS"), SCALE)], ids=["resampled", "as they are"])
+def test_windows_run_and_label_planes_are_there_while_slices_come(steps, tmp_path: Path) -> None:
+    stack = as_instances(make_stack(blobs((60, 16, 16)), spacing_mm=(1.7, 1.3, 1.4)))
+    bundle = make_bundle(tmp_path, steps=steps, window=Window((8, 8, 8), (0.5,) * 3, batch=4))
+    source = Arriving(stack, with_pauses(range(60)))
+    sink = Noted(source)
+    result = segment(source, bundle, sink, on_progress=sink.report)
+    assert result.streamed
+    windows, planes = sink.when[Stage.INFER], sink.when[Stage.RESTORE]
+    per_row = len(windows) // 14  # 60 slices, one row of 8 at every fourth
+    for row in range(14):
+        assert windows[(row + 1) * per_row - 1] <= 2 * (4 * row + 8) + 2, "a row waits for no slice but its own"
+    assert planes[0] <= 2 * 12 + 2, "the first planes are there when the second row may run"
+    assert planes[29] <= 2 * 42 + 2
+
+
+def test_what_arrives_is_monais(tmp_path: Path) -> None:
+    array = blobs((40, 18, 16))
+    stack = as_instances(make_stack(array))
+    bundle = make_bundle(tmp_path, steps=STEPS)
+    found, labels = outcome(Arriving(stack, with_pauses(range(40))), bundle)
+    expected = monai_labels(array, stack, bundle.recipe, load_network(bundle, torch.device("cpu")))[0]
+    assert found.streamed
+    assert np.mean(labels == expected) >= 0.9999
+
+
+def test_decoded_and_prepared_planes_are_let_go_behind_the_rows(tmp_path: Path) -> None:
+    alive: list[weakref.ref[NDArray[np.float32]]] = []
+    most = 0
+
+    def watched(one: Slice) -> Slice:
+        def read() -> NDArray[np.float32]:
+            plane = np.array(one.read())
+            alive.append(weakref.ref(plane))
+            return plane
+
+        return replace(one, read=read)
+
+    stack = as_instances(make_stack(blobs((120, 16, 16))))
+    stack = replace(stack, slices=tuple(watched(one) for one in stack.slices))
+    bundle = make_bundle(tmp_path, steps=(Orient("RAS"), SCALE), window=Window((8, 8, 8), (0.5,) * 3))
+
+    def report(_: Progress) -> None:
+        nonlocal most
+        gc.collect(0)
+        most = max(most, sum(one() is not None for one in alive))
+
+    for source in (Arriving(stack, with_pauses(range(120))), StackSource(stack), Arriving(stack, range(119, -1, -1))):
+        alive.clear()
+        segment(source, bundle, Collected(), on_progress=report)
+        assert len(alive) == 120, "each slice is decoded once"
+    assert most <= 8 + 2 * 8 + 2
+
+
+@pytest.mark.parametrize(
+    ("slices", "why"),
+    [
+        (lambda ks: [*ks[:20], *ks[25:], *ks[20:25]], None),  # a few late: waited for
+        (lambda ks: [*ks[5:], *ks[:5]], "room for"),  # slices before the first
+        (lambda ks: ks[::-1], "end where the last windows lie"),
+    ],
+    ids=["late", "before the first", "backwards"],
+)
+def test_what_contradicts_the_first_slices_is_done_again(slices, why, tmp_path: Path) -> None:
+    stack = as_instances(make_stack(blobs((40, 16, 16))))
+    bundle = make_bundle(tmp_path, steps=STEPS, window=Window((8, 8, 8), (0.5,) * 3))
+    expected, labels = outcome(StackSource(stack), bundle)
+    found, arrived = outcome(Arriving(stack, with_pauses(slices(list(range(40))))), bundle)
+    assert np.array_equal(arrived, labels)
+    assert facts(found) == facts(expected)
+    assert found.streamed == (why is None)
+    assert why is None or why in str(found.streamed_reason)
+
+
+def test_a_gap_that_shows_at_the_end_is_bridged_as_in_the_whole(tmp_path: Path) -> None:
+    whole = as_instances(make_stack(blobs((40, 16, 16))))
+    slices = [one for k, one in enumerate(whole.slices) if k != 30]
+    (stack,) = classify(whole.series, slices).stacks
+    bundle = make_bundle(tmp_path, steps=STEPS, window=Window((8, 8, 8), (0.5,) * 3))
+    expected, labels = outcome(StackSource(stack), bundle)
+    found, arrived = outcome(Arriving(stack, with_pauses(range(39))), bundle)
+    assert np.array_equal(arrived, labels)
+    assert facts(found) == facts(expected)
+    assert not found.streamed and not expected.streamed
+    assert "lack one" in str(found.streamed_reason)
+
+
+def test_a_slice_that_comes_again_takes_the_others_place(tmp_path: Path) -> None:
+    before, after = blobs((40, 16, 16), seed=1), blobs((40, 16, 16), seed=1)
+    after[3] += 50
+    old, new = as_instances(make_stack(before)), as_instances(make_stack(after))
+    both = replace(new, slices=(*new.slices, old.slices[3]))
+    bundle = make_bundle(tmp_path, steps=STEPS, window=Window((8, 8, 8), (0.5,) * 3))
+    _, labels = outcome(StackSource(new), bundle)
+    for late in (5, 38):
+        order = [40 if k == 3 else k for k in range(40)]
+        found, arrived = outcome(Arriving(both, with_pauses([*order[:late], 3, *order[late:]])), bundle)
+        assert np.array_equal(arrived, labels)
+        assert found.stack.slices[3] is new.slices[3]
+
+
+@pytest.mark.parametrize(
+    ("steps", "fallback", "why"),
+    [
+        ((Orient("RAS"), Normalize()), None, "mean and deviation of the whole volume"),
+        ((Resample((1.5, 1.5, 1.5)), Orient("LPI"), SCALE), None, "turns slices round"),
+        ((Orient("RAS"), Resample((1.5, 1.5, 1.5), scale_extent=True)), None, "number of slices"),
+    ],
+)
+def test_a_recipe_that_needs_the_whole_says_why(steps, fallback, why, tmp_path: Path) -> None:
+    stack = as_instances(make_stack(blobs((20, 16, 16))))
+    bundle = make_bundle(tmp_path, steps=steps, fallback=fallback)
+    expected, labels = outcome(StackSource(stack), bundle)
+    found, arrived = outcome(Arriving(stack, with_pauses(range(20))), bundle)
+    assert np.array_equal(arrived, labels)
+    for result in (found, expected):
+        assert not result.streamed
+        assert why in str(result.streamed_reason)
+
+
+def test_windows_of_all_slices_wait_for_all_of_them(tmp_path: Path) -> None:
+    stack = as_instances(make_stack(blobs((12, 16, 16))))
+    bundle = make_bundle(tmp_path, window=Window((-1, -1, -1), (0.0,) * 3))
+    found, labels = outcome(Arriving(stack, with_pauses(range(12))), bundle)
+    assert "all slices at once" in str(found.streamed_reason)
+    assert np.array_equal(labels, outcome(StackSource(stack), bundle)[1])
+
+
+def test_a_series_that_is_refused_as_a_whole_is_refused_however_it_began(tmp_path: Path) -> None:
+    whole = as_instances(make_stack(blobs((40, 16, 16))))
+    order = with_pauses([*range(25), 28, 29, 33, *range(36, 40)])
+    sink = Collected()
+    bundle = make_bundle(tmp_path, steps=STEPS, window=Window((8, 8, 8), (0.5,) * 3))
+    with pytest.raises(GeometryRefused):
+        segment(Arriving(whole, order), bundle, sink)
+    assert sink.exclusive is None
+
+
+def test_a_slice_that_cannot_be_decoded_stops_what_arrives(tmp_path: Path) -> None:
+    def fail():
+        raise UndecodablePixels("1.2.3", "1.2.840.10008.1.2.4.90", "cut short")
+
+    stack = as_instances(make_stack(blobs((30, 16, 16))))
+    stack = replace(
+        stack, slices=tuple(replace(one, read=fail) if k == 20 else one for k, one in enumerate(stack.slices))
+    )
+    bundle = make_bundle(tmp_path, steps=STEPS, window=Window((8, 8, 8), (0.5,) * 3))
+    for order in (range(30), range(29, -1, -1)):
+        with pytest.raises(UndecodablePixels):
+            segment(Arriving(stack, with_pauses(order)), bundle, Collected())
+
+
+def test_a_wish_to_stop_is_heard_while_nothing_comes(tmp_path: Path) -> None:
+    stack = as_instances(make_stack(blobs((30, 16, 16))))
+    source = Arriving(stack, [*range(20), *[None] * 1000])
+    with pytest.raises(Interrupted):
+        segment(source, make_bundle(tmp_path), Collected(), cancelled=lambda: source.asked > 30)
+    assert source.asked < 40
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    spacing=st.sampled_from([0.625, 0.7, 1.25, 3.0, 0.488281, 2.5, 5.0, 0.9765625]),
+    digits=st.integers(2, 8),
+    first=st.floats(-500, 500),
+    few=st.integers(40, 100),
+    many=st.integers(100, 1600),
+)
+def test_the_first_slices_tell_the_spacing_of_all(
+    spacing: float, digits: int, first: float, few: int, many: int
+) -> None:
+    """Positions written with two decimals or more; the spacing that was meant shows in the first row of windows."""
+    heights = np.round(first + spacing * np.arange(many), digits)
+    heights -= heights[0]
+    meant = rounded_spacing(heights)
+    assert abs(meant - spacing) * many <= 5 * 10.0**-digits + 1e-6 * many  # as far as positions are off anyway
+    if round(spacing, min(digits, 3)) == spacing:
+        assert rounded_spacing(heights[:few]) == meant == spacing
