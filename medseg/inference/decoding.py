@@ -77,7 +77,12 @@ class Decoder:
         """Decode it now; it waits on disk until it is taken. Waits itself while too many are being decoded."""
         while len(self._keeping) >= AHEAD:
             wait([self._keeping.popleft()])
-        store = self._store = self._store or PlaneStore()
+        if self._store is None:
+            try:
+                self._store = PlaneStore()
+            except OSError:  # no room for temporary files: it is decoded when it is taken
+                return
+        store = self._store
         self._kept[id(one)] = kept = self._pool.submit(_keep, one, store)
         self._keeping.append(kept)
 

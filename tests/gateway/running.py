@@ -101,13 +101,19 @@ class Serving:
 
     def answers(self) -> bool:
         assert self.process.poll() is None, self.log.read_text()
+        return self._port_is_open()
+
+    def _port_is_open(self) -> bool:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
             return True
         return False
 
     def stop(self, number: int = signal.SIGTERM) -> int:
+        """The exit code. A service that was killed leaves processes that end soon: whoever answers next is new."""
         self.process.send_signal(number)
-        return self.process.wait(PATIENCE_S)
+        code = self.process.wait(PATIENCE_S)
+        wait_for("the end of its processes", lambda: not self._port_is_open())
+        return code
 
     def send(self, datasets: Sequence[Dataset]) -> None:
         """By pynetdicom, over one association; each is stored."""
