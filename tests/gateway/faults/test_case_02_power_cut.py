@@ -135,7 +135,8 @@ def _replaced(settings: GatewaySettings, gateway: dict[str, Any]) -> GatewaySett
 
 
 @pytest.mark.parametrize(
-    ("studies", "slices", "count"), [(2, 4, 10), pytest.param(40, 8, 600, marks=pytest.mark.reliability)]
+    ("studies", "slices", "count"),
+    [pytest.param(2, 4, 10, marks=pytest.mark.slow), pytest.param(40, 8, 600, marks=pytest.mark.reliability)],
 )
 def test_case_02_power_cut(tmp_path: Path, bundle: Path, studies: int, slices: int, count: int) -> None:
     require("strace")
