@@ -26,10 +26,10 @@ demo: $(READY)
 	$(BIN)/medseg demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -q -m 'not slow and not reliability' --durations=10
+	$(BIN)/python -m pytest -q -n auto --dist loadfile -m 'not slow and not reliability' --durations=10
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -q -m slow --durations=10
+	$(BIN)/python -m pytest -q -n auto --dist loadfile -m slow --durations=10
 
 reliability: $(READY)
 	mkdir -p $(RELIABILITY)

@@ -60,8 +60,8 @@ def full(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> Iterator[tup
     folder, pacs = tmp_path_factory.mktemp("full"), Pacs()
     deliver = "[deliver]\ncommitment = false\nfirst_retry_s = 0.5\nlongest_retry_s = 0.5\n"
     with (
-        small_disk(folder / "spool_disk", "size=8m,nr_inodes=400") as spool,
-        small_disk(folder / "ledger_disk", "size=16m") as ledger,
+        small_disk(folder / "spool_disk", "size=32m,nr_inodes=9000") as spool,
+        small_disk(folder / "ledger_disk", "size=48m") as ledger,  # the log alone keeps 8 MB or more
         faulty(
             folder,
             TIMES + deliver + rules(bundle, pacs.port),
