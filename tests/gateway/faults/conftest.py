@@ -56,7 +56,7 @@ def pacs() -> Iterator[Pacs]:
     peer.close()
 
 
-FAKES = ("down", "rejecting", "no_seg", "warning", "busy", "failing", "losing", "reporting")
+FAKES = ("down", "rejecting", "no_seg", "warning", "busy", "failing", "losing", "reporting", "away")
 
 
 @pytest.fixture(scope="session")
@@ -83,7 +83,11 @@ def gateway(
         f'[[peer]]\nname = "{name}"\nae_title = "PACS"\nhost = "127.0.0.1"\nport = {fake.port}\n'
         for name, fake in fakes.items()
     )
-    for description, to in (("to every peer", FAKES[:-1]), ("to be reported", FAKES[-1:])):
+    for description, to in (
+        ("to every peer", FAKES[:-2]),
+        ("to be reported", FAKES[-2:-1]),
+        ("to one away", FAKES[-1:]),
+    ):
         settings += (
             f'[[rule]]\nname = "{description}"\nwhen = {{ series_description = "{description}" }}\n'
             f'bundle = "{bundle}"\nsend_to = {list(to)}\n'

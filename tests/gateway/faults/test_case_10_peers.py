@@ -35,7 +35,7 @@ def peers(fakes: dict[str, FakePacs]) -> Iterator[dict[str, FakePacs]]:
     }
     with contextlib.ExitStack() as listening:
         for name, fake in fakes.items():
-            if name not in ("down", "reporting"):
+            if name not in ("down", "reporting", "away"):
                 listening.enter_context(serving(fake, classes.get(name, (SEG, SR, Verification))))
         yield fakes
 

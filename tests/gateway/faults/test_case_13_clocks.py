@@ -42,7 +42,7 @@ def test_case_13_the_wall_clock_steps_in_the_quiet_time(gateway: Faulty, pacs: P
 
 def test_case_13_the_wall_clock_steps_back_while_a_delivery_waits(gateway: Faulty, fakes: dict[str, FakePacs]) -> None:
     """What was to be tried again in seconds is not tried again an hour later."""
-    series, peer = phantom(SeriesDescription="to be reported"), fakes["reporting"]  # which is not there yet
+    series, peer = phantom(SeriesDescription="to one away"), fakes["away"]  # which is not there yet
     assert store_all(gateway.port, series) == [0] * 8
     gateway.complete(series)
     assert gateway.ended(series).state == "done"
