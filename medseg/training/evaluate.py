@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from medseg.bundle.bundle import Bundle, Segment
 from medseg.dicom.nifti import read_nifti
 from medseg.dicom.series import Stack
-from medseg.inference.labels import LabelPlane
 from medseg.inference.segment import Settings, StackSource, segment
 from medseg.progress import Cancelled, check, never
+from medseg.results.planes import LabelSpool
 from medseg.training.data import Case, NoCases, UnusableCase, find_cases, split
 from medseg.training.plan import read_plan
 from medseg.training.scores import Score, Summary, score, summarise
@@ -125,37 +125,24 @@ def evaluate_cases(
 
 def segment_nifti(image: Path, bundle: Bundle, settings: Settings, cancelled: Cancelled = never) -> Masks:
     """The pipeline's labels of a NIfTI volume: (segments, i, j, k), on the file's own grid."""
-    sink = InMemory()
+    sink = LabelSpool()
     segment(StackSource(read_nifti(image)), bundle, sink, settings=settings, cancelled=cancelled)
-    masks = np.moveaxis(sink.masks(), (1, 2, 3), (3, 2, 1))  # (k, j, i) -> (i, j, k)
-    turned = np.linalg.det(nibabel.load(image).affine) * np.linalg.det(sink.ijk_to_lps()) < 0
+    masks = np.moveaxis(_masks(sink), (1, 2, 3), (3, 2, 1))  # (k, j, i) -> (i, j, k)
+    turned = np.linalg.det(nibabel.load(image).affine) * np.linalg.det(_ijk_to_lps(sink.stack)) < 0
     return masks[..., ::-1] if turned else masks  # a left-handed volume's slices are turned round when read
 
 
-class InMemory:
-    """A label sink that keeps the planes."""
+def _masks(found: LabelSpool) -> Masks:
+    """(segments, k, j, i)."""
+    volume = np.stack(list(found))
+    if found.exclusive:
+        return np.stack([volume == one.number for one in found.segments])
+    return np.moveaxis(volume, 1, 0).astype(bool)
 
-    def begin(self, stack: Stack, segments: tuple[Segment, ...], *, exclusive: bool) -> None:
-        self.stack, self.segments, self.exclusive = stack, segments, exclusive
-        self.planes: list[LabelPlane] = []
 
-    def plane(self, k: int, labels: LabelPlane) -> None:
-        assert k == len(self.planes)
-        self.planes.append(labels.copy())
-
-    def end(self) -> None:
-        """Nothing is left to do."""
-
-    def masks(self) -> Masks:
-        """(segments, k, j, i)."""
-        volume = np.stack(self.planes)
-        if self.exclusive:
-            return np.stack([volume == one.number for one in self.segments])
-        return np.moveaxis(volume, 1, 0).astype(bool)
-
-    def ijk_to_lps(self) -> NDArray[np.float64]:
-        """4x4, maps (i, j, k, 1) = (column, row, slice) to LPS millimetres."""
-        return self.stack.affine[:, [2, 1, 0, 3]]
+def _ijk_to_lps(stack: Stack) -> NDArray[np.float64]:
+    """4x4, maps (i, j, k, 1) = (column, row, slice) to LPS millimetres."""
+    return stack.affine[:, [2, 1, 0, 3]]
 
 
 def spacing_mm(affine: NDArray[np.floating]) -> tuple[float, ...]:
