@@ -36,7 +36,8 @@ from medseg.errors import ResourceError, UsageError
 
 T = TypeVar("T")
 MIGRATIONS = Path(__file__).parent / "migrations"
-WAL_BYTES = 1 << 23  # somewhat more than SQLite lets it grow between checkpoints (1,000 pages)
+WAL_PAGES = 1900  # between checkpoints, which cost several syncs: one commit writes about a dozen
+WAL_BYTES = 1 << 23  # somewhat more than that
 BUSY_S = 30  # how long a writer waits for another process
 TURN_S = 0.0005  # between its looks; SQLite's own handler sleeps up to 0.1 s, a hundred times as long as a commit takes
 _AT_FAULT = (IntegrityError, sqlite3.IntegrityError)
@@ -234,6 +235,7 @@ def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
     connection.execute(f"PRAGMA busy_timeout = {BUSY_S * 1000}")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
     connection.execute("PRAGMA foreign_keys = ON")
 
 

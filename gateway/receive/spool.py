@@ -27,6 +27,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -126,6 +127,7 @@ class Spool:
         self._lasting: set[str] = set()  # series folders that a power cut leaves
         self._room_until, self._room = 0.0, True
         self._receiver, self._endings = receiver, deque[tuple[str, Ending, float]]()
+        self.digesters = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="digest")
 
     def has_room(self) -> bool:
         """Whether the disk is below its watermark; looked up at most once a second."""
@@ -236,7 +238,7 @@ class Spool:
 class Reception:
     """One instance on its way into the spool: an `Incoming`.
 
-    It is digested stretch by stretch while the disk is at work on the same stretch, which takes its time anyway.
+    It is digested stretch by stretch; the last one by a thread beside, while this one waits for the disk.
     """
 
     def __init__(self, spool: Spool, request: StoreRequest) -> None:
@@ -263,7 +265,9 @@ class Reception:
             self._size += len(fragment)
             self._held += fragment
             if len(self._held) >= STRETCH:
-                self._take_in()
+                self._hand_on()
+                self._digest.update(self._held)
+                self._held.clear()
         except OSError:
             self.discard()
             raise
@@ -274,12 +278,14 @@ class Reception:
             length = os.fstat(self._file).st_size
             if length != self._offset + self._size:
                 raise OSError(f"{self._part} has {length} bytes where {self._offset + self._size} were written")
-            self._take_in()
+            self._hand_on()
+            digesting = self._spool.digesters.submit(self._digest.update, self._held)
             identity = self._identity()
             os.fsync(self._file)
             path = instance_path(identity, self._token)
             self._spool.publish(self._part, path)
             self._published = True
+            digesting.result()
         finally:
             self.discard()
         filed = self._spool.file(self._stored(identity, path))
@@ -299,13 +305,10 @@ class Reception:
             with contextlib.suppress(OSError):
                 os.unlink(self._part)  # noqa: PTH108 - as above
 
-    def _take_in(self) -> None:
-        """Let the disk begin with what is new, and digest it meanwhile."""
+    def _hand_on(self) -> None:
+        """Let the disk begin with what is new."""
         _start_writing(self._file)
-        self._digest.update(self._held)
-        if not self._head:
-            self._head = bytes(self._held[:HEAD])
-        self._held.clear()
+        self._head = self._head or bytes(self._held[:HEAD])
 
     def _identity(self) -> Identity:
         """The data set's identity, which must be the command's."""

@@ -1,0 +1,67 @@
+"""Label planes kept compressed in memory: a few kB each, so thousands are no burden."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from medseg.bundle.bundle import Segment
+from medseg.dicom.series import Stack
+from medseg.inference.labels import LabelPlane
+
+
+class PlaneSpool:
+    """Planes one behind the other, all of one shape: (rows, columns), or (channels, rows, columns).
+
+    Iterating yields them as they were given, as often as wanted. Channels are packed one by one, and what is all zeros
+    takes no room, so that one of hundred channels can be had without the others.
+    """
+
+    def __init__(self) -> None:
+        self._planes: list[tuple[bytes, ...]] = []
+        self._shape: tuple[int, ...] = ()
+
+    def put(self, plane: LabelPlane) -> None:
+        self._shape = plane.shape
+        self._planes.append(tuple(_packed(one) for one in (plane if plane.ndim == 3 else plane[None])))
+
+    def channel(self, k: int, channel: int) -> LabelPlane:
+        """One channel (rows, columns) of plane k; channel 0 where there are none."""
+        return self._unpacked(self._planes[k][channel])
+
+    def __len__(self) -> int:
+        return len(self._planes)
+
+    def __getitem__(self, k: int) -> LabelPlane:
+        channels = [self._unpacked(one) for one in self._planes[k]]
+        return channels[0] if len(self._shape) == 2 else np.stack(channels)
+
+    def __iter__(self) -> Iterator[LabelPlane]:
+        return (self[k] for k in range(len(self)))
+
+    def _unpacked(self, packed: bytes) -> LabelPlane:
+        if not packed:
+            return np.zeros(self._shape[-2:], np.uint8)
+        return np.frombuffer(zlib.decompress(packed), np.uint8).reshape(self._shape[-2:])
+
+
+def _packed(plane: LabelPlane) -> bytes:
+    return zlib.compress(np.ascontiguousarray(plane, np.uint8).tobytes(), 1) if plane.any() else b""
+
+
+class LabelSpool(PlaneSpool):
+    """A LabelSink that keeps what the pipeline has let go of."""
+
+    def begin(self, stack: Stack, segments: tuple[Segment, ...], *, exclusive: bool) -> None:
+        self.stack, self.segments, self.exclusive = stack, segments, exclusive
+        self._shape = stack.shape[1:] if exclusive else (len(segments), *stack.shape[1:])
+
+    def plane(self, k: int, labels: LabelPlane) -> None:
+        if k != len(self) or labels.shape != self._shape:
+            raise ValueError(f"plane {k} of shape {labels.shape}: expected plane {len(self)} of {self._shape}")
+        self.put(labels)
+
+    def end(self) -> None:
+        pass
