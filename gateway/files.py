@@ -1,4 +1,4 @@
-"""Names that last: what a rename or a deletion did is on the disk once its folder is synced."""
+"""What lasts: bytes of a file, and what a rename or a deletion did to a folder, are on the disk once that is synced."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 
-def sync_folder(folder: str | Path) -> None:
-    """Make the names in a folder last (fsync of a directory). Raises OSError."""
-    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def sync(path: str | Path) -> None:
+    """Make a file's bytes, or the names in a folder, last. Raises OSError."""
+    opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(opened)
     finally:

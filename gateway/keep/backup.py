@@ -19,7 +19,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.files import sync_folder
+from gateway.files import sync
 from gateway.ledger import Ledger
 from medseg.errors import ResourceError, UsageError
 
@@ -64,7 +64,7 @@ def backup(ledger: Ledger, spool: Path, to: Path, settings: Path | None = None) 
     if settings is not None:
         shutil.copyfile(settings, to / SETTINGS)
     for folder in (*(one for one in to.rglob("*") if one.is_dir()), to, to.absolute().parent):
-        sync_folder(folder)
+        sync(folder)
     return Backup(len(linked), sum(linked), verify(to))
 
 

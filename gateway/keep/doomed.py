@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from sqlalchemy import Connection, Row, delete, insert, select
 
-from gateway.files import sync_folder
+from gateway.files import sync
 from gateway.ledger import Ledger
 from gateway.tables import doomed, result_object
 
@@ -79,7 +79,7 @@ def _tidy(spool: Path, folder: Path) -> None:
     """Make the deletions in a folder last; it goes with them where it is empty, and so does the one above."""
     for one in (folder, *folder.parents):
         with suppress(FileNotFoundError):
-            sync_folder(one)
+            sync(one)
         if len(one.relative_to(spool).parts) < 2:  # the spool's own folders stay
             return
         with suppress(OSError):

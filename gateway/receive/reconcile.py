@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway import rows
-from gateway.files import sync_folder
+from gateway.files import sync
 from gateway.ledger import Ledger
 from gateway.receive.header import NotDicom, file_meta_of, identify
 from gateway.receive.spool import INCOMING, Spool, instance_path
@@ -90,8 +90,8 @@ def _quarantine(spool: Spool, file: Path) -> str:
     """Out of the way, under a name that says where it was."""
     there = spool.quarantine / _relative(spool, file).replace("/", "_")
     file.rename(there)
-    sync_folder(file.parent)
-    sync_folder(spool.quarantine)
+    sync(file.parent)
+    sync(spool.quarantine)
     return _relative(spool, there)
 
 

@@ -37,7 +37,7 @@ from sqlalchemy import Connection
 from gateway import rows
 from gateway.dimse import storing
 from gateway.dimse.storing import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, Ending, Peer, StoreRequest
-from gateway.files import sync_folder
+from gateway.files import sync
 from gateway.ledger import Ledger
 from gateway.receive.header import Identity, NeedMore, NotDicom, identify
 from gateway.rows import Filed, StoredInstance
@@ -121,8 +121,8 @@ class Spool:
         self.incoming, self.studies, self.quarantine = folder / INCOMING, folder / STUDIES, folder / "quarantine"
         for made in (folder, self.incoming, self.studies, self.quarantine):
             made.mkdir(mode=0o700, parents=True, exist_ok=True)
-        sync_folder(folder)
-        sync_folder(folder.parent)
+        sync(folder)
+        sync(folder.parent)
         self._root = str(folder)
         self._lasting: set[str] = set()  # series folders that a power cut leaves
         self._room_until, self._room = 0.0, True
@@ -196,7 +196,7 @@ class Spool:
                 self._lasting.discard(folder)
                 if not tries_left:
                     raise
-        sync_folder(folder)
+        sync(folder)
 
     def file(self, stored: StoredInstance) -> Filed:
         """Commit a published file to the ledger; a duplicate's file goes.
@@ -229,7 +229,7 @@ class Spool:
         """Study and series folders, each safe in its parent: one that is there may be of a thread that syncs it yet."""
         for made in (Path(series_folder).parent, Path(series_folder)):
             made.mkdir(mode=0o700, exist_ok=True)
-            sync_folder(made.parent)
+            sync(made.parent)
         if len(self._lasting) >= FOLDERS_KNOWN:
             self._lasting.clear()
         self._lasting.add(series_folder)

@@ -6,12 +6,12 @@ spool/results/<result key>/     seg.dcm  sr.dcm  result.json        see `medseg.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from pydicom.filereader import read_file_meta_info
 
+from gateway.files import sync
 from gateway.moves import NewObject, NewResult
 from medseg.bundle.bundle import Bundle
 from medseg.job import DICOM, Outcome
@@ -27,14 +27,14 @@ def freeze(outcomes: Sequence[Outcome], bundle: Bundle, spool: Path) -> NewResul
     objects: list[NewObject] = []
     for number, outcome in enumerate(outcomes, 1):
         for file in outcome.folder.iterdir():
-            _sync(file)
-        _sync(outcome.folder)
+            sync(file)
+        sync(outcome.folder)
         for kind, file in sorted(outcome.record["outputs"].items()):
             if kind in DICOM:
                 here = outcome.folder / Path(file).name  # the record says where it was made: the spool may have moved
                 objects.append(_object(f"{kind}.{number}" if number > 1 else kind, here, spool))
     for folder in (spool / RESULTS, spool):  # the first result made the folder
-        _sync(folder)
+        sync(folder)
     keys = [outcome.record["result_key"] for outcome in outcomes]
     whole = keys[0] if len(keys) == 1 else hashlib.sha256("\n".join(sorted(keys)).encode()).hexdigest()
     return NewResult(whole, bundle.name, bundle.version, [dict(outcome.record) for outcome in outcomes], tuple(objects))
@@ -51,11 +51,3 @@ def _object(kind: str, file: Path, spool: Path) -> NewObject:
         size_bytes=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
     )
-
-
-def _sync(path: Path) -> None:
-    opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
