@@ -2,6 +2,7 @@
 # make test    install into .venv and run the tests
 # make lint    style and types
 # make peers   the outside programs that some tests ask (Debian; needs root)
+# make gpu-check   parity, engines, memory that runs out, and timings on a CUDA device; fails where there is none
 # make test-slow, make coverage, make reliability    the slow set; coverage; full counts of injected faults
 # make help    this list
 
@@ -12,7 +13,7 @@ READY  := $(VENV)/.ready
 RELIABILITY := docs/reliability
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow reliability lint peers coverage clean
+.PHONY: help demo test test-slow gpu-check reliability lint peers coverage clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -30,6 +31,11 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -q -n auto --dist loadfile -m slow --durations=10
+
+gpu-check: $(READY)
+	$(BIN)/python -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "gpu-check: no CUDA device is here (torch %s), so nothing was checked" % torch.__version__)'
+	$(BIN)/python -m pytest -q -rA -m gpu
+	$(BIN)/python benchmarks/windows.py --device cuda --precisions fp32,fp16,bf16 --engines torch,torch-channels-last,compile,tensorrt
 
 reliability: $(READY)
 	mkdir -p $(RELIABILITY)

@@ -1,14 +1,14 @@
 """The network families beside each other: what they learn in the same short time, and what a window costs.
 
-    python benchmarks/families.py train --data DIR [--minutes 3] [--work build/families] [--only pspnet-glioma]
+    python benchmarks/families.py train --data DIR [--minutes 1.5] [--work build/families] [--only pspnet-glioma]
     python benchmarks/families.py cost [--rounds 5]
 
 `train`: every family learns two data sets, DIR/msd_hippocampus in 3D and DIR/lgg_flair in 2D, as `medseg train` does,
-and is scored on the cases set aside as `medseg evaluate` does. Each has the small network of `medseg bundles new`, its
-`SMALL`, with the same norm, window, batch, loss, optimizer and augmentation; and each the same seconds of one core:
-steps are timed, and as many are planned as there is time for, so that the learning rate of each comes down to zero. As
-many processes as cores, each with one thread. No clean-up of the labels, no test-time flips. A run that was killed goes
-on where it was when the same command is given again (`--work` keeps its bundles and checkpoints).
+and is scored on the cases set aside as `medseg evaluate` does. Each is its small network, `SMALL`, with the same window,
+batch, loss, optimizer and augmentation; and each has the same seconds of one core: steps are timed, and as many are
+planned as there is time for, so that the learning rate of each comes down to zero. As many processes as cores, each
+with one thread. No clean-up of the labels, no test-time flips. A run that was killed goes on where it was when the same
+command is given again (`--work` keeps its bundles and checkpoints).
 
 `cost`: seconds of one window, all families in turns, fp32, all cores: the paper's size in 2D, the small one in 2D and
 in 3D.
@@ -142,7 +142,7 @@ def begin(family: str, task: Task, data: Path, seconds: float, folder: Path) -> 
     new_bundle(making, family, task.dims, segments=task.segments, modality="MR")
     inference, training = making / INFERENCE, making / CONFIG
     config = json.loads(inference.read_text())
-    config["network_def"] |= {**getattr(networks, family).SMALL, "norm": "group"}
+    config["network_def"] |= getattr(networks, family).SMALL
     for step in config["preprocessing"]["transforms"]:
         if step["_target_"] == "Spacingd":
             step["pixdim"] = [1.0, 1.0, 1.0 if task.dims == 3 else -1.0]
@@ -342,7 +342,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     training = commands.add_parser("train")
     training.add_argument("--data", type=Path, required=True)
-    training.add_argument("--minutes", type=float, default=3.0, help="of one core, for each family and data set")
+    training.add_argument("--minutes", type=float, default=1.5, help="of one core, for each family and data set")
     training.add_argument("--work", type=Path, default=Path("build/families"))
     training.add_argument("--only", default="", help="those whose FAMILY-DATA contains it; the page stays as it is")
     costing = commands.add_parser("cost")

@@ -42,12 +42,12 @@ from medseg.errors import (
 from medseg.inference.device import choose_device, choose_precision
 from medseg.inference.labels import SegmentationResult
 from medseg.inference.segment import Settings, StackSource, segment
+from medseg.inference.spool import LabelSpool
 from medseg.progress import Cancelled, Report, Stage, check, never, silent
 from medseg.results.identity import ResultKey, stack_key
 from medseg.results.modules import Predecessor, Provenance
 from medseg.results.nifti import write_nifti
 from medseg.results.picture import write_picture
-from medseg.results.planes import LabelSpool
 from medseg.results.record import refusal_record, result_record, write_record
 from medseg.results.report import write_report
 from medseg.results.seg import SegWriter
@@ -348,7 +348,8 @@ def run(
 def deciding(bundle: Bundle, settings: Settings) -> dict[str, Any]:
     """The settings that a result depends on, and so does its key; device and batch are not among them."""
     precision = choose_precision(settings.precision, bundle, choose_device(settings.device))
-    return {"precision": str(precision), "overlap": list(settings.applied_to(bundle.recipe).window.overlap)}
+    overlap = list(settings.applied_to(bundle.recipe).window.overlap)
+    return {"precision": str(precision), "overlap": overlap} | ({"exact": True} if settings.exact else {})
 
 
 def _segmented(job: Job, settings: Settings, on_progress: Report, cancelled: Cancelled) -> Found:
@@ -399,6 +400,10 @@ def _written(
 
 
 def _peak_rss_mb() -> float:
+    """Resident memory of this process at its highest."""
+    with suppress(OSError, StopIteration):  # what getrusage tells counts the program that started this one too
+        lines = Path("/proc/self/status").read_text("ascii", "replace").splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024.0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
 
 

@@ -85,6 +85,8 @@ HOMES: dict[str, tuple[str, ...]] = {
     "pynetdicom": ("gateway/dimse",),
     "alembic": ("gateway/ledger", "gateway/migrations"),
     "torch": ("medseg/bundle", "medseg/inference", "medseg/networks", "medseg/training", "medseg/cli"),
+    "openvino": ("medseg/inference/engines/backends",),
+    "torch_tensorrt": ("medseg/inference/engines/backends",),
     "starlette": ("gateway/web",),
     "uvicorn": ("gateway/web",),
     "jinja2": ("gateway/web",),
@@ -151,7 +153,7 @@ def test_a_foreign_library_stays_in_its_home(library: str) -> None:
 
 def test_help_loads_nothing_heavy() -> None:
     heavy = {"torch", "monai", "numpy", "pydicom", "pynetdicom", "sqlalchemy", "highdicom", "nibabel", "scipy", "PIL"}
-    heavy |= {"starlette", "uvicorn", "jinja2", "prometheus_client"}
+    heavy |= {"starlette", "uvicorn", "jinja2", "prometheus_client", "openvino"}
     program = (
         "import sys; from typer.testing import CliRunner; from medseg.cli.app import app; "
         "assert CliRunner().invoke(app, ['--help']).exit_code == 0; "

@@ -13,7 +13,7 @@ from importlib.metadata import entry_points
 import typer
 
 from medseg import __version__
-from medseg.cli import bundles, demo, doctor, infer, inspect, train
+from medseg.cli import bench, bundles, demo, doctor, infer, inspect, train
 from medseg.cli.console import fail
 from medseg.cli.exits import exit_code
 from medseg.errors import MedsegError
@@ -51,6 +51,7 @@ app.command("train", epilog=train.TRAIN_EXAMPLES)(train.train)
 app.command("evaluate", epilog=train.EVALUATE_EXAMPLES)(train.evaluate)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
+app.add_typer(bench.app, name="bench")
 for extension in entry_points(group=EXTENSIONS):
     extension.load()(app)
 

@@ -13,12 +13,15 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medseg.cli import console
 from medseg.cli.exits import OK, RESOURCES
+
+if TYPE_CHECKING:
+    import torch
 
 CHECKS = "medseg.checks"
 _ENOUGH_MEMORY_GB = 4.0
@@ -74,6 +77,16 @@ def _device() -> Iterator[Check]:
     device = choose_device("auto")
     what = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     yield Check("device", True, f"{device} ({what}), torch {torch.__version__}")
+    yield Check("engines", True, _engines(device))
+
+
+def _engines(device: torch.device) -> str:
+    """Those that can run here, and why others cannot."""
+    from medseg.inference.engines.backends import BACKENDS
+
+    found = {name: one.missing(device, "fp32") for name, one in BACKENDS.items() if name != "torch-channels-last"}
+    able = ", ".join(name for name, why in found.items() if why is None)
+    return able + "".join(f"; not {name} ({why})" for name, why in found.items() if why is not None)
 
 
 def _memory() -> Check:

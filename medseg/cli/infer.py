@@ -42,7 +42,13 @@ def infer(
         typer.Option("--format", metavar="LIST", help="Of seg, sr, nifti, png; default seg,sr (nifti for NIfTI)."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto",
+    engine: Annotated[
+        str, typer.Option(envvar="MEDSEG_ENGINE", help="auto (the fastest), torch, compile, openvino or tensorrt.")
+    ] = "auto",
     precision: Annotated[str, typer.Option(help="fp32, auto, bf16 or fp16, as the bundle allows.")] = "fp32",
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Scores to the bit those of MONAI's sliding window: CPU, torch, fp32.")
+    ] = False,
     overlap: Annotated[
         float | None, typer.Option(min=0.0, max=0.95, help="Overlap of windows; default: the bundle's.")
     ] = None,
@@ -63,7 +69,12 @@ def infer(
     from medseg.inference.segment import Settings
 
     settings = Settings(
-        device=device, precision=precision, overlap=overlap, assume_frame_of_reference=assume_frame_of_reference
+        device=device,
+        engine=engine,
+        precision=precision,
+        exact=exact,
+        overlap=overlap,
+        assume_frame_of_reference=assume_frame_of_reference,
     )
     wanted = _formats(formats)
     bundles = _bundles(bundle, trust=trust_bundle)

@@ -23,7 +23,6 @@ from medseg.dicom.instance import Pixels, Slice
 from medseg.dicom.series import SliceSource
 from medseg.inference.decoding import AHEAD, Decoder
 from medseg.inference.prepare import Pointwise, scale
-from medseg.inference.resample import blend
 from medseg.inference.restore import Back
 from medseg.inference.streaming import Rows
 from medseg.inference.track import MANY, Track, lay, plan
@@ -91,7 +90,7 @@ def start(
         if isinstance(found, str):
             why = found
             continue
-        ahead = plan(found, MANY, recipe)
+        ahead = plan(found, found.count or MANY, recipe)
         why, enough = None, ahead.needed(ahead.where.extent[0])
         if enough <= len(found.slices):
             return found
@@ -107,8 +106,13 @@ def _track(intake: Intake, source: SliceSource, recipe: Recipe, *, assume_frame:
     if isinstance(track, Track):
         came = {id(one): number for number, one in enumerate(slices)}
         order = np.array([came[id(one)] for one in track.slices], dtype=float)
-        if np.corrcoef(order, np.arange(len(order)))[0, 1] < _IN_ORDER:
-            return "slices came from the end where the last windows lie, or in no order"
+        alike = np.corrcoef(order, np.arange(len(order)))[0, 1]
+        if alike < -_IN_ORDER:
+            if source.expected is None:
+                return "slices came from the end where the last windows lie, and their number was not known"
+            return track.turned(max(source.expected, len(slices)))
+        if alike < _IN_ORDER:
+            return "slices came in no order"
     return track
 
 
@@ -117,7 +121,7 @@ class Passage:
 
     more: the next slice that came, None for none at the moment.
     end: the track that all slices form, once they have come; None before. May raise Contradicted.
-    seen: what becomes of each decoded plane first.
+    seen: what becomes of each decoded plane first. certain: a row runs once it is known whether it is the last.
     """
 
     def __init__(
@@ -130,6 +134,7 @@ class Passage:
         end: Callable[[], Track | None],
         seen: Callable[[Pixels], Pixels],
         clock: StageClock,
+        certain: bool = False,
     ) -> None:
         self._track, self._recipe, self._decoder = track, recipe, decoder
         self._more, self._end, self._seen, self._clock = more, end, seen, clock
@@ -140,7 +145,8 @@ class Passage:
         self._held: deque[Tensor] = deque()
         self._first = 0
         self.restored = 0  # label planes made so far; set from outside
-        self.plan = plan(track, MANY, recipe)
+        self._certain = certain
+        self.plan = plan(track, track.count or MANY, recipe)
         self.ended = False
         for one in track.slices:
             self._admit(one)
@@ -153,8 +159,11 @@ class Passage:
         done = 0
         while not self.ended:
             where = self.plan.where
+            if done == len(where.begins[0]):  # a known number of slices has come
+                self._pull()
+                continue
             begin = where.begins[0][done]
-            last = min(begin + where.extent[0] + where.reach, where.shape[0])
+            last = min(begin + where.extent[0] + max(where.reach, int(self._certain)), where.shape[0])
             if self.plan.needed(last) <= len(self._slices):
                 self._look_ahead(last)
                 if not self.ended:
@@ -201,19 +210,27 @@ class Passage:
         self._early[number] = one
         while len(self._slices) in self._early:
             self._slices.append(self._early.pop(len(self._slices)))
-        if len(self._slices) >= MANY:
-            raise Contradicted(f"more than {MANY} slices")
+        most = self.plan.count
+        if len(self._slices) + len(self._early) > most:
+            raise Contradicted(f"more than {most} slices")
 
     def _look_for_end(self) -> None:
         whole = self._end()
         if whole is None:
             return
-        final = plan(whole, len(whole.slices), self._recipe)
+        count = len(whole.slices)
+        final = plan(whole, count, self._recipe)
+        if self._track.count is not None:
+            straight, whole = final.mirrored(), whole.turned(count)
+            final = plan(whole, count, self._recipe)
         same_slices = len(whole.slices) == len(self._slices) and all(
             one is other for one, other in zip(whole.slices, self._slices, strict=True)
         )
         prepared = self._first + len(self._held)
         same_plan = prepared == 0 or self.plan.agrees(final, prepared=prepared, restored=self.restored)
+        if self._track.count is not None:  # all of it as it would have been forwards
+            prepared = final.where.shape[0]
+            same_plan = final.where == straight.where and final.agrees(straight, prepared=prepared, restored=count)
         if not (same_slices and whole.same_grid(self._track) and same_plan):
             raise Contradicted("the series as a whole lies otherwise than its first slices did")
         self.plan, self.ended = final, True
@@ -233,7 +250,7 @@ class Passage:
             self._raw[number] = in_plane(plane) if early else plane
         for number in [number for number in self._raw if number < lower]:
             del self._raw[number]
-        plane = blend(self._raw[lower], self._raw[upper], slices.weights[m])
+        plane = slices.mix(self._raw.__getitem__, m)
         return _scaled(plane if early else in_plane(plane), after)
 
     def _fetch(self, number: int) -> Tensor:

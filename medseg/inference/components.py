@@ -18,6 +18,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +29,7 @@ from scipy.sparse.csgraph import connected_components
 
 from medseg.inference.labels import LabelPlane
 
+T = TypeVar("T", bound=np.generic)
 Numbers = NDArray[np.intp]
 Mask = NDArray[np.bool_]
 Box = tuple[slice, slice]
@@ -65,9 +68,9 @@ def joined(count: int, *edges: NDArray[np.intp]) -> Numbers:
 
 @dataclass(frozen=True, eq=False)
 class Regions:
-    """Parts, or pockets, of all planes, plane by plane, in each plane by segment as `Survey` was told of them.
+    """Parts, or pockets, of all planes: plane by plane, in each by segment, then in the order of their numbers.
 
-    segment: index of it. plane: in the order in which planes came. voxels: how many.
+    segment: its index. plane: in the order in which planes came. voxels: how many.
     """
 
     segment: Numbers
@@ -78,7 +81,7 @@ class Regions:
         return len(self.segment)
 
     def of(self, plane: int, segment: int) -> slice:
-        """Where those of one segment in one plane are, in the order of their numbers."""
+        """Where those of one segment in one plane are."""
         begin, end = np.searchsorted(self.plane, [plane, plane + 1])
         first, last = np.searchsorted(self.segment[begin:end], [segment, segment + 1])
         return slice(int(begin + first), int(begin + last))
@@ -86,11 +89,12 @@ class Regions:
 
 @dataclass(frozen=True, eq=False)
 class Census:
-    """What `Survey` has found in all planes.
+    """What was found in all planes.
 
-    piece: of each part. low, high: (segments, 3), the box (plane, row, column) around each segment; low > high where
-    there is none. pocket_edges: pockets one above the other. open_pockets: pockets that lie below the open.
-    inner_edges: (part, pocket) side by side. airy: parts beside what is open within their plane.
+    shape: of the volume. piece: of each part. low, high: (segments, 3), first and last voxel (plane, row, column) of
+    the box around each segment, low > high where there is none of it. pocket_edges: (n, 2) pockets that lie one above
+    the other. open_pockets: those that lie above or below what is open. inner_edges: (n, 2), a part and a pocket side
+    by side. airy: parts side by side with what is open within their plane.
     """
 
     shape: tuple[int, int, int]
@@ -99,9 +103,9 @@ class Census:
     low: Numbers
     high: Numbers
     pockets: Regions
-    pocket_edges: NDArray[np.intp]
+    pocket_edges: Numbers
     open_pockets: Numbers
-    inner_edges: NDArray[np.intp]
+    inner_edges: Numbers
     airy: Mask
 
     @property
@@ -109,39 +113,16 @@ class Census:
         return len(self.low)
 
 
-class _Gathered:
-    """Regions that become more, plane by plane."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._segment: list[NDArray[np.uint16]] = []
-        self._plane: list[NDArray[np.int32]] = []
-        self._voxels: list[NDArray[np.int32]] = []
-
-    def add(self, segment: int, plane: int, voxels: NDArray[np.intp]) -> int:
-        """The number, from 0, of the first of these."""
-        first, many = self.count, len(voxels)
-        self._segment.append(np.full(many, segment, np.uint16))
-        self._plane.append(np.full(many, plane, np.int32))
-        self._voxels.append(voxels.astype(np.int32))
-        self.count += many
-        return first
-
-    def all(self) -> Regions:
-        return Regions(*(np.concatenate([_NONE, *one]) for one in (self._segment, self._plane, self._voxels)))
-
-
 @dataclass(eq=False)
 class _Layer:
-    """One image of labels in the plane that was seen last.
+    """An image of labels, of the plane that was seen last.
 
-    values: segment index of each label that is looked for. box: around all of these, with a margin of one voxel, which
-    may lie outside the plane. labels, parts: what is in it; parts are numbered from 1, through all planes.
-    pocket_keys: place of each pocket voxel in the plane + voxels of a plane * segment index, ascending. pockets: whose.
+    box: around the labels that are looked for, with a margin of one voxel. labels, parts: what is in it; parts are
+    numbered from 1 through all planes. pocket_keys: segment * voxels of a plane + place in the plane, ascending, of
+    each voxel of a pocket; pockets: which pocket.
     """
 
-    values: dict[int, int]
-    image: LabelPlane | None = None
+    image: LabelPlane
     box: Box = (slice(0, 0), slice(0, 0))
     labels: LabelPlane = field(default_factory=lambda: np.zeros((0, 0), np.uint8))
     parts: NDArray[np.int32] = field(default_factory=lambda: np.zeros((0, 0), np.int32))
@@ -150,42 +131,52 @@ class _Layer:
 
 
 class Survey:
-    """Finds pieces while planes pass: `add` them in their order or against it, then `end`.
+    """Finds pieces while planes pass: `add` planes in their order or against it, then `end`.
 
     numbers: of the segments. exclusive: planes are (rows, columns) of these numbers, else (segments, rows, columns) of
-    0 and 1. pockets: whether to look for holes.
+    0 and 1. holes: whether they are looked for.
     """
 
-    def __init__(self, numbers: Sequence[int], *, exclusive: bool, pockets: bool = False) -> None:
-        self._exclusive, self._looks_for_pockets = exclusive, pockets
-        shared = [{number: index for index, number in enumerate(numbers)}]
-        self._layers = [_Layer(one) for one in (shared if exclusive else [{1: i} for i in range(len(numbers))])]
-        self._labels = {index: label for layer in self._layers for label, index in layer.values.items()}
-        self._planes, self._size = 0, (0, 0)
+    def __init__(self, numbers: Sequence[int], *, exclusive: bool, holes: bool = False) -> None:
+        self._exclusive, self._holes = exclusive, holes
+        self._segments: list[dict[int, int]] = (  # of each image of a plane: label -> index
+            [{number: index for index, number in enumerate(numbers)}]
+            if exclusive
+            else [{1: index} for index in range(len(numbers))]
+        )
+        self._label = np.array(numbers if exclusive else [1] * len(numbers), np.uint8)
+        self._before: list[_Layer | None] = [None] * len(self._segments)
+        self._size = (0, 0)
+        self._planes = 0
         self._parts, self._pockets = _Gathered(), _Gathered()
-        self._low = np.full((len(numbers), 3), np.iinfo(np.intp).max)
-        self._high = np.full((len(numbers), 3), -1)
-        self._part_edges: list[NDArray[np.intp]] = []
-        self._pocket_edges: list[NDArray[np.intp]] = []
-        self._inner_edges: list[NDArray[np.intp]] = []
+        self._low = np.full((len(numbers), 3), np.iinfo(np.intp).max, np.intp)
+        self._high = np.full((len(numbers), 3), -1, np.intp)
+        self._part_edges: list[Numbers] = []
+        self._pocket_edges: list[Numbers] = []
+        self._inner_edges: list[Numbers] = []
         self._open: list[Numbers] = []
         self._airy: list[Mask] = []
 
     def add(self, plane: LabelPlane) -> None:
+        """The next plane, which must not change until the one after it has been added."""
         images = plane[None] if self._exclusive else plane
         self._size = (int(images.shape[1]), int(images.shape[2]))
-        for number, image in enumerate(images):
-            below = self._layers[number]
-            self._layers[number] = layer = self._look(image, below.values)
-            self._join_parts(below, layer)
-            if self._looks_for_pockets:
-                self._pocket_edges.append(self._join_pockets(layer, below))
-                self._join_pockets(below, layer)
+        for at, image in enumerate(images):
+            before, layer = self._before[at], self._numbered(image, self._segments[at])
+            if before is not None:
+                self._part_edges.append(_touching_parts(before, layer))
+            if self._holes:
+                self._join_pockets(layer, before)
+                if before is not None:
+                    self._join_pockets(before, layer)
+            self._before[at] = layer
         self._planes += 1
 
     def end(self) -> Census:
-        for layer in self._layers:
-            self._open.append(layer.pockets)  # nothing lies above
+        """What was found in all planes."""
+        for layer in self._before:
+            if layer is not None:
+                self._join_pockets(layer, None)
         return Census(
             (self._planes, *self._size),
             self._parts.all(),
@@ -194,38 +185,149 @@ class Survey:
             self._high,
             self._pockets.all(),
             np.concatenate([_NO_EDGES, *self._pocket_edges]),
-            np.unique(np.concatenate([_NONE, *self._open])),
+            np.concatenate([_NONE, *self._open]),
             np.concatenate([_NO_EDGES, *self._inner_edges]),
-            np.concatenate([np.zeros(0, bool), *self._airy]),
+            np.concatenate([np.zeros(0, np.bool_), *self._airy]),
         )
 
-    def _look(self, image: LabelPlane, values: dict[int, int]) -> _Layer:
+    def _numbered(self, image: LabelPlane, segments: dict[int, int]) -> _Layer:
+        """Parts and pockets of an image, numbered and counted."""
         places = {
-            label: place for label, place in enumerate(boxes(image), start=1) if place is not None and label in values
+            label: place for label, place in enumerate(boxes(image), start=1) if place is not None and label in segments
         }
         if not places:
-            return _Layer(values, image)
-        box = _around(places.values())
-        rows, columns = box
-        layer = _Layer(values, image, box)
-        layer.labels = np.zeros((rows.stop - rows.start, columns.stop - columns.start), np.uint8)
-        layer.parts = np.zeros(layer.labels.shape, np.int32)
-        keys, numbers = [_NONE], [_NONE]
-        for label in sorted(places, key=values.__getitem__):
-            place, segment = places[label], values[label]
-            mask = image[place] == label
+            return _Layer(image)
+        (top, bottom), (left, right) = (
+            (min(place[axis].start for place in places.values()), max(place[axis].stop for place in places.values()))
+            for axis in (0, 1)
+        )
+        shape = bottom - top + 2, right - left + 2
+        layer = _Layer(image, (slice(top - 1, bottom + 1), slice(left - 1, right + 1)))
+        layer.labels, layer.parts = np.zeros(shape, np.uint8), np.zeros(shape, np.int32)
+        keys: list[Numbers] = [_NONE]
+        pockets: list[Numbers] = [_NONE]
+        for label in sorted(places, key=segments.__getitem__):
+            segment, (rows, columns) = segments[label], places[label]
+            mask = image[rows, columns] == label
             parts, count = parts_of(mask)
-            first = self._parts.add(segment, self._planes, np.bincount(parts.ravel(), minlength=count + 1)[1:])
-            inside = tuple(slice(p.start - b.start, p.stop - b.start) for p, b in zip(place, box, strict=True))
-            np.copyto(layer.labels[inside], label, where=mask, casting="unsafe")
-            np.copyto(layer.parts[inside], parts + (first + 1), where=mask)
-            at = np.array([[self._planes, p.start, q.stop - 1] for p, q in ()] or [self._planes, *(p.start for p in place)])
-            np.minimum(self._low[segment], at, out=self._low[segment])
-            at = np.array([self._planes, *(p.stop - 1 for p in place)])
-            np.maximum(self._high[segment], at, out=self._high[segment])
-            if self._looks_for_pockets:
-                key, number = self._look_into(mask, parts, count, first, segment, place)
-                keys.append(key)
-                numbers.append(number)
-        layer.pocket_keys, layer.pockets = np.concatenate(keys), np.concatenate(numbers)
+            first = self._parts.add(segment, self._planes, parts, count)
+            self._low[segment] = np.minimum(self._low[segment], (self._planes, rows.start, columns.start))
+            self._high[segment] = np.maximum(self._high[segment], (self._planes, rows.stop - 1, columns.stop - 1))
+            inside = (
+                slice(rows.start - top + 1, rows.stop - top + 1),
+                slice(columns.start - left + 1, columns.stop - left + 1),
+            )
+            np.copyto(layer.labels[inside], np.uint8(label), where=mask)
+            np.copyto(layer.parts[inside], parts + np.int32(first), where=mask)
+            if self._holes:
+                inner = self._numbered_pockets(segment, mask, parts, first, count)
+                if inner is not None:
+                    j, i = np.nonzero(inner)
+                    place = (j + rows.start) * image.shape[1] + i + columns.start
+                    keys.append(segment * image.size + place)
+                    pockets.append(np.asarray(inner[j, i] - 1, np.intp))
+        layer.pocket_keys, layer.pockets = np.concatenate(keys), np.concatenate(pockets)
         return layer
+
+    def _numbered_pockets(
+        self, segment: int, mask: Mask, parts: NDArray[np.int32], first: int, count: int
+    ) -> NDArray[np.int32] | None:
+        """Pockets numbered from 1 through all planes; None where there are none. Notes what lies beside each part."""
+        inner, many = pockets_of(mask)
+        if many == 0:
+            self._airy.append(np.ones(count, np.bool_))
+            return None
+        beside = _side_by_side(parts, inner)
+        first_pocket = self._pockets.add(segment, self._planes, inner, many)
+        airy = np.zeros(count, np.bool_)
+        airy[beside[beside[:, 1] == 0, 0] - 1] = True
+        self._airy.append(airy)
+        self._inner_edges.append(beside[beside[:, 1] > 0] + np.array([first - 1, first_pocket - 1], np.intp))
+        return np.where(inner > 0, inner + np.int32(first_pocket), np.int32(0))
+
+    def _join_pockets(self, layer: _Layer, other: _Layer | None) -> None:
+        """Join pockets with what lies at their place in the plane above or below; beyond the last there is the open."""
+        if other is None:
+            self._open.append(np.unique(layer.pockets))
+            return
+        if not layer.pockets.size:
+            return
+        segment, place = np.divmod(layer.pocket_keys, layer.image.size)
+        at = np.searchsorted(other.pocket_keys, layer.pocket_keys)
+        is_pocket = at < len(other.pocket_keys)
+        is_pocket[is_pocket] = other.pocket_keys[at[is_pocket]] == layer.pocket_keys[is_pocket]
+        is_open = ~is_pocket & (other.image.reshape(-1)[place] != self._label[segment])
+        self._open.append(np.unique(layer.pockets[is_open]))
+        self._pocket_edges.append(_distinct(layer.pockets[is_pocket], other.pockets[at[is_pocket]]))
+
+
+class _Gathered:
+    """Regions that become more, plane by plane."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._columns: list[tuple[NDArray[np.uint16], NDArray[np.int32], NDArray[np.int32]]] = []
+
+    def add(self, segment: int, plane: int, numbered: NDArray[np.int32], count: int) -> int:
+        """Count the voxels of regions 1 .. count; how many regions there were before these."""
+        voxels = np.bincount(numbered.reshape(-1), minlength=count + 1)[1:].astype(np.int32)
+        self._columns.append((np.full(count, segment, np.uint16), np.full(count, plane, np.int32), voxels))
+        before, self.count = self.count, self.count + count
+        return before
+
+    def all(self) -> Regions:
+        columns = zip(*self._columns, strict=True) if self._columns else ((), (), ())
+        return Regions(*(np.concatenate([_NONE, *column]) for column in columns))
+
+
+def _touching_parts(below: _Layer, above: _Layer) -> Numbers:
+    """(n, 2) parts, from 0, of one label that touch in two planes, by faces, edges or corners."""
+    rows, columns = (
+        slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(below.box, above.box, strict=True)
+    )
+    if rows.start >= rows.stop or columns.start >= columns.stop:
+        return _NO_EDGES
+
+    def cut(layer: _Layer, of: NDArray[T]) -> NDArray[T]:
+        (top, left) = (side.start for side in layer.box)
+        return of[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+
+    labels, its = cut(above, above.labels), cut(below, below.labels)
+    parts, its_parts = cut(above, above.parts), cut(below, below.parts)
+    straight = (labels == its) & (labels > 0)
+    lower, upper = [its_parts[straight]], [parts[straight]]
+    # Only a voxel with another label below can touch a part askew that its neighbours do not touch straight on.
+    j, i = np.nonzero((labels > 0) & ~straight)
+    if j.size:
+        its, its_parts = np.pad(its, 1), np.pad(its_parts, 1)
+        for down, right in product((0, 1, 2), repeat=2):
+            same = its[j + down, i + right] == labels[j, i]
+            lower.append(its_parts[j + down, i + right][same])
+            upper.append(parts[j, i][same])
+    return _distinct(np.concatenate(lower), np.concatenate(upper)) - 1
+
+
+def _side_by_side(parts: NDArray[np.int32], inner: NDArray[np.int32]) -> Numbers:
+    """(n, 2) numbers of parts, and of the pockets beside them in a row; 0 for what is open.
+
+    That suffices: whatever region of space lies around a piece, or within it, or around a region within it, touches it
+    at its first voxel along the rows, and around that voxel it is one region.
+    """
+    parts, inner = np.pad(parts, ((0, 0), (1, 1))), np.pad(inner, ((0, 0), (1, 1)))
+    sides = (np.s_[:, 1:], np.s_[:, :-1]), (np.s_[:, :-1], np.s_[:, 1:])
+    edge = [(parts[one] > 0) & (parts[beside] == 0) for one, beside in sides]
+    return _distinct(
+        np.concatenate([parts[one][at] for (one, _), at in zip(sides, edge, strict=True)]),
+        np.concatenate([inner[beside][at] for (_, beside), at in zip(sides, edge, strict=True)]),
+    )
+
+
+def _distinct(a: NDArray[np.integer], b: NDArray[np.integer]) -> Numbers:
+    """(n, 2): which a occurs with which b."""
+    if not a.size:
+        return _NO_EDGES
+    a, b = a.astype(np.int64), b.astype(np.int64)
+    base = int(b.max()) + 1
+    keys = a * base + b
+    keys = keys[np.flatnonzero(np.diff(keys, prepend=-1))]  # most are like the one before
+    return np.stack(np.divmod(np.unique(keys), base), axis=1)

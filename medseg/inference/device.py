@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Lock
 from typing import Final
@@ -15,10 +15,13 @@ from torch import Tensor, nn
 from medseg.bundle.bundle import Bundle
 from medseg.bundle.network import load_network
 from medseg.errors import InvalidBundle, OutOfMemory, ResourceError, UsageError
+from medseg.inference.engines.backends import AUTOCAST, FAILURES, TORCH, Case, Run
+from medseg.inference.engines.race import AUTO, Verdict, candidates, choose, race, usable
+from medseg.inference.restore import activate, discretise
+from medseg.inference.staging import Staging
 
 logger = logging.getLogger(__name__)
 
-AUTOCAST: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
 CPU: Final = torch.device("cpu")
 
 
@@ -48,7 +51,7 @@ def choose_precision(name: str, bundle: Bundle, device: torch.device) -> str:
     if name == "fp32":
         return name
     if name == "auto":
-        usable = (one for one in bundle.precisions if one in AUTOCAST and _has(one, device))
+        usable = (one for one in bundle.precisions if one in AUTOCAST and runs_in(one, device))
         return next(usable, "fp32")
     if name not in AUTOCAST:
         raise UsageError(f"no such precision: {name!r}; known are auto, fp32, {', '.join(AUTOCAST)}")
@@ -58,8 +61,10 @@ def choose_precision(name: str, bundle: Bundle, device: torch.device) -> str:
     return name
 
 
-def _has(precision: str, device: torch.device) -> bool:
+def runs_in(precision: str, device: torch.device) -> bool:
     """Whether the device computes in that precision itself rather than emulating it."""
+    if precision == "fp32":
+        return True
     if device.type == "cuda":
         return precision == "fp16" or torch.cuda.is_bf16_supported(including_emulation=False)
     return precision == "bf16" and torch.cpu._is_avx512_bf16_supported()
@@ -83,11 +88,20 @@ def memory_errors() -> Iterator[None]:
         raise OutOfMemory(f"memory did not suffice: {error}".splitlines()[0]) from error
 
 
-class Engine:
-    """A network on its device, called with batches of windows.
+def steady_batch(batch: int) -> int:
+    """Windows at a time on a CPU: `batch`, within limits, so that a window's scores are the same bits for any batch.
 
-    When memory runs out it halves the batch, then moves from the GPU to the CPU, and keeps a warning for each;
-    when a single window does not fit into the CPU's memory either, it raises OutOfMemory.
+    For one alone torch takes other convolutions, on one thread also for 16 and more (use_mkldnn in ATen's
+    Convolution.cpp).
+    """
+    return min(max(batch, 2), 15)
+
+
+class Engine:
+    """A network on its device, called with batches of windows; the back-end is chosen when the first ones come.
+
+    A back-end that fails gives way to torch. When memory runs out the batch is halved, then the GPU left for the CPU,
+    and a warning kept for each; when a single window does not fit into the CPU's memory either, OutOfMemory is raised.
     """
 
     def __init__(
@@ -98,11 +112,24 @@ class Engine:
         precision: str = "fp32",
         batch: int = 1,
         *,
+        engine: str = TORCH,
+        exact: bool = False,
         careful: bool = False,
+        waiting: Callable[[], None] = lambda: None,
     ) -> None:
-        """careful: memory did not suffice before."""
+        """engine: `race.ENGINES`. exact: batches run as they are given. careful: memory did not
+        suffice before. waiting: called while an engine is made.
+
+        Raises UsageError for an engine that cannot be used here.
+        """
+        usable(engine, device, precision)
         self.network, self.bundle, self.device, self.precision, self.batch = network, bundle, device, precision, batch
-        self.warnings: list[str] = []
+        self.name, self.expected, self.warnings = TORCH, 1, list[str]()
+        # Code that a user vouches for is not in the digest by which engines are kept.
+        self._wanted = TORCH if careful or bundle.trusted else engine
+        self._exact = exact
+        self._waiting, self._staging = waiting, Staging(device)
+        self._run: Run | None = None
         self._slab_device = CPU if careful else device
         if careful:
             where = "" if device == CPU else ", scores in the machine's memory"
@@ -111,7 +138,10 @@ class Engine:
         self._slice_axis = window.slice_axis if len(window.roi) == 2 else None
 
     def __call__(self, windows: Tensor) -> Tensor:
-        """(B, C, *roi) on the CPU -> (B, K, *roi) float32 on the device; roi has three entries, also for 2D."""
+        """(B, C, *roi) on the CPU -> (B, K, *roi) float32 on the device; roi has three entries, also for 2D.
+
+        The first call asks for how many windows a whole job has: set `expected` before.
+        """
         done: list[Tensor] = []
         while sum(map(len, done)) < len(windows):
             begin = sum(map(len, done))
@@ -135,17 +165,22 @@ class Engine:
         self._warn(f"out of memory on {self.device}: scores are stitched in the machine's memory")
         return torch.zeros(shape)
 
+    @property
+    def steady(self) -> bool:
+        """Whether a window's scores are the same bits whatever batch it is in; not known before the first one."""
+        return (
+            self.device == CPU
+            and self._run is not None
+            and (self.batch > 1 or self._exact or not self.name.startswith(TORCH))
+        )
+
     def _forward(self, windows: Tensor) -> Tensor:
-        if self.device.type == "cuda":
-            windows = windows.pin_memory().to(self.device, non_blocking=True)
-        axis = None if self._slice_axis is None else self._slice_axis + 2
-        given = windows if axis is None else windows.squeeze(axis)
-        autocast = torch.autocast(self.device.type, AUTOCAST.get(self.precision), enabled=self.precision in AUTOCAST)
-        with torch.inference_mode(), autocast:
-            scores = self.network(given)
+        if len(windows) == 1 and self._pairs:
+            return self._forward(windows.expand(2, *windows.shape[1:]))[:1]
+        scores = self._scores(self._to_network(windows))
         if not isinstance(scores, Tensor):
             raise InvalidBundle(self.bundle.name, "network_def", f"gives {type(scores).__name__}, not one tensor")
-        scores = scores.float() if axis is None else scores.float().unsqueeze(axis)
+        scores = scores.float() if self._slice_axis is None else scores.float().unsqueeze(self._slice_axis + 2)
         expected = (len(windows), self.bundle.out_channels, *windows.shape[2:])
         if tuple(scores.shape) != expected:
             raise InvalidBundle(
@@ -155,22 +190,74 @@ class Engine:
             )
         return scores
 
+    def _scores(self, windows: Tensor) -> Tensor:
+        if self._run is None:
+            chosen = choose(
+                self._wanted,
+                self._case(windows),
+                windows,
+                self._labels,
+                expected=self.expected,
+                warn=self._warn,
+                waiting=self._waiting,
+            )
+            self.name, self._run = chosen.engine, chosen.run
+            if chosen.scores is not None:
+                return chosen.scores
+        try:
+            return self._run(windows)
+        except FAILURES as error:
+            if self.name == TORCH:
+                raise
+            self._warn(f"engine {self.name} failed ({type(error).__name__}): going on with torch")
+        self._use_torch()
+        return self._scores(windows)
+
+    @property
+    def _pairs(self) -> bool:
+        """Whether a window must not run alone: torch takes other convolutions for a batch of one on a CPU, with other
+        bits and mostly slower, so that scores would depend on how windows fall into batches."""
+        torch_alone = self._run is None or self.name.startswith(TORCH)
+        return torch_alone and self.device == CPU and self.batch > 1 and not self._exact
+
+    def race(self, windows: Tensor) -> Verdict:
+        """Race all back-ends that can run here over windows (B, C, *roi), and keep the verdict for jobs to come."""
+        given = self._to_network(windows)
+        case = self._case(given)
+        return race(AUTO, case, given, self._labels, candidates(case), self._waiting)
+
+    def _case(self, windows: Tensor) -> Case:
+        shape = tuple(windows.shape[1:])
+        return Case(self.network, self.device, self.precision, shape, self.batch, self.bundle.digest)
+
+    def _to_network(self, windows: Tensor) -> Tensor:
+        there = self._staging(windows)
+        return there if self._slice_axis is None else there.squeeze(self._slice_axis + 2)
+
+    def _labels(self, scores: Tensor) -> Tensor:
+        finish = self.bundle.recipe.finish
+        return discretise(activate(scores.float().transpose(0, 1), finish.activation), finish)
+
+    def _use_torch(self) -> None:
+        self.name, self._wanted, self._run = TORCH, TORCH, None
+
     def _yield_memory(self, error: BaseException) -> None:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        if self.batch > 1:
+        if self.batch > 1 and not self._exact:
             self.batch //= 2
             self._warn(f"out of memory on {self.device}: going on with {self.batch} windows at a time")
         elif self.device != CPU:
             self._warn(f"out of memory on {self.device} with one window: going on on the CPU")
-            self.device = CPU
+            self.device, self._staging = CPU, Staging(CPU)
             self.network = self.network.to(CPU)
             if self.precision == "fp16":  # convolutions in half precision are slower than fp32 there
                 self.precision = "fp32"
+            self._use_torch()
         else:
             raise OutOfMemory(
-                f"bundle {self.bundle.name}: one window of {self.bundle.recipe.window.roi} voxels does not fit into "
-                "memory: close other programs or use a bundle with a smaller window"
+                f"bundle {self.bundle.name}: windows of {self.bundle.recipe.window.roi} voxels do not fit into memory, "
+                f"{self.batch} at a time: close other programs or use a bundle with a smaller window"
             ) from error
 
     def _warn(self, message: str) -> None:

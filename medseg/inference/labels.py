@@ -58,7 +58,7 @@ class SegmentationResult:
     """What came of one stack and one bundle; the label planes went into the sink.
 
     streamed: whether windows ran as slices came, in memory that does not grow with their number; if not,
-        `streamed_reason` says why.
+        `streamed_reason` says why. exact: whether scores are to the bit those of MONAI's sliding window.
     """
 
     stack: Stack
@@ -71,6 +71,7 @@ class SegmentationResult:
     precision: str
     streamed: bool
     streamed_reason: str | None
+    exact: bool = False
 
     @property
     def empty(self) -> bool:

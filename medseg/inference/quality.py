@@ -18,14 +18,14 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from medseg.bundle.bundle import Bundle, Segment
 from medseg.bundle.catalog import hinted
-from medseg.dicom.instance import Pixels
+from medseg.dicom.instance import Pixels, Vector
 from medseg.dicom.series import Level, Stack
+from medseg.inference.components import Census
 from medseg.inference.labels import Flag, Measured
-from medseg.inference.postprocess import Labels, box, pieces
+from medseg.inference.postprocess import exact_sum
 
 LOW_CONFIDENCE: Final = 0.7
 """Below this mean winning probability a label is doubtful. Networks are over-confident: trained ones give more than
@@ -37,7 +37,8 @@ HU_LIMITS: Final = (-3100.0, 4100.0)
 LEFT_OUT: Final = 0.1
 """Pieces left out that hold more than this share of what was kept may be more than specks."""
 
-SAMPLE: Final = 4096  # voxels a plane: some millions for the largest series
+SAMPLE: Final = 4096  # voxels of a plane
+PLANES: Final = 256  # of more planes, fewer voxels each
 
 
 @dataclass(frozen=True)
@@ -48,48 +49,73 @@ class Values:
     high: float
 
 
-def sample(plane: Pixels) -> Pixels:
-    """About `SAMPLE` voxels of a plane, evenly spread."""
-    flat = plane.reshape(-1)
-    return flat[:: flat.size // SAMPLE | 1].copy()  # odd, so that not every row gives the same columns
+class Samples:
+    """Some voxels of each plane that passes, a million in all however many planes there are."""
+
+    def __init__(self) -> None:
+        self._taken: list[Pixels] = []
+        self._every = 1
+
+    def add(self, plane: Pixels) -> None:
+        flat = plane.reshape(-1)
+        step = flat.size // SAMPLE | 1  # odd, so that not every row gives the same columns
+        self._taken.append(flat[:: step * self._every].copy())
+        if len(self._taken) > PLANES * self._every:
+            self._every *= 2
+            self._taken = [one[::2].copy() for one in self._taken]
+
+    def __len__(self) -> int:
+        """How many planes have passed."""
+        return len(self._taken)
+
+    def values(self) -> Values:
+        """Percentiles; the same for planes in any order."""
+        low, high = np.percentile(np.concatenate(self._taken), [1, 99])
+        return Values(float(low), float(high))
 
 
-def values_of(samples: Sequence[Pixels]) -> Values:
-    """Percentiles of the samples of all planes."""
-    low, high = np.percentile(np.concatenate(samples), [1, 99])
-    return Values(float(low), float(high))
+@dataclass(frozen=True)
+class Tally:
+    """What there is of a segment. at_edge: something lies on the border of the field of view."""
+
+    voxels: int
+    volume_ml: float
+    components: int
+    at_edge: bool
+
+
+def tally(census: Census, voxel_ml: Vector) -> list[Tally]:
+    """Of each segment of a census. voxel_ml: (planes,), in the order of the survey."""
+    parts, count = census.parts, census.segments
+    planes = census.shape[0]
+    per_plane = np.bincount(parts.segment * planes + parts.plane, parts.voxels, count * planes).reshape(count, planes)
+    pieces = np.bincount(parts.segment[np.unique(census.piece, return_index=True)[1]], minlength=count)
+    edge = (census.low <= 0) | (census.high >= np.array(census.shape) - 1)
+    return [
+        Tally(
+            int(voxels.sum()),
+            exact_sum(voxels * voxel_ml),
+            int(pieces[index]),
+            bool(voxels.any() and edge[index].any()),
+        )
+        for index, voxels in enumerate(per_plane)
+    ]
 
 
 def measure(
-    labels: Labels,
+    tallies: Sequence[Tally],
     segments: Sequence[Segment],
-    voxel_ml: NDArray[np.float64],
     confidence: Sequence[float | None],
     left_out_ml: Sequence[float],
-    *,
-    exclusive: bool,
 ) -> tuple[tuple[Measured, ...], tuple[int, ...]]:
-    """Each segment as found, and the numbers of those that touch the edge.
-
-    labels: (k, j, i) of segment numbers, or (segments, k, j, i) of 0 and 1. voxel_ml: (k,). confidence, left_out_ml:
-    per segment.
-    """
-    measured: list[Measured] = []
-    at_edge: list[int] = []
-    for index, segment in enumerate(segments):
-        mask = labels == segment.number if exclusive else labels[index] > 0
-        place = box(mask)
-        if place is None:
-            measured.append(Measured(segment, 0, 0.0, 0, None))
-            continue
-        inside = mask[place]
-        per_slice = inside.sum(axis=(1, 2))
-        volume_ml = float(per_slice @ voxel_ml[place[0]])
-        counts = int(per_slice.sum()), volume_ml, pieces(inside)[1]
-        measured.append(Measured(segment, *counts, confidence[index], left_out_ml[index]))
-        if any(side.start == 0 or side.stop == size for side, size in zip(place, mask.shape, strict=True)):
-            at_edge.append(segment.number)
-    return tuple(measured), tuple(at_edge)
+    """Each segment as found, and the numbers of those that touch the edge; all arguments are per segment."""
+    measured = tuple(
+        Measured(segment, found.voxels, found.volume_ml, found.components, sure, left_ml)
+        if found.voxels
+        else Measured(segment, 0, 0.0, 0, None)
+        for found, segment, sure, left_ml in zip(tallies, segments, confidence, left_out_ml, strict=True)
+    )
+    return measured, tuple(one.number for one, found in zip(segments, tallies, strict=True) if found.at_edge)
 
 
 def flags(

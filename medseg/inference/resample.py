@@ -8,6 +8,7 @@ point unless the map says otherwise (MONAI Spacing's convention).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +29,8 @@ class Taps:
     """For each new sample along an axis the two old ones it is made of, and their weights.
 
     lower, upper: (n,) indices on the old axis. weights: (n, 2), float64. old: size of the old axis.
-    step: from one new sample to the next, in old ones.
+    step: from one new sample to the next, in old ones. turned: both axes are counted from their other ends; samples are
+    still mixed in the order in which they were, so that they have the same bits.
     """
 
     lower: NDArray[np.int64]
@@ -36,6 +38,7 @@ class Taps:
     weights: Vector
     old: int
     step: float = 1.0
+    turned: bool = False
 
     def __len__(self) -> int:
         return len(self.lower)
@@ -54,7 +57,14 @@ class Taps:
     def reversed(self) -> Taps:
         """The same with both axes counted from their other ends."""
         last = self.old - 1
-        return Taps(last - self.upper[::-1], last - self.lower[::-1], self.weights[::-1, ::-1], self.old, self.step)
+        lower, upper = last - self.upper[::-1], last - self.lower[::-1]
+        return Taps(lower, upper, self.weights[::-1, ::-1], self.old, self.step, not self.turned)
+
+    def mix(self, of: Callable[[int], Tensor], k: int) -> Tensor:
+        """New sample k out of the old ones, `of` their number."""
+        pair = [(int(self.lower[k]), float(self.weights[k, 0])), (int(self.upper[k]), float(self.weights[k, 1]))]
+        (first, here), (second, there) = reversed(pair) if self.turned else pair
+        return blend(of(first), of(second), here, there)
 
     def begins_like(self, other: Taps, count: int) -> bool:
         """Whether the first `count` new samples are made as the other's, to the bit (weights count as float32)."""
@@ -63,7 +73,7 @@ class Taps:
             and np.array_equal(self.lower[:count], other.lower[:count])
             and np.array_equal(self.upper[:count], other.upper[:count])
             and np.array_equal(self.weights[:count].astype(np.float32), other.weights[:count].astype(np.float32))
-            and self.dense == other.dense
+            and (self.dense, self.turned) == (other.dense, other.turned)
         )
 
     def matrix(self) -> Tensor:
@@ -161,20 +171,14 @@ def resample_slices(volume: Tensor, along: Taps) -> Tensor:
     """(C, old, j, i) -> (C, new, j, i)."""
     result = torch.empty((volume.shape[0], len(along), *volume.shape[2:]), dtype=volume.dtype, device=volume.device)
     for k in range(len(along)):
-        result[:, k] = blend_slices(volume, along, k)
+        result[:, k] = along.mix(lambda old: volume[:, old], k)
     return result
 
 
-def blend_slices(volume: Tensor, along: Taps, k: int) -> Tensor:
-    """New slice k (C, j, i) out of the old slices of `volume` (C, old, j, i)."""
-    return blend(volume[:, int(along.lower[k])], volume[:, int(along.upper[k])], along.weights[k])
-
-
-def blend(lower: Tensor, upper: Tensor, weights: Vector) -> Tensor:
+def blend(first: Tensor, second: Tensor, here: float, there: float) -> Tensor:
     """The weighted sum of two slices; the first itself where it has all the weight."""
-    here, there = (float(weight) for weight in weights)
-    first = lower if here == 1.0 else lower * here
-    return first if there == 0.0 else torch.add(first, upper, alpha=there)
+    weighted = first if here == 1.0 else first * here
+    return weighted if there == 0.0 else torch.add(weighted, second, alpha=there)
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,12 +217,12 @@ def resample_separable(volume: Tensor, axes: tuple[Taps, Taps, Taps]) -> Tensor:
     result = torch.empty(shape, dtype=volume.dtype, device=volume.device)
     if not slices.dense:
         for k in range(len(slices)):
-            result[:, k] = in_plane(blend_slices(volume, slices, k))
+            result[:, k] = in_plane(slices.mix(lambda old: volume[:, old], k))
         return result
     pair: dict[int, Tensor] = {}
     for k, (lower, upper) in enumerate(zip(slices.lower.tolist(), slices.upper.tolist(), strict=True)):
         pair = {old: pair[old] if old in pair else in_plane(volume[:, old]) for old in (lower, upper)}
-        result[:, k] = blend(pair[lower], pair[upper], slices.weights[k])
+        result[:, k] = slices.mix(pair.__getitem__, k)
     return result
 
 

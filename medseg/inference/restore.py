@@ -9,6 +9,7 @@ Only the model slices around the present source slice are held: two on parallel 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,7 @@ from medseg.bundle.recipe import Activation, Finish, Interpolation, Order, Paddi
 from medseg.dicom.instance import Vector
 from medseg.inference.grid import between, index_map, parallel
 from medseg.inference.prepare import Course, Prepared, Resampling
-from medseg.inference.resample import InPlane, Taps, axis_taps, blend, resample_plane, span_of_plane
+from medseg.inference.resample import InPlane, Taps, axis_taps, resample_plane, span_of_plane
 
 
 class Back(Protocol):
@@ -48,8 +49,7 @@ class Parallel:
         return int(self.slices.lower[k]), int(self.slices.upper[k])
 
     def plane(self, k: int, held: Sequence[Tensor], first: int) -> Tensor:
-        lower, upper = self.span(k)
-        return self.in_plane(blend(held[lower - first], held[upper - first], self.slices.weights[k]))
+        return self.in_plane(self.slices.mix(lambda old: held[old - first], k))
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,31 +99,37 @@ def way_back(prepared: Prepared | Course, coordinates: Vector, shape: tuple[int,
 
 @dataclass
 class Certainty:
-    """Sum of winning probabilities and number of voxels per channel, on the model's grid, as planes pass."""
+    """Sum of winning probabilities and number of voxels per channel, on the model's grid, as planes pass.
+
+    The sums of planes are kept, and added exactly: planes in another order give the same bits.
+    """
 
     channels: int
-    sums: Vector = field(init=False)
+    sums: list[Vector] = field(default_factory=list)
     voxels: Vector = field(init=False)
 
     def __post_init__(self) -> None:
-        self.sums, self.voxels = np.zeros(self.channels), np.zeros(self.channels)
+        self.voxels = np.zeros(self.channels)
 
     def add(self, scores: Tensor, finish: Finish) -> None:
         """scores: (C, j, i) after the activation."""
         if finish.threshold is not None:
             found = scores >= finish.threshold
-            self.sums += (scores * found).sum(dim=(1, 2)).double().cpu().numpy()
+            self.sums.append((scores * found).sum(dim=(1, 2)).double().cpu().numpy())
             self.voxels += found.sum(dim=(1, 2)).cpu().numpy()
             return
         probabilities = scores.softmax(0) if finish.activation is Activation.NONE else scores
         winning, channel = probabilities.max(dim=0)
         index = channel.reshape(-1).cpu().numpy()
-        self.sums += np.bincount(index, winning.reshape(-1).cpu().numpy(), self.channels)
+        sums = np.bincount(index, winning.reshape(-1).cpu().numpy(), self.channels)
+        self.sums.append(np.asarray(sums, np.float64))
         self.voxels += np.bincount(index, minlength=self.channels)
 
     def mean(self, channel: int) -> float | None:
         """Mean winning probability, 0-1; None where the channel won nowhere."""
-        return float(self.sums[channel] / self.voxels[channel]) if self.voxels[channel] else None
+        if not self.voxels[channel]:
+            return None
+        return math.fsum(plane[channel] for plane in self.sums) / float(self.voxels[channel])
 
 
 def activate(scores: Tensor, activation: Activation) -> Tensor:
@@ -182,6 +188,8 @@ def _brought_back(planes: Iterable[Tensor], way: Way) -> Iterator[Tensor]:
     held: deque[Tensor] = deque()
     first, k = 0, 0
     for newest, plane in enumerate(planes):
+        if held and held[0].device != plane.device:  # the network had to move
+            held = deque(one.to(plane.device) for one in held)
         held.append(plane)
         back, count = way()
         while k < count and back.span(k)[1] <= newest:

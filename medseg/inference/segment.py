@@ -13,15 +13,14 @@ result to the bit, where they apply:
 
 from __future__ import annotations
 
-import zlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from medseg.bundle.bundle import Bundle
@@ -29,16 +28,19 @@ from medseg.bundle.recipe import Recipe
 from medseg.dicom.geometry import classify
 from medseg.dicom.instance import Pixels, Slice
 from medseg.dicom.series import Level, Series, SliceSource, Stack
-from medseg.errors import GeometryRefused, InputError, InvalidBundle, UsageError
-from medseg.inference import fallback
+from medseg.errors import GeometryRefused, InputError, InvalidBundle, OutOfMemory, UsageError
+from medseg.inference import fallback, memory
 from medseg.inference.arrival import Contradicted, Intake, Passage, start
 from medseg.inference.decoding import AHEAD, Decoder
-from medseg.inference.device import Engine, Networks, choose_device, choose_precision, memory_errors
+from medseg.inference.device import CPU, Engine, Networks, choose_device, choose_precision, memory_errors, steady_batch
+from medseg.inference.engines.backends import TORCH
+from medseg.inference.engines.race import AUTO, ENGINES, default_engine
+from medseg.inference.found import MOST_LABELS, Cleaned, Found
 from medseg.inference.grid import Axes
 from medseg.inference.labels import LabelPlane, LabelSink, SegmentationResult
-from medseg.inference.postprocess import Labels, clean, largest_piece
-from medseg.inference.prepare import prepare, uniform
-from medseg.inference.quality import flags, measure, sample, values_of
+from medseg.inference.postprocess import largest_pieces
+from medseg.inference.prepare import course, prepare, uniform
+from medseg.inference.quality import flags
 from medseg.inference.restore import Certainty, restore, way_back
 from medseg.inference.streaming import Planes, Rows, rows_of, stream
 from medseg.inference.track import Track, lay, reasons
@@ -46,7 +48,6 @@ from medseg.inference.windows import Layout, importance, layout
 from medseg.progress import Cancelled, Progress, Report, Stage, StageClock, check, never, silent
 
 T = TypeVar("T")
-MOST_LABELS: Final = 255  # label planes are uint8
 NETWORKS: Final = Networks()
 
 
@@ -55,22 +56,37 @@ class Settings:
     """How to segment.
 
     device: auto, cpu, cuda or cuda:N. precision: fp32, auto, bf16 or fp16, as far as the bundle allows.
+    engine: auto, torch, compile, openvino or tensorrt (`engines.race.ENGINES`); MEDSEG_ENGINE unless given, else auto.
     overlap, batch: of windows, instead of the bundle's. assume_frame_of_reference: derive one where a series has none.
     careful: memory did not suffice before: one window at a time, and scores stitched in the machine's memory.
+    exact: scores are to the bit those of MONAI's sliding_window_inference on a CPU; in fp32, by torch, more memory.
     """
 
     device: str = "auto"
     precision: str = "fp32"
+    engine: str = field(default_factory=default_engine)
     overlap: float | None = None
     batch: int | None = None
     assume_frame_of_reference: bool = False
     careful: bool = False
+    exact: bool = False
 
     def __post_init__(self) -> None:
+        if self.exact:
+            self._check_exact()
         if self.overlap is not None and not 0 <= self.overlap < 1:
             raise UsageError(f"overlap must be at least 0 and less than 1, found {self.overlap:g}")
+        if self.engine not in ENGINES:
+            raise UsageError(f"no such engine: {self.engine!r}; known are {', '.join(ENGINES)}")
         if self.batch is not None and self.batch < 1:
             raise UsageError(f"batch must be at least 1, found {self.batch}")
+
+    def _check_exact(self) -> None:
+        if self.device not in (AUTO, CPU.type) or self.engine not in (AUTO, TORCH) or self.precision != "fp32":
+            asked = f"device {self.device}, engine {self.engine}, precision {self.precision}"
+            raise UsageError(f"exact results are those of torch on a CPU in fp32, found {asked}")
+        if self.careful:
+            raise UsageError("exact results need windows in batches as MONAI's, not one at a time")
 
     def applied_to(self, recipe: Recipe) -> Recipe:
         window = recipe.window
@@ -129,41 +145,6 @@ def segment(
         return _Run(bundle, settings, on_progress, cancelled)(source, sink)
 
 
-class _Found:
-    """What is found, plane by plane in the order of the windows; compressed, so that thousands are no burden."""
-
-    def __init__(self, bundle: Bundle) -> None:
-        self._exclusive, segments = bundle.recipe.exclusive, bundle.segments
-        self._known = np.zeros(MOST_LABELS + 1, np.uint8)
-        self._known[[one.number for one in segments]] = [one.number for one in segments]
-        self._channels = [one.number - 1 for one in segments]
-        self._planes: list[bytes] = []
-        self.certainty = Certainty(bundle.out_channels)
-        self.samples: list[Pixels] = []
-        self.first: Slice | None = None
-        self.windows = 0
-
-    def __len__(self) -> int:
-        return len(self._planes)
-
-    def add(self, plane: Tensor) -> None:
-        """Channel numbers (1, rows, columns), or bits (channels, rows, columns)."""
-        given = plane.cpu().numpy()
-        labels = self._known[given[0]] if self._exclusive else given[self._channels]
-        self._planes.append(zlib.compress(np.ascontiguousarray(labels).tobytes(), 1))
-
-    def labels(self, stack: Stack) -> Labels:
-        """Segment numbers (k, j, i), or bits (segments, k, j, i) in their order; what was held is given up."""
-        count, *plane = shape = stack.shape
-        labels = np.zeros(shape if self._exclusive else (len(self._channels), *shape), np.uint8)
-        backwards = self.first is not None and self.first is not stack.slices[0]
-        for n, packed in enumerate(self._planes):
-            k = count - 1 - n if backwards else n
-            labels[..., k, :, :] = np.frombuffer(zlib.decompress(packed), np.uint8).reshape(*labels.shape[:-3], *plane)
-        self._planes.clear()
-        return labels
-
-
 class _Run:
     """One call of `segment`: its clock, its warnings, and where it tells of itself."""
 
@@ -174,13 +155,23 @@ class _Run:
         self.clock = StageClock()
         self.warnings: list[str] = []
         self.here: int | None = None  # slices, where none has to come; then decoding is what reading means
-        device = choose_device(settings.device)
+        device = CPU if settings.exact else choose_device(settings.device)
         precision = choose_precision(settings.precision, bundle, device)
+        batch = self.recipe.window.batch
         self.engine = Engine(
-            NETWORKS.get(bundle, device), bundle, device, precision, self.recipe.window.batch, careful=settings.careful
+            NETWORKS.get(bundle, device),
+            bundle,
+            device,
+            precision,
+            steady_batch(batch) if device == CPU and not (settings.exact or settings.careful) else batch,
+            engine=TORCH if settings.exact else settings.engine,
+            exact=settings.exact,
+            careful=settings.careful,
+            waiting=lambda: check(cancelled),
         )
 
     def __call__(self, source: SliceSource, sink: LabelSink) -> SegmentationResult:
+        self.series_uid = source.series.series_uid
         with Decoder() as self.decoder:
             if isinstance(source, StackSource):
                 stack, found, waited = source.stack, None, None
@@ -190,29 +181,26 @@ class _Run:
             if found is None:
                 found, whole = self._all_there(stack)
                 waited = whole or waited
-        labels = found.labels(stack)
-        exclusive, segments = self.recipe.exclusive, self.bundle.segments
-        confidence = [found.certainty.mean(one.number - (0 if exclusive else 1)) for one in segments]
         with self.clock.time(Stage.RESTORE):
-            voxel_ml = np.array([stack.voxel_ml(k) for k in range(len(stack.slices))])
-            left_out = clean(labels, segments, self.bundle.postprocess, voxel_ml, exclusive=exclusive)
-            measured, at_edge = measure(labels, segments, voxel_ml, confidence, left_out, exclusive=exclusive)
-        self._deliver(stack, labels, sink)
+            cleaned = Cleaned(found, stack)
+        self._deliver(stack, cleaned, sink)
+        measured, at_edge = cleaned.measured()
         noticed = [one.detail for one in stack.findings if one.level is Level.WARNING]
         return SegmentationResult(
             stack=stack,
             measured=measured,
-            flags=flags(stack, self.bundle, measured, at_edge, values_of(found.samples)),
+            flags=flags(stack, self.bundle, measured, at_edge, found.samples.values()),
             warnings=(*noticed, *self.warnings, *self.engine.warnings),
             timings_s=self.clock.timings_s(),
             device=str(self.engine.device),
-            engine="torch",
+            engine=self.engine.name,
             precision=self.engine.precision,
+            exact=self.settings.exact,
             streamed=waited is None,
             streamed_reason=waited,
         )
 
-    def _while_they_come(self, source: SliceSource) -> tuple[Stack, _Found | None, str | None]:
+    def _while_they_come(self, source: SliceSource) -> tuple[Stack, Found | None, str | None]:
         """The stack that all slices form; what was found in them meanwhile, else why nothing could be."""
         intake = Intake(source, lambda count: self._tell(Stage.READ, count, source.expected))
         formed: list[Stack] = []
@@ -248,19 +236,26 @@ class _Run:
                     self.decoder.keep(one)
             return whole(), None, why
 
-    def _all_there(self, stack: Stack) -> tuple[_Found, str | None]:
+    def _all_there(self, stack: Stack) -> tuple[Found, str | None]:
         """What is found in a stack whose slices are all there; and why it was taken as a whole, where it was."""
         track = lay(stack, self.recipe)
         if isinstance(track, str):
             return self._as_a_whole(stack), track
         return self._along(track, lambda: None, lambda: track), None
 
-    def _along(self, track: Track, more: Callable[[], Slice | None], end: Callable[[], Track | None]) -> _Found:
+    def _along(self, track: Track, more: Callable[[], Slice | None], end: Callable[[], Track | None]) -> Found:
         """What the windows find along a track. Raises Contradicted where it turns out to be another."""
-        found = _Found(self.bundle)
+        found = Found(self.bundle)
         found.first = track.slices[0]
         passage = Passage(
-            track, self.recipe, self.decoder, more=more, end=end, seen=partial(self._seen, found), clock=self.clock
+            track,
+            self.recipe,
+            self.decoder,
+            more=more,
+            end=end,
+            seen=partial(self._seen, found),
+            clock=self.clock,
+            certain=self.settings.exact,
         )
 
         def tick(where: Layout, windows: int) -> None:
@@ -272,18 +267,26 @@ class _Run:
             self._tell(Stage.PREPARE, last, passage.plan.where.shape[0] if passage.ended else None)
             return slab
 
-        slabs = self._slabs(planes, passage.rows(), passage.plan.where, tick)
+        where = passage.plan.where
+        self._fit(where, track.shape)
+        windows = where.count if passage.ended else len(where.in_plane())  # of an arriving series, the first row
+        slabs = self._slabs(planes, passage.rows(), where, windows, tick)
         finish = self.recipe.finish
-        for plane in self._timed(
-            Stage.RESTORE, restore(slabs, finish, passage.way, found.certainty, self._cleaned_before_return)
-        ):
-            found.add(plane)
+        clean = partial(self._cleaned_before_return, backwards=track.count is not None)
+        for plane in self._timed(Stage.RESTORE, restore(slabs, finish, passage.way, found.certainty, clean)):
+            with self.clock.time(Stage.RESTORE):
+                found.add(plane)
             passage.restored = len(found)
             self._tell(Stage.RESTORE, len(found), passage.plan.count if passage.ended else None)
         return found
 
-    def _as_a_whole(self, stack: Stack) -> _Found:
-        found = _Found(self.bundle)
+    def _as_a_whole(self, stack: Stack) -> Found:
+        found = Found(self.bundle)
+        if fallback.reason_for_fallback(self.recipe) is None:  # what MONAI's transforms take, nobody knows
+            grid = (round(float(stack.coordinates[-1])) + 1, *stack.shape[1:])
+            frame = course(stack.affine, grid, self.recipe, tilted=stack.tilt_deg != 0).frame
+            where = layout(frame.stored_shape, frame.axes, self.recipe.window)
+            self._fit(where, stack.shape[1:], (math.prod(grid), math.prod(where.shape)))
         voxels = torch.empty((1, *stack.shape))
         with self.clock.time(Stage.READ):
             for k, one in enumerate(stack.slices):
@@ -295,17 +298,51 @@ class _Run:
         del voxels
         run = self._planes if fallback.reason_for_fallback(self.recipe) is None else self._planes_by_monai
         for plane in self._timed(Stage.RESTORE, run(stack, given.pop(), found.certainty)):
-            found.add(plane)
+            with self.clock.time(Stage.RESTORE):
+                found.add(plane)
             self._tell(Stage.RESTORE, len(found), len(stack.slices))
         return found
+
+    def _fit(self, where: Layout, source: tuple[int, int], volumes: tuple[int, int] = (0, 0)) -> None:
+        """Let only so many windows run at a time as memory has room for. Raises OutOfMemory where it has none for one.
+
+        See `memory.need` for the arguments.
+        """
+        window, engine, bundle, exact = self.recipe.window, self.engine, self.bundle, self.settings.exact
+        free = memory.free_bytes(CPU)
+        if free is None:
+            return
+        on_device = None if engine.device == CPU else memory.free_bytes(engine.device)
+        channels, classes = bundle.image_channels, bundle.out_channels
+        takes = partial(memory.need, where, source, channels=channels, classes=classes, volumes=volumes, exact=exact)
+        takes = partial(takes, exclusive=self.recipe.exclusive)
+        needed = takes(activations=memory.ample(where))
+        if memory.fitting(needed, engine.batch, free, on_device) < engine.batch:
+            roi = [size for m, size in enumerate(where.roi) if len(window.roi) == 3 or m != window.slice_axis]
+            held = memory.held_by(engine.network, channels * where.slices, roi, engine.device)
+            needed = takes(activations=held)
+        batch = memory.fitting(needed, engine.batch, free, on_device)
+        least = engine.batch if exact else 1  # exact results need batches as they are
+        if batch < least:
+            raise OutOfMemory(
+                f"series {self.series_uid}: about {memory.gib(needed.of(least))} of memory needed, {memory.gib(free)} "
+                f"free: {classes} classes on slices of {where.shape[1]} x {where.shape[2]} voxels, bundle "
+                f"{bundle.name}: close other programs, use a machine with more memory, or a bundle with fewer classes, "
+                "larger voxels or a smaller window"
+            )
+        if batch < engine.batch:
+            less = f"{batch} instead of {engine.batch} windows at a time"
+            self.warnings.append(f"{less}: {memory.gib(needed.of(engine.batch))} needed, {memory.gib(free)} free")
+            self.recipe = replace(self.recipe, window=replace(window, batch=min(window.batch, batch)))
+            engine.batch = batch
 
     def _tell(self, stage: Stage, done: int, total: int | None) -> None:
         check(self.cancelled)
         self.on_progress(Progress(stage, done, total))
 
-    def _seen(self, found: _Found, plane: Pixels) -> Pixels:
+    def _seen(self, found: Found, plane: Pixels) -> Pixels:
         plane = self._finite(plane)
-        found.samples.append(sample(plane))
+        found.samples.add(plane)
         if self.here is not None:
             self._tell(Stage.READ, len(found.samples), self.here)
         return plane
@@ -360,14 +397,26 @@ class _Run:
             done += windows
             self._tell(Stage.INFER, done, where.count)
 
-        return self._slabs(lambda first, last: voxels[:, first:last], rows_of(where), where, tick)
+        return self._slabs(lambda first, last: voxels[:, first:last], rows_of(where), where, where.count, tick)
 
     def _slabs(
-        self, planes: Planes, rows: Rows, where: Layout, tick: Callable[[Layout, int], None]
+        self, planes: Planes, rows: Rows, where: Layout, windows: int, tick: Callable[[Layout, int], None]
     ) -> Iterator[tuple[int, Tensor]]:
+        """Slabs of class scores. windows: how many there will be, as far as that is known."""
         window = self.recipe.window
         weights = importance(where.roi, window.blend, window.sigma_scale)
-        scored = stream(planes, rows, weights, self.engine, batch=window.batch, tick=tick, room=self.engine.room)
+        self.engine.expected = windows
+        scored = stream(
+            planes,
+            rows,
+            weights,
+            self.engine,
+            batch=window.batch,
+            tick=tick,
+            room=self.engine.room,
+            exact=self.settings.exact,
+            steady=lambda: self.engine.steady,
+        )
         return self._timed(Stage.INFER, scored)
 
     def _timed(self, stage: Stage, items: Iterator[T]) -> Iterator[T]:
@@ -378,23 +427,19 @@ class _Run:
                 return
             yield item
 
-    def _cleaned_before_return(self, planes: Iterable[Tensor]) -> Iterable[Tensor]:
+    def _cleaned_before_return(self, planes: Iterable[Tensor], *, backwards: bool = False) -> Iterable[Tensor]:
         """The recipe's KeepLargestConnectedComponentd, where it stands before the inversion."""
         wanted = self.recipe.finish.keep_largest
         if not wanted:
             return planes
-        volume = torch.stack(list(planes), dim=1).cpu().numpy()  # (1, k, j, i)
-        for label in wanted:
-            mask: NDArray[np.bool_] = volume[0] == label
-            volume[0][mask & ~largest_piece(mask)] = 0
-        return torch.from_numpy(volume).unbind(dim=1)
+        kept = largest_pieces((plane[0].cpu().numpy() for plane in planes), wanted, backwards=backwards)
+        return (torch.tensor(plane)[None] for plane in kept)
 
-    def _deliver(self, stack: Stack, labels: Labels, sink: LabelSink) -> None:
+    def _deliver(self, stack: Stack, cleaned: Iterable[LabelPlane], sink: LabelSink) -> None:
         count = len(stack.slices)
         with self.clock.time(Stage.ENCODE):
             sink.begin(stack, self.bundle.segments, exclusive=self.recipe.exclusive)
-            for k in range(count):
-                plane: LabelPlane = labels[k] if self.recipe.exclusive else labels[:, k]
+            for k, plane in enumerate(self._timed(Stage.RESTORE, iter(cleaned))):
                 sink.plane(k, plane)
                 self._tell(Stage.ENCODE, k + 1, count)
             sink.end()

@@ -2,7 +2,8 @@
 is known before their number is.
 
     stack    k = 0 1 2 3 4 5        by position along the normal (`dicom.geometry`)
-    track        0 1 2 3 4 5        or 5 4 3 2 1 0, where the network's own axis runs the other way
+    track        0 1 2 3 4 5        or 5 4 3 2 1 0, where the network's own axis runs the other way;
+                                    or backwards, from the last slice to the first, where their number is known
 
 MONAI anchors windows and resampled slices at the first slice along the network's axis. Counted from there, where a
 slice lies, what a resampled slice is made of and where windows begin does not depend on how many slices follow, but for
@@ -13,7 +14,7 @@ to the bit against the track that is laid through the whole.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -41,15 +42,33 @@ class Track:
     """Evenly spaced slices along their normal, or against it.
 
     affine: 4x4, (k, j, i, 1) to LPS mm with k counted along the track. shape: (rows, columns).
+    count: of all slices, where the track begins at the last of them and they come from there; else None.
     """
 
     slices: tuple[Slice, ...]
     affine: Vector
     shape: tuple[int, int]
+    count: int | None = None
+
+    def turned(self, count: int) -> Track:
+        """From the last of `count` slices to the first; the last is among those that are there."""
+        affine = self._from(self.slices[-1].plane.position_mm)
+        return replace(self, slices=self.slices[::-1], affine=affine, count=count)
+
+    def straight(self, count: int) -> Track:
+        """This track, which runs backwards, as it lies from the first of `count` slices on, whichever are there."""
+        first = self.affine[:3, 3] + (count - 1) * self.affine[:3, 0]
+        return replace(self, slices=self.slices[::-1], affine=self._from(first), count=None)
+
+    def _from(self, position_mm: Vector) -> Vector:
+        affine = self.affine.copy()
+        affine[:3, 0], affine[:3, 3] = -affine[:3, 0], position_mm
+        return affine
 
     def same_grid(self, other: Track) -> bool:
         """To the bit."""
-        return self.shape == other.shape and np.array_equal(self.affine, other.affine)
+        known = self.shape, self.count
+        return known == (other.shape, other.count) and np.array_equal(self.affine, other.affine)
 
     def number(self, one: Slice) -> int | None:
         """Which slice of the track `one` is, whether it is among its slices or would come later; None for none."""
@@ -165,9 +184,17 @@ class Plan:
             and (mine.roi, mine.pads, mine.extent, mine.begins[1:]) == (its.roi, its.pads, its.extent, its.begins[1:])
         )
 
+    def mirrored(self) -> Plan:
+        """The same for slices that come from the other end."""
+        there = None if self.there is None else (self.there[0].reversed(), self.there[1])
+        back = replace(self.back, slices=self.back.slices.reversed())
+        return replace(self, there=there, back=back, where=self.where.mirrored())
+
 
 def plan(track: Track, count: int, recipe: Recipe) -> Plan:
     """What `recipe` does to `count` slices that lie on a track."""
+    if track.count is not None:
+        return plan(track.straight(count), count, recipe).mirrored()
     way = course(track.affine, (count, *track.shape), recipe)
     how, there = way.resampling, None
     if how is not None:

@@ -12,7 +12,7 @@ an axis of 3 voxels, window 6: padded on both sides, less before than after
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise, product
 
 import torch
@@ -79,6 +79,33 @@ class Layout:
         if self.axes.model_axis(1) < self.axes.model_axis(2):
             return list(product(self.begins[1], self.begins[2]))
         return [(j, i) for i, j in product(self.begins[2], self.begins[1])]
+
+    def number(self, k: int, j: int, i: int) -> tuple[int, ...]:
+        """What orders the windows that begin at (k, j, i) as MONAI visits them: where they begin along model axes."""
+        begins = (k, j, i)
+        return tuple(
+            -begins[axis] if flipped else begins[axis]
+            for axis, flipped in zip(self.axes.order, self.axes.flipped, strict=True)
+        )
+
+    @property
+    def backwards(self) -> bool:
+        """Whether the model counts slices from the last one."""
+        return self.axes.flipped[self.axes.model_axis(0)]
+
+    def alone(self, batch: int) -> Triple | None:
+        """Where the window begins that MONAI runs by itself, though others go `batch` at a time; None for none."""
+        if batch == 1 or self.count % batch != 1:
+            return None
+        return self.begins[0][0 if self.backwards else -1], self.begins[1][-1], self.begins[2][-1]
+
+    def mirrored(self) -> Layout:
+        """The same windows, with slices counted from the other end."""
+        m, last = self.axes.model_axis(0), self.shape[0] - self.extent[0]
+        flipped = [not turned if axis == m else turned for axis, turned in enumerate(self.axes.flipped)]
+        axes = replace(self.axes, flipped=(flipped[0], flipped[1], flipped[2]))
+        begins = tuple(last - begin for begin in reversed(self.begins[0]))
+        return replace(self, axes=axes, begins=(begins, *self.begins[1:]))
 
     @property
     def count(self) -> int:

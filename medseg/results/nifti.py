@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
-from typing import Any
 
 import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
 from medseg.dicom.series import Stack
+from medseg.inference.spool import LabelSpool
 from medseg.results.files import replacing
 from medseg.results.modules import Provenance, plain
-from medseg.results.planes import LabelSpool
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -48,7 +47,7 @@ def write_nifti(path: Path, labels: LabelSpool, provenance: Provenance, *, like:
     header["descrip"] = plain(f"medseg {provenance.bundle} {provenance.bundle_version}")[:79].encode()
     header.set_data_offset(352)
     header["magic"] = b"n+1"
-    channels: list[Any] = [...] if labels.exclusive else list(range(len(labels.segments)))
+    channels = 1 if labels.exclusive else len(labels.segments)
     with (
         replacing(path) as temporary,
         temporary.open("wb") as raw,
@@ -56,9 +55,9 @@ def write_nifti(path: Path, labels: LabelSpool, provenance: Provenance, *, like:
         gzip.GzipFile(filename="", mode="wb", compresslevel=3, fileobj=raw, mtime=0) as out,
     ):
         out.write(header.binaryblock + b"\0" * 4)
-        for channel in channels:
+        for channel in range(channels):
             for k in nearest:
-                out.write(labels[int(k)][channel].tobytes())
+                out.write(labels.channel(int(k), channel).tobytes())
 
 
 def grid_slices(stack: Stack) -> NDArray[np.intp]:

@@ -23,10 +23,10 @@ from scipy import ndimage
 from medseg.dicom.instance import Vector
 from medseg.dicom.series import Stack
 from medseg.inference.labels import SegmentationResult
+from medseg.inference.spool import LabelSpool
 from medseg.results.files import replacing
 from medseg.results.modules import Provenance
 from medseg.results.nifti import grid_slices
-from medseg.results.planes import LabelSpool
 from medseg.results.report import sentences
 
 _BACKGROUND, _TEXT, _FAINT, _DOUBT = (16, 18, 22), (235, 237, 240), (140, 146, 156), (255, 190, 90)
@@ -38,7 +38,7 @@ _CONTOUR = 1.6  # pixels
 
 @dataclass(frozen=True, eq=False)
 class _View:
-    """A 2-D image as displayed, with a mask per segment.
+    """A 2-D image as displayed, with a mask for each segment in it.
 
     down, right: unit vectors (LPS) of the display's axes. size_mm: (height, width).
     """
@@ -140,7 +140,7 @@ def _box(labels: LabelSpool, found: NDArray[np.intp], stack: Stack) -> tuple[sli
 def _slice_view(labels: LabelSpool, k: int, title: str, box: tuple[slice, slice] = (slice(None), slice(None))) -> _View:
     stack = labels.stack
     plane = stack.slices[k].plane
-    masks = {number: mask[box] for number, mask in _masks(labels, labels[k])}
+    masks = dict(_masks(labels, labels[k][..., *box]))
     values = stack.slices[k].read()[box]
     return _displayed(title, values, masks, plane.column_direction, plane.row_direction, plane.spacing_mm)
 
@@ -151,25 +151,26 @@ def _reformats(labels: LabelSpool, j: int, i: int) -> Iterator[_View]:
     nearest = grid_slices(stack)
     K, J, I = len(nearest), *stack.shape[1:]  # noqa: E741
     across, along = np.zeros((K, I), np.float32), np.zeros((K, J), np.float32)
-    numbers = [segment.number for segment in labels.segments]
-    across_masks = {number: np.zeros((K, I), bool) for number in numbers}
-    along_masks = {number: np.zeros((K, J), bool) for number in numbers}
+    channels = () if labels.exclusive else (len(labels.segments),)
+    across_labels, along_labels = np.zeros((*channels, K, I), np.uint8), np.zeros((*channels, K, J), np.uint8)
     last = -1
     for g, k in enumerate(nearest):
         if k != last:
-            values, last = stack.slices[k].read(), int(k)
-            masks = list(_masks(labels, labels[int(k)]))
+            values, plane, last = stack.slices[k].read(), labels[int(k)], int(k)
         across[g], along[g] = values[j], values[:, i]
-        for number, mask in masks:
-            across_masks[number][g], along_masks[number][g] = mask[j], mask[:, i]
-    plane, spacing = stack.slices[0].plane, stack.spacing_mm
-    yield _displayed("", across, across_masks, plane.normal, plane.row_direction, (spacing[0], spacing[2]))
-    yield _displayed("", along, along_masks, plane.normal, plane.column_direction, (spacing[0], spacing[1]))
+        across_labels[..., g, :], along_labels[..., g, :] = plane[..., j, :], plane[..., i]
+    across_masks, along_masks = (dict(_masks(labels, one)) for one in (across_labels, along_labels))
+    lies, spacing = stack.slices[0].plane, stack.spacing_mm
+    yield _displayed("", across, across_masks, lies.normal, lies.row_direction, (spacing[0], spacing[2]))
+    yield _displayed("", along, along_masks, lies.normal, lies.column_direction, (spacing[0], spacing[1]))
 
 
 def _masks(labels: LabelSpool, plane: NDArray[np.uint8]) -> Iterator[tuple[int, NDArray[np.bool_]]]:
+    """Of each segment that is there."""
     for index, segment in enumerate(labels.segments):
-        yield segment.number, plane == segment.number if labels.exclusive else plane[index] != 0
+        mask = plane == segment.number if labels.exclusive else plane[index] != 0
+        if mask.any():
+            yield segment.number, mask
 
 
 def _displayed(
@@ -254,9 +255,8 @@ def _tile(view: _View, side: int, window: tuple[float, float], colors: dict[int,
     image = Image.fromarray(gray.astype(np.uint8)).resize((columns, rows), Image.Resampling.BICUBIC)
     pixels = np.asarray(image.convert("RGB"), np.float32)
     for number, mask in view.masks.items():
-        if mask.any():
-            edge = _contour(mask, (columns, rows))[..., None]
-            pixels = pixels * (1 - edge) + np.array(colors[number], np.float32) * edge
+        edge = _contour(mask, (columns, rows))[..., None]
+        pixels = pixels * (1 - edge) + np.array(colors[number], np.float32) * edge
     tile = Image.new("RGB", (side, side), (0, 0, 0))
     left, top = (side - columns) // 2, (side - rows) // 2
     tile.paste(Image.fromarray(pixels.round().astype(np.uint8)), (left, top))

@@ -45,6 +45,7 @@ def result_record(
         "device": result.device,
         "engine": result.engine,
         "precision": result.precision,
+        "exact": result.exact,
         "streamed": result.streamed,
         "streamed_reason": result.streamed_reason,
         "warnings": list(result.warnings),

@@ -10,8 +10,9 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from io import BytesIO
+from io import SEEK_END, BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pydicom
@@ -71,10 +72,21 @@ def _verify(
     with path.open("rb") as file:
         seg = pydicom.dcmread(file, stop_before_pixels=True)
         pixel_element = file.tell()
-    _check_identity(seg, stack, segments)
-    frames = tuple(_frames(seg))
-    voxels = stack.shape[1] * stack.shape[2]
-    bits = _pixel_bytes(path, pixel_element, len(frames) * voxels)
+        _check_identity(seg, stack, segments)
+        frames = tuple(_frames(seg))
+        pixels = _pixel_data(file, pixel_element, len(frames), stack.shape[1] * stack.shape[2])
+        return _compare(frames, pixels, stack, segments, planes, exclusive=exclusive)
+
+
+def _compare(
+    frames: tuple[_Frame, ...],
+    pixels: _PixelData,
+    stack: Stack,
+    segments: tuple[Segment, ...],
+    planes: Iterable[LabelPlane],
+    *,
+    exclusive: bool,
+) -> Verified:
     slices = _slices_by_reference(stack)
     where: dict[tuple[int, int], int] = {}
     for number, frame in enumerate(frames):
@@ -98,7 +110,7 @@ def _verify(
             frame_number = where.pop((segment, k), None)
             if frame_number is None:
                 raise VerificationFailed(f"segment {segment} on slice {k} is missing")
-            start, found = _frame_bits(bits, frame_number, voxels)
+            start, found = pixels.frame(frame_number)
             inside = wanted.labels[start : start + found.size] == wanted.value
             if wanted.voxels != np.count_nonzero(found) or not np.array_equal(inside, found):
                 raise VerificationFailed(
@@ -106,7 +118,7 @@ def _verify(
                 )
             counts[segment] += wanted.voxels
     for (segment, plane_number), frame_number in where.items():
-        if _frame_bits(bits, frame_number, voxels)[1].any():
+        if pixels.frame(frame_number)[1].any():
             raise VerificationFailed(
                 f"frame {frame_number + 1}: nothing of {segment} was found on slice {plane_number}"
             )
@@ -264,28 +276,36 @@ def _source_position_mm(stack: Stack, k: int) -> list[float]:
     return [float(value) for value in groups.PlanePositionSequence[0].ImagePositionPatient]
 
 
-def _pixel_bytes(path: Path, at: int, bits: int) -> NDArray[np.uint8]:
-    """The value of PixelData, whose element begins at byte `at`; mapped, not read."""
-    expected = (bits + 15) // 16 * 2
+@dataclass(frozen=True)
+class _PixelData:
+    """The value of PixelData, which begins at byte `begin`: frames are read one at a time. voxels: of a frame."""
+
+    file: BinaryIO
+    begin: int
+    voxels: int
+
+    def frame(self, number: int) -> tuple[int, NDArray[np.bool_]]:
+        """Where the voxels that are set begin, and the bits from there to the last of them."""
+        first, last = number * self.voxels, (number + 1) * self.voxels
+        self.file.seek(self.begin + first // 8)
+        packed = np.frombuffer(self.file.read((last + 7) // 8 - first // 8), np.uint8)
+        if self.voxels % 8:
+            bits = np.unpackbits(packed, bitorder="little")
+            return 0, bits[first % 8 : first % 8 + self.voxels].view(np.bool_)
+        used = np.flatnonzero(packed)
+        if used.size == 0:
+            return 0, np.zeros(0, np.bool_)
+        start, stop = int(used[0]), int(used[-1]) + 1
+        return start * 8, np.unpackbits(packed[start:stop], bitorder="little").view(np.bool_)
+
+
+def _pixel_data(file: BinaryIO, at: int, frames: int, voxels: int) -> _PixelData:
+    """What the element at byte `at`, the last of the file, must be."""
+    expected = (frames * voxels + 15) // 16 * 2
     header = b"\xe0\x7f\x10\x00OB\x00\x00" + expected.to_bytes(4, "little")
-    with path.open("rb") as file:
-        file.seek(at)
-        found = file.read(len(header))
-    size = path.stat().st_size - at - len(header)
+    file.seek(at)
+    found = file.read(len(header))
+    size = file.seek(0, SEEK_END) - at - len(header)
     if found != header or size != expected:
-        raise VerificationFailed(f"PixelData: {size} bytes, expected {expected} for {bits} bits")
-    return np.memmap(path, np.uint8, mode="r", offset=at + len(header))
-
-
-def _frame_bits(data: NDArray[np.uint8], number: int, voxels: int) -> tuple[int, NDArray[np.bool_]]:
-    """Where the voxels that are set begin, and the bits from there to the last of them."""
-    first = number * voxels
-    packed = data[first // 8 : (first + voxels + 7) // 8]
-    if voxels % 8:
-        bits = np.unpackbits(packed, bitorder="little")
-        return 0, bits[first % 8 : first % 8 + voxels].view(np.bool_)
-    used = np.flatnonzero(packed)
-    if used.size == 0:
-        return 0, np.zeros(0, np.bool_)
-    start, stop = int(used[0]), int(used[-1]) + 1
-    return start * 8, np.unpackbits(packed[start:stop], bitorder="little").view(np.bool_)
+        raise VerificationFailed(f"PixelData: {size} bytes, expected {expected} for {frames * voxels} bits")
+    return _PixelData(file, at + len(header), voxels)

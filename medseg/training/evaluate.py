@@ -24,8 +24,8 @@ from medseg.bundle.bundle import Bundle, Segment
 from medseg.dicom.nifti import read_nifti
 from medseg.dicom.series import Stack
 from medseg.inference.segment import Settings, StackSource, segment
+from medseg.inference.spool import LabelSpool
 from medseg.progress import Cancelled, check, never
-from medseg.results.planes import LabelSpool
 from medseg.training.data import Case, NoCases, UnusableCase, find_cases, split
 from medseg.training.plan import read_plan
 from medseg.training.scores import Score, Summary, score, summarise

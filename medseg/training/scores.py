@@ -78,7 +78,8 @@ def score_mask(found: NDArray[np.bool_], true: NDArray[np.bool_], spacing_mm: Se
     if not (found.any() and true.any()):
         neither = not (found.any() or true.any())
         return Score(1.0 if neither else 0.0, 0.0 if neither else math.nan, *counted)
-    a, b = (torch.from_numpy(mask)[None, None].float() for mask in (found, true))
+    # copies, since the labels of a left-handed volume are a view that runs backwards, which torch cannot have
+    a, b = (torch.from_numpy(np.ascontiguousarray(mask))[None, None].float() for mask in (found, true))
     distance = compute_hausdorff_distance(a, b, include_background=True, percentile=95, spacing=list(spacing_mm))
     return Score(float(compute_dice(a, b)), float(distance), *counted)
 

@@ -59,13 +59,21 @@ def run_job(box: Inbox) -> None:
     assert box.ledger.write(lambda db: rows.claim_job(db, "worker", now, now + 30))
 
 
-def test_what_dies_is_started_again_and_its_job_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_dies_is_reported_and_started_again_and_its_job_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     with inbox(tmp_path) as box, supervising(box, monkeypatch) as supervisor:
         run_job(box)
         worker = supervisor.children[-1]
         first = worker.process.pid
         assert first is not None
         os.kill(first, signal.SIGKILL)
+
+        def reported() -> bool:
+            supervisor.watch()
+            return any(getattr(one, "event", None) == "process.died" for one in caplog.records)
+
+        wait_for("the report", reported, patience_s=5)
 
         def started_again() -> bool:
             supervisor.watch()

@@ -24,7 +24,7 @@ from medseg.dicom.instance import Slice
 from medseg.dicom.series import Stack
 from medseg.errors import GeometryRefused, Interrupted, UndecodablePixels
 from medseg.inference.labels import SegmentationResult
-from medseg.inference.segment import StackSource, segment
+from medseg.inference.segment import Settings, StackSource, segment
 from medseg.inference.track import Track, lay, rounded_spacing
 from medseg.progress import Progress, Stage
 from tests.medseg.inference.phantoms import (
@@ -42,6 +42,12 @@ from tests.medseg.inference.phantoms import (
 
 SCALE = ScaleRange(-100, 300, 0, 1, clip=True)
 STEPS = (Orient("RAS"), Resample((1.4, 1.3, 1.7)), SCALE)
+TORCH = Settings(engine="torch")
+NETWORKS = [
+    None,
+    {"_target_": "medseg.networks.MeshNet", "channels": 4, "dilations": [1, 2, 1]},
+    {"_target_": "medseg.networks.UNet2015", "widths": [4, 8], "norm": "batch"},
+]
 ORIENTATIONS = [
     np.array([np.eye(3)[axis] * sign for axis, sign in zip(order, signs, strict=True)])
     for order in permutations(range(3))
@@ -49,9 +55,9 @@ ORIENTATIONS = [
 ]
 
 
-def outcome(source, bundle) -> tuple[SegmentationResult, NDArray[np.uint8]]:
+def outcome(source, bundle, how: Settings = TORCH) -> tuple[SegmentationResult, NDArray[np.uint8]]:
     sink = Collected()
-    result = segment(source, bundle, sink)
+    result = segment(source, bundle, sink, settings=how)
     assert sink.ended
     return result, sink.labels
 
@@ -124,19 +130,26 @@ def compare_orders(draw: Callable[..., Any], folder: Path) -> None:
     slices = draw(st.sampled_from([1, 3, 7])) if len(roi) == 2 else 1
     window = Window(roi, overlap, blend, batch=draw(st.sampled_from([1, 3, 40])), slices=slices)
     finish = draw(st.sampled_from([SOFTMAX, SOFTMAX_LABELS, SIGMOID]))
-    bundle = make_bundle(folder, steps=steps, window=window, finish=finish)
+    network = draw(st.sampled_from(NETWORKS))
+    if network is not None:
+        network = network | {"spatial_dims": len(roi), "in_channels": slices, "out_channels": 3}
+    bundle = make_bundle(folder, steps=steps, window=window, finish=finish, network=network)
     along = forward(stack, bundle.recipe)
     order = [None if n is None else along[n] for n in draw(orders(count))]
-    expected, labels = outcome(StackSource(stack), bundle)
-    found, arrived = outcome(Arriving(stack, order), bundle)
+    said = draw(st.sampled_from([None, count, count, count + 2, count - 2]))
+    how = replace(TORCH, exact=draw(st.booleans()))
+    expected, labels = outcome(StackSource(stack), bundle, how)
+    found, arrived = outcome(Arriving(stack, order, said), bundle, how)
     assert np.array_equal(arrived, labels)
+    assert found.exact == how.exact
     assert facts(found) == facts(expected)
     assert expected.streamed
     nearest = finish.nearest or any(
         isinstance(step, Resample) and step.interpolation is Interpolation.NEAREST for step in steps
     )
-    if [k for k in order if k is not None] == along and not nearest:  # half-way places may turn with the last bit
-        assert found.streamed, found.streamed_reason
+    came = [k for k in order if k is not None]
+    if not nearest and (came == along or (came == along[::-1] and said == count)):
+        assert found.streamed, found.streamed_reason  # but half-way places may turn with the last bit
 
 
 class Noted(Collected):
@@ -171,6 +184,78 @@ def test_windows_run_and_label_planes_are_there_while_slices_come(steps, tmp_pat
     assert planes[29] <= 2 * 42 + 2
 
 
+def test_backwards_with_a_known_number_windows_run_while_slices_come(tmp_path: Path) -> None:
+    stack = as_instances(make_stack(blobs((60, 16, 16)), spacing_mm=(1.7, 1.3, 1.4)))
+    bundle = make_bundle(tmp_path, steps=STEPS, window=Window((8, 8, 8), (0.5,) * 3, batch=4))
+    source = Arriving(stack, with_pauses(range(59, -1, -1)), expected=60)
+    sink = Noted(source)
+    result = segment(source, bundle, sink, settings=TORCH, on_progress=sink.report)
+    assert result.streamed
+    windows, planes = sink.when[Stage.INFER], sink.when[Stage.RESTORE]
+    per_row = len(windows) // 14
+    for row in range(14):
+        assert windows[(row + 1) * per_row - 1] <= 2 * (4 * row + 8) + 2, "a row waits for no slice but its own"
+    assert planes[0] <= 2 * 12 + 2
+    assert planes[29] <= 2 * 42 + 2
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("overlap", [0.5, 0.7])
+def test_the_same_bits_however_slices_come_and_windows_are_batched(exact: bool, overlap: float, tmp_path: Path) -> None:
+    """Labels, and mean probabilities as sums of scores: twice, batches of 1 and 4, from either end, shuffled."""
+    stack = as_instances(make_stack(blobs((45, 20, 22))))
+    network = NETWORKS[2] | {"spatial_dims": 3, "in_channels": 1, "out_channels": 3}
+    bundle = make_bundle(tmp_path, steps=STEPS, window=Window((9, 8, 10), (overlap,) * 3, batch=4), network=network)
+    ascending, shuffled = list(range(45)), list(np.random.default_rng(0).permutation(45))
+    how = replace(TORCH, exact=exact)
+    sources = {
+        "all there": StackSource(stack),
+        "again": StackSource(stack),
+        "ascending": Arriving(stack, ascending),
+        "descending": Arriving(stack, ascending[::-1]),
+        "descending, number known": Arriving(stack, ascending[::-1], 45),
+        "shuffled": Arriving(stack, shuffled),
+        "shuffled, number known": Arriving(stack, shuffled, 45),
+    }
+    results = {name: outcome(source, bundle, how) for name, source in sources.items()}
+    if not exact:  # MONAI's own bits are others for other batches
+        results["one by one"] = outcome(StackSource(stack), bundle, replace(how, batch=1))
+    expected, labels = results["all there"]
+    for name, (found, arrived) in results.items():
+        assert np.array_equal(arrived, labels), name
+        assert facts(found) == facts(expected), name
+    assert {name for name, (found, _) in results.items() if not found.streamed} == {
+        "descending",
+        "shuffled",
+        "shuffled, number known",
+    }
+    assert "their number was not known" in str(results["descending"][0].streamed_reason)
+
+
+@pytest.mark.parametrize(("said", "why"), [(38, "more than 38 slices"), (42, "lies otherwise")])
+def test_a_wrong_number_of_slices_costs_time_alone(said: int, why: str, tmp_path: Path) -> None:
+    stack = as_instances(make_stack(blobs((40, 16, 16))))
+    bundle = make_bundle(tmp_path, steps=STEPS, window=Window((8, 8, 8), (0.5,) * 3))
+    expected, labels = outcome(StackSource(stack), bundle)
+    found, arrived = outcome(Arriving(stack, range(39, -1, -1), said), bundle)
+    assert np.array_equal(arrived, labels)
+    assert facts(found) == facts(expected)
+    assert why in str(found.streamed_reason)
+
+
+def test_exact_labels_are_monais(tmp_path: Path) -> None:
+    array = blobs((40, 18, 16))
+    stack = as_instances(make_stack(array))
+    network = NETWORKS[2] | {"spatial_dims": 3, "in_channels": 1, "out_channels": 3}
+    steps = (Orient("RAS"), SCALE)
+    bundle = make_bundle(tmp_path, steps=steps, window=Window((8, 8, 8), (0.6,) * 3, batch=3), network=network)
+    expected = monai_labels(array, stack, bundle.recipe, load_network(bundle, torch.device("cpu")).eval())[0]
+    for source in (Arriving(stack, with_pauses(range(40))), Arriving(stack, range(39, -1, -1), 40)):
+        found, labels = outcome(source, bundle, replace(TORCH, exact=True))
+        assert found.streamed and found.exact
+        assert np.array_equal(labels, expected)
+
+
 def test_what_arrives_is_monais(tmp_path: Path) -> None:
     array = blobs((40, 18, 16))
     stack = as_instances(make_stack(array))
@@ -202,7 +287,13 @@ def test_decoded_and_prepared_planes_are_let_go_behind_the_rows(tmp_path: Path) 
         gc.collect(0)
         most = max(most, sum(one() is not None for one in alive))
 
-    for source in (Arriving(stack, with_pauses(range(120))), StackSource(stack), Arriving(stack, range(119, -1, -1))):
+    backwards = range(119, -1, -1)
+    for source in (
+        Arriving(stack, with_pauses(range(120))),
+        StackSource(stack),
+        Arriving(stack, backwards),
+        Arriving(stack, with_pauses(backwards), 120),
+    ):
         alive.clear()
         segment(source, bundle, Collected(), on_progress=report)
         assert len(alive) == 120, "each slice is decoded once"

@@ -6,12 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
 
 from medseg.bundle.bundle import Expects
 from medseg.dicom.series import Finding, Level
 from medseg.inference.labels import Flag, Measured
-from medseg.inference.quality import LOW_CONFIDENCE, Values, flags, measure, sample, values_of
+from medseg.inference.quality import LOW_CONFIDENCE, Samples, Tally, Values, flags, measure, tally
+from tests.medseg.inference import whole
 from tests.medseg.inference.phantoms import make_bundle, make_segment, make_stack
+from tests.medseg.inference.whole import survey, volumes
 
 EARS = make_segment(1, volume_ml=(0.5, 2.0))
 
@@ -25,16 +28,31 @@ def codes(stack, bundle, found: Measured, at_edge=(), values=Values(-1000.0, 100
     return [flag.code for flag in flags(stack, bundle, [found], at_edge, values)]
 
 
+def tallies(labels: np.ndarray, voxel_ml: np.ndarray, *, exclusive: bool = True) -> list[Tally]:
+    return tally(survey(labels, exclusive=exclusive), voxel_ml)
+
+
+@settings(deadline=None, max_examples=50)
+@given(volumes())
+def test_measures_are_those_of_the_whole_volume(volume):
+    labels, exclusive = volume
+    voxel_ml = np.resize([0.3, 1.1, 0.7], labels.shape[-3])
+    for index, found in enumerate(tallies(labels, voxel_ml, exclusive=exclusive)):
+        mask = labels == index + 1 if exclusive else labels[index] > 0
+        volume_ml = pytest.approx(float(mask.sum(axis=(1, 2)) @ voxel_ml), rel=1e-9)
+        assert found == Tally(int(mask.sum()), volume_ml, whole.pieces(mask)[1], whole.touches_edge(mask))
+
+
 def test_volume_counts_each_slice_at_its_own_thickness():
     labels = np.zeros((4, 5, 6), np.uint8)
     labels[1, 2, 2:4] = 1
     labels[3, 2, 2] = 1
-    measured, _ = measure(labels, [EARS], np.array([1.0, 2.0, 3.0, 5.0]), [0.9], [0.0], exclusive=True)
+    measured, _ = measure(tallies(labels, np.array([1.0, 2.0, 3.0, 5.0])), [EARS], [0.9], [0.0])
     assert measured == (Measured(EARS, 3, 9.0, 2, 0.9),)
 
 
 def test_nothing_found_has_no_confidence():
-    measured, edge = measure(np.zeros((2, 3, 3), np.uint8), [EARS], np.ones(2), [None], [0.0], exclusive=True)
+    measured, edge = measure(tallies(np.zeros((2, 3, 3), np.uint8), np.ones(2)), [EARS], [None], [0.0])
     assert (measured, edge) == ((Measured(EARS, 0, 0.0, 0, None),), ())
 
 
@@ -46,8 +64,8 @@ def test_nothing_found_has_no_confidence():
 def test_the_edge_of_the_field_of_view(voxel, touches, exclusive):
     labels = np.zeros((4, 5, 6), np.uint8)
     labels[voxel] = 1
-    _, at_edge = measure(labels if exclusive else labels[None], [EARS], np.ones(4), [0.9], [0.0], exclusive=exclusive)
-    assert at_edge == ((1,) if touches else ())
+    found = tallies(labels if exclusive else labels[None], np.ones(4), exclusive=exclusive)
+    assert measure(found, [EARS], [0.9], [0.0])[1] == ((1,) if touches else ())
 
 
 @pytest.mark.parametrize(
@@ -112,8 +130,17 @@ def test_warnings_of_the_geometry_are_flags_and_notes_are_not(stack, tmp_path):
     assert found == (Flag("bridged_gap", "no slice at 3 mm"),)
 
 
-def test_percentiles_are_those_of_numpy():
-    volume = np.random.default_rng(0).normal(40, 400, (130, 100, 100)).astype(np.float32)
-    expected = np.percentile(volume, [1, 99])
-    found = values_of([sample(plane) for plane in volume])
-    assert (found.low, found.high) == pytest.approx(tuple(expected), rel=0.02)
+def of(planes) -> Values:
+    samples = Samples()
+    for plane in planes:
+        samples.add(plane)
+    assert len(samples) == len(planes)
+    return samples.values()
+
+
+@pytest.mark.parametrize(("slices", "side"), [(130, 100), (700, 20)])
+def test_percentiles_are_those_of_numpy(slices, side):
+    volume = np.random.default_rng(0).normal(40, 400, (slices, side, side)).astype(np.float32)
+    found = of(volume)
+    assert (found.low, found.high) == pytest.approx(tuple(np.percentile(volume, [1, 99])), rel=0.02)
+    assert of(volume[::-1]) == found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
@@ -11,10 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg.errors import UsageError
+from medseg.inference.engines.backends import BACKENDS, Case, made
 from medseg.networks.layers import linear_kernel
 from tests.medseg.networks.families import Family, both_dims, every_family, every_variant
 
 ODD = (33, 27, 21)
+CPU = torch.device("cpu")
+OPENVINO = BACKENDS["openvino"]
 
 
 @every_variant
@@ -83,16 +88,14 @@ def test_exported_it_computes_the_same(family: Family, dims: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.skipif(OPENVINO.missing(CPU, "fp32") is not None, reason="OpenVINO is not here: pip install openvino")
 @every_variant
 @both_dims
-def test_openvino_computes_the_same(family: Family, dims: int) -> None:
-    openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install openvino")
+def test_openvino_computes_the_same(family: Family, dims: int, tmp_path: Path) -> None:
     net, x = family.make(dims).eval(), torch.randn(1, 1, *ODD[:dims])
-    model = openvino.convert_model(torch.export.export(net, (x,)))
-    compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    run = made(Case(net, CPU, "fp32", tuple(x.shape[1:]), 1, "digest"), OPENVINO, tmp_path)
     with torch.no_grad():
-        torch.testing.assert_close(torch.from_numpy(compiled([x.numpy()])[0]), net(x), rtol=0, atol=1e-4)
+        torch.testing.assert_close(run(x), net(x), rtol=0, atol=1e-4)
 
 
 @every_family

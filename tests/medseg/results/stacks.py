@@ -20,9 +20,9 @@ from medseg.dicom.phantom import make_series
 from medseg.dicom.series import Stack
 from medseg.dicom.sources import to_series
 from medseg.inference.labels import LabelSink, Measured, SegmentationResult
-from medseg.inference.postprocess import pieces
 from medseg.results.identity import result_key
 from medseg.results.modules import Provenance
+from tests.medseg.inference.whole import pieces
 
 MADE_AT = datetime(2026, 3, 4, 5, 6, 7)
 ANATOMY = Code("SCT", "123037004", "Anatomical Structure")

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from medseg.dicom.nifti import read_nifti
+from medseg.inference.spool import LabelSpool
 from medseg.results.nifti import write_nifti
-from medseg.results.planes import LabelSpool
 from tests.medseg.results.stacks import SEGMENTS, blobs, feed, made, make_stack
 
 RAS = np.array([-1, -1, 1])

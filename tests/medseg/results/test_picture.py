@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from medseg.dicom.phantom import Ellipsoid
+from medseg.inference.spool import LabelSpool
 from medseg.results.picture import display_window, edge_letters, volume_text, write_picture
-from medseg.results.planes import LabelSpool
 from tests.medseg.results.stacks import SEGMENTS, blobs, feed, made, make_result, make_stack
 
 

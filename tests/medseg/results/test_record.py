@@ -1,20 +1,18 @@
-"""result.json, the spool of planes, and files that come whole or not at all."""
+"""result.json, and files that come whole or not at all."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from medseg.errors import GeometryRefused, OutputNotWritable
 from medseg.inference.labels import Flag
-from medseg.inference.postprocess import pieces
 from medseg.results.files import replacing
-from medseg.results.planes import LabelSpool
 from medseg.results.record import refusal_record, result_record, write_record
-from tests.medseg.results.stacks import SEGMENTS, blobs, feed, made, make_result, make_stack
+from tests.medseg.inference.whole import pieces
+from tests.medseg.results.stacks import SEGMENTS, blobs, made, make_result, make_stack
 
 
 def test_the_record_of_a_result(tmp_path):
@@ -24,7 +22,7 @@ def test_the_record_of_a_result(tmp_path):
         stack, SEGMENTS, labels, flags=(Flag("edge", "touches the edge", 1),), warnings=("one slice was bridged",)
     )
     record = result_record(result, made(), {"seg": Path("out/seg.dcm")}, peak_rss_mb=123.456)
-    assert list(record)[:16] == [
+    assert list(record)[:17] == [
         "study_uid",
         "series_uid",
         "bundle",
@@ -37,6 +35,7 @@ def test_the_record_of_a_result(tmp_path):
         "device",
         "engine",
         "precision",
+        "exact",
         "streamed",
         "streamed_reason",
         "warnings",
@@ -75,24 +74,6 @@ def test_the_record_of_a_refusal():
         "bundle": "b",
         "error": {"code": "missing_slices", "message": "series 1.2: no slice at 3 mm"},
     }
-
-
-def test_a_spool_gives_back_what_it_was_given():
-    stack = make_stack()
-    labels = blobs(stack.shape)
-    spool = LabelSpool()
-    feed(spool, stack, SEGMENTS, labels)
-    assert (np.stack(list(spool)) == labels).all()
-    assert (spool[3] == labels[3]).all()
-    assert len(spool) == 6
-
-
-@pytest.mark.parametrize(("k", "shape"), [(1, (16, 20)), (0, (20, 16))])
-def test_a_spool_takes_planes_in_order_and_of_its_shape(k, shape):
-    spool = LabelSpool()
-    spool.begin(make_stack(), SEGMENTS, exclusive=True)
-    with pytest.raises(ValueError, match=f"plane {k}"):
-        spool.plane(k, np.zeros(shape, np.uint8))
 
 
 def test_a_file_is_replaced_whole_or_stays_as_it_was(tmp_path):

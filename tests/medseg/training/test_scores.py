@@ -50,6 +50,11 @@ def test_balls_against_scipy(spacing_mm: tuple[float, ...], shift: float) -> Non
     assert found.volume_error_percent == pytest.approx(100 * (a.sum() / b.sum() - 1))
 
 
+def test_masks_may_be_views_that_run_backwards() -> None:
+    a, b = ball((12, 12, 12), (5, 5, 5), 3), ball((12, 12, 12), (6, 5, 5), 4)
+    assert score_mask(a[..., ::-1], b[..., ::-1], (1, 1, 1)) == score_mask(a, b, (1, 1, 1))
+
+
 def test_two_dimensions() -> None:
     a, b = ball((20, 20), (9, 9), 5), ball((20, 20), (11, 9), 5)
     assert score_mask(a, b, (0.5, 0.5)).hausdorff95_mm == pytest.approx(hausdorff95(a, b, (0.5, 0.5)), rel=1e-5)

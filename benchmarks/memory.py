@@ -1,0 +1,144 @@
+"""Peak memory of a whole job against the number of slices, and within a limit.
+
+    python benchmarks/memory.py [--slices 200,400,800,1600] [--size 512] [--classes 2] [--spacing 1.5,1.5,2]
+        [--window 96] [--channels 16,32,64,128,256] [--limit GIB] [--plain] > memory.jsonl
+
+The study is a phantom CT of that many slices (temporary files, deleted), the network a UNet with random weights whose
+labels do not flicker. Each turn is a process of its own, `medseg infer` with its default formats; its peak resident
+memory (VmHWM) is what it read of itself at its end. With --plain the way of MONAI's tutorials runs beside it
+(`whole_job.plain`). With --limit the job is told that it has so much memory, its own process included: it then runs
+fewer windows at a time, or refuses with its estimate (exit code 5).
+
+One JSON line for each turn; the last gives how much the most slices take over the fewest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from streaming import ROOT  # beside this file; makes the checkout importable
+
+from medseg.dicom.phantom import Ellipsoid, make_series, write_series
+from tests.medseg.bundle import zoo
+
+# The peak that the system tells of a child counts its parent's pages too, from before it became another program.
+TELL = """
+import atexit, sys
+def peak(path):
+    with open("/proc/self/status") as told, open(path, "w") as out:
+        out.write(next(line.split()[1] for line in told if line.startswith("VmHWM")))
+atexit.register(peak, sys.argv.pop(1))
+"""
+INFER = f"""{TELL}
+import resource
+from medseg.inference import memory
+limit = int(sys.argv.pop(1))
+if limit:
+    def left(device):
+        pages = int(open("/proc/self/statm").read().split()[1])
+        return limit - pages * resource.getpagesize()
+    memory.free_bytes = left
+from medseg.cli.app import app
+app()
+"""
+PLAIN = f"""{TELL}
+from pathlib import Path
+from whole_job import plain
+plain(*map(Path, sys.argv[1:]))
+"""
+
+
+def make_bundle(folder: Path, classes: int, window: int, channels: list[int], spacing_mm: list[float]) -> Path:
+    zoo.spleen_like(folder, window=(window,) * 3)
+
+    def grow(config: dict[str, Any]) -> None:
+        config["network_def"] |= {"channels": channels, "strides": [2] * (len(channels) - 1), "out_channels": classes}
+        config["inferer"] |= {"mode": "gaussian", "sw_batch_size": 1}
+        spacing = next(one for one in config["preprocessing"]["transforms"] if one["_target_"] == "Spacingd")
+        spacing["pixdim"] = spacing_mm
+        torch.save(zoo.random_state(config["network_def"], 0, smooth=True), folder / "models/model.pt")
+
+    zoo.rewrite(folder, grow)
+    path = folder / "configs/metadata.json"
+    metadata = json.loads(path.read_text("utf-8"))
+    names = {str(n): f"organ {n}" if n else "background" for n in range(classes)}
+    metadata["network_data_format"]["outputs"]["pred"] |= {"channel_def": names, "num_channels": classes}
+    path.write_text(json.dumps(metadata), "utf-8")
+    return folder
+
+
+def make_study(folder: Path, slices: int, size: int) -> Path:
+    spacing_mm = (1.5, 380 / size, 380 / size)
+    body = Ellipsoid((0, 0, 0), (150, 110, 10_000), 40)
+    organs = [
+        Ellipsoid((60 * (-1) ** n, 0, (n - slices / 300) * 150), (45, 45, 60), 90) for n in range(slices // 150 + 2)
+    ]
+    write_series(make_series(shape=(slices, size, size), spacing_mm=spacing_mm, objects=[body, *organs]), folder)
+    return folder
+
+
+def run(program: str, *arguments: str) -> dict[str, Any]:
+    """A Python program, its peak resident memory, and what it said."""
+    begin = time.monotonic()
+    path = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])
+    with tempfile.NamedTemporaryFile("r") as peak:
+        command = [sys.executable, "-c", program, peak.name, *arguments]
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}, check=False
+        )
+        peak_mb = round(int(peak.read()) / 1024)
+    lines = (done.stdout + done.stderr).splitlines()
+    told = [line for line in lines if "windows at a time" in line or "of memory needed" in line]
+    return {
+        "peak_mb": peak_mb,
+        "seconds": round(time.monotonic() - begin, 1),
+        "exit": done.returncode,
+        "said": told or (lines[-3:] if done.returncode else []),
+    }
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    options.add_argument("--slices", default="200,400,800,1600")
+    options.add_argument("--size", type=int, default=512, help="rows and columns")
+    options.add_argument("--classes", type=int, default=2, help="the background among them")
+    options.add_argument("--spacing", default="1.5,1.5,2", help="mm, of the model's grid")
+    options.add_argument("--window", type=int, default=96)
+    options.add_argument("--channels", default="16,32,64,128,256", help="of the UNet, level by level")
+    options.add_argument("--limit", type=float, default=0, help="GiB")
+    options.add_argument("--plain", action="store_true")
+    chosen = options.parse_args()
+    peaks: dict[str, list[int]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        channels = [int(width) for width in chosen.channels.split(",")]
+        spacing_mm = [float(mm) for mm in chosen.spacing.split(",")]
+        bundle = make_bundle(work / "organs", chosen.classes, chosen.window, channels, spacing_mm)
+        for slices in map(int, chosen.slices.split(",")):
+            study = make_study(work / f"study {slices}", slices, chosen.size)
+            out = str(work / f"out {slices}")
+            limit = str(int(chosen.limit * 2**30))
+            asked = ["infer", str(study), "--bundle", str(bundle), "-o", out, "--device", "cpu", "--engine", "torch"]
+            ways = {"medseg": (INFER, limit, *asked)}
+            if chosen.plain:
+                ways["plain"] = (PLAIN, str(bundle), str(study), out)
+            for way, command in ways.items():
+                found = run(*command)
+                if found["exit"] == 0:
+                    peaks.setdefault(way, []).append(found["peak_mb"])
+                print(json.dumps({"way": way, "slices": slices, "classes": chosen.classes} | found), flush=True)
+    for way, megabytes in peaks.items():
+        print(json.dumps({"way": way, "grows": round(max(megabytes) / megabytes[0], 3)}))
+
+
+if __name__ == "__main__":
+    main()

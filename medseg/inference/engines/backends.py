@@ -1,0 +1,329 @@
+"""The back-ends, each a row of one table: may it run here, how it is made, how what was made is run.
+
+    network --torch.export--> artifact, a folder of files --load--> run: (B, C, *roi) -> (B, K, *roi)
+
+What is made depends on the network, the shape of its windows, the precision and the machine alone, so it is kept
+(`shelf`) and loaded in a fraction of the time. torch itself needs nothing made. Windows have one shape throughout, and
+so has what is exported: on a CPU one window at a time, where batches gain nothing (measured; docs/engines.md) and a
+window's scores then cannot depend on what else is in its batch; on a GPU batches of the bundle's size, the last filled.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from threading import Lock
+from typing import Any, Final, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+AUTOCAST: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
+TORCH: Final = "torch"
+
+Run: TypeAlias = Callable[[Tensor], Tensor]
+"""(B, C, *roi) -> (B, K, *roi), on the case's device; any B. 2D windows have two entries in roi."""
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """What is to be run. shape: (C, *roi) of a window; batch: windows at a time; digest: of the network's bundle."""
+
+    network: nn.Module
+    device: torch.device
+    precision: str
+    shape: tuple[int, ...]
+    batch: int
+    digest: str
+
+    @property
+    def fixed(self) -> int:
+        """Windows in a call of what has one shape."""
+        return 1 if self.device.type == "cpu" else self.batch
+
+    def example(self) -> Tensor:
+        return torch.zeros(self.fixed, *self.shape, device=self.device)
+
+
+@dataclass(frozen=True)
+class BackEnd:
+    """One way to run a network.
+
+    cost_s: about how long a race waits for it to be made, on two cores and a network of a few million weights.
+    missing: what it lacks on a device in a precision, and what to do; None where it can run.
+    make: fills an empty folder with all that `load` needs. Either raises one of `FAILURES` where it cannot.
+    """
+
+    name: str
+    cost_s: float
+    missing: Callable[[torch.device, str], str | None]
+    make: Callable[[Case, Path], None]
+    load: Callable[[Case, Path], Run]
+
+
+# What compilers of networks raise for a network that they do not know, or in a machine that they do not like.
+FAILURES: Final = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+    ImportError,
+    OSError,
+    MemoryError,
+)
+
+
+def eager(case: Case, precision: str | None = None) -> Run:
+    """The network as it is; what it gives need not be one tensor. precision: another than the case's."""
+    dtype = AUTOCAST.get(precision or case.precision)
+
+    def run(windows: Tensor) -> Tensor:
+        with (
+            torch.inference_mode(),
+            _full_precision(case.device),
+            torch.autocast(case.device.type, dtype, enabled=dtype is not None),
+        ):
+            scores: Tensor = case.network(windows)
+            return scores
+
+    return run
+
+
+@contextmanager
+def _full_precision(device: torch.device) -> Iterator[None]:
+    """float32 on CUDA means float32: cuDNN rounds it to TF32 (10 bits) unless told, and may change its algorithm."""
+    if device.type != "cuda":
+        yield
+        return
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        yield
+
+
+def _nothing(case: Case, folder: Path) -> None:
+    """torch is ready as it is."""
+
+
+# ---- torch, channels last: convolutions in lower precisions may like that better
+
+
+def _channels_last_missing(device: torch.device, precision: str) -> str | None:
+    return None if precision in AUTOCAST or device.type == "cuda" else "in fp32 on a CPU it is several times slower"
+
+
+def _load_channels_last(case: Case, _: Path) -> Run:
+    layout = torch.channels_last_3d if len(case.shape) == 4 else torch.channels_last
+    network = copy.deepcopy(case.network).to(memory_format=layout)  # type: ignore[call-overload]
+    plain = eager(Case(network, case.device, case.precision, case.shape, case.batch, case.digest))
+    return lambda windows: plain(windows.contiguous(memory_format=layout)).contiguous()
+
+
+# ---- torch.compile, ahead of time (AOTInductor): a library made by a C++ compiler or Triton
+
+
+def _compile_missing(device: torch.device, _: str) -> str | None:
+    if not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++")):
+        return "no C++ compiler is here: install g++"
+    return "Triton is not installed" if device.type == "cuda" and find_spec("triton") is None else None
+
+
+class _Cast(nn.Module):
+    """A network that sees to its precision by itself."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__()
+        self.network, self._device, self._dtype = case.network, case.device.type, AUTOCAST.get(case.precision)
+
+    def forward(self, windows: Tensor) -> Tensor:
+        with torch.autocast(self._device, self._dtype, enabled=self._dtype is not None):
+            scores: Tensor = self.network(windows)
+        return scores.float()
+
+
+def _make_compiled(case: Case, folder: Path) -> None:
+    exported = torch.export.export(_Cast(case).eval(), (case.example(),))
+    # In this process: helpers that compile side by side would stay, each with a torch of its own.
+    options = {"compile_threads": 1, "freezing": case.device.type == "cpu"}
+    torch._inductor.aoti_compile_and_package(exported, package_path=str(folder / "model.pt2"), inductor_configs=options)
+
+
+def _load_compiled(case: Case, folder: Path) -> Run:
+    compiled = torch._inductor.aoti_load_package(str(folder / "model.pt2"))
+
+    def run(windows: Tensor) -> Tensor:
+        with torch.inference_mode():
+            scores: Tensor = compiled(windows)
+            return scores
+
+    return _by(case.fixed, run)
+
+
+# ---- OpenVINO, on a CPU
+
+
+def _openvino_missing(device: torch.device, precision: str) -> str | None:
+    if find_spec("openvino") is None:
+        return "OpenVINO is not installed: pip install openvino"
+    if device.type != "cpu":
+        return "OpenVINO runs on CPUs here"
+    if precision == "fp16" or (precision == "bf16" and not torch.cpu._is_avx512_bf16_supported()):
+        return f"this CPU does not compute in {precision}"
+    return None
+
+
+def load_openvino() -> Any:
+    """OpenVINO, silenced: as it comes, its import and every conversion are reported to its makers over the network."""
+    if "openvino_telemetry" not in sys.modules:
+        nothing: Any = None
+        sys.modules["openvino_telemetry"] = nothing  # as if it were not installed: there is a stub for that
+    import openvino
+
+    return openvino
+
+
+def _make_openvino(case: Case, folder: Path) -> None:
+    openvino = load_openvino()
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
+
+    _quiet(TorchFXPythonDecoder)
+    exported = torch.export.export(case.network, (case.example(),))
+    decoder = TorchFXPythonDecoder.from_exported_program(exported, dynamic_shapes=False)  # outlives what is made of it
+    front_end = FrontEndManager().load_by_framework("pytorch")
+    model = front_end.convert(front_end.load(decoder))
+    openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
+
+
+def _quiet(decoder: Any) -> None:
+    """The table of decompositions that the decoder would make, without a logged stack trace for each it does not find.
+
+    Where a later version keeps no such table, this does nothing.
+    """
+    from openvino.frontend.pytorch.torchdynamo.export_decompositions import ops_to_not_decompose
+    from torch.export.decomp_utils import CustomDecompTable
+
+    if getattr(decoder, "_decomp_table", 0) is None:
+        table: Any = CustomDecompTable()  # type: ignore[no-untyped-call]
+        for operator in ops_to_not_decompose():
+            table.pop(operator, None)
+        decoder._decomp_table = table
+
+
+def _load_openvino(case: Case, folder: Path) -> Run:
+    openvino = load_openvino()
+    compiled = openvino.Core().compile_model(
+        folder / "model.xml",
+        "CPU",
+        {
+            "INFERENCE_PRECISION_HINT": "bf16" if case.precision == "bf16" else "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "ENABLE_CPU_PINNING": False,  # several processes would be pinned to the same cores
+        },
+    )
+    request, lock = compiled.create_infer_request(), Lock()
+    shape = tuple(compiled.output(0).shape)[1:]
+
+    def run(windows: Tensor) -> Tensor:
+        windows = windows.contiguous()
+        scores = torch.empty(len(windows), *shape)
+        with lock:
+            for n in range(len(windows)):
+                request.set_input_tensor(openvino.Tensor(windows[n : n + 1].numpy(), shared_memory=True))
+                request.set_output_tensor(openvino.Tensor(scores[n : n + 1].numpy(), shared_memory=True))
+                request.infer()
+        return scores
+
+    return run
+
+
+# ---- TensorRT, on a GPU
+
+
+def _tensorrt_missing(device: torch.device, _: str) -> str | None:
+    if device.type != "cuda":
+        return "TensorRT needs a CUDA device"
+    return None if find_spec("torch_tensorrt") else "TensorRT is not installed: pip install 'medseg[tensorrt]'"
+
+
+def _make_tensorrt(case: Case, folder: Path) -> None:
+    import torch_tensorrt
+
+    example = (case.example(),)
+    low = AUTOCAST.get(case.precision)
+    compiled = torch_tensorrt.dynamo.compile(
+        torch.export.export(case.network, example),
+        arg_inputs=example,
+        device=case.device,
+        disable_tf32=True,
+        use_explicit_typing=True,
+        enable_autocast=low is not None,
+        autocast_low_precision_type=low,
+    )
+    torch_tensorrt.save(compiled, str(folder / "model.ep"), arg_inputs=list(example))
+
+
+def _load_tensorrt(case: Case, folder: Path) -> Run:
+    import torch_tensorrt  # noqa: F401 - registers the operators that the file is made of
+
+    module = torch.export.load(folder / "model.ep").module()
+
+    def run(windows: Tensor) -> Tensor:
+        with torch.inference_mode(), torch.cuda.device(case.device):
+            scores: Tensor = module(windows)
+            return scores
+
+    return _by(case.fixed, run)
+
+
+# ---- all of them
+
+
+def _by(size: int, run: Run) -> Run:
+    """`run` for any number of windows, where it takes `size` of them: the last are filled up with one of them."""
+
+    def runs(windows: Tensor) -> Tensor:
+        done = []
+        for part in torch.split(windows, size):
+            missing = size - len(part)
+            given = torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]) if missing else part.contiguous()
+            done.append(run(given)[: len(part)])
+        return done[0] if len(done) == 1 else torch.cat(done)
+
+    return runs
+
+
+def _here(_device: torch.device, _precision: str) -> None:
+    return None
+
+
+BACKENDS: Final[dict[str, BackEnd]] = {
+    one.name: one
+    for one in (
+        BackEnd(TORCH, 0, _here, _nothing, lambda case, _: eager(case)),
+        BackEnd("torch-channels-last", 1, _channels_last_missing, _nothing, _load_channels_last),
+        BackEnd("openvino", 8, _openvino_missing, _make_openvino, _load_openvino),
+        BackEnd("compile", 60, _compile_missing, _make_compiled, _load_compiled),
+        BackEnd("tensorrt", 90, _tensorrt_missing, _make_tensorrt, _load_tensorrt),
+    )
+}
+"""In the order of what they cost: a race that is not worth all of them takes the first."""
+
+
+def made(case: Case, backend: BackEnd, folder: Path) -> Run:
+    """The back-end, made in an empty folder and loaded. Raises one of `FAILURES`."""
+    with warnings.catch_warnings():  # of the compilers, about themselves
+        warnings.simplefilter("ignore")
+        with torch.no_grad():
+            backend.make(case, folder)
+        return backend.load(case, folder)

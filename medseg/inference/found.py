@@ -1,0 +1,96 @@
+"""From what windows find to final label planes and their measures, in memory that does not grow with the volume.
+
+label planes as they come -> kept compressed, their pieces numbered -> the last has come: what is to be cleaned
+    -> planes k = 0 .. K-1, cleaned one by one, what was changed numbered again -> measures
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+from torch import Tensor
+
+from medseg.bundle.bundle import Bundle
+from medseg.dicom.instance import Slice
+from medseg.dicom.series import Stack
+from medseg.inference.components import Survey
+from medseg.inference.labels import LabelPlane, Measured
+from medseg.inference.postprocess import decide
+from medseg.inference.quality import Samples, measure, tally
+from medseg.inference.restore import Certainty
+from medseg.inference.spool import PlaneSpool
+
+MOST_LABELS: Final = 255  # label planes are uint8
+
+
+class Found:
+    """What is found, plane by plane in the order of the windows.
+
+    first: the slice of the first plane, where that may not be the stack's first. samples: of the source's values.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.exclusive, self.segments, self.postprocess = bundle.recipe.exclusive, bundle.segments, bundle.postprocess
+        self.numbers = [one.number for one in bundle.segments]
+        self._known = np.zeros(MOST_LABELS + 1, np.uint8)
+        self._known[self.numbers] = self.numbers
+        self._channels = [number - 1 for number in self.numbers]
+        self.planes = PlaneSpool()
+        self.survey = Survey(self.numbers, exclusive=self.exclusive, holes=self.postprocess.fill_holes)
+        self.certainty = Certainty(bundle.out_channels)
+        self.samples = Samples()
+        self.first: Slice | None = None
+        self.windows = 0
+
+    def __len__(self) -> int:
+        return len(self.planes)
+
+    def add(self, plane: Tensor) -> None:
+        """Channel numbers (1, rows, columns), or bits (channels, rows, columns)."""
+        given = plane.cpu().numpy()
+        labels = self._known[given[0]] if self.exclusive else given[self._channels]
+        self.planes.put(labels)
+        self.survey.add(labels)
+
+
+class Cleaned:
+    """What was found in a stack, all of whose planes have come: iterate to the end, then `measured`."""
+
+    def __init__(self, found: Found, stack: Stack) -> None:
+        self._found = found
+        self._backwards = found.first is not None and found.first is not stack.slices[0]
+        self._voxel_ml = np.array([stack.voxel_ml(k) for k in range(len(stack.slices))])
+        voxel_ml = self._voxel_ml[::-1] if self._backwards else self._voxel_ml
+        census, what = found.survey.end(), found.postprocess
+        self._cleaning = decide(
+            census,
+            voxel_ml,
+            keep_largest=[index for index, number in enumerate(found.numbers) if number in what.keep_largest],
+            fill_holes=what.fill_holes,
+            min_volume_ml=what.min_volume_ml,
+            backwards=self._backwards,
+        )
+        self._tallies = tally(census, voxel_ml)
+        self._changed = list(self._cleaning.changed)
+        self._again = Survey([found.numbers[index] for index in self._changed], exclusive=found.exclusive)
+
+    def __iter__(self) -> Iterator[LabelPlane]:
+        """Final planes k = 0 .. K-1: (rows, columns) of segment numbers, or (segments, rows, columns) of 0 and 1."""
+        found, count = self._found, len(self._found)
+        for k in range(count):
+            n = count - 1 - k if self._backwards else k
+            plane = self._cleaning.apply(found.planes[n], n, found.numbers, exclusive=found.exclusive)
+            if self._changed:
+                self._again.add(plane if found.exclusive else plane[self._changed])
+            yield plane
+
+    def measured(self) -> tuple[tuple[Measured, ...], tuple[int, ...]]:
+        """Each segment in the final planes, and the numbers of those that touch the edge."""
+        found, tallies = self._found, self._tallies.copy()
+        if self._changed:
+            for index, one in zip(self._changed, tally(self._again.end(), self._voxel_ml), strict=True):
+                tallies[index] = one
+        confidence = [found.certainty.mean(number - (0 if found.exclusive else 1)) for number in found.numbers]
+        return measure(tallies, found.segments, confidence, self._cleaning.left_out_ml)

@@ -1,0 +1,215 @@
+"""How much memory a job will take, told before it begins; and how much there is.
+
+    scores of as many slices as a window is deep       classes x depth x rows x columns of the model's grid
+    windows, and what the network makes of them        batch x (input + activations + scores)
+    slices at hand, prepared and as they came          depth x rows x columns, of both grids
+    a slice on its way back, and its labels            classes x a few planes of both grids
+
+None of it grows with the number of slices, but where a recipe needs the whole volume.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from medseg.inference.decoding import AHEAD
+from medseg.inference.windows import Layout
+
+FLOAT: Final = 4  # bytes
+RUNTIME: Final = 150 << 20  # what libraries, threads and allocators take once they work; measured 50 to 250 MiB
+_PLANES_BACK: Final = 4  # of scores between the model's grid and the source's: two held, one new, one blended
+_LABEL_PLANES: Final = 16  # bytes a voxel: label planes, their parts, masks
+_SOURCE_PLANES: Final = 12  # bytes a voxel of a slice: as it came, decoded, in modality values
+_AMPLE: Final = 512  # numbers a voxel; a UNet of two classes has 12, of a hundred classes 300
+_STEP: Final = 32  # voxels: networks halve a window up to five times
+
+
+@dataclass(frozen=True)
+class Need:
+    """Peak bytes beyond what is taken already.
+
+    scores: of the slices that windows lie over. window: for each window of a batch. rest: whatever the batch; in the
+    machine's memory always, where scores and windows may be on a GPU. before: while a whole volume is prepared.
+    """
+
+    scores: int
+    window: int
+    rest: int
+    before: int = 0
+
+    def of(self, batch: int) -> int:
+        return max(self.before, self.rest + self.scores + batch * self.window)
+
+
+def need(
+    where: Layout,
+    source: tuple[int, int],
+    *,
+    channels: int,
+    classes: int,
+    exclusive: bool,
+    activations: int,
+    volumes: tuple[int, int] = (0, 0),
+    exact: bool = False,
+) -> Need:
+    """What segmenting takes.
+
+    where: windows over the model's grid. source: (rows, columns) of a slice. activations: bytes of the network's
+    tensors for one window. volumes: voxels of the source and of the model's grid, where slices do not stream.
+    exact: windows are stitched in MONAI's order (`stitching.AsMonai`).
+    """
+    depth = where.extent[0] + 2 * where.reach
+    model, voxels, window = where.shape[1] * where.shape[2], math.prod(source), math.prod(where.roi)
+    prepared = FLOAT * channels * (2 * depth * model + volumes[1])  # slices one by one, and side by side
+    back = FLOAT * classes * (_PLANES_BACK * model + source[0] * where.shape[2] + 2 * voxels)
+    labels = _LABEL_PLANES * voxels * (1 if exclusive else classes)
+    slices = _SOURCE_PLANES * voxels * (AHEAD + 2)
+    return Need(
+        scores=FLOAT * (classes + 1) * _stitched(where, exact=exact),
+        window=activations + FLOAT * window * (channels * where.slices + classes),  # cut out; scores times weights
+        rest=RUNTIME + prepared + back + labels + slices,
+        before=2 * FLOAT * channels * max(volumes),
+    )
+
+
+def _stitched(where: Layout, *, exact: bool) -> int:
+    """Voxels of which scores are held: under a row of windows, and what the rows before it have left (`stitching`)."""
+    depth, begins, plane = where.extent[0], where.begins[0], where.shape[1] * where.shape[2]
+    over = [
+        [first + depth - begin for first in begins[max(n - depth, 0) : n] if first + depth > begin]
+        for n, begin in enumerate(begins)
+    ]
+    if exact:
+        return (1 + max(map(len, over))) * len(where.in_plane()) * math.prod(where.extent) + depth * plane
+    held = max(sum(slices) if where.backwards else max(slices, default=0) for slices in over)
+    return (depth + held) * plane
+
+
+def fitting(need: Need, batch: int, free: int, on_device: int | None = None) -> int:
+    """How many windows at a time, `batch` or what remains of it when halved, fit into `free` bytes; 0 where none does.
+
+    on_device: bytes free on the GPU that the network runs on, if it does. Where that has no room for one window, the
+    engine goes on elsewhere, so it is 1 then.
+    """
+    if on_device is not None:
+        while batch > 1 and need.scores + batch * need.window > on_device:
+            batch //= 2
+        return batch if max(need.before, need.rest) <= free else 0
+    while batch and need.of(batch) > free:
+        batch //= 2
+    return batch
+
+
+def ample(where: Layout) -> int:
+    """More bytes of activations than networks have for a window: what has room for these need not be measured."""
+    return _AMPLE * FLOAT * math.prod(where.roi)
+
+
+def held_by(network: nn.Module, channels: int, roi: Sequence[int], device: torch.device) -> int:
+    """Bytes of tensors that a network in torch holds at once for one window of `roi`, its input and output among them.
+
+    Measured on a small window, since a network's tensors grow with the voxels; on one of that size where it takes no
+    other; 0 where it takes none, which the job will tell better. Other precisions and back-ends need less.
+    """
+    for size in (tuple(min(n, max(_STEP, math.ceil(n / 3 / _STEP) * _STEP)) for n in roi), tuple(roi)):
+        try:
+            with torch.inference_mode(), _Held() as held:
+                network(torch.zeros((1, channels, *size), device=device))
+        except (RuntimeError, ValueError):
+            continue
+        peak: int = held.peak
+        return math.ceil(peak * math.prod(roi) / math.prod(size))
+    return 0
+
+
+class _Held(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of tensors that are alive, as operations make them."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = 0
+        self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                held = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
+                self._alive[held.cdata] = held, storage.nbytes()
+        self._alive = {one: held for one, held in self._alive.items() if not held[0].expired()}  # type: ignore[no-untyped-call]
+        self.peak = max(self.peak, sum(size for _, size in self._alive.values()))
+        return result
+
+
+def free_bytes(device: torch.device, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """What is free on a device; for the CPU what the machine, or the control group that we run in, has left.
+
+    None where nobody tells.
+    """
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + cached
+    return min((one for one in (_of_machine(proc), *_of_groups(proc, cgroups)) if one is not None), default=None)
+
+
+def _of_machine(proc: Path) -> int | None:
+    kilobytes = _table(proc / "meminfo").get("MemAvailable:")
+    return None if kilobytes is None else kilobytes << 10
+
+
+def _of_groups(proc: Path, cgroups: Path) -> Iterator[int]:
+    """What our control group (version 2, or 1 as containers have it) and those around it have left."""
+    try:
+        groups = [line.split(":", 2) for line in (proc / "self/cgroup").read_text("ascii").splitlines()]
+    except OSError:
+        return
+    for number, kinds, name in groups:
+        root, limit, used = cgroups, "memory.max", "memory.current"
+        if "memory" in kinds.split(","):
+            root, limit, used = cgroups / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+        elif number != "0":
+            continue
+        group = root / name.lstrip("/")
+        for folder in (group, *group.parents):
+            most, taken = _number(folder / limit), _number(folder / used)
+            if most is not None and taken is not None:
+                # Files in the page cache count as taken, and are given back when memory is needed.
+                told = _table(folder / "memory.stat")
+                yield max(most - taken + told.get("inactive_file", 0) + told.get("active_file", 0), 0)
+            if folder == root:
+                break
+
+
+def _number(path: Path) -> int | None:
+    """None where there is no such file, or no limit ("max")."""
+    try:
+        return int(path.read_text("ascii"))
+    except (OSError, ValueError):
+        return None
+
+
+def _table(path: Path) -> dict[str, int]:
+    """Lines of a name and a number."""
+    try:
+        rows = [line.split() for line in path.read_text("ascii").splitlines()]
+    except OSError:
+        return {}
+    return {row[0]: int(row[1]) for row in rows if len(row) > 1}
+
+
+def gib(size: int) -> str:
+    """A size as people say it."""
+    return f"{size / 2**30:.1f} GiB"

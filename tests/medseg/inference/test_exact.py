@@ -1,0 +1,222 @@
+"""Streamed scores against MONAI's sliding_window_inference: to the bit when exact, else within 1e-5.
+
+Over networks of every family, in 2D, 2.5D and 3D; sizes, windows, overlaps, blends, batches and axes at random. Arrival
+and spacing are varied in `test_arrival`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import monai.networks.nets as monai_nets
+import numpy as np
+import pytest
+import torch
+from monai.inferers import SliceInferer, sliding_window_inference
+from torch import Tensor, nn
+
+from medseg import networks
+from medseg.bundle.inferers import SliceStackInferer
+from medseg.bundle.recipe import Blend, Window
+from medseg.inference.device import steady_batch
+from medseg.inference.grid import Axes
+from medseg.inference.streaming import rows_of, stream
+from medseg.inference.windows import Layout, importance, layout
+from tests.medseg.inference.test_streaming import ALL_AXES
+
+CLASSES = 3
+FAMILIES: Mapping[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
+    "FCN": (networks.FCN, {"widths": (4, 4, 8, 8, 8), "depths": (1,) * 5, "head": 16, "head_kernel": 3}),
+    "SegNet": (networks.SegNet, {"widths": (4, 8), "depths": (1, 2)}),
+    "UNet2015": (networks.UNet2015, {"widths": (4, 8, 8), "norm": "batch"}),
+    "PSPNet": (networks.PSPNet, {"width": 4, "blocks": (1,) * 4, "head": 8, "norm": "group"}),
+    "DeepLabV3": (networks.DeepLabV3, {**networks.DeepLabV3.SMALL, "width": 4, "blocks": (1,) * 4}),
+    "DeepLabV3Plus": (networks.DeepLabV3Plus, {**networks.DeepLabV3Plus.SMALL, "width": 4, "blocks": (1,) * 4}),
+    "MeshNet": (networks.MeshNet, {"channels": 4, "dilations": (1, 2, 1)}),
+    "monai UNet": (monai_nets.UNet, {"channels": (4, 8, 8), "strides": (2, 2), "num_res_units": 1}),
+    "monai BasicUNet": (monai_nets.BasicUNet, {"features": (4, 4, 8, 8, 8, 4)}),
+    "monai SegResNet": (monai_nets.SegResNet, {"init_filters": 8, "blocks_down": (1, 1), "blocks_up": (1,)}),
+}
+SIZES = {
+    "monai UNet": (8, 4),
+    "monai BasicUNet": (32, 16),
+    "monai SegResNet": (8, 2),
+}  # the least, and steps from there
+MOST = 24
+
+
+@cache
+def make_network(family: str, dims: int, inputs: int) -> nn.Module:
+    torch.manual_seed(dims)
+    kind, arguments = FAMILIES[family]
+    network = kind(spatial_dims=dims, in_channels=inputs, out_channels=CLASSES, **arguments)
+    for parameter in network.parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=0.2)
+    return network.eval()
+
+
+@dataclass(frozen=True)
+class Case:
+    family: str
+    shape: tuple[int, int, int]
+    axes: Axes
+    window: Window
+    seed: int
+    air: bool
+
+    @property
+    def dims(self) -> int:
+        return len(self.window.roi)
+
+    def volume(self) -> Tensor:
+        voxels = torch.randn((1, *self.shape), generator=torch.Generator().manual_seed(self.seed))
+        if self.air:  # as a CT has beside the patient, after its range was clipped
+            voxels[:, : self.shape[0] // 2] = 0.0
+            voxels[..., self.shape[2] // 2 :] = 0.0
+        return voxels
+
+    def network(self) -> Callable[[Tensor], Tensor]:
+        """As MONAI calls it."""
+        net = make_network(self.family, self.dims, self.window.slices)
+
+        def run(windows: Tensor) -> Tensor:
+            with torch.no_grad():
+                return net(windows)
+
+        return run
+
+
+def make_case(number: int) -> Case:
+    """At most MOST windows, of sizes that the network takes."""
+    rng = np.random.default_rng([5, number])
+    family = list(FAMILIES)[number % len(FAMILIES)]
+    dims = 2 if rng.random() < 0.35 else 3
+    least, multiple = SIZES.get(family, (6, 1))
+    overlaps = [0.0, 0.25, 0.5, 0.6, 0.75]
+    while True:
+        roi = tuple(least + multiple * int(n) for n in rng.integers(0, 1 + 8 // multiple, dims))
+        overlap = rng.choice(overlaps, 3) if dims == 3 else rng.choice(overlaps, 1).repeat(2)
+        window = Window(
+            roi,
+            tuple(float(one) for one in overlap),
+            list(Blend)[int(rng.integers(0, 2))],
+            sigma_scale=float(rng.choice([0.125, 0.25])),
+            cval=float(rng.choice([0.0, -3.0])),
+            batch=int(rng.integers(1, 8)),
+            slice_axis=int(rng.integers(0, 3)),
+            slices=int(rng.choice([1, 3])) if dims == 2 else 1,
+        )
+        k, j, i = (int(n) for n in rng.integers(4, 30, 3))
+        case = Case(family, (k, j, i), ALL_AXES[int(rng.integers(0, 48))], window, number, bool(rng.random() < 0.5))
+        if layout(case.shape, case.axes, window).count <= MOST:
+            return case
+
+
+def by_monai(case: Case) -> Tensor:
+    """(K, *model axes)"""
+    window, given = case.window, case.axes.to_model(case.volume())[None]
+    settings = {
+        "roi_size": window.roi,
+        "sw_batch_size": window.batch,
+        "mode": str(window.blend),
+        "sigma_scale": window.sigma_scale,
+        "cval": window.cval,
+    }
+    if case.dims == 3:
+        found = sliding_window_inference(given, predictor=case.network(), overlap=window.overlap, **settings)
+    elif window.slices > 1:
+        found = SliceStackInferer(window.slices, window.slice_axis, overlap=window.overlap[0], **settings)(
+            given, case.network()
+        )
+    else:
+        found = SliceInferer(window.slice_axis, overlap=window.overlap[0], **settings)(given, case.network())
+    return found[0].clone()
+
+
+@dataclass
+class Counted:
+    """A case's network as `stream` calls it, on a CPU: how many windows it was asked for."""
+
+    case: Case
+    exact: bool
+    windows: int = 0
+
+    def __call__(self, windows: Tensor) -> Tensor:
+        self.windows += len(windows)
+        if not self.exact and len(windows) == 1:
+            return self(windows.expand(2, *windows.shape[1:]))[:1]
+        run, axis = self.case.network(), self.case.window.slice_axis + 2
+        return run(windows) if self.case.dims == 3 else run(windows.squeeze(axis)).unsqueeze(axis)
+
+
+def streamed(
+    case: Case, where: Layout | None = None, *, exact: bool = False, steady: bool = True
+) -> tuple[Tensor, int]:
+    """(K, *model axes), and how many windows the network saw."""
+    volume, network = case.volume(), Counted(case, exact)
+    where = where or layout(case.shape, case.axes, case.window)
+    if where.axes != case.axes:
+        volume = volume.flip(1)
+    weights = importance(where.roi, case.window.blend, case.window.sigma_scale)
+    batch = case.window.batch if exact else steady_batch(case.window.batch)
+    slabs = stream(
+        lambda a, b: volume[:, a:b],
+        rows_of(where),
+        weights,
+        network,
+        batch=batch,
+        tick=lambda *_: None,
+        exact=exact,
+        steady=lambda: steady,
+    )
+    return where.axes.to_model(torch.cat([slab for _, slab in slabs], dim=1)), network.windows
+
+
+def compare(case: Case) -> None:
+    expected = by_monai(case)
+    exact, _ = streamed(case, exact=True)
+    assert torch.equal(exact, expected), case
+    found, seen = streamed(case)
+    scale = max(float(expected.abs().max()), 1.0)
+    assert (found - expected).abs().max() <= 1e-5 * scale, case
+    assert (found.argmax(0) != expected.argmax(0)).sum() <= 1e-6 * expected[0].numel(), case
+    # The same bits without reuse of blank windows, in other batches, from the other end
+    plain, all_of_them = streamed(case, steady=False)
+    assert seen <= all_of_them
+    assert torch.equal(plain, found), case
+    other = replace(case, window=replace(case.window, batch=4 if case.window.batch == 1 else 1))
+    assert torch.equal(streamed(other)[0], found), case
+    mirrored = layout(case.shape, case.axes, case.window).mirrored()
+    assert torch.equal(streamed(case, mirrored)[0], found), case
+    assert torch.equal(streamed(case, mirrored, exact=True)[0], expected), case
+
+
+@pytest.mark.parametrize("number", range(40))
+def test_scores_are_monais(number: int) -> None:
+    compare(make_case(number))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(40, 300))
+def test_scores_are_monais_in_many_cases(number: int) -> None:
+    compare(make_case(number))
+
+
+def test_every_family_meets_two_and_three_dimensions() -> None:
+    met = {(case.family, case.dims) for case in map(make_case, range(300))}
+    assert met == {(family, dims) for family in FAMILIES for dims in (2, 3)}
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_blank_windows_are_run_once(exact: bool) -> None:
+    """A phantom three quarters of which are air: fewer windows are run, with the same bits."""
+    window = Window((8, 8, 8), (0.5,) * 3, Blend.GAUSSIAN, batch=3)
+    case = Case("monai UNet", (32, 24, 40), ALL_AXES[0], window, 1, air=True)
+    found, seen = streamed(case, exact=exact)
+    plain, all_of_them = streamed(case, exact=exact, steady=False)
+    assert seen < 0.6 * all_of_them
+    assert torch.equal(found, plain)
