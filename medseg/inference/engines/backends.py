@@ -11,8 +11,10 @@ window's scores then cannot depend on what else is in its batch; on a GPU batche
 from __future__ import annotations
 
 import copy
+import json
 import os
 import shutil
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -202,6 +204,7 @@ def _make_openvino(case: Case, folder: Path) -> None:
     front_end = FrontEndManager().load_by_framework("pytorch")
     model = front_end.convert(front_end.load(decoder))
     openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
+    _survive(case, folder / "model.xml")
 
 
 def _quiet(decoder: Any) -> None:
@@ -219,18 +222,41 @@ def _quiet(decoder: Any) -> None:
         decoder._decomp_table = table
 
 
+_TRIAL: Final = """
+import json, sys
+sys.modules["openvino_telemetry"] = None
+import numpy, openvino
+model, options, shape = sys.argv[1], *map(json.loads, sys.argv[2:])
+openvino.Core().compile_model(model, "CPU", options)(numpy.zeros(shape, "float32"))
+"""
+_TRIAL_S: Final = 120.0
+
+
+def _survive(case: Case, model: Path) -> None:
+    """Compile and run it in a process of its own first: some networks end the process (a DeepLab with
+    group norm, in OpenVINO 2026.4), and with it all else that runs there. Raises RuntimeError, OSError."""
+    facts = (json.dumps(_openvino_options(case)), json.dumps(case.example().shape))
+    try:
+        tried = subprocess.run([sys.executable, "-c", _TRIAL, model, *facts], timeout=_TRIAL_S, capture_output=True)
+    except subprocess.TimeoutExpired as error:
+        raise RuntimeError(f"OpenVINO took more than {_TRIAL_S:.0f} s for one window") from error
+    if tried.returncode:
+        said = tried.stderr.decode(errors="replace").strip().splitlines()
+        raise RuntimeError(said[-1] if said else f"OpenVINO ended its process ({tried.returncode})")
+
+
+def _openvino_options(case: Case) -> dict[str, Any]:
+    return {
+        "INFERENCE_PRECISION_HINT": "bf16" if case.precision == "bf16" else "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "ENABLE_CPU_PINNING": False,  # several processes would be pinned to the same cores
+    }
+
+
 def _load_openvino(case: Case, folder: Path) -> Run:
     openvino = load_openvino()
-    compiled = openvino.Core().compile_model(
-        folder / "model.xml",
-        "CPU",
-        {
-            "INFERENCE_PRECISION_HINT": "bf16" if case.precision == "bf16" else "f32",
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "ENABLE_CPU_PINNING": False,  # several processes would be pinned to the same cores
-        },
-    )
+    compiled = openvino.Core().compile_model(folder / "model.xml", "CPU", _openvino_options(case))
     request, lock = compiled.create_infer_request(), Lock()
     shape = tuple(compiled.output(0).shape)[1:]
 

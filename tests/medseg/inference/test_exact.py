@@ -146,11 +146,13 @@ class Counted:
     windows: int = 0
 
     def __call__(self, windows: Tensor) -> Tensor:
-        self.windows += len(windows)
-        if not self.exact and len(windows) == 1:
-            return self(windows.expand(2, *windows.shape[1:]))[:1]
+        count = len(windows)
+        self.windows += count
+        if not self.exact and count == 1:  # as `Engine` does
+            windows = windows.expand(2, *windows.shape[1:])
         run, axis = self.case.network(), self.case.window.slice_axis + 2
-        return run(windows) if self.case.dims == 3 else run(windows.squeeze(axis)).unsqueeze(axis)
+        scores = run(windows) if self.case.dims == 3 else run(windows.squeeze(axis)).unsqueeze(axis)
+        return scores[:count]
 
 
 def streamed(

@@ -277,3 +277,18 @@ def test_labels_without_a_segment_are_background(tmp_path):
     segment(StackSource(stack), bundle, all_of_them)
     segment(StackSource(stack), replace(bundle, segments=(make_segment(2),)), some)
     assert np.array_equal(some.labels, np.where(all_of_them.labels == 2, 2, 0))
+
+
+@pytest.mark.parametrize(
+    "other", [{"device": "cuda"}, {"engine": "openvino"}, {"precision": "bf16"}, {"careful": True}], ids=str
+)
+def test_exact_results_are_those_of_torch_on_a_cpu_in_fp32(other):
+    with pytest.raises(UsageError, match="exact results"):
+        Settings(exact=True, **other)
+
+
+def test_an_exact_result_has_a_key_of_its_own(tmp_path):
+    from medseg.job import deciding
+
+    bundle = make_bundle(tmp_path)
+    assert deciding(bundle, Settings(exact=True)) == deciding(bundle, Settings()) | {"exact": True}

@@ -87,13 +87,22 @@ def test_exported_it_computes_the_same(family: Family, dims: int) -> None:
         torch.testing.assert_close(exported(x), net(x), rtol=0, atol=1e-4)
 
 
+FATAL_TO_OPENVINO = {"DeepLabV3Plus plain, group norm"}
+"""Version 2026.4.1 may end the process that compiles these, which must not be the one that segments."""
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(OPENVINO.missing(CPU, "fp32") is not None, reason="OpenVINO is not here: pip install openvino")
 @every_variant
 @both_dims
 def test_openvino_computes_the_same(family: Family, dims: int, tmp_path: Path) -> None:
     net, x = family.make(dims).eval(), torch.randn(1, 1, *ODD[:dims])
-    run = made(Case(net, CPU, "fp32", tuple(x.shape[1:]), 1, "digest"), OPENVINO, tmp_path)
+    case = Case(net, CPU, "fp32", tuple(x.shape[1:]), 1, "digest")
+    try:
+        run = made(case, OPENVINO, tmp_path)
+    except RuntimeError as error:
+        assert str(family) in FATAL_TO_OPENVINO and "ended its process" in str(error), error
+        return
     with torch.no_grad():
         torch.testing.assert_close(run(x), net(x), rtol=0, atol=1e-4)
 
