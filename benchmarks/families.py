@@ -10,8 +10,8 @@ are planned as there is time for, so that the learning rate of each comes down t
 with one thread. No clean-up of the labels, no test-time flips. A run that was killed goes on where it was when the same
 command is given again (`--work` keeps its bundles and checkpoints).
 
-`cost`: seconds of one window, all families in turns, fp32, all cores: the paper's size in 2D, the small one in 2D and
-in 3D.
+`cost`: seconds of process time for one window, all families in turns, fp32, one core: the paper's size in 2D, the small
+one in 2D and in 3D.
 
 Both print JSON lines, and put their table (and `train` its picture) into docs/networks.md.
 """
@@ -312,7 +312,8 @@ def cost_all(rounds: int) -> None:
 
 
 def cost(names: Mapping[str, str], dims: int, small: bool, window: Sequence[int], rounds: int) -> dict[str, float]:
-    """Median seconds of a window (1, 1, *window) by network, one after the other in every round."""
+    """Median seconds of process time of a window (1, 1, *window) by network, one after the other in every round."""
+    torch.set_num_threads(1)
     image = torch.randn((1, 1, *window))
     taken: dict[str, list[float]] = {name: [] for name in names.values()}
     made: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {}
@@ -322,10 +323,10 @@ def cost(names: Mapping[str, str], dims: int, small: bool, window: Sequence[int]
     with torch.inference_mode():
         for turn in range(rounds + 1):
             for name, network in made.items():
-                began = time.perf_counter()
+                began = time.process_time()
                 network(image)
                 if turn:  # the first warms up
-                    taken[name].append(time.perf_counter() - began)
+                    taken[name].append(time.process_time() - began)
     return {name: statistics.median(seconds) for name, seconds in taken.items()}
 
 
