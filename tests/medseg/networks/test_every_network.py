@@ -87,7 +87,7 @@ def test_exported_it_computes_the_same(family: Family, dims: int) -> None:
         torch.testing.assert_close(exported(x), net(x), rtol=0, atol=1e-4)
 
 
-FATAL_TO_OPENVINO = {"DeepLabV3Plus plain, group norm"}
+FATAL_TO_OPENVINO = {"DeepLabV3Plus plain, group norm", "PSPNet instance norm, stride 16"}
 """Version 2026.4.1 may end the process that compiles these, which must not be the one that segments."""
 
 
