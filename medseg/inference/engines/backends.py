@@ -233,8 +233,11 @@ _TRIAL_S: Final = 120.0
 
 
 def _survive(case: Case, model: Path) -> None:
-    """Compile and run it in a process of its own first: some networks end the process (OpenVINO 2026.4: a
-    DeepLab with group norm, a PSPNet with instance norm), and with it all else that runs there. Raises RuntimeError, OSError."""
+    """Compile and run it in a process of its own first. Raises RuntimeError, OSError.
+
+    Some networks end the process (OpenVINO 2026.4: a DeepLab with group norm, a PSPNet with instance norm), and with it
+    all else that runs there.
+    """
     facts = (json.dumps(_openvino_options(case)), json.dumps(case.example().shape))
     try:
         tried = subprocess.run([sys.executable, "-c", _TRIAL, model, *facts], timeout=_TRIAL_S, capture_output=True)
