@@ -19,14 +19,19 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+import highdicom
 import numpy as np
 from numpy.typing import NDArray
+from pydicom import Dataset
 from streaming import ROOT  # beside this file; makes the checkout importable
 
 from medseg.bundle.bundle import Segment
 from medseg.dicom.series import Stack
+from medseg.results.seg import SegWriter, describe
+from medseg.results.verify import verify_seg
 from tests.medseg.results.stacks import ANATOMY, LIVER, made, make_stack
 
 WAYS = ("highdicom", "medseg")
@@ -53,13 +58,10 @@ def make_segments(count: int) -> tuple[Segment, ...]:
     )
 
 
-def by_highdicom(stack: Stack, labels: NDArray[np.uint8], segments: tuple[Segment, ...], path: Path) -> list[float]:
-    import highdicom
-
-    from medseg.results.seg import describe
-
-    sources = [one.instance.header for one in stack.slices if one.instance is not None]
-    begin = time.perf_counter()
+def save_by_highdicom(
+    sources: Sequence[Dataset], labels: NDArray[np.uint8], segments: Sequence[Segment], path: Path
+) -> None:
+    """As a script does it: the object is built, then saved. labels: (k, j, i)."""
     seg = highdicom.seg.Segmentation(
         source_images=sources,
         pixel_array=labels,
@@ -75,6 +77,12 @@ def by_highdicom(stack: Stack, labels: NDArray[np.uint8], segments: tuple[Segmen
         device_serial_number="1",
     )
     seg.save_as(path)
+
+
+def by_highdicom(stack: Stack, labels: NDArray[np.uint8], segments: tuple[Segment, ...], path: Path) -> list[float]:
+    sources = [one.instance.header for one in stack.slices if one.instance is not None]
+    begin = time.perf_counter()
+    save_by_highdicom(sources, labels, segments, path)
     written = time.perf_counter()
     uids = [str(source.SOPInstanceUID) for source in sources]
     back = highdicom.seg.segread(path).get_pixels_by_source_instance(
@@ -85,9 +93,6 @@ def by_highdicom(stack: Stack, labels: NDArray[np.uint8], segments: tuple[Segmen
 
 
 def by_medseg(stack: Stack, labels: NDArray[np.uint8], segments: tuple[Segment, ...], path: Path) -> list[float]:
-    from medseg.results.seg import SegWriter
-    from medseg.results.verify import verify_seg
-
     begin = time.perf_counter()
     writer = SegWriter(path, made())
     writer.begin(stack, segments, exclusive=True)

@@ -39,13 +39,13 @@ WAYS = ("plain", "medseg fp32", "medseg fp32 torch", "medseg bf16", "medseg bf16
 
 
 def plain(bundle: Path, study: Path, out: Path) -> dict[str, float]:
-    import highdicom
     import numpy as np
     import pydicom
     from monai.transforms import LoadImage
+    from seg_object import save_by_highdicom
 
     from tests.acceptance.test_monai_parity import parsed, read_weights
-    from tests.medseg.results.stacks import LIVER, made
+    from tests.medseg.results.stacks import LIVER
 
     parser = parsed(bundle)
     network = parser.get_parsed_content("network_def").eval()
@@ -63,23 +63,7 @@ def plain(bundle: Path, study: Path, out: Path) -> dict[str, float]:
     clock.mark("infer")
     labels = finish(data)["pred"].as_tensor()[0].permute(2, 1, 0).numpy().astype(np.uint8)
     clock.mark("restore")
-    from medseg.results.seg import describe
-
-    seg = highdicom.seg.Segmentation(
-        source_images=sources,
-        pixel_array=labels,
-        segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=[describe(LIVER, made())],
-        series_instance_uid=highdicom.UID(),
-        series_number=100,
-        sop_instance_uid=highdicom.UID(),
-        instance_number=1,
-        manufacturer="bench",
-        manufacturer_model_name="bench",
-        software_versions="1",
-        device_serial_number="1",
-    )
-    seg.save_as(out / "seg.dcm")
+    save_by_highdicom(sources, labels, [LIVER], out / "seg.dcm")
     clock.mark("encode")
     return clock.times
 
