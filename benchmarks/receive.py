@@ -1,10 +1,12 @@
 """How fast instances are received: medseg beside pynetdicom, DCMTK and Orthanc, in turns, in one run.
 
-    python benchmarks/receive.py [--rounds 5] [--instances 120] [--senders 8] [--only 'medseg;dcmtk'] > receive.jsonl
+    python benchmarks/receive.py [--rounds 5] [--instances 120] [--senders 8] [--rest 15] [--only 'medseg;dcmtk']
 
 Every receiver gets the same 512x512 CT instances from DCMTK's `storescu`, first over one association, then over eight
 at once; each turn starts the receiver anew on an empty folder, and turns alternate. `disk` is what the disk alone
-allows one writer: write, fsync, rename, fsync of the folder. One JSON line per turn, and at the end one per receiver:
+allows one writer: write, fsync, rename, fsync of the folder. Many machines lend their disk speed for a while and then
+slow it down: `--rest` is how many seconds it is left alone before each turn, after all that was written reached it, so
+that none pays for what the turns before wrote. One JSON line per turn, and at the end one per receiver:
 medians, instances per second, and the ratio of medseg to it.
 
 fsynced: medseg (file, folder, ledger; two receivers on one socket, as `medseg serve` has) and Orthanc
@@ -194,6 +196,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--instances", type=int, default=120, help="per sender when alone; shared out when several")
     parser.add_argument("--senders", type=int, default=8)
+    parser.add_argument("--rest", type=float, default=15.0, help="seconds before each turn in which the disk rests")
     parser.add_argument("--only", default=";".join(RECEIVERS))
     parser.add_argument("--folder", type=Path, help="on the disk to measure (default: a temporary one)")
     options = parser.parse_args()
@@ -219,6 +222,7 @@ def main() -> None:
             folder = work / f"turn {next(turns)}"
             folder.mkdir()
             os.sync()
+            time.sleep(options.rest)
             return folder
 
         for _ in range(options.rounds):

@@ -14,7 +14,6 @@ reception, so no rename ever replaces a file, however many senders send the same
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import hashlib
 import logging
 import mmap
@@ -40,6 +39,7 @@ from gateway.dimse.storing import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSI
 from gateway.files import sync
 from gateway.ledger import Ledger
 from gateway.receive.header import Identity, NeedMore, NotDicom, identify
+from gateway.receive.newfile import NewFile
 from gateway.rows import Filed, StoredInstance
 from gateway.settings import Limits
 from gateway.status import Status, StoreRefused
@@ -49,8 +49,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 UNLIMITED = storing.Limits(sys.maxsize, sys.maxsize)
-HEAD = 1 << 16  # bytes that an instance is identified by; more are looked at where these do not do
-STRETCH = 1 << 20  # bytes held to be digested at once
 INCOMING, STUDIES = "incoming", "studies"
 ROOM_CHECK_S = 1.0
 FOLDERS_KNOWN = 10_000
@@ -236,38 +234,22 @@ class Spool:
 
 
 class Reception:
-    """One instance on its way into the spool: an `Incoming`.
-
-    It is digested stretch by stretch; the last one by a thread beside, while this one waits for the disk.
-    """
+    """One instance on its way into the spool: an `Incoming`."""
 
     def __init__(self, spool: Spool, request: StoreRequest) -> None:
         self._spool, self._request = spool, request
         self._token = secrets.token_hex(8)
         self._part = f"{spool.incoming}/{os.getpid()}.{self._token}.part"
         self._published = False
-        self._digest, self._held, self._head = hashlib.sha256(), bytearray(), b""
         meta = file_meta(
             request.sop_class_uid, request.sop_instance_uid, request.transfer_syntax_uid, request.peer.calling_ae
         )
-        self._offset, self._size = len(meta), 0
-        self._file = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            _write_all(self._file, memoryview(meta))
-        except OSError:
-            self.discard()
-            raise
+        self._file = NewFile(self._part, meta, spool.digesters)
 
     def write(self, fragment: memoryview) -> None:
         """Append to the file. Raises OSError."""
         try:
-            _write_all(self._file, fragment)
-            self._size += len(fragment)
-            self._held += fragment
-            if len(self._held) >= STRETCH:
-                self._hand_on()
-                self._digest.update(self._held)
-                self._held.clear()
+            self._file.write(fragment)
         except OSError:
             self.discard()
             raise
@@ -275,20 +257,16 @@ class Reception:
     def finish(self) -> None:
         """Make it last, in the order the module tells. Raises StoreRefused, OSError, LedgerUnavailable."""
         try:
-            length = os.fstat(self._file).st_size
-            if length != self._offset + self._size:
-                raise OSError(f"{self._part} has {length} bytes where {self._offset + self._size} were written")
-            self._hand_on()
-            digesting = self._spool.digesters.submit(self._digest.update, self._held)
+            self._file.end()
             identity = self._identity()
-            os.fsync(self._file)
+            self._file.sync()
             path = instance_path(identity, self._token)
             self._spool.publish(self._part, path)
             self._published = True
-            digesting.result()
+            stored = self._stored(identity, path)
         finally:
             self.discard()
-        filed = self._spool.file(self._stored(identity, path))
+        filed = self._spool.file(stored)
         logger.debug("instance %s", filed, extra={"event": "instance.filed", "sop_instance": identity.sop_instance_uid})
         if filed is Filed.CONFLICT:
             logger.warning(
@@ -298,21 +276,14 @@ class Reception:
 
     def discard(self) -> None:
         """Close, and remove what has no final name."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        self._file.close()
         if not self._published:
             with contextlib.suppress(OSError):
                 os.unlink(self._part)  # noqa: PTH108 - as above
 
-    def _hand_on(self) -> None:
-        """Let the disk begin with what is new."""
-        _start_writing(self._file)
-        self._head = self._head or bytes(self._held[:HEAD])
-
     def _identity(self) -> Identity:
         """The data set's identity, which must be the command's."""
-        if not self._size:
+        if not self._file.size:
             raise StoreRefused(Status.CANNOT_UNDERSTAND, "empty data set")
         try:
             identity = self._identify(self._request.transfer_syntax_uid)
@@ -328,14 +299,14 @@ class Reception:
         return identity
 
     def _identify(self, syntax: str) -> Identity:
-        whole = self._size == len(self._head)
+        first = self._file.first
         try:
-            return identify(self._head, syntax, whole=whole)
+            return identify(first, syntax, whole=self._file.size == len(first))
         except NeedMore:
             with (
-                mmap.mmap(self._file, 0, access=mmap.ACCESS_READ) as mapped,
+                mmap.mmap(self._file.file, 0, access=mmap.ACCESS_READ) as mapped,
                 memoryview(mapped) as view,
-                view[self._offset :] as data_set,
+                view[self._file.offset :] as data_set,
             ):
                 return identify(data_set, syntax, whole=True)
 
@@ -347,26 +318,11 @@ class Reception:
             sop_class_uid=identity.sop_class_uid,
             transfer_syntax_uid=self._request.transfer_syntax_uid,
             path=path,
-            offset_bytes=self._offset,
-            size_bytes=self._size,
-            sha256=self._digest.hexdigest(),
+            offset_bytes=self._file.offset,
+            size_bytes=self._file.size,
+            sha256=self._file.sha256(),
             calling_ae=self._request.peer.calling_ae,
             association_id=self._request.peer.id,
             priority=self._request.priority,
             received_at=time.time(),
         )
-
-
-def _write_all(file: int, data: memoryview) -> None:
-    while data:
-        data = data[os.write(file, data) :]
-
-
-_libc = ctypes.CDLL(None)
-_libc.sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
-_WRITE = 2  # SYNC_FILE_RANGE_WRITE: start, wait for nothing
-
-
-def _start_writing(file: int) -> None:
-    """Let the disk begin with what is in its queue. A hint: whether it worked, fsync tells."""
-    _libc.sync_file_range(file, 0, 0, _WRITE)

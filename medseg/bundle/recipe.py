@@ -168,8 +168,15 @@ class Recipe:
         reasons = [
             f"{type(step).__name__} needs the {whole[type(step)]} of the whole volume"
             for step in self.steps
-            if isinstance(step, ScalePercentiles)
-            or (isinstance(step, ScaleMinMax) and step.minv is not None)
-            or (isinstance(step, Normalize) and (step.subtrahend is None or step.divisor is None))
+            if needs_whole(step)
         ]
         return (*([self.fallback] if self.fallback else []), *reasons)
+
+
+def needs_whole(step: Step) -> bool:
+    """Whether a step must know of all voxels before it can do anything with one of them."""
+    return (
+        isinstance(step, ScalePercentiles)
+        or (isinstance(step, ScaleMinMax) and (step.minv is not None or step.maxv is not None))
+        or (isinstance(step, Normalize) and (step.subtrahend is None or step.divisor is None))
+    )

@@ -4,25 +4,26 @@
     start     a track through the first slices: where they lie, and which end the others come at
     Passage   slices of a track -> prepared slices -> rows of windows, each as soon as what it needs is there
 
+Where a step needs the whole volume, slices are prepared up to that step while they come, and wait on disk (`gathered`).
 Memory holds the prepared slices of one row and a few decoded ones ahead of it, for any number of slices.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from medseg.bundle.recipe import Recipe
+from medseg.bundle.recipe import Recipe, needs_whole
 from medseg.dicom.geometry import classify
 from medseg.dicom.instance import Pixels, Slice
 from medseg.dicom.series import SliceSource
 from medseg.inference.decoding import AHEAD, Decoder
-from medseg.inference.prepare import Pointwise, scale
+from medseg.inference.gathered import Gathered, scaled
 from medseg.inference.restore import Back
 from medseg.inference.streaming import Rows
 from medseg.inference.track import MANY, Track, lay, plan
@@ -147,6 +148,9 @@ class Passage:
         self.restored = 0  # label planes made so far; set from outside
         self._certain = certain
         self.plan = plan(track, track.count or MANY, recipe)
+        steps = self.plan.course.before, self.plan.course.after
+        first, then = (Gathered(some) if any(map(needs_whole, some)) else None for some in steps)
+        self._gathered, self._gathers_source = then if first is None else first, first is not None
         self.ended = False
         for one in track.slices:
             self._admit(one)
@@ -157,6 +161,8 @@ class Passage:
     def rows(self) -> Rows:
         """See `streaming.Rows`."""
         done = 0
+        if self._gathered is not None:
+            self._gather(self._gathered)
         while not self.ended:
             where = self.plan.where
             if done == len(where.begins[0]):  # a known number of slices has come
@@ -227,6 +233,8 @@ class Passage:
             one is other for one, other in zip(whole.slices, self._slices, strict=True)
         )
         prepared = self._first + len(self._held)
+        if self._gathered is not None and not self._gathers_source:
+            prepared = len(self._gathered)
         same_plan = prepared == 0 or self.plan.agrees(final, prepared=prepared, restored=self.restored)
         if self._track.count is not None:  # all of it as it would have been forwards
             prepared = final.where.shape[0]
@@ -237,34 +245,56 @@ class Passage:
 
     # ---- from slices to prepared ones, in the operations of `prepare.prepare`
 
+    def _gather(self, gathered: Gathered) -> None:
+        """Bring all slices to the step that needs the whole volume, as they come."""
+        while True:
+            with self._clock.time(Stage.PREPARE):
+                while len(gathered) < self._ready():
+                    n = len(gathered)
+                    gathered.add(self._decode(n) if self._gathers_source else self._resampled(n))
+            if self.ended:
+                break
+            self._pull()
+        with self._clock.time(Stage.PREPARE):
+            gathered.settle()
+
+    def _ready(self) -> int:
+        """How many slices of the source, or of the model's grid, can be had from what has come."""
+        if self._gathers_source:
+            return len(self._slices)
+        ready = len(self._gathered or ())
+        while ready < self.plan.where.shape[0] and self.plan.needed(ready + 1) <= len(self._slices):
+            ready += 1
+        return ready
+
     def _prepared(self, m: int) -> Tensor:
-        there, after = self.plan.there, self.plan.course.after
-        if there is None:
-            return self._fetch(m)
-        slices, in_plane = there
+        if self._gathered is not None and not self._gathers_source:
+            return self._gathered.plane(m)
+        return scaled(self._resampled(m), self.plan.course.after)
+
+    def _resampled(self, m: int) -> Tensor:
+        if self.plan.there is None:
+            return self._source(m)
+        slices, in_plane = self.plan.there
         early = slices.dense  # once for each slice to the model's rows and columns
         lower, upper = int(slices.lower[m]), int(slices.upper[m])
         while self._decoded <= upper:
             number = self._decoded
-            plane = self._fetch(number)
+            plane = self._source(number)
             self._raw[number] = in_plane(plane) if early else plane
         for number in [number for number in self._raw if number < lower]:
             del self._raw[number]
         plane = slices.mix(self._raw.__getitem__, m)
-        return _scaled(plane if early else in_plane(plane), after)
+        return plane if early else in_plane(plane)
 
-    def _fetch(self, number: int) -> Tensor:
+    def _source(self, number: int) -> Tensor:
         """Source slice `number` (1, rows, columns) after the steps before the resampling; each once, in order."""
-        self._decoder.ahead(self._slices[number : number + AHEAD])
         self._decoded = number + 1
+        if self._gathered is not None and self._gathers_source:
+            return self._gathered.plane(number)
+        return scaled(self._decode(number), self.plan.course.before)
+
+    def _decode(self, number: int) -> Tensor:
+        self._decoder.ahead(self._slices[number : number + AHEAD])
         with self._clock.time(Stage.READ):
-            plane = torch.from_numpy(self._seen(self._decoder.take(self._slices[number])))[None]
-        return _scaled(plane, self.plan.course.before)
-
-
-def _scaled(plane: Tensor, steps: Sequence[Pointwise]) -> Tensor:
-    """The plane itself where there is nothing to do, else a new one."""
-    plane = plane.clone() if steps else plane
-    for step in steps:
-        plane = scale(plane, step)
-    return plane
+            return torch.from_numpy(self._seen(self._decoder.take(self._slices[number])))[None]

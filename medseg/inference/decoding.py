@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import weakref
 import zlib
 from collections import deque
 from collections.abc import Iterable
@@ -20,10 +21,11 @@ AHEAD: Final = 2 * READERS
 
 
 class PlaneStore:
-    """Planes in a file without a name: compressed, the same values out as in, gone when closed or when we die."""
+    """Planes in a file without a name: the same values out as in, gone when it is dropped or when we die."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(buffering=0, prefix="medseg-")  # noqa: SIM115 - closed by `close`
+        self._file = tempfile.TemporaryFile(buffering=0, prefix="medseg-")  # noqa: SIM115 - closed when we are dropped
+        weakref.finalize(self, self._file.close)
         self._end = 0
         self._lock = Lock()
 
@@ -31,22 +33,22 @@ class PlaneStore:
         """Where the plane lies; for `get`. Safe to call from many threads. Raises OSError."""
         with np.errstate(invalid="ignore"):
             whole = plane.astype(np.int16)
-        kept = whole if np.array_equal(whole, plane) else plane  # mostly whole numbers: half the bytes
-        packed = zlib.compress(np.ascontiguousarray(kept).tobytes(), 1)
+        if np.array_equal(whole, plane):  # as they mostly come: a quarter of the bytes
+            kind, packed = whole.dtype.str, zlib.compress(whole.tobytes(), 1)
+        else:
+            kind, packed = plane.dtype.str, plane.tobytes()
         with self._lock:
             begin, self._end = self._end, self._end + len(packed)
         written = 0
         while written < len(packed):
             written += os.pwrite(self._file.fileno(), packed[written:], begin + written)
-        return begin, len(packed), kept.dtype.str
+        return begin, len(packed), kind
 
     def get(self, where: tuple[int, int, str], shape: tuple[int, int]) -> Pixels:
         begin, size, kind = where
         packed = os.pread(self._file.fileno(), size, begin)
-        return np.frombuffer(zlib.decompress(packed), kind).reshape(shape).astype(np.float32)
-
-    def close(self) -> None:
-        self._file.close()
+        whole = zlib.decompress(packed) if np.dtype(kind).kind == "i" else packed
+        return np.frombuffer(whole, kind).reshape(shape).astype(np.float32)
 
 
 class Decoder:
@@ -64,8 +66,6 @@ class Decoder:
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
-        if self._store is not None:
-            self._store.close()
 
     def ahead(self, slices: Iterable[Slice]) -> None:
         """Begin with these: they are taken soon, and wait in memory."""

@@ -6,10 +6,8 @@ The volume stays in stored order (k, j, i) throughout; `Prepared` remembers the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from medseg.bundle.recipe import (
@@ -20,10 +18,12 @@ from medseg.bundle.recipe import (
     ScaleMinMax,
     ScalePercentiles,
     ScaleRange,
+    needs_whole,
 )
 from medseg.dicom.instance import Vector
 from medseg.inference.grid import Frame, index_map, oriented, parallel, resampled, source_frame
 from medseg.inference.resample import axis_taps, resample_affine, resample_separable, resample_slices, taps
+from medseg.inference.statistics import Gathering, Pointwise
 
 STRAIGHTEN = Resample(spacing_mm=())  # spacing kept, shear removed
 
@@ -35,9 +35,6 @@ class Resampling:
     step: Resample
     old: Frame
     new: Frame
-
-
-Pointwise: TypeAlias = ScaleRange | ScalePercentiles | ScaleMinMax | Normalize
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,23 +125,26 @@ def _to_grid(voxels: Tensor, how: Resampling) -> Tensor:
 
 
 def scale(voxels: Tensor, step: Pointwise) -> Tensor:
-    """An intensity step, in place, in the order of operations of its MONAI transform."""
+    """An intensity step on a whole volume (C, k, j, i), in place, in the order of operations of its MONAI transform."""
+    if needs_whole(step):
+        gathering = Gathering(step)
+        for plane in voxels.unbind(1):
+            gathering.add(plane)
+        step = gathering.settle(lambda: voxels.unbind(1))
+    return scale_settled(voxels, step)
+
+
+def scale_settled(voxels: Tensor, step: Pointwise) -> Tensor:
+    """A step that needs to know of no other voxels: of a volume, or a plane of one; in place."""
     match step:
         case ScaleRange():
             return _to_range(voxels, step)
-        case ScalePercentiles():
-            a_min, a_max = (float(value) for value in np.percentile(voxels.numpy(), [step.lower, step.upper]))
-            b_min, b_max = step.b_min, step.b_max
-            if step.relative and b_min is not None and b_max is not None:
-                b_min, b_max = (
-                    (b_max - b_min) * (step.lower / 100.0) + b_min,
-                    (b_max - b_min) * (step.upper / 100.0) + b_min,
-                )
-            return _to_range(voxels, ScaleRange(a_min, a_max, b_min, b_max, step.clip))
         case ScaleMinMax():
-            return _min_max(voxels, step)
+            return voxels.mul_(1.0 + (step.factor or 0.0))
         case Normalize():
             return _normalized(voxels, step)
+        case ScalePercentiles():
+            raise ValueError("percentiles are settled by a Gathering first")
 
 
 def _to_range(voxels: Tensor, step: ScaleRange) -> Tensor:
@@ -159,24 +159,7 @@ def _to_range(voxels: Tensor, step: ScaleRange) -> Tensor:
     return voxels
 
 
-def _min_max(voxels: Tensor, step: ScaleMinMax) -> Tensor:
-    if step.minv is None and step.maxv is None:
-        return voxels.mul_(1.0 + (step.factor or 0.0))
-    low, high = (float(value) for value in torch.aminmax(voxels))
-    if low == high:
-        return voxels.mul_(step.minv) if step.minv is not None else voxels
-    voxels.sub_(low).div_(high - low)
-    if step.minv is None or step.maxv is None:
-        return voxels
-    return voxels.mul_(step.maxv - step.minv).add_(step.minv)
-
-
 def _normalized(voxels: Tensor, step: Normalize) -> Tensor:
     blank = voxels == 0 if step.nonzero else None
-    counted = voxels if blank is None else voxels[~blank]
-    if counted.numel() == 0:
-        return voxels
-    mean = float(counted.mean()) if step.subtrahend is None else step.subtrahend
-    deviation = float(counted.std(correction=0)) if step.divisor is None else step.divisor
-    voxels.sub_(mean).div_(deviation or 1.0)
+    voxels.sub_(step.subtrahend or 0.0).div_(step.divisor or 1.0)
     return voxels if blank is None else voxels.masked_fill_(blank, 0.0)

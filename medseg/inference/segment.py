@@ -224,7 +224,7 @@ class _Run:
             if isinstance(track, Track):
                 try:
                     found = self._along(track, intake.pull, end)
-                    return whole(), found, None
+                    return whole(), found, self._waits()
                 except Contradicted as error:
                     why = str(error)
             else:
@@ -237,11 +237,15 @@ class _Run:
             return whole(), None, why
 
     def _all_there(self, stack: Stack) -> tuple[Found, str | None]:
-        """What is found in a stack whose slices are all there; and why it was taken as a whole, where it was."""
+        """What is found in a stack whose slices are all there; and why windows could not have run before they were."""
         track = lay(stack, self.recipe)
         if isinstance(track, str):
             return self._as_a_whole(stack), track
-        return self._along(track, lambda: None, lambda: track), None
+        return self._along(track, lambda: None, lambda: track), self._waits()
+
+    def _waits(self) -> str | None:
+        """Why windows wait for the last slice though they lie along a track."""
+        return next(iter(self.recipe.barriers()), None)
 
     def _along(self, track: Track, more: Callable[[], Slice | None], end: Callable[[], Track | None]) -> Found:
         """What the windows find along a track. Raises Contradicted where it turns out to be another."""

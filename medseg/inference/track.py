@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medseg.bundle.recipe import Orient, Padding, Recipe, Resample
+from medseg.bundle.recipe import Orient, Padding, Recipe, Resample, needs_whole
 from medseg.dicom.instance import Slice, Vector
 from medseg.dicom.series import Stack
 from medseg.inference.fallback import reason_for_fallback
@@ -109,7 +109,8 @@ def lay(stack: Stack, recipe: Recipe) -> Track | str:
 def reasons(recipe: Recipe) -> tuple[str, ...]:
     """Why a recipe has no track through any stack; empty where it has."""
     fallback = reason_for_fallback(recipe)
-    barriers = recipe.barriers()
+    # What one step must know of the whole is gathered along the track (`gathered`); two would have to wait in turn.
+    barriers = recipe.barriers() if sum(map(needs_whole, recipe.steps)) > 1 else ()
     if fallback is not None and fallback not in barriers:
         barriers = (fallback, *barriers)
     for step in recipe.steps:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import weakref
 from collections.abc import Callable, Sequence
@@ -18,11 +19,22 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from medseg.bundle.network import load_network
-from medseg.bundle.recipe import Blend, Interpolation, Normalize, Orient, Recipe, Resample, ScaleRange, Window
+from medseg.bundle.recipe import (
+    Blend,
+    Interpolation,
+    Normalize,
+    Orient,
+    Recipe,
+    Resample,
+    ScaleMinMax,
+    ScalePercentiles,
+    ScaleRange,
+    Window,
+)
 from medseg.dicom.geometry import classify
 from medseg.dicom.instance import Slice
 from medseg.dicom.series import Stack
-from medseg.errors import GeometryRefused, Interrupted, UndecodablePixels
+from medseg.errors import GeometryRefused, Interrupted, OutputNotWritable, UndecodablePixels
 from medseg.inference.labels import SegmentationResult
 from medseg.inference.segment import Settings, StackSource, segment
 from medseg.inference.track import Track, lay, rounded_spacing
@@ -42,6 +54,13 @@ from tests.medseg.inference.phantoms import (
 
 SCALE = ScaleRange(-100, 300, 0, 1, clip=True)
 STEPS = (Orient("RAS"), Resample((1.4, 1.3, 1.7)), SCALE)
+GATHERED = [  # steps that need to know the whole volume, on either side of the resampling, or without one
+    (Orient("RAS"), Resample((1.4, 1.3, 1.7)), ScalePercentiles(1, 99, 0, 1, clip=True)),
+    (Normalize(nonzero=True), Orient("RAS"), Resample((1.4, 1.3, 1.7))),
+    (Orient("RAS"), SCALE, ScaleMinMax(), Resample((-1, -1, 1.5))),
+    (Orient("RAS"), SCALE, Resample((1.1, 1.2, 2.5)), Normalize(), ScaleRange(-2, 2, 0, 1, clip=True)),
+    (ScalePercentiles(5, 95, 0, 1, clip=False),),
+]
 TORCH = Settings(engine="torch")
 NETWORKS = [
     None,
@@ -121,6 +140,7 @@ def compare_orders(draw: Callable[..., Any], folder: Path) -> None:
                 (Orient("RAS"), Resample((-1, -1, -1)), SCALE),
                 (Orient("RAS"), SCALE, Resample((0.9, 0.8, 0.7), Interpolation.NEAREST)),
                 (Resample((1.5, 1.5, 1.5)), SCALE),
+                *GATHERED,
             ]
         )
     )
@@ -143,6 +163,9 @@ def compare_orders(draw: Callable[..., Any], folder: Path) -> None:
     assert np.array_equal(arrived, labels)
     assert found.exact == how.exact
     assert facts(found) == facts(expected)
+    if bundle.recipe.barriers():
+        assert found.streamed_reason is not None
+        return
     assert expected.streamed
     nearest = finish.nearest or any(
         isinstance(step, Resample) and step.interpolation is Interpolation.NEAREST for step in steps
@@ -266,7 +289,8 @@ def test_what_arrives_is_monais(tmp_path: Path) -> None:
     assert np.mean(labels == expected) >= 0.9999
 
 
-def test_decoded_and_prepared_planes_are_let_go_behind_the_rows(tmp_path: Path) -> None:
+@pytest.mark.parametrize("steps", [(SCALE,), (SCALE, Normalize())], ids=["streamed", "gathered"])
+def test_decoded_and_prepared_planes_are_let_go_behind_the_rows(steps, tmp_path: Path) -> None:
     alive: list[weakref.ref[NDArray[np.float32]]] = []
     most = 0
 
@@ -280,7 +304,7 @@ def test_decoded_and_prepared_planes_are_let_go_behind_the_rows(tmp_path: Path) 
 
     stack = as_instances(make_stack(blobs((120, 16, 16))))
     stack = replace(stack, slices=tuple(watched(one) for one in stack.slices))
-    bundle = make_bundle(tmp_path, steps=(Orient("RAS"), SCALE), window=Window((8, 8, 8), (0.5,) * 3))
+    bundle = make_bundle(tmp_path, steps=(Orient("RAS"), *steps), window=Window((8, 8, 8), (0.5,) * 3))
 
     def report(_: Progress) -> None:
         nonlocal most
@@ -364,6 +388,33 @@ def test_a_recipe_that_needs_the_whole_says_why(steps, fallback, why, tmp_path: 
     for result in (found, expected):
         assert not result.streamed
         assert why in str(result.streamed_reason)
+
+
+@pytest.mark.parametrize("steps", GATHERED)
+def test_what_a_step_must_know_of_the_whole_is_gathered_to_the_bit(
+    steps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack = as_instances(make_stack(blobs((20, 16, 16)) - 50, spacing_mm=(2.2, 1.0, 1.1)))
+    bundle = make_bundle(tmp_path, steps=steps)
+    found, gathered = outcome(Arriving(stack, with_pauses(range(20))), bundle)
+    assert "of the whole volume" in str(found.streamed_reason)
+    monkeypatch.setattr("medseg.inference.segment.lay", lambda *_: "taken as a whole")
+    expected, labels = outcome(StackSource(stack), bundle)
+    assert expected.streamed_reason == "taken as a whole"
+    assert np.array_equal(gathered, labels)
+    assert facts(found) == facts(expected)
+
+
+def test_a_full_disk_under_what_is_gathered_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stack = as_instances(make_stack(blobs((20, 16, 16))))
+    bundle = make_bundle(tmp_path, steps=GATHERED[0])
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("medseg.inference.decoding.os.pwrite", full)
+    with pytest.raises(OutputNotWritable, match="No space left on device, for planes that wait"):
+        outcome(StackSource(stack), bundle)
 
 
 def test_windows_of_all_slices_wait_for_all_of_them(tmp_path: Path) -> None:
