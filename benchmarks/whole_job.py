@@ -7,8 +7,10 @@ weights whose labels do not flicker: window 96^3, overlap 0.5, gaussian, at 1.5 
 
 plain: what a script does that is written after MONAI's tutorials: LoadImage (pydicom), the bundle's transforms,
 SlidingWindowInferer, Invertd, argmax, highdicom's Segmentation, saved. medseg: `medseg.job.run`, which writes a SEG and
-an SR and reads the SEG back to verify it. Every turn is a process of its own; time begins when its libraries and the
-network are loaded, memory is that of the whole process at its highest.
+an SR and reads the SEG back to verify it; with the engine that was found for this bundle before, as by `medseg bench
+engines` or by jobs before this one, or with torch. Every turn is a process of its own; time begins when its libraries,
+highdicom's tables among them, and the network are loaded and have seen one window; memory is that of the whole process
+at its highest.
 
 One JSON line for each turn; at the end, for each way, medians and their share of the plain way's.
 """
@@ -31,10 +33,16 @@ from typing import Any
 import torch
 from streaming import ROOT, make_bundle, make_study  # beside this file; makes the checkout importable
 
+from medseg.bundle.bundle import Bundle
 from medseg.bundle.load import load_bundle
+from medseg.inference.device import Engine
+from medseg.inference.segment import NETWORKS
+from medseg.results.seg import read_tables
 
 SLICES = 119
 CHANNELS = [16, 32, 64, 128, 256]
+NOISE = torch.rand(1, 1, 96, 96, 96, generator=torch.Generator().manual_seed(0))
+RACE = "race"
 WAYS = ("plain", "medseg fp32", "medseg fp32 torch", "medseg bf16", "medseg bf16 torch")
 
 
@@ -52,6 +60,9 @@ def plain(bundle: Path, study: Path, out: Path) -> dict[str, float]:
     network.load_state_dict(read_weights(bundle))
     prepare, inferer = parser.get_parsed_content("preprocessing"), parser.get_parsed_content("inferer")
     finish = parser.get_parsed_content("postprocessing")
+    with torch.no_grad():
+        network(NOISE)
+    read_tables()
     clock = Clock()
     image = LoadImage(reader="PydicomReader", ensure_channel_first=True, image_only=True)(str(study)).float()
     sources = [pydicom.dcmread(path) for path in sorted(study.iterdir())]
@@ -71,13 +82,13 @@ def plain(bundle: Path, study: Path, out: Path) -> dict[str, float]:
 def medseg_way(precision: str, engine: str) -> Callable[[Path, Path, Path], dict[str, float]]:
     def way(folder: Path, study: Path, out: Path) -> dict[str, float]:
         from medseg.dicom.sources import find_instances, to_series
-        from medseg.inference.device import choose_device
-        from medseg.inference.segment import NETWORKS, Settings
+        from medseg.inference.segment import Settings
         from medseg.job import Format, plan, run
 
         bundle = replace(load_bundle(folder), precisions=("fp32", "bf16"))
-        NETWORKS.get(bundle, choose_device("cpu"))
         settings = Settings(device="cpu", precision=precision, engine=engine)
+        make_engine(bundle, precision, engine)(NOISE)
+        read_tables()
         clock = Clock()
         (job,) = plan([to_series(find_instances(study).instances)], [bundle], explicit=True).jobs
         outcome = run(job, out, frozenset({Format.SEG, Format.SR}), settings=settings)
@@ -85,6 +96,11 @@ def medseg_way(precision: str, engine: str) -> Callable[[Path, Path, Path], dict
         return {**outcome.record["timings_s"], "engine": outcome.record["engine"], **clock.times}
 
     return way
+
+
+def make_engine(bundle: Bundle, precision: str, engine: str) -> Engine:
+    device = torch.device("cpu")
+    return Engine(NETWORKS.get(bundle, device), bundle, device, precision, bundle.recipe.window.batch, engine=engine)
 
 
 class Clock:
@@ -108,6 +124,17 @@ def one_turn(way: str, bundle: Path, study: Path, out: Path) -> None:
     print(json.dumps({"way": way, **times, "peak_rss_mb": round(peak_mb)}))
 
 
+def races(bundle: Path) -> None:
+    """Find the engines that jobs will take."""
+    for precision in ("fp32", "bf16"):
+        make_engine(replace(load_bundle(bundle), precisions=("fp32", "bf16")), precision, "auto").race(NOISE)
+
+
+def run(*turn: str | Path) -> str:
+    command = [sys.executable, __file__, "--turn", *turn]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     options.add_argument("--rounds", type=int, default=5)
@@ -117,7 +144,10 @@ def main() -> None:
     chosen = options.parse_args()
     if chosen.turn:
         way, *paths = chosen.turn
-        one_turn(way, *map(Path, paths))
+        if way == RACE:
+            races(*map(Path, paths[:1]))
+        else:
+            one_turn(way, *map(Path, paths))
         return
     seconds: dict[str, list[float]] = {}
     memory: dict[str, list[float]] = {}
@@ -125,11 +155,12 @@ def main() -> None:
         work = Path(name)
         make_bundle(work / "spleen", CHANNELS)
         make_study(work / "study", chosen.data, SLICES)
+        os.environ["MEDSEG_CACHE"] = str(work / "cache")
+        run(RACE, work / "spleen", work / "study", work)
         for turn in range(chosen.rounds):
             for way in chosen.ways.split(";"):
-                command = [sys.executable, __file__, "--turn", way, work / "spleen", work / "study"]
-                said = subprocess.run([*command, work / f"{way} {turn}"], check=True, capture_output=True, text=True)
-                facts: dict[str, Any] = json.loads(said.stdout.splitlines()[-1])
+                said = run(way, work / "spleen", work / "study", work / f"{way} {turn}")
+                facts: dict[str, Any] = json.loads(said.splitlines()[-1])
                 seconds.setdefault(way, []).append(facts["total"])
                 memory.setdefault(way, []).append(facts["peak_rss_mb"])
                 print(json.dumps(facts), flush=True)

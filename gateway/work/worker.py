@@ -40,6 +40,7 @@ from medseg.job import RECORD, Followed, Format, Job, Outcome, deciding, follow,
 from medseg.progress import Cancelled
 from medseg.results.identity import ResultKey, stack_key
 from medseg.results.modules import Predecessor
+from medseg.results.seg import read_tables
 
 logger = logging.getLogger(__name__)
 
@@ -143,6 +144,7 @@ class Worker:
         self._bundles: dict[str, tuple[Bundle, ...]] = {}
 
     def run(self) -> None:
+        read_tables()
         while not self._stop.is_set():
             if not self.step():
                 self._stop.wait(POLL_S)

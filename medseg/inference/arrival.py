@@ -10,8 +10,8 @@ Memory holds the prepared slices of one row and a few decoded ones ahead of it, 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
+from threading import Lock
 from typing import Final
 
 import numpy as np
@@ -24,7 +24,7 @@ from medseg.dicom.instance import Pixels, Slice
 from medseg.dicom.series import SliceSource
 from medseg.inference.decoding import AHEAD, Decoder
 from medseg.inference.gathered import Gathered, scaled
-from medseg.inference.restore import Back
+from medseg.inference.restore import Back, so_far
 from medseg.inference.streaming import Rows
 from medseg.inference.track import MANY, Track, lay, plan
 from medseg.progress import Stage, StageClock
@@ -143,9 +143,9 @@ class Passage:
         self._early: dict[int, Slice] = {}
         self._raw: dict[int, Tensor] = {}  # what was decoded, or brought to the model's rows and columns
         self._decoded = 0
-        self._held: deque[Tensor] = deque()
-        self._first = 0
-        self.restored = 0  # label planes made so far; set from outside
+        self._slab = torch.empty(1, 0, 0, 0)  # prepared slices: `held` of them, from `first` on
+        self._first = self._held = 0
+        self._restored, self._restoring = 0, Lock()  # source slices whose way back was given, to a thread beside
         self._certain = certain
         self.plan = plan(track, track.count or MANY, recipe)
         steps = self.plan.course.before, self.plan.course.after
@@ -182,17 +182,29 @@ class Passage:
 
     def planes(self, first: int, last: int) -> Tensor:
         """See `streaming.Planes`."""
-        while self._first < first:
-            self._held.popleft()
-            self._first += 1
         with self._clock.time(Stage.PREPARE):
-            while self._first + len(self._held) < last:
-                self._held.append(self._prepared(self._first + len(self._held)))
-            return torch.stack(tuple(self._held), dim=1)
+            self._move(first, last - first)
+            while self._first + self._held < last:
+                self._slab[:, self._held] = self._prepared(self._first + self._held)
+                self._held += 1
+            return self._slab[:, : last - first]
 
-    def way(self) -> tuple[Back, int]:
+    def _move(self, first: int, room: int) -> None:
+        """Let the slab begin at `first` and have room for so many slices; in place, since it is large."""
+        before, gone = self._slab, min(first - self._first, self._held)
+        if before.shape[1] < room:
+            self._slab = torch.empty(1, room, *self.plan.where.shape[1:])
+        self._held -= gone
+        for n in range(self._held):
+            self._slab[:, n] = before[:, n + gone]
+        self._first = first
+
+    def way(self, k: int, newest: int) -> tuple[Back, int]:
         """See `restore.Way`."""
-        return self.plan.back, self.plan.count
+        with self._restoring:
+            back = self.plan.back
+            self._restored = so_far(back, self.plan.count, k, newest)
+            return back, self._restored
 
     # ---- slices as they come
 
@@ -232,16 +244,17 @@ class Passage:
         same_slices = len(whole.slices) == len(self._slices) and all(
             one is other for one, other in zip(whole.slices, self._slices, strict=True)
         )
-        prepared = self._first + len(self._held)
+        prepared = self._first + self._held
         if self._gathered is not None and not self._gathers_source:
             prepared = len(self._gathered)
-        same_plan = prepared == 0 or self.plan.agrees(final, prepared=prepared, restored=self.restored)
-        if self._track.count is not None:  # all of it as it would have been forwards
-            prepared = final.where.shape[0]
-            same_plan = final.where == straight.where and final.agrees(straight, prepared=prepared, restored=count)
-        if not (same_slices and whole.same_grid(self._track) and same_plan):
-            raise Contradicted("the series as a whole lies otherwise than its first slices did")
-        self.plan, self.ended = final, True
+        with self._restoring:
+            same_plan = prepared == 0 or self.plan.agrees(final, prepared=prepared, restored=self._restored)
+            if self._track.count is not None:  # all of it as it would have been forwards
+                prepared = final.where.shape[0]
+                same_plan = final.where == straight.where and final.agrees(straight, prepared=prepared, restored=count)
+            if not (same_slices and whole.same_grid(self._track) and same_plan):
+                raise Contradicted("the series as a whole lies otherwise than its first slices did")
+            self.plan, self.ended = final, True
 
     # ---- from slices to prepared ones, in the operations of `prepare.prepare`
 

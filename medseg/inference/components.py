@@ -27,12 +27,11 @@ from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from medseg.inference.labels import LabelPlane
+from medseg.inference.labels import Box, LabelPlane, boxes
 
 T = TypeVar("T", bound=np.generic)
 Numbers = NDArray[np.intp]
 Mask = NDArray[np.bool_]
-Box = tuple[slice, slice]
 
 _TOUCHING = np.ones((3, 3), dtype=bool)  # sides and corners
 _NONE = np.zeros(0, np.intp)
@@ -51,12 +50,6 @@ def pockets_of(mask: Mask) -> tuple[NDArray[np.int32], int]:
         return np.zeros(mask.shape, np.int32), 0
     background, count = ndimage.label(np.pad(~mask, 1, constant_values=True))
     return np.maximum(background[1:-1, 1:-1] - 1, 0), int(count) - 1  # 1 is what surrounds the plane
-
-
-def boxes(plane: LabelPlane) -> list[Box | None]:
-    """The box around each label of a plane; that of label n is at n - 1."""
-    found: list[Box | None] = ndimage.find_objects(plane)
-    return found
 
 
 def joined(count: int, *edges: NDArray[np.intp]) -> Numbers:
@@ -192,9 +185,7 @@ class Survey:
 
     def _numbered(self, image: LabelPlane, segments: dict[int, int]) -> _Layer:
         """Parts and pockets of an image, numbered and counted."""
-        places = {
-            label: place for label, place in enumerate(boxes(image), start=1) if place is not None and label in segments
-        }
+        places = {label: place for label, place in boxes(image).items() if label in segments}
         if not places:
             return _Layer(image)
         (top, bottom), (left, right) = (
@@ -270,7 +261,10 @@ class _Gathered:
 
     def add(self, segment: int, plane: int, numbered: NDArray[np.int32], count: int) -> int:
         """Count the voxels of regions 1 .. count; how many regions there were before these."""
-        voxels = np.bincount(numbered.reshape(-1), minlength=count + 1)[1:].astype(np.int32)
+        if count == 1:
+            voxels = np.array([np.count_nonzero(numbered)], np.int32)
+        else:
+            voxels = np.bincount(numbered.reshape(-1), minlength=count + 1)[1:].astype(np.int32)
         self._columns.append((np.full(count, segment, np.uint16), np.full(count, plane, np.int32), voxels))
         before, self.count = self.count, self.count + count
         return before
@@ -295,7 +289,11 @@ def _touching_parts(below: _Layer, above: _Layer) -> Numbers:
     labels, its = cut(above, above.labels), cut(below, below.labels)
     parts, its_parts = cut(above, above.parts), cut(below, below.parts)
     straight = (labels == its) & (labels > 0)
-    lower, upper = [its_parts[straight]], [parts[straight]]
+    # Along a row most are like the one before.
+    changed = straight.copy()
+    same = (parts[:, 1:] == parts[:, :-1]) & (its_parts[:, 1:] == its_parts[:, :-1])
+    changed[:, 1:] &= ~(straight[:, :-1] & same)
+    lower, upper = [its_parts[changed]], [parts[changed]]
     # Only a voxel with another label below can touch a part askew that its neighbours do not touch straight on.
     j, i = np.nonzero((labels > 0) & ~straight)
     if j.size:

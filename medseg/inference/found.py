@@ -6,7 +6,9 @@ label planes as they come -> kept compressed, their pieces numbered -> the last 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
 import numpy as np
@@ -23,10 +25,11 @@ from medseg.inference.restore import Certainty
 from medseg.inference.spool import PlaneSpool
 
 MOST_LABELS: Final = 255  # label planes are uint8
+_AHEAD: Final = 8  # planes
 
 
 class Found:
-    """What is found, plane by plane in the order of the windows.
+    """What is found, plane by plane in the order of the windows; complete once its `with` block is left.
 
     first: the slice of the first plane, where that may not be the stack's first. samples: of the source's values.
     """
@@ -43,13 +46,33 @@ class Found:
         self.samples = Samples()
         self.first: Slice | None = None
         self.windows = 0
+        self._count = 0
+        self._beside = ThreadPoolExecutor(1, thread_name_prefix="find")
+        self._waiting: deque[Future[None]] = deque()
 
     def __len__(self) -> int:
-        return len(self.planes)
+        return self._count
+
+    def __enter__(self) -> Found:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """All that was added has been looked at."""
+        while self._waiting and kind is None:
+            self._waiting.popleft().result()
+        self._beside.shutdown(cancel_futures=True)
 
     def add(self, plane: Tensor) -> None:
-        """Channel numbers (1, rows, columns), or bits (channels, rows, columns)."""
-        given = plane.cpu().numpy()
+        """Channel numbers (1, rows, columns), or bits (channels, rows, columns).
+
+        Planes are looked at in their order by a thread beside, for which this one waits where it falls behind.
+        """
+        self._count += 1
+        if len(self._waiting) >= _AHEAD:
+            self._waiting.popleft().result()
+        self._waiting.append(self._beside.submit(self._look_at, plane.cpu().numpy()))
+
+    def _look_at(self, given: LabelPlane) -> None:
         labels = self._known[given[0]] if self.exclusive else given[self._channels]
         self.planes.put(labels)
         self.survey.add(labels)

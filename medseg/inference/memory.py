@@ -1,6 +1,7 @@
 """How much memory a job will take, told before it begins; and how much there is.
 
     scores of as many slices as a window is deep       classes x depth x rows x columns of the model's grid
+    scores on their way back                           as many, or 16 MiB
     windows, and what the network makes of them        batch x (input + activations + scores)
     slices at hand, prepared and as they came          depth x rows x columns, of both grids
     a slice on its way back, and its labels            classes x a few planes of both grids
@@ -26,6 +27,7 @@ from medseg.inference.decoding import AHEAD
 from medseg.inference.windows import Layout
 
 FLOAT: Final = 4  # bytes
+WAITING: Final = 16 << 20  # bytes of scores that wait to be brought back, while windows run
 RUNTIME: Final = 150 << 20  # what libraries, threads and allocators take once they work; measured 50 to 250 MiB
 _PLANES_BACK: Final = 4  # of scores between the model's grid and the source's: two held, one new, one blended
 _LABEL_PLANES: Final = 16  # bytes a voxel: label planes, their parts, masks
@@ -71,11 +73,12 @@ def need(
     depth = where.extent[0] + 2 * where.reach
     model, voxels, window = where.shape[1] * where.shape[2], math.prod(source), math.prod(where.roi)
     prepared = FLOAT * channels * (2 * depth * model + volumes[1])  # slices one by one, and side by side
+    waiting = min(WAITING + FLOAT * classes * model, FLOAT * classes * depth * model)
     back = FLOAT * classes * (_PLANES_BACK * model + source[0] * where.shape[2] + 2 * voxels)
     labels = _LABEL_PLANES * voxels * (1 if exclusive else classes)
     slices = _SOURCE_PLANES * voxels * (AHEAD + 2)
     return Need(
-        scores=FLOAT * (classes + 1) * _stitched(where, exact=exact),
+        scores=FLOAT * (classes + 1) * _stitched(where, exact=exact) + waiting,
         window=activations + FLOAT * window * (channels * where.slices + classes),  # cut out; scores times weights
         rest=RUNTIME + prepared + back + labels + slices,
         before=2 * FLOAT * channels * max(volumes),

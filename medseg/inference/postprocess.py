@@ -19,8 +19,8 @@ from typing import Final
 import numpy as np
 
 from medseg.dicom.instance import Vector
-from medseg.inference.components import Census, Mask, Numbers, Survey, boxes, joined, parts_of, pockets_of
-from medseg.inference.labels import LabelPlane
+from medseg.inference.components import Census, Mask, Numbers, Survey, joined, parts_of, pockets_of
+from medseg.inference.labels import LabelPlane, boxes
 from medseg.inference.spool import PlaneSpool
 
 _ROUNDING: Final = 1e-9  # relative: twenty voxels of 0.05 ml are 1 ml
@@ -58,9 +58,7 @@ class Cleaning:
             if cleaned is None:
                 cleaned = plane.copy()
             image, label = (cleaned, numbers[index]) if exclusive else (cleaned[index], 1)
-            place = boxes((image == label).view(np.uint8))[0]
-            assert place is not None
-            inside = image[place]
+            inside = image[boxes((image == label).view(np.uint8))[1]]
             mask = inside == label
             if dropped.any():
                 inside[_chosen(dropped)[parts_of(mask)[0]]] = 0

@@ -150,8 +150,16 @@ def discretise(scores: Tensor, finish: Finish) -> Tensor:
     return (scores >= finish.threshold).to(torch.uint8)
 
 
-Way: TypeAlias = Callable[[], tuple[Back, int]]
-"""The way back and the number of source slices, as far as they are known; final once the last slab has come."""
+Way: TypeAlias = Callable[[int, int], tuple[Back, int]]
+"""way(k, newest): the way back of source slices k, k + 1, ... and before which of them it ends where the model's slices
+are there up to `newest`. What was given is used."""
+
+
+def so_far(back: Back, count: int, k: int, newest: int) -> int:
+    """Before which of `count` source slices, from k on, the model's slices up to `newest` end."""
+    while k < count and back.span(k)[1] <= newest:
+        k += 1
+    return k
 
 
 def restore(
@@ -168,8 +176,10 @@ def restore(
     """
     planes = _activated(slabs, finish, certainty)
     if finish.order is Order.PROBABILITIES_FIRST:
-        for plane in _brought_back(planes, way):
-            yield discretise(plane, finish)
+        # Of two exclusive classes it suffices to bring back by how much the second is above the first.
+        two = finish.threshold is None and certainty.channels == 2
+        for plane in _brought_back((plane[1:] - plane[:1] for plane in planes) if two else planes, way):
+            yield (plane > 0).to(torch.uint8) if two else discretise(plane, finish)
     else:
         labels = clean(discretise(plane, finish) for plane in planes)
         for plane in _brought_back((label.float() for label in labels), way):
@@ -191,10 +201,10 @@ def _brought_back(planes: Iterable[Tensor], way: Way) -> Iterator[Tensor]:
         if held and held[0].device != plane.device:  # the network had to move
             held = deque(one.to(plane.device) for one in held)
         held.append(plane)
-        back, count = way()
-        while k < count and back.span(k)[1] <= newest:
-            while first < back.span(k)[0]:
+        back, end = way(k, newest)
+        for there in range(k, end):
+            while first < back.span(there)[0]:
                 held.popleft()
                 first += 1
-            yield back.plane(k, held, first)
-            k += 1
+            yield back.plane(there, held, first)
+        k = end

@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from medseg.dicom.series import Level, Series, SliceSource, Stack
 from medseg.errors import GeometryRefused, InputError, InvalidBundle, OutOfMemory, UsageError
 from medseg.inference import fallback, memory
 from medseg.inference.arrival import Contradicted, Intake, Passage, start
+from medseg.inference.beside import Beside
 from medseg.inference.decoding import AHEAD, Decoder
 from medseg.inference.device import CPU, Engine, Networks, choose_device, choose_precision, memory_errors, steady_batch
 from medseg.inference.engines.backends import TORCH
@@ -41,13 +42,14 @@ from medseg.inference.labels import LabelPlane, LabelSink, SegmentationResult
 from medseg.inference.postprocess import largest_pieces
 from medseg.inference.prepare import course, prepare, uniform
 from medseg.inference.quality import flags
-from medseg.inference.restore import Certainty, restore, way_back
+from medseg.inference.restore import Back, Way, restore, so_far, way_back
 from medseg.inference.streaming import Planes, Rows, rows_of, stream
 from medseg.inference.track import Track, lay, reasons
 from medseg.inference.windows import Layout, importance, layout
 from medseg.progress import Cancelled, Progress, Report, Stage, StageClock, check, never, silent
 
 T = TypeVar("T")
+Slab: TypeAlias = tuple[int, Tensor]
 NETWORKS: Final = Networks()
 
 
@@ -154,6 +156,7 @@ class _Run:
         self.on_progress, self.cancelled = on_progress, cancelled
         self.clock = StageClock()
         self.warnings: list[str] = []
+        self.beside: Beside[Slab] | None = None  # where slabs are brought back
         self.here: int | None = None  # slices, where none has to come; then decoding is what reading means
         device = CPU if settings.exact else choose_device(settings.device)
         precision = choose_precision(settings.precision, bundle, device)
@@ -251,11 +254,19 @@ class _Run:
         """What the windows find along a track. Raises Contradicted where it turns out to be another."""
         found = Found(self.bundle)
         found.first = track.slices[0]
+
+        def pull() -> Slice | None:
+            one = more()
+            if one is None and self.beside is not None:
+                self.beside.settle()  # what is found is told before anything is waited for
+                self._tell(Stage.RESTORE, len(found), None)
+            return one
+
         passage = Passage(
             track,
             self.recipe,
             self.decoder,
-            more=more,
+            more=pull,
             end=end,
             seen=partial(self._seen, found),
             clock=self.clock,
@@ -275,14 +286,34 @@ class _Run:
         self._fit(where, track.shape)
         windows = where.count if passage.ended else len(where.in_plane())  # of an arriving series, the first row
         slabs = self._slabs(planes, passage.rows(), where, windows, tick)
-        finish = self.recipe.finish
         clean = partial(self._cleaned_before_return, backwards=track.count is not None)
-        for plane in self._timed(Stage.RESTORE, restore(slabs, finish, passage.way, found.certainty, clean)):
-            with self.clock.time(Stage.RESTORE):
-                found.add(plane)
-            passage.restored = len(found)
-            self._tell(Stage.RESTORE, len(found), passage.plan.count if passage.ended else None)
+        self._bring_back(slabs, passage.way, found, clean, lambda: passage.plan.count if passage.ended else None)
         return found
+
+    def _bring_back(
+        self,
+        slabs: Iterator[Slab],
+        way: Way,
+        found: Found,
+        clean: Callable[[Iterable[Tensor]], Iterable[Tensor]],
+        count: Callable[[], int | None],
+    ) -> None:
+        """Bring slabs back to the source, and look at its planes, in threads beside that of the network."""
+
+        def consume(slabs: Iterator[Slab]) -> None:
+            with found:
+                for plane in restore(slabs, self.recipe.finish, way, found.certainty, clean):
+                    found.add(plane)
+
+        try:
+            with Beside(consume, lambda slab: slab[1].nbytes, memory.WAITING) as self.beside:
+                for slab in slabs:
+                    self.beside.put(slab)
+                    self._tell(Stage.RESTORE, len(found), count())
+            self.clock.seconds[Stage.RESTORE] += self.beside.busy_s
+        finally:
+            self.beside = None
+        self._tell(Stage.RESTORE, len(found), count())
 
     def _as_a_whole(self, stack: Stack) -> Found:
         found = Found(self.bundle)
@@ -300,11 +331,17 @@ class _Run:
         # The volume is handed on, not kept: it may be large, and it is changed on the way.
         given = [uniform(voxels, stack.coordinates)]
         del voxels
-        run = self._planes if fallback.reason_for_fallback(self.recipe) is None else self._planes_by_monai
-        for plane in self._timed(Stage.RESTORE, run(stack, given.pop(), found.certainty)):
-            with self.clock.time(Stage.RESTORE):
+        if fallback.reason_for_fallback(self.recipe) is None:
+            self._restored_whole(stack, given.pop(), found)
+            return found
+        bundle = replace(self.bundle, recipe=self.recipe)
+        planes = fallback.label_planes(
+            given.pop(), stack.affine, stack.coordinates, bundle, self._scores, found.certainty
+        )
+        with found:
+            for plane in self._timed(Stage.RESTORE, planes):
                 found.add(plane)
-            self._tell(Stage.RESTORE, len(found), len(stack.slices))
+                self._tell(Stage.RESTORE, len(found), len(stack.slices))
         return found
 
     def _fit(self, where: Layout, source: tuple[int, int], volumes: tuple[int, int] = (0, 0)) -> None:
@@ -353,6 +390,9 @@ class _Run:
 
     def _finite(self, plane: Pixels) -> Pixels:
         """The plane with its least value where there is none (NaN, infinity), which would spread over its row."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            if np.isfinite(plane.sum()):  # as nearly always; what is not finite would show in the sum
+                return plane
         good = np.isfinite(plane)
         if good.all():
             return plane
@@ -375,23 +415,20 @@ class _Run:
         detail = f"expected one volume, found {len(verdict.stacks)} ({phases}): segment each on its own"
         raise GeometryRefused(series.series_uid, "several_volumes", detail)
 
-    def _planes(self, stack: Stack, volume: Tensor, certainty: Certainty) -> Iterator[Tensor]:
-        """Label planes of a whole volume."""
-        finish = self.recipe.finish
+    def _restored_whole(self, stack: Stack, volume: Tensor, found: Found) -> None:
+        """Find what is in a whole volume."""
         with self.clock.time(Stage.PREPARE):
             self._tell(Stage.PREPARE, 0, 1)
             prepared = prepare(volume, stack.affine, self.recipe, tilted=stack.tilt_deg != 0)
             del volume
-            back = way_back(prepared, stack.coordinates, stack.shape[1:], finish)
+            back = way_back(prepared, stack.coordinates, stack.shape[1:], self.recipe.finish)
             self._tell(Stage.PREPARE, 1, 1)
+        count = len(stack.slices)
         slabs = self._scores(prepared.voxels, prepared.frame.axes)
-        return restore(slabs, finish, lambda: (back, len(stack.slices)), certainty, self._cleaned_before_return)
+        way = partial(_way, back, count)
+        self._bring_back(slabs, way, found, self._cleaned_before_return, lambda: count)
 
-    def _planes_by_monai(self, stack: Stack, volume: Tensor, certainty: Certainty) -> Iterator[Tensor]:
-        bundle = replace(self.bundle, recipe=self.recipe)
-        return fallback.label_planes(volume, stack.affine, stack.coordinates, bundle, self._scores, certainty)
-
-    def _scores(self, voxels: Tensor, axes: Axes) -> Iterator[tuple[int, Tensor]]:
+    def _scores(self, voxels: Tensor, axes: Axes) -> Iterator[Slab]:
         """Slabs of class scores over a prepared volume (C, k, j, i)."""
         where = layout((voxels.shape[1], voxels.shape[2], voxels.shape[3]), axes, self.recipe.window)
         done = 0
@@ -405,7 +442,7 @@ class _Run:
 
     def _slabs(
         self, planes: Planes, rows: Rows, where: Layout, windows: int, tick: Callable[[Layout, int], None]
-    ) -> Iterator[tuple[int, Tensor]]:
+    ) -> Iterator[Slab]:
         """Slabs of class scores. windows: how many there will be, as far as that is known."""
         window = self.recipe.window
         weights = importance(where.roi, window.blend, window.sigma_scale)
@@ -447,3 +484,8 @@ class _Run:
                 sink.plane(k, plane)
                 self._tell(Stage.ENCODE, k + 1, count)
             sink.end()
+
+
+def _way(back: Back, count: int, k: int, newest: int) -> tuple[Back, int]:
+    """See `restore.Way`."""
+    return back, so_far(back, count, k, newest)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import numpy as np
 
 from medseg.bundle.bundle import Segment
 from medseg.dicom.series import Stack
 from medseg.inference.labels import LabelPlane
+
+_Packed: TypeAlias = tuple[int, bytes]
+"""The first row in which there is anything, and from there to the last such row, compressed."""
 
 
 class PlaneSpool:
@@ -20,7 +24,7 @@ class PlaneSpool:
     """
 
     def __init__(self) -> None:
-        self._planes: list[tuple[bytes, ...]] = []
+        self._planes: list[tuple[_Packed, ...]] = []
         self._shape: tuple[int, ...] = ()
 
     def put(self, plane: LabelPlane) -> None:
@@ -41,14 +45,21 @@ class PlaneSpool:
     def __iter__(self) -> Iterator[LabelPlane]:
         return (self[k] for k in range(len(self)))
 
-    def _unpacked(self, packed: bytes) -> LabelPlane:
-        if not packed:
-            return np.zeros(self._shape[-2:], np.uint8)
-        return np.frombuffer(zlib.decompress(packed), np.uint8).reshape(self._shape[-2:])
+    def _unpacked(self, packed: _Packed) -> LabelPlane:
+        plane = np.zeros(self._shape[-2:], np.uint8)
+        first, packed_rows = packed
+        if packed_rows:
+            rows = np.frombuffer(zlib.decompress(packed_rows), np.uint8).reshape(-1, self._shape[-1])
+            plane[first : first + len(rows)] = rows
+        return plane
 
 
-def _packed(plane: LabelPlane) -> bytes:
-    return zlib.compress(np.ascontiguousarray(plane, np.uint8).tobytes(), 1) if plane.any() else b""
+def _packed(plane: LabelPlane) -> _Packed:
+    rows = np.flatnonzero(plane.max(axis=1))
+    if not rows.size:
+        return 0, b""
+    first = int(rows[0])
+    return first, zlib.compress(np.ascontiguousarray(plane[first : rows[-1] + 1], np.uint8).tobytes(), 1)
 
 
 class LabelSpool(PlaneSpool):

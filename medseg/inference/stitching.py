@@ -50,10 +50,7 @@ class RowSums:
         self._begin: int | None = None
         self._held: dict[int, list[Tensor]] = {}  # slice: sums of rows, in the order in which they came
         self._begins: list[int] = []
-        self._weights = torch.zeros((where.extent[0], *where.shape[1:]))  # of one row
-        _, height, width = where.extent
-        for j, i in where.in_plane():
-            self._weights[:, j : j + height, i : i + width] += weights
+        self._weights = weights
 
     def add(self, k: int, j: int, i: int, window: Tensor) -> None:
         depth, height, width = self._where.extent
@@ -87,7 +84,15 @@ class RowSums:
     def _weight(self, k: int) -> Tensor:
         """Of slice k (j, i), over all rows."""
         over = [one for one in self._begins if one <= k < one + self._where.extent[0]]
-        return self._sum([self._weights[k - one] for one in over])
+        return self._sum([self._row_weight(k - one) for one in over])
+
+    def _row_weight(self, k: int) -> Tensor:
+        """Of slice k of a row (j, i)."""
+        _, height, width = self._where.extent
+        weight = torch.zeros(self._where.shape[1:], device=self._weights.device)
+        for j, i in self._where.in_plane():
+            weight[j : j + height, i : i + width] += self._weights[k]
+        return weight
 
     def _sum(self, rows: list[Tensor]) -> Tensor:
         first, *others = reversed(rows) if self._where.backwards else rows

@@ -137,9 +137,8 @@ class _Weighted:
             full = self._exact and batch != [where.alone(self._batch)]
             scores = self._network(self._windows if full else self._windows[: len(batch)])[: len(batch)]
             self._weights = self._weights.to(scores.device)
-            weighted = scores * self._weights
             self._tick(where, len(batch))
-            yield from (where.uncut(window) for window in weighted)
+            yield from (where.uncut(window * self._weights) for window in scores)
 
 
 def _blank(where: Layout, slab: Tensor, first: int, place: Triple) -> int | None:

@@ -15,13 +15,14 @@ import numpy as np
 from highdicom.sr import CodedConcept
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
-from scipy import ndimage
 
 from medseg.dicom.instance import Slice
-from medseg.inference.labels import LabelPlane
+from medseg.inference.labels import LabelPlane, boxes
 from medseg.results.modules import decimal, encode
 
 _ITEM = b"\xfe\xff\x00\xe0"
+_PURPOSE = CodedConcept.from_code(codes.cid7202.SourceImageForImageProcessingOperation)
+_DERIVATION = CodedConcept.from_code(codes.cid7203.SegmentationImageDerivation)
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,9 @@ def pack_plane(labels: LabelPlane, k: int) -> Iterator[Frame]:
     """
     columns = labels.shape[1]
     flat = labels.reshape(-1)
-    for number, place in enumerate(ndimage.find_objects(labels), start=1):
-        if place is None:
-            continue
-        start = place[0].start * columns // 8
-        bits = flat[start * 8 : place[0].stop * columns] == number
+    for number, (rows, _) in boxes(labels).items():
+        start = rows.start * columns // 8
+        bits = flat[start * 8 : rows.stop * columns] == number
         packed = zlib.compress(np.packbits(bits, bitorder="little").tobytes(), 1)
         yield Frame(number, k, start, packed)
 
@@ -108,11 +107,9 @@ def _derivation(part: Slice) -> Dataset:
     if part.frame is not None:
         source.ReferencedFrameNumber = part.frame
     source.SpatialLocationsPreserved = "YES"
-    source.PurposeOfReferenceCodeSequence = [
-        CodedConcept.from_code(codes.cid7202.SourceImageForImageProcessingOperation)
-    ]
+    source.PurposeOfReferenceCodeSequence = [_PURPOSE]
     derivation = Dataset()
-    derivation.DerivationCodeSequence = [CodedConcept.from_code(codes.cid7203.SegmentationImageDerivation)]
+    derivation.DerivationCodeSequence = [_DERIVATION]
     derivation.SourceImageSequence = [source]
     group = Dataset()
     group.DerivationImageSequence = [derivation]

@@ -51,6 +51,19 @@ _LARGEST_ELEMENT_BYTES = 2**32 - 2
 _NOTHING = zlib.compress(b"")
 
 
+def read_tables() -> None:
+    """Let highdicom read what belongs into which object: half a second, which the first object takes otherwise."""
+    highdicom.SOPClass(
+        study_instance_uid="1.2",
+        series_instance_uid="1.2",
+        series_number=1,
+        sop_instance_uid="1.2",
+        sop_class_uid=SegmentationStorage,
+        instance_number=1,
+        modality="SEG",
+    )
+
+
 class SegWriter:
     """A LabelSink that writes one SEG; `end` puts the file in its place.
 
