@@ -1,7 +1,8 @@
 """Peak memory of a whole job against the number of slices, and within a limit.
 
     python benchmarks/memory.py [--slices 200,400,800,1600] [--size 512] [--classes 2] [--spacing 1.5,1.5,2]
-        [--window 96] [--channels 16,32,64,128,256] [--limit GIB] [--plain] > memory.jsonl
+        [--window 96] [--channels 16,32,64,128,256] [--limit GIB] [--plain SLICES] > memory.jsonl
+    python benchmarks/memory.py --plot memory.jsonl docs/images/memory.svg docs/images/time.svg
 
 The study is a phantom CT of that many slices (temporary files, deleted), the network a UNet with random weights whose
 labels do not flicker. Each turn is a process of its own, `medseg infer` with its default formats; its peak resident
@@ -24,6 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import plots
 import torch
 from streaming import ROOT  # beside this file; makes the checkout importable
 
@@ -106,6 +108,14 @@ def run(program: str, *arguments: str) -> dict[str, Any]:
     }
 
 
+def plot(measured: Path, memory: Path, time_s: Path) -> None:
+    rows = [json.loads(line) for line in measured.read_text("utf-8").splitlines()]
+    turns = [row for row in rows if row.get("exit") == 0]
+    for path, key, title, unit in ((memory, "peak_mb", "Peak memory", "MB"), (time_s, "seconds", "Time", "s")):
+        ways = {way: [(row["slices"], row[key]) for row in turns if row["way"] == way] for way in ("medseg", "plain")}
+        path.write_text(plots.lines(f"{title} of a whole job, 512x512", "slices", unit, ways))
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     options.add_argument("--slices", default="200,400,800,1600")
@@ -115,8 +125,14 @@ def main() -> None:
     options.add_argument("--window", type=int, default=96)
     options.add_argument("--channels", default="16,32,64,128,256", help="of the UNet, level by level")
     options.add_argument("--limit", type=float, default=0, help="GiB")
-    options.add_argument("--plain", action="store_true")
+    options.add_argument("--plain", type=int, default=0, metavar="SLICES")
+    options.add_argument(
+        "--plot", nargs=3, type=Path, metavar=("LINES", "MEMORY", "TIME"), help="draw what was measured"
+    )
     chosen = options.parse_args()
+    if chosen.plot:
+        plot(*chosen.plot)
+        return
     peaks: dict[str, list[int]] = {}
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
@@ -129,7 +145,7 @@ def main() -> None:
             limit = str(int(chosen.limit * 2**30))
             asked = ["infer", str(study), "--bundle", str(bundle), "-o", out, "--device", "cpu", "--engine", "torch"]
             ways = {"medseg": (INFER, limit, *asked)}
-            if chosen.plain:
+            if slices <= chosen.plain:
                 ways["plain"] = (PLAIN, str(bundle), str(study), out)
             for way, command in ways.items():
                 found = run(*command)

@@ -2,6 +2,7 @@
 
     python benchmarks/streaming.py [--rounds 5] [--slices 476] [--rate 10] [--orders ascending,descending,shuffled]
                                    [--channels 4,8,16] [--data ct_ircadb01_17/PATIENT_DICOM.zip] > streaming.jsonl
+    python benchmarks/streaming.py --plot streaming.jsonl docs/images/planes-ready.svg
 
 The study is the IRCADb CT of 512x512x119, mirrored end to end until it is tall enough (temporary files, deleted; a
 phantom of that size without --data). The network is that of MONAI's spleen bundle with random weights: window 96^3,
@@ -11,7 +12,8 @@ comes on top of all of these times alike.
 
 One JSON line for each turn: seconds from the last slice to results that are written and verified, `unstreamed` being
 the same work begun at that moment; how many windows had run and how many label planes were final when so many slices
-had come. At the end the medians, the ratio, and the load of the machine, which is what such times mean little without.
+had come; `planes_ready`: how many were, so many seconds after the first slice. At the end the medians, the ratio, and
+the load of the machine, which is what such times mean little without.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
+import plots
 import pydicom
 import torch
 from pydicom import Dataset
@@ -115,14 +118,32 @@ class Paced:
             yield from expand(instance)
 
 
+class Ready:
+    """How many label planes are there, and since when."""
+
+    def __init__(self, since_s: float) -> None:
+        self.since_s = since_s
+        self.seen = [(0.0, 0)]
+
+    def __call__(self, event: Progress) -> None:
+        if event.stage is Stage.RESTORE and event.done > self.seen[-1][1]:
+            self.seen.append((round(time.monotonic() - self.since_s, 2), event.done))
+
+    def some(self) -> list[tuple[float, int]]:
+        return self.seen[:: max(len(self.seen) // 40, 1)] + self.seen[-1:]
+
+
 def streamed(bundle: Bundle, instances: Sequence[Instance], rate: float, out: Path) -> dict[str, Any]:
     source = Paced(instances, rate)
     progress: dict[str, list[tuple[int, int]]] = {"windows": [], "planes": []}
+    ready = Ready(0.0)
     kinds = {Stage.INFER: "windows", Stage.RESTORE: "planes"}
 
     def report(event: Progress) -> None:
-        if event.stage in kinds:
+        if event.stage in kinds and event.done:
             progress[kinds[event.stage]].append((source.arrived(), event.done))
+        ready.since_s = source.began_s
+        ready(event)
 
     done = follow(source, [bundle], explicit=True, settings=SETTINGS, on_progress=report)
     computed_s = time.monotonic()
@@ -139,16 +160,30 @@ def streamed(bundle: Bundle, instances: Sequence[Instance], rate: float, out: Pa
             f"{kind}_by_slice": {str(k): max((done for at, done in seen if at <= k), default=0) for k in shares}
             for kind, seen in progress.items()
         },
+        "planes_ready": ready.some(),
         "peak_rss_mb": outcome.record["peak_rss_mb"],
     }
 
 
 def unstreamed(bundle: Bundle, instances: Sequence[Instance], out: Path) -> dict[str, Any]:
     begin = time.monotonic()
+    ready = Ready(begin)
     (job,) = plan([to_series(instances)], [bundle], explicit=True).jobs
-    outcome = run(job, out, FORMATS, settings=SETTINGS)
-    timings = outcome.record["timings_s"]
-    return {"after_last_slice_s": round(time.monotonic() - begin, 2), "timings_s": timings}
+    outcome = run(job, out, FORMATS, settings=SETTINGS, on_progress=ready)
+    seconds = round(time.monotonic() - begin, 2)
+    return {"after_last_slice_s": seconds, "timings_s": outcome.record["timings_s"], "planes_ready": ready.some()}
+
+
+def plot(measured: Path, picture: Path) -> None:
+    """Of the first turn of each way; the slices themselves, and the unstreamed way, begun with the last."""
+    turns: dict[str, dict[str, Any]] = {}
+    for row in map(json.loads, measured.read_text("utf-8").splitlines()):
+        turns.setdefault(row.get("way", ""), row)
+    last_s = (turns["unstreamed"]["slices"] - 1) / turns["unstreamed"]["rate"]
+    drawn = {way: turn["planes_ready"] for way, turn in turns.items() if "planes_ready" in turn}
+    begun = [(last_s + seconds, planes) for seconds, planes in drawn.pop("unstreamed")]
+    drawn = {"slices": [(0.0, 1.0), (last_s, float(turns["unstreamed"]["slices"]))], **drawn, "all, then begun": begun}
+    picture.write_text(plots.lines("Label planes ready", "s after the first slice", "planes", drawn))
 
 
 def main() -> None:
@@ -159,7 +194,11 @@ def main() -> None:
     options.add_argument("--orders", default="ascending", help="comma-separated: ascending, descending, shuffled")
     options.add_argument("--channels", default="16,32,64,128,256", help="of the UNet, level by level")
     options.add_argument("--data", type=Path)
+    options.add_argument("--plot", nargs=2, type=Path, metavar=("LINES", "SVG"), help="draw what was measured")
     chosen = options.parse_args()
+    if chosen.plot:
+        plot(*chosen.plot)
+        return
     orders = chosen.orders.split(",")
     times: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as name:

@@ -9,7 +9,7 @@ point unless the map says otherwise (MONAI Spacing's convention).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -187,6 +187,7 @@ class InPlane:
 
     rows: Tensor | None
     columns: Tensor | None
+    _there: dict[torch.device, tuple[Tensor | None, ...]] = field(default_factory=dict)  # on each device
 
     @staticmethod
     def of(rows: Taps, columns: Taps) -> InPlane:
@@ -196,11 +197,14 @@ class InPlane:
 
     def __call__(self, planes: Tensor) -> Tensor:
         """(..., j, i) -> (..., new j, new i)."""
-        if self.columns is not None:
-            planes = planes @ self.columns.to(planes.device)
-        if self.rows is not None:
-            planes = self.rows.to(planes.device) @ planes
-        return planes
+        if planes.device not in self._there:
+            self._there[planes.device] = tuple(
+                None if one is None else one.to(planes.device) for one in (self.rows, self.columns)
+            )
+        rows, columns = self._there[planes.device]
+        if columns is not None:
+            planes = planes @ columns
+        return planes if rows is None else rows @ planes
 
 
 def resample_separable(volume: Tensor, axes: tuple[Taps, Taps, Taps]) -> Tensor:

@@ -119,9 +119,9 @@ def choose(
 ) -> Chosen:
     """The back-end for a job of `expected` windows, of which `windows` (B, C, *roi) are the first.
 
-    wanted: one of `ENGINES`. With "auto" a race is run where the job would take longer than the race; a shorter one is
-    done by torch, or by the winner of an earlier race. What fails or disagrees is warned of, and torch taken.
-    waiting: called all the while; may raise to stop.
+    wanted: one of `ENGINES`. With "auto" a race is run where the job, and those before it on this machine, would take
+    longer than the race; until then torch is taken, and from then on the winner. What fails or disagrees is warned of,
+    and torch taken. waiting: called all the while; may raise to stop.
     """
     if wanted == TORCH:
         return Chosen(TORCH, eager(case))
@@ -133,6 +133,7 @@ def choose(
         if verdict.chosen != wanted:
             warn(f"engine {wanted} is not used: {verdict.entry(wanted).why}")
         return _load(shelf, wanted, case, verdict, warn)
+    expected += shelf.count(expected)
     here = candidates(case) if expected > len(windows) else []
     if verdict is not None:
         window_s, raced = verdict.entries[0].window_s or 0.0, {one.engine for one in verdict.entries}
@@ -159,7 +160,7 @@ def candidates(case: Case) -> list[BackEnd]:
 
 
 def worth(here: Iterable[BackEnd], expected: int, window_s: float) -> list[BackEnd]:
-    """Those that a job of so many windows has time for: its time is longer than what they cost, one after the other."""
+    """Those that so many windows have time for: theirs is longer than what the engines cost, one after the other."""
     spent, taken = 0.0, []
     for one in here:
         spent += one.cost_s + 3 * window_s

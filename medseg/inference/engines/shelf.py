@@ -1,6 +1,7 @@
 """Where verdicts and what the back-ends made are kept: a folder per case under MEDSEG_CACHE (docs/engines.md).
 
     engines/<key>/auto.json          the race, as `race.Verdict` says it; openvino.json: the trial of that one alone
+    engines/<key>/asked.json         how many windows jobs have had
     engines/<key>/openvino-k3x9/     what the verdict names, with the digest of each file
 
 A verdict appears whole, by a rename, and names folders that are never written to again. Whatever is damaged, or was not
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 VARIABLE: Final = "MEDSEG_CACHE"
 MOST_CASES: Final = 32  # some tens of megabytes each
+_ASKED: Final = "asked"
 _SCHEMA: Final = 1
 _LIBRARIES: Final = ("torch", "openvino", "torch-tensorrt")
 
@@ -59,6 +61,15 @@ class Shelf:
             _prune(self.folder)
         except OSError as error:
             logger.warning("cannot keep which engine is fastest in %s: %s", self.folder, error.strerror)
+
+    def count(self, windows: int) -> int:
+        """How many windows jobs have had before, to which these are added."""
+        known = (self.read(_ASKED) or {}).get("windows")
+        before = known if isinstance(known, int) else 0
+        with suppress(OSError):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.write(_ASKED, {"windows": before + windows})
+        return before
 
     def forget(self, question: str) -> None:
         """As if it had never been asked."""

@@ -152,6 +152,13 @@ def test_a_short_job_does_not_wait_for_a_race_nor_compute_twice(stable: Stable):
     assert stable.made == []
 
 
+def test_short_jobs_pay_for_a_race_together(stable: Stable):
+    stable.add("openvino", 0.5, cost_s=1000.0)
+    assert [chosen(small_case(), expected=400)[0] for _ in range(4)] == ["torch", "torch", "openvino", "openvino"]
+    assert stable.made == ["openvino"]
+    assert chosen(small_case("bf16"), expected=400)[0] == "torch"  # another question
+
+
 def test_a_longer_job_lets_the_slow_to_make_join(stable: Stable):
     stable.add("openvino", 0.5)
     stable.add("compile", 0.1, cost_s=1000.0)
