@@ -34,7 +34,7 @@ from monai.networks.nets import DynUNet, SegResNet, UNet  # noqa: E402
 
 from medseg.inference.device import choose_device, runs_in  # noqa: E402 - found from the checkout
 from medseg.inference.engines.backends import BACKENDS, FAILURES, Case, Run, made  # noqa: E402
-from medseg.inference.engines.race import AUTO, choose  # noqa: E402
+from medseg.inference.engines.race import AUTO, CLOSE, SAME_LABELS, choose  # noqa: E402
 
 SIDE = 96
 
@@ -110,12 +110,19 @@ def measure(name: str, precisions: list[str], engines: list[str], device: torch.
         print(json.dumps(which | ratio | facts[precision, engine]), flush=True)
     for precision in precisions:
         case = Case(network, device, precision, tuple(window.shape[1:]), 1, f"benchmark of {name}")
-        best = min(seconds for (at, _), seconds in medians.items() if at == precision)
+        best = min(
+            seconds for which, seconds in medians.items() if which[0] == precision and allowed(facts[which], precision)
+        )
         # A job so long that all that were measured are worth a race.
-        expected = 10**9 if "compile" in engines or "tensorrt" in engines else round(30 / base) + 30
+        expected = 10**9 if "compile" in engines or "tensorrt" in engines else max(round(40 / base), 2)
         taken = choose(AUTO, case, window, labels, expected=expected, warn=print, waiting=lambda: None).engine
         over = round(medians[precision, taken] / best, 3)
         print(json.dumps({"network": name, "precision": precision, "auto": taken, "auto_over_best": over}), flush=True)
+
+
+def allowed(facts: dict[str, float], precision: str) -> bool:
+    """Whether `auto` may take it."""
+    return facts["difference"] <= CLOSE if precision == "fp32" else facts["same_labels"] >= SAME_LABELS
 
 
 def main() -> None:
