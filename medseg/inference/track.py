@@ -136,7 +136,8 @@ def _along(slices: Sequence[Slice]) -> Track | None:
     if aside > _OFF_NORMAL_PIXELS * min(first.spacing_mm):
         return None
     affine = np.eye(4)
-    affine[:3, 0] = normal * rounded_spacing(heights)
+    written = slices[0].instance is not None  # in decimals; a NIfTI volume's places are what they are
+    affine[:3, 0] = normal * (rounded_spacing(heights) if written else float(heights[-1]) / (len(heights) - 1))
     affine[:3, 1] = first.column_direction * first.spacing_mm[0]
     affine[:3, 2] = first.row_direction * first.spacing_mm[1]
     affine[:3, 3] = first.position_mm
