@@ -4,7 +4,7 @@
         [--window 96] [--channels 16,32,64,128,256] [--limit GIB] [--plain SLICES] > memory.jsonl
     python benchmarks/memory.py --plot memory.jsonl docs/images/memory.svg docs/images/time.svg
 
-The study is a phantom CT of that many slices (temporary files, deleted), the network a UNet with random weights whose
+The study is a phantom CT, there and back again until it has so many slices (temporary files, deleted), the network a UNet with random weights whose
 labels do not flicker. Each turn is a process of its own, `medseg infer` with its default formats; its peak resident
 memory (VmHWM) is what it read of itself at its end. With --plain the way of MONAI's tutorials runs beside it
 (`whole_job.plain`). With --limit the job is told that it has so much memory, its own process included: it then runs
@@ -27,11 +27,12 @@ from typing import Any
 
 import plots
 import torch
-from streaming import ROOT  # beside this file; makes the checkout importable
+from streaming import ROOT, write_mirrored  # beside this file; makes the checkout importable
 
-from medseg.dicom.phantom import Ellipsoid, make_series, write_series
+from medseg.dicom.phantom import Ellipsoid, make_series
 from tests.medseg.bundle import zoo
 
+STEP_MM = 1.5
 # The peak that the system tells of a child counts its parent's pages too, from before it became another program.
 TELL = """
 import atexit, sys
@@ -79,12 +80,10 @@ def make_bundle(folder: Path, classes: int, window: int, channels: list[int], sp
 
 
 def make_study(folder: Path, slices: int, size: int) -> Path:
-    spacing_mm = (1.5, 380 / size, 380 / size)
     body = Ellipsoid((0, 0, 0), (150, 110, 10_000), 40)
-    organs = [
-        Ellipsoid((60 * (-1) ** n, 0, (n - slices / 300) * 150), (45, 45, 60), 90) for n in range(slices // 150 + 2)
-    ]
-    write_series(make_series(shape=(slices, size, size), spacing_mm=spacing_mm, objects=[body, *organs]), folder)
+    organs = [Ellipsoid((60 * side, 0, 90 * side), (45, 45, 60), 90) for side in (-1, 1)]
+    once = make_series(shape=(200, size, size), spacing_mm=(STEP_MM, 380 / size, 380 / size), objects=[body, *organs])
+    write_mirrored(folder, once, slices, STEP_MM)
     return folder
 
 

@@ -71,16 +71,20 @@ def make_bundle(folder: Path, channels: list[int]) -> Bundle:
 
 def make_study(folder: Path, data: Path | None, slices: int) -> list[Instance]:
     """The CT there and back again, from the feet up."""
-    once = originals(data)
+    write_mirrored(folder, originals(data), slices, STEP_MM)
+    return sorted(find_instances(folder).instances, key=lambda one: one.name)
+
+
+def write_mirrored(folder: Path, once: Sequence[Dataset], slices: int, step_mm: float) -> None:
+    """Axial slices, `step_mm` apart, there and back again until there are so many."""
     folder.mkdir()
     for k, source in enumerate(islice(cycle([*once, *reversed(once)]), slices)):
         uid = UID(f"1.2.826.0.1.3680043.8.498.7.{k + 1}")
         source.SOPInstanceUID = source.file_meta.MediaStorageSOPInstanceUID = uid
         source.FrameOfReferenceUID = "1.2.826.0.1.3680043.8.498.8"
-        source.ImagePositionPatient = [*source.ImagePositionPatient[:2], f"{STEP_MM * k:.1f}"]
+        source.ImagePositionPatient = [*source.ImagePositionPatient[:2], f"{step_mm * k:.1f}"]
         source.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
         source.save_as(folder / f"{k:04}.dcm", enforce_file_format=True)
-    return sorted(find_instances(folder).instances, key=lambda one: one.name)
 
 
 def originals(data: Path | None) -> list[Dataset]:
