@@ -6,9 +6,10 @@
 
 The study is a phantom CT, there and back again until it has so many slices (temporary files, deleted), the network a
 UNet with random weights whose labels do not flicker. Each turn is a process of its own, `medseg infer` with its default
-formats; its peak resident memory (VmHWM) is what it read of itself at its end. With --plain the way of MONAI's tutorials
-runs beside it (`whole_job.plain`), up to so many slices: it takes 18 MB a slice. With --limit the job is told that it has
-so much memory, its own process included: it then runs fewer windows at a time, or refuses with its estimate (exit code 5).
+formats; its peak resident memory (VmHWM) is what it read of itself at its end. With --plain the way of MONAI's
+tutorials runs beside it (`whole_job.plain`), up to so many slices: it takes 18 MB a slice. With --limit the job is told
+that it has so much memory, its own process included: it then runs fewer windows at a time, or refuses with its estimate
+(exit code 5).
 
 One JSON line for each turn; the last gives how much the most slices take over the fewest.
 """
