@@ -3,7 +3,9 @@
     python benchmarks/receive.py [--rounds 5] [--instances 120] [--senders 8] [--rest 15] [--only 'medseg;dcmtk']
 
 Every receiver gets the same 512x512 CT instances from DCMTK's `storescu`, first over one association, then over eight
-at once; each turn starts the receiver anew on an empty folder, and turns alternate. `disk` is what the disk alone
+at once; each turn starts the receiver anew on an empty folder, and turns alternate. Senders first send one instance
+each, and what that takes (most of it `storescu` reading its dictionary) is taken off with that instance, since it is
+none of the receiver's: `start_s`. `disk` is what the disk alone
 allows one writer: write, fsync, rename, fsync of the folder. Many machines lend their disk speed for a while and then
 slow it down: `--rest` is how many seconds it is left alone before each turn, after all that was written reached it, so
 that none pays for what the turns before wrote. One JSON line per turn, and at the end one per receiver:
@@ -205,15 +207,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         work = Path(name)
         make_ct(work / "alone", options.instances)
-        several = [work / "several" / str(number) for number in range(options.senders)]
-        for folder in several:
-            make_ct(folder, max(options.instances // 2, 1))
+        several, first = (
+            [work / kind / str(number) for number in range(options.senders)] for kind in ("several", "first")
+        )
+        for count, folders in ((max(options.instances // 2, 2), several), (1, first)):
+            for folder in folders:
+                make_ct(folder, count)
 
-        def note(receiver: str, senders: int, instances: int, seconds: float) -> None:
-            rate = instances / seconds
+        def note(receiver: str, senders: int, instances: int, seconds: float, start_s: float = 0.0) -> None:
+            rate = instances / (seconds - start_s)
             rates.setdefault((receiver, senders), []).append(rate)
             turn = {"receiver": receiver, "senders": senders, "instances": instances, "per_s": round(rate, 1)}
-            print(json.dumps(turn), flush=True)
+            print(json.dumps(turn | {"start_s": round(start_s, 3)}), flush=True)
 
         turns = itertools.count()
 
@@ -230,8 +235,9 @@ def main() -> None:
             for receiver in names:
                 for folders in ([work / "alone"], several):
                     with RECEIVERS[receiver](new_folder()) as port:
-                        instances = sum(len(list(folder.iterdir())) for folder in folders)
-                        note(receiver, len(folders), instances, send(port, folders))
+                        start_s = send(port, first[: len(folders)])
+                        more = sum(len(list(folder.iterdir())) - 1 for folder in folders)
+                        note(receiver, len(folders), more, send(port, folders), start_s)
     print(json.dumps({"load": [round(load, 1) for load in os.getloadavg()], "cores": os.cpu_count()}))
     medians = {key: statistics.median(values) for key, values in rates.items()}
     for (receiver, senders), rate in medians.items():

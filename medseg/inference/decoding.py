@@ -56,8 +56,9 @@ class Decoder:
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="decode")
-        self._coming: dict[int, Future[Pixels]] = {}
-        self._kept: dict[int, Future[tuple[int, int, str] | None]] = {}
+        # By identity, with the slice itself: its number goes to another once it is gone.
+        self._coming: dict[int, tuple[Slice, Future[Pixels]]] = {}
+        self._kept: dict[int, tuple[Slice, Future[tuple[int, int, str] | None]]] = {}
         self._keeping: deque[Future[tuple[int, int, str] | None]] = deque()
         self._store: PlaneStore | None = None
 
@@ -71,7 +72,7 @@ class Decoder:
         """Begin with these: they are taken soon, and wait in memory."""
         for one in slices:
             if id(one) not in self._coming and id(one) not in self._kept:
-                self._coming[id(one)] = self._pool.submit(one.read)
+                self._coming[id(one)] = one, self._pool.submit(one.read)
 
     def keep(self, one: Slice) -> None:
         """Decode it now; it waits on disk until it is taken. Waits itself while too many are being decoded."""
@@ -83,16 +84,16 @@ class Decoder:
             except OSError:  # no room for temporary files: it is decoded when it is taken
                 return
         store = self._store
-        self._kept[id(one)] = kept = self._pool.submit(_keep, one, store)
+        kept = self._pool.submit(_keep, one, store)
+        self._kept[id(one)] = one, kept
         self._keeping.append(kept)
 
     def take(self, one: Slice) -> Pixels:
-        """A plane, decoded once; the slice must be held by the caller as long as we are asked for it."""
-        kept = self._kept.get(id(one))
-        if kept is None:
+        """A plane, decoded once."""
+        if id(one) not in self._kept:
             self.ahead([one])
-            return self._coming.pop(id(one)).result()
-        where = kept.result()
+            return self._coming.pop(id(one))[1].result()
+        where = self._kept[id(one)][1].result()
         if where is None or self._store is None:
             return one.read()
         return self._store.get(where, (one.plane.rows, one.plane.columns))

@@ -244,7 +244,10 @@ class _Run:
         track = lay(stack, self.recipe)
         if isinstance(track, str):
             return self._as_a_whole(stack), track
-        return self._along(track, lambda: None, lambda: track), self._waits()
+        try:
+            return self._along(track, lambda: None, lambda: track), self._waits()
+        except Contradicted as error:
+            return self._as_a_whole(stack), str(error)
 
     def _waits(self) -> str | None:
         """Why windows wait for the last slice though they lie along a track."""
@@ -452,7 +455,7 @@ class _Run:
             rows,
             weights,
             self.engine,
-            batch=window.batch,
+            batch=window.batch if self.settings.exact else self.engine.batch,
             tick=tick,
             room=self.engine.room,
             exact=self.settings.exact,

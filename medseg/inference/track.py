@@ -154,7 +154,13 @@ def rounded_spacing(heights: Vector) -> float:
     spacing = float(heights[-1]) / steps
     uneven = float(np.abs(heights - spacing * np.arange(len(heights))).max())
     allowed = max(3 * uneven / steps, _ROUNDED_MM)
-    return next(rounded for digits in range(8) if abs((rounded := round(spacing, digits)) - spacing) <= allowed)
+    rounded = (round(spacing, digits) for digits in range(8))
+    return next((one for one in rounded if abs(one - spacing) <= allowed and _on_grid(heights / one)), spacing)
+
+
+def _on_grid(places: Vector) -> bool:
+    """Whether slices 0, 1, 2, ... of a grid lie where they are said to; see `Track.number`."""
+    return bool(np.abs(places - np.arange(len(places))).max() <= _ON_GRID)
 
 
 @dataclass(frozen=True, eq=False)

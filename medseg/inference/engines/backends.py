@@ -4,8 +4,8 @@
 
 What is made depends on the network, the shape of its windows, the precision and the machine alone, so it is kept
 (`shelf`) and loaded in a fraction of the time. torch itself needs nothing made. Windows have one shape throughout, and
-so has what is exported: on a CPU one window at a time, where batches gain nothing (measured; docs/engines.md) and a
-window's scores then cannot depend on what else is in its batch; on a GPU batches of the bundle's size, the last filled.
+so has what is exported: on a CPU one window, so that a window's scores cannot depend on what else is in its batch; on a
+GPU batches of the bundle's size, the last filled.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
@@ -251,29 +251,47 @@ def _survive(case: Case, model: Path) -> None:
 def _openvino_options(case: Case) -> dict[str, Any]:
     return {
         "INFERENCE_PRECISION_HINT": "bf16" if case.precision == "bf16" else "f32",
-        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": _streams(case),
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "ENABLE_CPU_PINNING": False,  # several processes would be pinned to the same cores
     }
 
 
+def _streams(case: Case) -> int:
+    """Windows that run side by side, each on its share of the threads, which then wait for each other less. One alone
+    where there is memory for one."""
+    return min(case.batch, torch.get_num_threads(), 2)
+
+
 def _load_openvino(case: Case, folder: Path) -> Run:
     openvino = load_openvino()
     compiled = openvino.Core().compile_model(folder / "model.xml", "CPU", _openvino_options(case))
-    request, lock = compiled.create_infer_request(), Lock()
+    requests, lock = [compiled.create_infer_request() for _ in range(_streams(case))], Lock()
     shape = tuple(compiled.output(0).shape)[1:]
 
     def run(windows: Tensor) -> Tensor:
         windows = windows.contiguous()
         scores = torch.empty(len(windows), *shape)
-        with lock:
+        with lock, _settled(requests):
             for n in range(len(windows)):
+                request = requests[n % len(requests)]
+                if n >= len(requests):
+                    request.wait()
                 request.set_input_tensor(openvino.Tensor(windows[n : n + 1].numpy(), shared_memory=True))
                 request.set_output_tensor(openvino.Tensor(scores[n : n + 1].numpy(), shared_memory=True))
-                request.infer()
+                request.start_async()
         return scores
 
     return run
+
+
+@contextmanager
+def _settled(requests: Sequence[Any]) -> Iterator[None]:
+    """None of them runs any more afterwards, whatever fails: what they read and write may then go."""
+    with ExitStack() as stack:
+        for request in requests:
+            stack.callback(request.wait)
+        yield
 
 
 # ---- TensorRT, on a GPU
@@ -349,10 +367,17 @@ BACKENDS: Final[dict[str, BackEnd]] = {
 """In the order of what they cost: a race that is not worth all of them takes the first."""
 
 
+_MAKING: Final = Lock()
+
+
 def made(case: Case, backend: BackEnd, folder: Path) -> Run:
-    """The back-end, made in an empty folder and loaded. Raises one of `FAILURES`."""
-    with warnings.catch_warnings():  # of the compilers, about themselves
+    """The back-end, made in an empty folder and loaded. Raises one of `FAILURES`.
+
+    It is made of a copy: while torch exports a network, that one's weights are stand-ins without numbers, and another
+    thread may run it, where a job gave up waiting for its engine. And torch exports one network at a time.
+    """
+    with _MAKING, warnings.catch_warnings():  # of the compilers, about themselves
         warnings.simplefilter("ignore")
         with torch.no_grad():
-            backend.make(case, folder)
+            backend.make(replace(case, network=copy.deepcopy(case.network)), folder)
         return backend.load(case, folder)

@@ -300,9 +300,9 @@ class _Loaded:
 
     def __init__(self, keep: int = 2) -> None:
         self._keep, self._lock = keep, Lock()
-        self._held: OrderedDict[tuple[str, str, str], Run] = OrderedDict()
+        self._held: OrderedDict[tuple[object, ...], Run] = OrderedDict()
 
-    def get(self, at: tuple[str, str, str], load: Callable[[], Run]) -> Run:
+    def get(self, at: tuple[object, ...], load: Callable[[], Run]) -> Run:
         with self._lock:
             run = self._held.pop(at, None) or load()
             self._held[at] = run
@@ -326,7 +326,7 @@ def _load(shelf: Shelf, question: str, case: Case, verdict: Verdict, warn: Calla
         return BACKENDS[entry.engine].load(case, folder)
 
     try:
-        return Chosen(entry.engine, _LOADED.get((shelf.key, str(case.device), str(entry.folder)), load))
+        return Chosen(entry.engine, _LOADED.get((shelf.key, str(case.device), case.batch, str(entry.folder)), load))
     except FAILURES as error:
         logger.info("engine %s failed", entry.engine, exc_info=True)
         shelf.forget(question)

@@ -17,6 +17,7 @@ import os
 import platform
 import shutil
 import tempfile
+import time
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -32,7 +33,8 @@ logger = logging.getLogger(__name__)
 VARIABLE: Final = "MEDSEG_CACHE"
 MOST_CASES: Final = 32  # some tens of megabytes each
 _ASKED: Final = "asked"
-_SCHEMA: Final = 1
+_SCHEMA: Final = 2
+_LEFT_S: Final = 24 * 3600.0  # no engine takes so long to make
 _LIBRARIES: Final = ("torch", "openvino", "torch-tensorrt")
 
 
@@ -58,6 +60,7 @@ class Shelf:
             with tempfile.NamedTemporaryFile("w", dir=self.folder, suffix=".part", delete=False) as file:
                 file.write(json.dumps(answer, indent=1) + "\n")
             Path(file.name).replace(self.folder / f"{question}.json")
+            self._sweep()
             _prune(self.folder)
         except OSError as error:
             logger.warning("cannot keep which engine is fastest in %s: %s", self.folder, error.strerror)
@@ -83,6 +86,13 @@ class Shelf:
 
     def drop(self, name: str) -> None:
         shutil.rmtree(self.folder / name, ignore_errors=True)
+
+    def _sweep(self) -> None:
+        """Throw away what no answer names and nobody makes any more: of a job that was stopped, or an older answer."""
+        answers = " ".join(path.read_text("utf-8") for path in self.folder.glob("*.json"))
+        for path in self.folder.iterdir():
+            if path.is_dir() and path.name not in answers and time.time() - path.stat().st_mtime > _LEFT_S:
+                self.drop(path.name)
 
 
 def key(case: Case) -> str:

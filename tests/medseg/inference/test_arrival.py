@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -35,6 +35,7 @@ from medseg.dicom.geometry import classify
 from medseg.dicom.instance import Slice
 from medseg.dicom.series import Stack
 from medseg.errors import GeometryRefused, Interrupted, OutputNotWritable, UndecodablePixels
+from medseg.inference import arrival
 from medseg.inference.labels import SegmentationResult
 from medseg.inference.segment import Settings, StackSource, segment
 from medseg.inference.track import Track, lay, rounded_spacing
@@ -455,6 +456,36 @@ def test_a_wish_to_stop_is_heard_while_nothing_comes(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         segment(source, make_bundle(tmp_path), Collected(), cancelled=lambda: source.asked > 30)
     assert source.asked < 40
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    spacing=st.sampled_from([0.15625, 0.3125, 0.46875, 0.625, 1 / 3, 0.7, 1.0417]),
+    digits=st.integers(2, 4),
+    first=st.floats(-500, 500),
+    count=st.integers(3, 400),
+)
+def test_a_rounded_spacing_leaves_every_slice_in_its_place(
+    spacing: float, digits: int, first: float, count: int
+) -> None:
+    heights = np.round(first + spacing * np.arange(count), digits)
+    heights -= heights[0]
+    even = heights[-1] / (count - 1) * np.arange(count)
+    tolerated = 0.05 * spacing
+    assume(np.abs(heights - even).max() <= 0.9 * tolerated)
+    assert np.abs(heights - rounded_spacing(heights) * np.arange(count)).max() <= 1.01 * tolerated
+
+
+def test_more_slices_than_a_track_has_room_for_are_taken_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, stack = make_bundle(tmp_path), make_stack(blobs((20, 24, 24)))
+    expected, found = Collected(), Collected()
+    segment(StackSource(stack), bundle, expected)
+    monkeypatch.setattr(arrival, "MANY", 10)
+    result = segment(StackSource(stack), bundle, found)
+    assert not result.streamed
+    assert np.array_equal(expected.labels, found.labels)
 
 
 @settings(deadline=None, max_examples=200)

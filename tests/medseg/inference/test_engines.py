@@ -7,7 +7,7 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread, current_thread
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ from medseg.errors import Interrupted, UsageError
 from medseg.inference.device import Engine
 from medseg.inference.engines import race as racing
 from medseg.inference.engines import shelf as shelving
-from medseg.inference.engines.backends import BACKENDS, BackEnd, Case, Run, eager
+from medseg.inference.engines.backends import BACKENDS, BackEnd, Case, Run, eager, made
 from medseg.inference.engines.race import ENGINES, Verdict, choose, worth
 from medseg.inference.segment import Settings, StackSource, segment
 from tests.medseg.inference.phantoms import Collected, blobs, make_bundle, make_stack
@@ -290,6 +290,58 @@ def test_only_the_cases_asked_for_last_are_kept(stable: Stable, monkeypatch: pyt
     assert [shelving.Shelf(case).folder.exists() for case in cases] == [False, True, True]
 
 
+def test_what_no_answer_names_goes_after_a_day(stable: Stable):
+    stable.add("openvino", 0.5)
+    case = small_case()
+    shelf = shelving.Shelf(case)
+    left, making = shelf.room("compile"), shelf.room("openvino")
+    os.utime(left, (0, 0))
+    chosen(case)
+    assert making.exists() and not left.exists()
+    (winner,) = (one for one in shelf.folder.iterdir() if one.is_dir() and one != making)
+    os.utime(winner, (0, 0))
+    shelf.count(1)
+    assert winner.exists()
+
+
+class Gated(nn.Module):
+    """A network that an export stops in."""
+
+    inside, leave = Event(), Event()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv3d(1, 3, 1)
+
+    def forward(self, windows: Tensor) -> Tensor:
+        if current_thread().name == "export":
+            self.inside.set()
+            self.leave.wait(60)
+        scores: Tensor = self.layer(windows)
+        return scores
+
+
+def test_a_network_computes_while_an_engine_is_made_of_it(tmp_path: Path):
+    """As where a job gave up waiting for its engine, and the next one runs the same network."""
+    case = replace(small_case(), network=Gated().eval())
+    before = eager(case)(WINDOWS)
+
+    def make(case: Case, _: Path) -> None:
+        torch.export.export(case.network, (case.example(),))
+
+    backend = BackEnd("exported", 0, lambda *_: None, make, lambda case, _: eager(case))
+    thread = Thread(target=lambda: made(case, backend, tmp_path), name="export")
+    thread.start()
+    assert Gated.inside.wait(60)
+    try:
+        during = eager(case)(WINDOWS)
+        assert type(during) is Tensor
+        assert torch.equal(during, before)
+    finally:
+        Gated.leave.set()
+        thread.join()
+
+
 def test_a_cache_that_others_may_write_to_is_not_used(tmp_path: Path, stable: Stable):
     (tmp_path / "cache/engines").mkdir(parents=True)
     (tmp_path / "cache/engines").chmod(0o777)
@@ -388,6 +440,9 @@ def test_openvino_computes_what_torch_does_whatever_the_batch_and_in_silence(tmp
     scores = run(windows)
     torch.testing.assert_close(scores, eager(case)(windows), rtol=0, atol=1e-5)
     assert torch.equal(scores, torch.cat([run(windows[:1]), run(windows[1:])]))
+    with pytest.raises(RuntimeError):
+        run(torch.zeros(3, 1, 11, 12, 12))
+    assert torch.equal(scores, run(windows))
     assert sys.modules["openvino_telemetry"] is None  # what would report to its makers was never loaded
 
 
