@@ -185,7 +185,7 @@ class Director:
             if not moves.complete_series(db, study_uid, series_uid, revision, verdict.by, wall_s):
                 return False
             if verdict.rule is None:
-                moves.cancel_jobs(db, study_uid, series_uid, wall_s, begun=True)
+                moves.cancel_jobs(db, study_uid, series_uid, wall_s, begun=verdict.by == LATE)
                 moves.tell(db, "series.passed_over", wall_s, study_uid, series_uid, {"why": verdict.why})
             else:
                 moves.make_job(db, job_for(verdict.rule, study_uid, series_uid, revision, wall_s), wall_s)

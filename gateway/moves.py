@@ -13,8 +13,9 @@ from typing import Any
 from sqlalchemy import Connection, Row, and_, case, exists, func, insert, select, true, update
 
 from gateway import rows, stages
+from gateway.prepared import UPSERT
 from gateway.rows import COUNTING, Claim
-from gateway.tables import association, delivery, event, instance, job, result, result_object, series
+from gateway.tables import association, commitment, delivery, event, instance, job, result, result_object, series
 from medseg.errors import MedsegError
 
 LIVE = ("waiting", "held", "queued", "running")
@@ -60,26 +61,29 @@ def deleted_instances(db: Connection, study_uid: str, series_uid: str) -> int:
     return int(db.execute(select(func.count()).select_from(instance).where(gone)).scalar_one())
 
 
-def first_instances(db: Connection, study_uid: str, series_uid: str, revision: int) -> Sequence[Row[Any]]:
-    """The instances that a series had at a revision: each version that came made a new one."""
-    came = select(instance).where(_of(instance, study_uid, series_uid)).order_by(instance.c.id).limit(revision)
-    return [row for row in db.execute(came) if row.state != "missing"]
+def lost_instances(db: Connection, of: Row[Any]) -> int:
+    """How many of the instances of a series have come, and do not count: no version of them has a file any more."""
+    came = select(func.count(func.distinct(instance.c.sop_instance_uid)))
+    return int(db.execute(came.where(_of(instance, of.study_uid, of.series_uid))).scalar_one()) - int(of.instances)
+
+
+def first_instances(db: Connection, study_uid: str, series_uid: str, last_id: int) -> Sequence[Row[Any]]:
+    """The versions of the instances of a series up to one of them, in the order they first came."""
+    came = and_(_of(instance, study_uid, series_uid), instance.c.id <= last_id, instance.c.state != "missing")
+    return db.execute(select(instance).where(came).order_by(instance.c.id)).all()
 
 
 def taken(db: Connection, study_uid: str) -> dict[str, tuple[float, int]]:
-    """When, and at which revision, each series of a study was last decided upon; without those that never were."""
-    decided = and_(job.c.study_uid == study_uid, job.c.revision > 0)
-    jobs = select(job.c.series_uid, job.c.created_at, job.c.revision).where(decided)
-    complete = and_(series.c.study_uid == study_uid, series.c.state == "complete")
-    without = select(series.c.series_uid, series.c.complete_at, series.c.revision).where(complete)
-    return {
-        uid: (at, revision) for query in (jobs.order_by(job.c.id), without) for uid, at, revision in db.execute(query)
-    }
+    """When each series of a study was last decided upon, and its latest instance then; not those that never were."""
+    decided = and_(series.c.study_uid == study_uid, series.c.taken_at.is_not(None))
+    found = db.execute(select(series.c.series_uid, series.c.taken_at, series.c.taken_id).where(decided))
+    return {uid: (at, last_id) for uid, at, last_id in found}
 
 
 def complete_series(db: Connection, study_uid: str, series_uid: str, revision: int, by: str, at: float) -> bool:
     """All of a series is here; False where something came after that revision."""
-    done = {"state": "complete", "complete_by": by, "complete_at": at}
+    latest = select(func.max(instance.c.id)).where(_of(instance, study_uid, series_uid)).scalar_subquery()
+    done = {"state": "complete", "complete_by": by, "complete_at": at, "taken_at": at, "taken_id": latest}
     still = and_(_of(series, study_uid, series_uid), series.c.revision == revision, series.c.state != "complete")
     moved = db.execute(update(series).where(still).values(done)).rowcount == 1
     if moved:
@@ -170,7 +174,9 @@ def cancel_jobs(db: Connection, study_uid: str, series_uid: str, at: float, *, b
         stages.job_ended(db, "cancelled", "series_changed")
 
 
-LATER = "images came after the job was made: another job has them"
+LATER = "images came after the job was made: another job has them, or no rule wants them"
+CHANGED = "its series changed after the job was made: it is for the series as it is now"
+LOST = "{} of its images are lost: send them again, then run the job again; or run it again without them"
 
 
 def job_row(db: Connection, job_id: int) -> Row[Any]:
@@ -198,6 +204,22 @@ def release_job(db: Connection, job_id: int, at: float) -> bool:
     return db.execute(update(job).where(held).values(state="queued", ready_at=at)).rowcount == 1
 
 
+def keep_job(db: Connection, claim: Claim, now: float) -> None:
+    """The series of a job has changed, and no other job was made of it: this one is for the series as it is now, once
+    that is decided upon. Where images of it are lost, somebody has to look.
+    """
+    mine = job_under(db, claim)
+    if mine is None:
+        return
+    of = series_row(db, mine.study_uid, mine.series_uid)
+    lost = lost_instances(db, of)
+    if lost and of.state == "complete":
+        rows.end_job(db, claim, "failed", now, code="images_lost", error=LOST.format(lost))
+    else:
+        db.execute(update(job).where(job.c.id == claim.id).values(revision=of.revision))
+        rows.requeue_job(db, claim, now, code="series_changed", error=CHANGED, failed=0)
+
+
 def retry_job(db: Connection, job_id: int, at: float) -> str:
     """A failed job may run again, as if it never had, on its series as it is now: what had been lost may have been sent
     again. Returns why it may not, or an empty text."""
@@ -220,8 +242,10 @@ def retry_job(db: Connection, job_id: int, at: float) -> str:
 
 def shift_waits(db: Connection, by_s: float) -> None:
     """The wall clock was set by so many seconds: what waits for a moment goes on waiting as long as it was to."""
-    db.execute(_later(job, by_s, "due", "ready_at", "lease_until").where(job.c.state.in_(LIVE)))
+    db.execute(_later(job, by_s, "due", "ready_at", "lease_until", "tried_from").where(job.c.state.in_(LIVE)))
     db.execute(_later(delivery, by_s, "ready_at", "lease_until", "tried_from").where(delivery.c.state.in_(UNDELIVERED)))
+    unreported = commitment.c.state.in_(("waiting", "known"))
+    db.execute(_later(commitment, by_s, "asked_at", "known_at", "ready_at").where(unreported))
 
 
 def _later(table: Any, by_s: float, *columns: str) -> Any:
@@ -289,7 +313,8 @@ def current_result(db: Connection, study_uid: str, series_uid: str, bundle: str)
 def finish_job(db: Connection, claim: Claim, new: NewResult, destinations: Iterable[str], now: float) -> bool:
     """A job is done: its result is current, and on its way; the sender drops what it replaces and was not sent.
 
-    The same result, made before for the same content, stays as it is. False where the claim has run out.
+    The same result, made before for the same content, stays as it is; and so does an object, of a stack that is as it
+    was: it goes over to the new result with its deliveries. False where the claim has run out.
     """
     if not rows.end_job(db, claim, "done", now, code=None, error=None):
         return False
@@ -310,13 +335,37 @@ def finish_job(db: Connection, claim: Claim, new: NewResult, destinations: Itera
     }
     result_id = db.execute(insert(result).returning(result.c.id), facts).scalar_one()
     for one in new.objects:
-        row = asdict(one) | {"result_id": result_id}
-        object_id = db.execute(insert(result_object).returning(result_object.c.id), row).scalar_one()
+        object_id = _file_object(db, result_id, one)
         for destination in destinations:
-            way = {"object_id": object_id, "destination": destination, "state": "queued", "attempt": 0}
-            db.execute(insert(delivery), way | {"ready_at": now, "created_at": now})
+            _deliver(db, object_id, destination, now)
     stages.result_made(db, claim.id, now, new.facts)
     return True
+
+
+def _file_object(db: Connection, result_id: int, one: NewObject) -> int:
+    """An object becomes a part of a result, be it new or of one before. Returns its id."""
+    same = result_object.c.path == one.path
+    mine = update(result_object).where(same).values(result_id=result_id, kind=one.kind)
+    known = db.execute(mine.returning(result_object.c.id)).scalar()
+    if known is not None:
+        return int(known)
+    new = insert(result_object).returning(result_object.c.id)
+    return int(db.execute(new, asdict(one) | {"result_id": result_id}).scalar_one())
+
+
+def _deliver(db: Connection, object_id: int, destination: str, now: float) -> None:
+    """An object is to be at a destination: what is on its way, or there, stays so."""
+    again = {"state": "queued", "ready_at": now, "failures": 0, "tried_from": None}
+    way = {"object_id": object_id, "destination": destination, "attempt": 0, "created_at": now}
+    db.execute(
+        UPSERT[db.dialect.name](delivery)
+        .values(way | again)
+        .on_conflict_do_update(
+            index_elements=[delivery.c.object_id, delivery.c.destination],
+            set_=again,
+            where=delivery.c.state == "cancelled",
+        )
+    )
 
 
 # ---- for people

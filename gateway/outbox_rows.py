@@ -86,9 +86,12 @@ def cancel_superseded(db: Connection) -> int:
     return db.execute(update(delivery).where(stale).values(state="cancelled")).rowcount
 
 
-def drop_leases(db: Connection, owner: str) -> int:
-    """Nobody of that name runs: what it had claimed goes back into the queue. Returns how many."""
+def drop_leases(db: Connection, owner: str, destination: str | None = None) -> int:
+    """Nobody of that name runs, or serves a destination: what it had claimed goes back into the queue. Returns how
+    many."""
     left = and_(delivery.c.state == "sending", delivery.c.lease_owner == owner)
+    if destination is not None:
+        left = and_(left, delivery.c.destination == destination)
     back = {"state": "queued", "lease_owner": None, "lease_until": None}
     return db.execute(update(delivery).where(left).values(**back)).rowcount
 

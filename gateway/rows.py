@@ -32,7 +32,7 @@ from sqlalchemy import (
 
 from gateway import stages, tallies
 from gateway.prepared import UPSERT, Prepared
-from gateway.tables import association, delivery, event, instance, job, result_object, series
+from gateway.tables import association, delivery, doomed, event, instance, job, result_object, series
 
 COUNTING = ("current", "conflict")
 
@@ -169,7 +169,7 @@ def _file(db: Connection, new: StoredInstance) -> Filed:
         return Filed.RESTORED
     if known is not None:
         state = "superseded" if counting else "current"
-        found_again = {"path": new.path, "offset_bytes": new.offset_bytes, "state": state}
+        found_again = {"path": new.path, "offset_bytes": new.offset_bytes, "state": state, "deleted_at": None}
         db.execute(update(instance).where(instance.c.id == known.id).values(found_again))
         _add_to_series(db, new, more=0 if counting else 1, changed=not counting)
         return Filed.RESTORED
@@ -240,7 +240,8 @@ def record(
 def claim_job(db: Connection, owner: str, now: float, until: float) -> Claim | None:
     """Take the job that is due first: one in the queue, or one whose worker let its lease run out.
 
-    One whose series is still arriving is only taken where there is no other.
+    One whose series is still arriving is only taken where there is no other; one for whose series more has come, not
+    before that is decided upon: another job may have it then.
     """
     first = select(job.c.id).where(_claimable(now)).order_by(job.c.revision == 0, job.c.due, job.c.id)
     tried_from = case((job.c.tried_from.is_(None), now), else_=job.c.tried_from)
@@ -253,7 +254,10 @@ def claim_job(db: Connection, owner: str, now: float, until: float) -> Claim | N
 
 def _claimable(now: float) -> Any:
     ready = and_(job.c.state.in_(("waiting", "queued")), job.c.ready_at <= now)
-    return or_(ready, and_(job.c.state == "running", job.c.lease_until < now))
+    its = and_(series.c.study_uid == job.c.study_uid, series.c.series_uid == job.c.series_uid)
+    decided = exists().where(its, series.c.state == "complete").correlate(job)
+    free = or_(ready, and_(job.c.state == "running", job.c.lease_until < now))
+    return and_(free, or_(job.c.revision == 0, decided))
 
 
 def awaited(db: Connection, now: float, *, arriving: bool) -> bool:
@@ -375,3 +379,19 @@ def _move(db: Connection, table: Table, state: str, claim: Claim, values: Mappin
     """A move of the one who holds the claim."""
     mine = and_(table.c.id == claim.id, table.c.attempt == claim.attempt, table.c.state == state)
     return db.execute(update(table).where(mine).values(**values)).rowcount == 1
+
+
+def refile_lost(db: Connection, new: StoredInstance, is_whole: Callable[[str, int], bool]) -> bool:
+    """Name the file of a duplicate where the one that is known is lost or damaged; what is left of that is to be
+    deleted. is_whole: whether a file of the spool, by its path, has so many bytes. Returns whether it is named."""
+    same_content = and_(instance.c.sha256 == new.sha256, instance.c.transfer_syntax_uid == new.transfer_syntax_uid)
+    known = db.execute(select(instance).where(_same_uids(new), same_content)).one()
+    if is_whole(known.path, known.offset_bytes + known.size_bytes):
+        return False
+    still = and_(instance.c.id == known.id, instance.c.path == known.path)
+    there = {"path": new.path, "offset_bytes": new.offset_bytes}
+    moved = db.execute(update(instance).where(still).values(there)).rowcount == 1
+    if moved:
+        db.execute(insert(doomed), {"path": known.path, "at": new.received_at})
+        record(db, "instance.missing", new.received_at, new, {"path": known.path})
+    return moved

@@ -7,9 +7,10 @@
   one counts (`current`, or `conflict` where another version differs); the others are `superseded`. A row whose file is
   gone is `missing` and counts for nothing.
 - A series gathers arrival facts. `revision` grows with every change of its counting instances, so that work begun on
-  an older revision shows.
+  an older revision shows. What had come by its last decision is taken: `taken_id` is the latest instance of that.
 - A job is one bundle on one series. `attempt` grows with every claim and fences out whoever comes back late. While its
   series is still arriving its revision is 0, and it is waiting or running; completion gives it the revision it is for.
+  Where more has come for its series, nobody claims it before that is decided upon.
 - Of the results of one series and bundle exactly one is current: the one that no other names as its predecessor.
 - A delivery is one object for one destination. What is stored there and not confirmed is looked after at `ready_at`.
 - A doomed file is one that no row names any more, and that is still to be deleted.
@@ -17,6 +18,8 @@
   is told.
 - A count is what a peer answered last when it was asked how many instances a series has, or a study.
 - A tally is one counter of `gateway.tallies`: it only grows, in the transaction of what it counts.
+- The ids of jobs, deliveries and commitments are never given again: a claim, or the last list that was heard, may
+  outlive its row.
 
 Times are seconds since 1970, UTC. UIDs are text as received. Booleans, enums and JSON are text or integers with checks,
 so that SQLite and PostgreSQL read the same.
@@ -64,6 +67,7 @@ def where(condition: str) -> dict[str, Any]:
 
 
 DEFERRED: dict[str, Any] = {"deferrable": True, "initially": "DEFERRED"}
+NEVER_AGAIN: dict[str, Any] = {"sqlite_autoincrement": True}  # SQLite gives the id of a deleted newest row again
 
 association = Table(
     "association",
@@ -95,6 +99,8 @@ series = Table(
     Column("complete_at", Double),
     Column("complete_by", Text),  # the signal that decided
     Column("deleted_at", Double),  # when retention deleted the files of its instances; nothing has come since
+    Column("taken_at", Double),  # when it was last decided upon
+    Column("taken_id", Integer),  # the latest of its instances then
     one_of("state", "arriving", "complete", "held"),
     CheckConstraint("instances >= 0 AND revision >= 1", name="counts"),
     CheckConstraint("(state = 'complete') = (complete_at IS NOT NULL)", name="complete"),
@@ -178,6 +184,7 @@ job = Table(
     ),
     Index("ix_job_claimable", "due", "id", **where("state IN ('waiting', 'queued', 'running')")),
     Index("ix_job_study_uid", "study_uid", "series_uid"),
+    **NEVER_AGAIN,
 )
 
 result = Table(
@@ -247,6 +254,7 @@ delivery = Table(
     UniqueConstraint("object_id", "destination"),
     Index("ix_delivery_claimable", "destination", "ready_at", "id", **where("state IN ('queued', 'sending')")),
     Index("ix_delivery_unconfirmed", "destination", "ready_at", "id", **where("state = 'stored'")),
+    **NEVER_AGAIN,
 )
 
 event = Table(
@@ -283,6 +291,7 @@ commitment = Table(
     CheckConstraint("(state = 'reported') = (reported_at IS NOT NULL)", name="reported"),
     UniqueConstraint("calling_ae", "transaction_uid"),
     Index("ix_commitment_open", "ready_at", **where("state IN ('waiting', 'known')")),
+    **NEVER_AGAIN,
 )
 
 commitment_item = Table(

@@ -4,7 +4,7 @@
        └──> on one of the peer's own ────────┘    (`gateway.outbox_rows.take_report`, from the receiver)
 
 A peer that accepts no storage commitment, or leaves three requests without a report, is asked by C-FIND. One that
-answers neither is believed: its deliveries stay `stored`.
+answers neither is believed, and so is one that is no peer any more: its deliveries stay `stored`.
 """
 
 from __future__ import annotations
@@ -43,9 +43,7 @@ class Confirmer:
     def ask(self, name: str, destination: Destination) -> bool:
         """Ask a destination after what waits for it; whether there was anything."""
         now = self.clock()
-        waiting = self.ledger.write(
-            lambda db: outbox_rows.claim_unconfirmed(db, name, now, now + REPORT_WITHIN_S, MOST)
-        )
+        waiting = self._claim(name, now, now + REPORT_WITHIN_S)
         if not waiting:
             return False
         try:
@@ -59,6 +57,18 @@ class Confirmer:
                 logger.info("%s", error, extra={"event": "delivery.unasked", "destination": name})
                 self.ledger.write(lambda db: outbox_rows.ask_again(db, claims, later, counts=False))
         return True
+
+    def believe(self, name: str) -> None:
+        """There is nobody of that name to ask."""
+        now = self.clock()
+        waiting = self._claim(name, now, now)
+        if waiting:
+            self.ledger.write(lambda db: outbox_rows.believe(db, [out.claim for out in waiting]))
+            facts = {"event": "delivery.believed", "destination": name}
+            logger.warning("%d objects are not confirmed: no [[peer]] to ask", len(waiting), extra=facts)
+
+    def _claim(self, name: str, now: float, until: float) -> tuple[Outgoing, ...]:
+        return self.ledger.write(lambda db: outbox_rows.claim_unconfirmed(db, name, now, until, MOST))
 
     def _ask(self, link: Link, waiting: Sequence[Outgoing]) -> None:
         commits = self.settings.commitment and COMMIT in link.accepted

@@ -82,9 +82,10 @@ class Outbox:
             if peer.ae_title is not None and peer.host is not None and peer.port is not None
         }
 
-    def recover(self) -> int:
-        """Take back what a sender that died on this machine had claimed. Returns how many deliveries."""
-        return self._ledger.write(lambda db: outbox_rows.drop_leases(db, self._owner))
+    def recover(self, name: str | None = None) -> int:
+        """Take back what a sender that died on this machine had claimed, or a `serve` of a destination that broke off.
+        Returns how many deliveries."""
+        return self._ledger.write(lambda db: outbox_rows.drop_leases(db, self._owner, name))
 
     def due(self) -> frozenset[str]:
         """Destinations for which there is something to do."""
@@ -98,6 +99,7 @@ class Outbox:
         if destination is None:
             for out in batch:
                 self._fail(out, Fault.NO_PEER, f"no [[peer]] named {name} with ae_title, host and port")
+            self._confirmer.believe(name)
             return
         if batch:
             self._send(destination, batch)
@@ -192,15 +194,16 @@ def run(live: Live, stop: Stop) -> None:
 def drive(outbox: Outbox, pool: ThreadPoolExecutor, live: Live, stop: Stop) -> None:
     """Serve whatever is due, each destination by one thread at a time."""
     busy: dict[str, Future[None]] = {}
-    recovered, settings = False, live.now
+    left: set[str | None] = {None}  # destinations whose claims nobody works on; None: all, by a sender before this one
+    settings = live.now
     while not stop.is_set():
         if live.now is not settings:
             settings = live.now
             outbox.settle(settings)
         try:
-            if not recovered:
-                outbox.recover()
-                recovered = True
+            for one in tuple(left):
+                outbox.recover(one)
+                left.remove(one)
             for name in sorted(outbox.due()):
                 if name not in busy:
                     busy[name] = pool.submit(outbox.serve, name)
@@ -211,6 +214,8 @@ def drive(outbox: Outbox, pool: ThreadPoolExecutor, live: Live, stop: Stop) -> N
             if failure is not None:
                 facts = {"event": "sender.failed", "destination": name}
                 logger.error("sending stopped short", exc_info=failure, extra=facts)
+            if isinstance(failure, OSError | LedgerUnavailable):  # what nobody foresaw is not met again at once
+                left.add(name)
         stop.wait(POLL_S)
 
 

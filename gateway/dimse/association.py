@@ -295,6 +295,7 @@ class UpperLayer(DULServiceProvider):
                 if fed.outcome is Outcome.ANSWER:
                     sock.send(fed.data)
                     self._idle_timer.restart()
+                    assoc.answered()
                     self._park_reactor()
                     received = True
                     if not (self.to_provider_queue.empty() and self.event_queue.empty()):
@@ -381,14 +382,18 @@ class ReceivingAssociation(Association):
         client_socket: socket.socket,
         beginner: Callable[[ReceivingAssociation], Begin],
         acse: type[ACSE],
+        *,
+        answered: Callable[[ReceivingAssociation], None],
         left: Callable[[ReceivingAssociation], None],
     ) -> None:
-        """beginner: gives what starts its instances. left: called once, when it is over."""
+        """beginner: gives what starts its instances. answered: called whenever an instance was answered. left: called
+        once, when it is over."""
         super().__init__(ae, MODE_ACCEPTOR)
         self.peer: Peer | None = None  # once admitted
-        self._beginner, self._left = beginner, left
+        self._beginner, self._answered, self._left = beginner, answered, left
         self._reactor_checkpoint = Checkpoint()
         self._reactor_checkpoint.set()
+        self._reporting = threading.Lock()
         self.acse, self.dul, self.dimse = acse(self), UpperLayer(self), Dimse(self)
         self.acse_timeout, self.network_timeout = ae.acse_timeout, ae.network_timeout  # sets the new timers
         self._client_socket = client_socket
@@ -410,10 +415,14 @@ class ReceivingAssociation(Association):
         self.dul.join(self.acse_timeout)
 
     def report(self, result: CommitmentResult) -> bool:
-        """Tell the peer of a storage commitment; whether it took the report.
+        """Tell the peer of a storage commitment, one after the other; whether it took the report.
 
         A peer that wants to go meanwhile is let go, and not made to wait for its own answer.
         """
+        with self._reporting:
+            return self._report(result)
+
+    def _report(self, result: CommitmentResult) -> bool:
         context = next((one for one in self.accepted_contexts if one.abstract_syntax == COMMIT), None)
         if context is None or not self.is_established:
             return False
@@ -436,6 +445,10 @@ class ReceivingAssociation(Association):
             for found in aside:
                 self.dimse.msg_queue.put(found)
             self._reactor_checkpoint.set()
+
+    def answered(self) -> None:
+        """An instance was answered; its sender prepares the next."""
+        self._answered(self)
 
     def new_transfer(self) -> Transfer:
         """The fast path for what was negotiated."""

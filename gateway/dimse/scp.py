@@ -129,7 +129,8 @@ class _Handler(RequestHandler):
     server: _Server
 
     def _create_association(self) -> ReceivingAssociation:
-        assoc = ReceivingAssociation(self.ae, self.request, self.server.scp.beginner, _Gate, self.server.scp.left)
+        scp = self.server.scp
+        assoc = ReceivingAssociation(self.ae, self.request, scp.beginner, _Gate, answered=scp.answered, left=scp.left)
         assoc._server = self.server
         assoc.name = f"AcceptorThread@{uuid.uuid4().hex}"  # the prefix is how pynetdicom knows its acceptors
         assoc.acceptor.maximum_length = self.ae.maximum_pdu_size
@@ -314,6 +315,11 @@ class StorageScp:
                 "association rejected", extra={"event": "association.rejected", "why": rejection.name} | facts
             )
         return rejection
+
+    def answered(self, assoc: ReceivingAssociation) -> None:
+        """An instance was answered."""
+        assert assoc.peer is not None
+        self._store.make_ready(assoc.peer)
 
     def left(self, assoc: ReceivingAssociation) -> None:
         """A connection is over."""

@@ -130,6 +130,14 @@ class CommitmentAnswer:
     report: CommitmentReport | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class CountAnswer:
+    """What a question for a count came to. value: None where the peer does not say."""
+
+    answered: bool
+    value: int | None = None
+
+
 class Miss(StrEnum):
     """Why there is no association."""
 
@@ -235,8 +243,8 @@ class Link:
             return None
         return self._status(response)
 
-    def count(self, study_uid: str, series_uid: str | None) -> int | None:
-        """How many instances the peer has of a series, or of a study, by C-FIND; None where it does not say.
+    def count(self, study_uid: str, series_uid: str | None) -> CountAnswer:
+        """How many instances the peer has of a series, or of a study, by C-FIND.
 
         NumberOfSeriesRelatedInstances (0020,1209) or NumberOfStudyRelatedInstances (0020,1208), PS3.4 C.6.2.1.
         """
@@ -248,8 +256,11 @@ class Link:
             asked.SeriesInstanceUID = series_uid
         setattr(asked, keyword, None)
         matches = self._query(asked)
-        numbers = [look(match).number(keyword) for match in matches or ()]
-        return int(numbers[0]) if len(numbers) == 1 and numbers[0] is not None and numbers[0] >= 0 else None
+        if matches is None:
+            return CountAnswer(answered=False)
+        numbers = [look(match).number(keyword) for match in matches]
+        value = numbers[0] if len(numbers) == 1 else None
+        return CountAnswer(answered=True, value=int(value) if value is not None and value >= 0 else None)
 
     def find(self, study_uid: str, series_uid: str, sop_instance_uid: str) -> bool | None:
         """Whether a C-FIND at image level finds an object; None where it fails."""

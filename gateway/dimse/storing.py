@@ -88,6 +88,10 @@ class Store(Protocol):
         """The association is over."""
         ...
 
+    def make_ready(self, peer: Peer) -> None:
+        """An instance was answered, and its sender prepares the next, if there is one. Never raises."""
+        ...
+
     def begin(self, request: StoreRequest) -> Incoming:
         """An instance starts to arrive. Raises what `gateway.status.refusal` turns into a status."""
         ...

@@ -78,8 +78,8 @@ def delete_inputs(db: Connection, row: Row[Any], at: float, before: float) -> in
     """Doom the files of a series, unless something happened to it meanwhile. Returns how many."""
     if _still(db, row, at, before, deleted=False) is None:
         return 0
-    kept = and_(_is(instance, row), instance.c.deleted_at.is_(None))
-    paths = db.execute(select(instance.c.path).where(kept, instance.c.state != "missing")).scalars().all()
+    kept = and_(_is(instance, row), instance.c.deleted_at.is_(None), instance.c.state != "missing")
+    paths = db.execute(select(instance.c.path).where(kept)).scalars().all()
     db.execute(update(instance).where(kept).values(deleted_at=at))
     db.execute(update(series).where(_is(series, row)).values(deleted_at=at))
     moves.tell(db, "series.inputs_deleted", at, row.study_uid, row.series_uid, {"files": len(paths)})

@@ -27,6 +27,7 @@ from gateway.dimse.commitment import (
     Reference,
 )
 from gateway.ledger import Ledger, LedgerUnavailable
+from gateway.receive.spool import is_whole
 from gateway.signals import Item, Report
 
 logger = logging.getLogger(__name__)
@@ -82,11 +83,7 @@ def look(ledger: Ledger, spool: Path, now: float) -> None:
 
 def _in_full(rows: Sequence[Row[Any]], spool: Path) -> Iterable[tuple[str, str]]:
     for row in rows:
-        try:
-            length = (spool / row.path).stat().st_size
-        except OSError:
-            continue
-        if length == row.offset_bytes + row.size_bytes:
+        if is_whole(spool / row.path, row.offset_bytes + row.size_bytes):
             yield row.sop_class_uid, row.sop_instance_uid
 
 

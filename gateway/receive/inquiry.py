@@ -212,9 +212,14 @@ class Inquiry:
             return False
 
     def _ask_about(self, name: str, link: Link, subject: Subject, here: int) -> bool:
-        value = link.count(subject.study_uid, subject.series_uid)
-        if value is None:
-            return False
+        answer = link.count(subject.study_uid, subject.series_uid)
+        if answer.value is not None:
+            self._write_down(name, subject, answer.value)
+        if answer.answered:
+            self._paces[name, subject] = paced(self._paces.get((name, subject), Pace()), here, self._clock())
+        return answer.answered
+
+    def _write_down(self, name: str, subject: Subject, value: int) -> None:
         now = time.time()
 
         def write(db: Connection) -> None:
@@ -223,8 +228,6 @@ class Inquiry:
                 signals.expect(db, subject.study_uid, subject.series_uid, value)
 
         self._ledger.write(write)
-        self._paces[name, subject] = paced(self._paces.get((name, subject), Pace()), here, self._clock())
-        return True
 
 
 def _fault(error: NoAssociation) -> Fault:

@@ -24,12 +24,13 @@ _spare: list[mmap.mmap] = []  # memory that was used before has its pages alread
 
 
 class NewFile:
-    """A file being written by one thread. Close it in any case; it stays where it is."""
+    """A file being written by one thread. Close it in any case, or remove it."""
 
-    def __init__(self, path: str, head: bytes, beside: Executor) -> None:
-        """Create it, for the owner's eyes only. head: what comes before the data and is not digested, shorter than a
-        piece. beside: digests while this thread waits for the disk. Raises OSError, also where the path is there."""
-        self.offset, self.size = len(head), 0  # bytes: where the data begin, and how many there are
+    def __init__(self, path: str, beside: Executor) -> None:
+        """Create it, for the owner's eyes only. beside: digests while this thread waits for the disk. Raises OSError,
+        also where the path is there."""
+        self.path = path
+        self.offset = self.size = 0  # bytes: where the data begin, and how many there are
         self._piece = _spare.pop() if _spare else mmap.mmap(-1, PIECE)
         self.file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with contextlib.suppress(OSError):  # not every file system has direct writing
@@ -37,8 +38,12 @@ class NewFile:
         self._first, self._written = b"", 0
         self._digest, self._beside, self._digesting = hashlib.sha256(), beside, Future[None]()
         self._digesting.set_result(None)
+        self._filled = 0
+
+    def begin(self, head: bytes) -> None:
+        """First of all, once. head: what comes before the data and is not digested, shorter than a piece."""
         self._piece[: len(head)] = head
-        self._filled = len(head)
+        self.offset = self._filled = len(head)
 
     @property
     def first(self) -> bytes:
@@ -83,6 +88,12 @@ class NewFile:
         self.file = -1
         self._digesting.result()
         _spare.append(self._piece)
+
+    def remove(self) -> None:
+        """Close it, and take it away."""
+        self.close()
+        with contextlib.suppress(OSError):
+            os.unlink(self.path)  # noqa: PTH108 - pathlib costs more than the call here
 
     def _hand_on(self) -> None:
         """Digest what is in the piece, and write it with zeros up to the next block."""

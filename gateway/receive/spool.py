@@ -23,6 +23,7 @@ import secrets
 import shutil
 import struct
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -90,6 +91,14 @@ def instance_path(identity: Identity, token: str) -> str:
     return f"{STUDIES}/{study}/{series}/{instance}.{token}.dcm"
 
 
+def is_whole(file: Path, length: int) -> bool:
+    """Whether a file is there with so many bytes."""
+    try:
+        return file.stat().st_size == length
+    except OSError:
+        return False
+
+
 def file_meta(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, source_ae: str) -> bytes:
     """Preamble, prefix and file meta information (PS3.10 7.1), ready for a data set to follow."""
     elements = (
@@ -125,7 +134,10 @@ class Spool:
         self._lasting: set[str] = set()  # series folders that a power cut leaves
         self._room_until, self._room = 0.0, True
         self._receiver, self._endings = receiver, deque[tuple[str, Ending, float]]()
-        self.digesters = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="digest")
+        self._digesters = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="digest")
+        # Of each open association of this process, the file of its next instance.
+        self._ready: dict[str, NewFile | None] = {}
+        self._readying = threading.Lock()
 
     def has_room(self) -> bool:
         """Whether the disk is below its watermark; looked up at most once a second."""
@@ -146,10 +158,17 @@ class Spool:
             rows.open_association(db, peer.id, **names, receiver=self._receiver, at=time.time())
             return True
 
-        return self._with_endings(record)
+        is_open = self._with_endings(record)
+        if is_open:
+            self._ready[peer.id] = None
+        return is_open
 
     def closed(self, peer: Peer, ending: Ending) -> None:
         """Record its end. Raises LedgerUnavailable, and is recorded with the next that is."""
+        with self._readying:
+            file = self._ready.pop(peer.id, None)
+        if file is not None:
+            file.remove()
         self._endings.append((peer.id, ending, time.time()))
         self._with_endings(lambda _: None)
 
@@ -178,7 +197,26 @@ class Spool:
                 raise StoreRefused(Status.CANNOT_UNDERSTAND, "malformed UID in the command")
         if not self.has_room():
             raise StoreRefused(Status.OUT_OF_RESOURCES, "disk is full, send again later")
-        return Reception(self, request)
+        with self._readying:
+            file = self._ready.get(request.peer.id)
+            if file is not None:
+                self._ready[request.peer.id] = None
+        return Reception(self, request, file or self._new_file())
+
+    def make_ready(self, peer: Peer) -> None:
+        """Open the file of an association's next instance, while its sender is at work."""
+        try:
+            file = self._new_file()
+        except OSError:  # which `begin` meets again
+            return
+        with self._readying:
+            if peer.id in self._ready and self._ready[peer.id] is None:
+                self._ready[peer.id] = file
+                return
+        file.remove()
+
+    def _new_file(self) -> NewFile:
+        return NewFile(f"{self.incoming}/{os.getpid()}.{secrets.token_hex(8)}.part", self._digesters)
 
     def publish(self, part: str, path: str) -> None:
         """Give a synced file its final name, relative to the spool, for good."""
@@ -197,12 +235,12 @@ class Spool:
         sync(folder)
 
     def file(self, stored: StoredInstance) -> Filed:
-        """Commit a published file to the ledger; a duplicate's file goes.
+        """Commit a published file to the ledger; a duplicate's file goes, unless it is the only one that is whole.
 
         Raises LedgerUnavailable; the file goes, too, unless its row may be there all the same.
         """
         try:
-            filed = self._ledger.write(lambda db: rows.file_instance(db, stored))
+            filed = self._ledger.write(lambda db: self._filed(db, stored))
         except MedsegError:
             if not self._may_be_filed(stored):
                 self._remove(stored)
@@ -210,6 +248,17 @@ class Spool:
         if filed is Filed.DUPLICATE:
             self._remove(stored)
         return filed
+
+    def _filed(self, db: Connection, stored: StoredInstance) -> Filed:
+        filed = rows.file_instance(db, stored)
+        if filed is Filed.DUPLICATE and rows.refile_lost(db, stored, self._is_whole):
+            facts = {"event": "instance.missing", "sop_instance": stored.sop_instance_uid}
+            logger.error("the file of an acknowledged instance was gone; it was sent again", extra=facts)
+            return Filed.RESTORED
+        return filed
+
+    def _is_whole(self, path: str, length: int) -> bool:
+        return is_whole(self.folder / path, length)
 
     def _may_be_filed(self, stored: StoredInstance) -> bool:
         """After a commit that failed: a connection may break when the commit is done and the answer under way."""
@@ -236,15 +285,14 @@ class Spool:
 class Reception:
     """One instance on its way into the spool: an `Incoming`."""
 
-    def __init__(self, spool: Spool, request: StoreRequest) -> None:
-        self._spool, self._request = spool, request
+    def __init__(self, spool: Spool, request: StoreRequest, file: NewFile) -> None:
+        self._spool, self._request, self._file = spool, request, file
         self._token = secrets.token_hex(8)
-        self._part = f"{spool.incoming}/{os.getpid()}.{self._token}.part"
         self._published = False
         meta = file_meta(
             request.sop_class_uid, request.sop_instance_uid, request.transfer_syntax_uid, request.peer.calling_ae
         )
-        self._file = NewFile(self._part, meta, spool.digesters)
+        self._file.begin(meta)
 
     def write(self, fragment: memoryview) -> None:
         """Append to the file. Raises OSError."""
@@ -261,7 +309,7 @@ class Reception:
             identity = self._identity()
             self._file.sync()
             path = instance_path(identity, self._token)
-            self._spool.publish(self._part, path)
+            self._spool.publish(self._file.path, path)
             self._published = True
             stored = self._stored(identity, path)
         finally:
@@ -276,10 +324,10 @@ class Reception:
 
     def discard(self) -> None:
         """Close, and remove what has no final name."""
-        self._file.close()
-        if not self._published:
-            with contextlib.suppress(OSError):
-                os.unlink(self._part)  # noqa: PTH108 - as above
+        if self._published:
+            self._file.close()
+        else:
+            self._file.remove()
 
     def _identity(self) -> Identity:
         """The data set's identity, which must be the command's."""

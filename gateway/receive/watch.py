@@ -129,8 +129,8 @@ class Watch:
 
     def _load(self, db: Connection, study_uid: str, now_s: float, wall_s: float) -> None:
         """What was decided upon before."""
-        for series_uid, (at, revision) in moves.taken(db, study_uid).items():
-            before = moves.first_instances(db, study_uid, series_uid, revision)
+        for series_uid, (at, last_id) in moves.taken(db, study_uid).items():
+            before = moves.first_instances(db, study_uid, series_uid, last_id)
             for row in before:
                 self._observe(_arrived(row, Image(row.sha256)), _moment(row.received_at, now_s, wall_s))
             if before:

@@ -192,7 +192,7 @@ class Worker:
         if job.revision:
             series, revision = self._desk.read(job, cancelled), job.revision
             if series is None:
-                return self._leave_to_later(claim)
+                return self._keep(claim)
             assume = rule.assume_frame_of_reference
             planned = plan([series], bundles, explicit=explicit, assume_frame_of_reference=assume)
             done = Followed(planned, None, instance_digest)
@@ -217,13 +217,12 @@ class Worker:
         filed = self._ledger.write(finish)
         if not filed:
             self._drop_purged(job.id, outcomes)
-            self._leave_to_later(claim)
+            self._keep(claim)
         return filed
 
-    def _leave_to_later(self, claim: Claim) -> bool:
-        """The series has changed: the job that is made of that does it. Always False."""
-        now, code = time.time(), "series_changed"
-        self._ledger.write(lambda db: rows.end_job(db, claim, "cancelled", now, code=code, error=moves.LATER))
+    def _keep(self, claim: Claim) -> bool:
+        """The series has changed: its job is done later, unless another job is made of that. Always False."""
+        self._ledger.write(lambda db: moves.keep_job(db, claim, time.time()))
         return False
 
     def _drop_purged(self, job_id: int, outcomes: Iterable[Outcome]) -> None:

@@ -6,7 +6,8 @@ import contextlib
 import hashlib
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,14 @@ def data_set_of(path: Path) -> bytes:
     return content[144 + group_length :]
 
 
+def until(condition: Callable[[], bool], timeout_s: float = 20) -> bool:
+    """Wait for what another thread does."""
+    deadline = time.monotonic() + timeout_s
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return condition()
+
+
 @dataclass
 class Receiver:
     """A running SCP with its spool and ledger."""
@@ -90,6 +99,10 @@ class Receiver:
 
     def files(self) -> list[Path]:
         return sorted(path for path in self.spool.studies.rglob("*") if path.is_file())
+
+    def no_parts(self) -> bool:
+        """Nothing that was begun is left, once associations are over."""
+        return until(lambda: not list(self.spool.incoming.iterdir()))
 
     def stored(self) -> dict[str, bytes]:
         """SOP Instance UID to data set, of what counts, with every row checked against its file."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway import moves
+from gateway import moves, rows
 from gateway.dimse.storing import Ending
 from gateway.director import Director
 from gateway.settings import GatewaySettings, read_settings
@@ -121,6 +121,44 @@ def test_after_a_restart_what_was_decided_is_not_decided_again(tmp_path: Path) -
         assert states(box) == ["queued"]  # its quiet time starts anew
         third.step(*clock.after(QUIET_S))
         assert states(box) == ["cancelled", "queued"]
+
+
+def test_a_late_image_is_told_from_what_had_been_lost(tmp_path: Path) -> None:
+    with inbox(tmp_path) as box:
+        clock, series = Clock(), phantom()
+        director = Director(box.ledger, box.folder, settings(tmp_path))
+        box.send(series[:4])
+        lost = box.rows("instance")[1].path
+        assert box.ledger.write(lambda db: rows.lose_instance(db, lost, clock.wall_s))
+        box.send(series[1:2])
+        director.step(*clock.after(0))
+        director.step(*clock.after(QUIET_S))
+        assert [(job.state, job.revision) for job in box.rows("job")] == [("queued", 6)]
+        restarted = Director(box.ledger, box.folder, settings(tmp_path))
+        box.send(series[4:5])
+        restarted.step(*clock.after(0))
+        restarted.step(*clock.after(QUIET_S))
+        assert [(job.state, job.revision) for job in box.rows("job")] == [("cancelled", 6), ("queued", 7)]
+
+
+@pytest.mark.parametrize(
+    ("then", "state"),
+    [("", "held"), ('when = { modality = "MR" }', "cancelled")],
+    ids=["the image came too late", "no rule wants the series any more"],
+)
+def test_a_job_stays_unless_its_series_is_not_wanted_any_more(tmp_path: Path, then: str, state: str) -> None:
+    with inbox(tmp_path) as box:
+        rule = '[[rule]]\nmode = "hold"\n'
+        director, clock = Director(box.ledger, box.folder, settings(tmp_path, rule)), Clock()
+        series = phantom()
+        box.send(series[:5])
+        director.step(*clock.after(0))
+        director.step(*clock.after(QUIET_S))
+        director.settings = settings(tmp_path, rule + then)
+        box.send(series[5:])
+        director.step(*clock.after(1 if then else director.settings.complete.late_s + 1))
+        director.step(*clock.after(QUIET_S))
+        assert states(box) == [state] and box.rows("series")[0].state == "complete"
 
 
 def test_what_comes_between_look_and_commit_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

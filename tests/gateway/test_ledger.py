@@ -20,7 +20,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from gateway import rows, tables
+from gateway import moves, rows, signals, tables
 from gateway.ledger import MIGRATIONS, Ledger, LedgerUnavailable
 from gateway.rows import Filed, StoredInstance
 
@@ -73,6 +73,87 @@ def test_a_ledger_of_the_first_version_is_brought_up_with_what_is_in_it(tmp_path
         assert (job.rule, job.state, job.attempt, job.terms, job.failures) == ("r", "queued", 2, "{}", 0)
         assert db.execute(select(tables.series.c.deleted_at)).all() == [(None,)]
         assert compare_metadata(MigrationContext.configure(db), tables.metadata) == []
+
+
+def test_tables_that_are_numbered_anew_keep_what_is_in_them(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    engine = create_engine(url)
+    rows_of = {
+        "series": "study_uid, series_uid, instances, revision, first_at, last_at, state, complete_at) "
+        "VALUES ('1.2', '1.3', 2, 4, 5, 5, 'complete', 6), ('1.2', '1.4', 1, 1, 5, 5, 'arriving', NULL",
+        "job": "id, study_uid, series_uid, revision, bundle, rule, mode, state, due, ready_at, attempt, created_at, "
+        "finished_at) VALUES (7, '1.2', '1.3', 4, '', 'r', 'on', 'done', 5, 5, 2, 5, 6",
+        "event": "at, kind, job_id, detail) VALUES (5, 'x', 7, '{}'",
+        "result": "id, job_id, result_key, study_uid, series_uid, bundle, bundle_version, facts, created_at) "
+        "VALUES (8, 7, 'k', '1.2', '1.3', 'b', '1', '[]', 6",
+        "result_object": "id, result_id, kind, sop_class_uid, sop_instance_uid, path, size_bytes, sha256) "
+        "VALUES (9, 8, 'seg', '1', '2', 'p', 1, 'x'",
+        "delivery": "id, object_id, destination, state, ready_at, attempt, created_at) "
+        "VALUES (10, 9, 'pacs', 'queued', 6, 0, 6",
+        "commitment": "id, transaction_uid, calling_ae, association_id, asked_at, state, ready_at, attempt) "
+        "VALUES (11, '3', 'CT', 'a', 5, 'waiting', 5, 0",
+        "commitment_item": "commitment_id, sop_instance_uid, sop_class_uid) VALUES (11, '1.1', '1'",
+    }
+    with engine.begin() as db:
+        config.attributes["connection"] = db
+        command.upgrade(config, "0002")
+        for name, row in rows_of.items():
+            db.execute(text(f"INSERT INTO {name} ({row})"))
+        instance = {"study_uid": "1.2", "series_uid": "1.3", "sop_class_uid": "1", "calling_ae": "CT", "priority": 0}
+        instance |= {
+            "transfer_syntax_uid": "1",
+            "offset_bytes": 1,
+            "size_bytes": 1,
+            "received_at": 5,
+            "state": "current",
+        }
+        for sop in ("1.1", "1.2"):
+            db.execute(insert(tables.instance), instance | {"sop_instance_uid": sop, "path": sop, "sha256": "a" * 64})
+    with engine.connect() as db:
+        kept = {name: db.execute(text(f"SELECT * FROM {name}")).all() for name in rows_of if name != "series"}
+    engine.dispose()
+    with Ledger(url) as ledger, ledger.read() as db:
+        assert {name: db.execute(text(f"SELECT * FROM {name}")).all() for name in kept} == kept
+        assert db.execute(text("PRAGMA foreign_key_check")).all() == []
+        assert db.execute(text("SELECT taken_at, taken_id FROM series")).all() == [(6.0, 2), (None, None)]
+        assert compare_metadata(MigrationContext.configure(db), tables.metadata) == []
+
+
+def test_a_list_that_is_asked_for_again_is_a_new_one(ledger: Ledger) -> None:
+    item = signals.Item("1.2.840.10008.5.1.4.1.1.2", "1.1")
+    ledger.write(lambda db: signals.ask(db, "CT", "1.9", "first", [item], 1.0))
+    with ledger.read() as db:
+        (heard,) = signals.lists_after(db, 0)
+    ledger.write(lambda db: signals.ask(db, "CT", "1.9", "second", [item], 2.0))
+    with ledger.read() as db:
+        assert [row.association_id for row in signals.lists_after(db, heard.id)] == ["second"]
+
+
+@pytest.mark.parametrize("name", ["job", "delivery", "commitment"])
+def test_the_id_of_a_row_that_is_gone_is_not_given_again(ledger: Ledger, name: str) -> None:
+    facts = {
+        "job": {"study_uid": "1.2", "series_uid": "1.3", "revision": 1, "bundle": "b", "rule": "r", "mode": "on"}
+        | {"state": "queued", "due": 0.0, "ready_at": 0.0, "attempt": 0, "created_at": 0.0},
+        "delivery": {"object_id": 1, "destination": "pacs", "state": "queued", "ready_at": 0.0, "attempt": 0}
+        | {"created_at": 0.0},
+        "commitment": {"transaction_uid": "1", "calling_ae": "CT", "association_id": "a", "asked_at": 0.0}
+        | {"state": "waiting", "ready_at": 0.0, "attempt": 0},
+    }
+    one = tables.metadata.tables[name]
+
+    def again(db: Connection) -> tuple[int, int]:
+        db.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
+        new = insert(one).returning(one.c.id)
+        first = db.execute(new, facts[name]).scalar_one()
+        db.execute(one.delete())
+        second = db.execute(new, facts[name]).scalar_one()
+        db.execute(one.delete())
+        return first, second
+
+    first, second = ledger.write(again)
+    assert second > first
 
 
 def test_a_ledger_of_a_later_version_is_refused(tmp_path: Path) -> None:
@@ -270,6 +351,9 @@ def test_associations_end_once(ledger: Ledger) -> None:
 
 
 def add_job(ledger: Ledger, *, due: float, bundle: str = "b", ready_at: float = 0.0) -> None:
+    """A job for the series, which is complete."""
+    complete = "UPDATE series SET state = 'complete', complete_at = 0"
+    ledger.write(lambda db: db.execute(text(complete)).rowcount)
     facts = {"study_uid": "1.2", "series_uid": "1.3", "revision": 1, "bundle": bundle, "rule": "r", "mode": "on"}
     facts |= {"state": "queued", "due": due, "ready_at": ready_at, "attempt": 0, "created_at": 0.0}
     ledger.write(lambda db: db.execute(insert(tables.job), facts))
@@ -323,6 +407,16 @@ def test_a_job_on_a_series_that_is_arriving_comes_last_and_is_put_back_as_it_was
         ("arriving", "waiting", 1),
         ("complete", "queued", 1),
     ]
+
+
+def test_a_job_for_whose_series_more_has_come_waits_for_the_decision(ledger: Ledger) -> None:
+    ledger.write(lambda db: rows.file_instance(db, stored()))
+    add_job(ledger, due=1)
+    ledger.write(lambda db: rows.file_instance(db, stored("b", sop="1.4")))
+    assert not ledger.write(lambda db: rows.awaited(db, 2, arriving=False))
+    assert ledger.write(lambda db: rows.claim_job(db, "w", 2, 10)) is None
+    assert ledger.write(lambda db: moves.complete_series(db, "1.2", "1.3", 2, "quiet", 3))
+    assert ledger.write(lambda db: rows.claim_job(db, "w", 4, 10)) == rows.Claim(1, 1)
 
 
 def test_parallel_workers_never_share_a_job(tmp_path: Path) -> None:

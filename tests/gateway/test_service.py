@@ -55,6 +55,7 @@ def run_job(box: Inbox) -> None:
     box.send(series)
     new = moves.NewJob(series[0].StudyInstanceUID, series[0].SeriesInstanceUID, 6, "", Rule().name, "on", "queued", 0)
     now = time.time()
+    assert box.ledger.write(lambda db: moves.complete_series(db, new.study_uid, new.series_uid, 6, "quiet", now))
     box.ledger.write(lambda db: moves.make_job(db, new, now))
     assert box.ledger.write(lambda db: rows.claim_job(db, "worker", now, now + 30))
 

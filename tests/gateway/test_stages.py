@@ -152,6 +152,7 @@ def test_a_job_that_followed_its_series_has_not_waited(ledger: Ledger) -> None:
         job_id = moves.begin_job(db, new, 101)
         if claimed_at < 108:
             assert rows.claim_job(db, "worker", claimed_at, 200)
+        assert moves.complete_series(db, STUDY, uid, 1, "quiet", 108)
         assert moves.make_job(db, replace(new, revision=1), 108) == job_id
         if claimed_at > 108:
             assert rows.claim_job(db, "worker", claimed_at, 200)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import socket
+import sqlite3
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +16,7 @@ from pydicom import dcmread
 from pydicom.uid import UID
 from pynetdicom.sop_class import Verification
 
-from gateway import outbox_rows, rows
+from gateway import ledger, outbox_rows, rows
 from gateway.deliver import outbox
 from gateway.deliver.outbox import MOST
 from gateway.live import Live
@@ -209,6 +212,22 @@ def test_a_name_that_is_no_peer_is_a_dead_letter(stage: Stage) -> None:
     assert letter.error_code == "no_peer" and "gone" in letter.error
 
 
+def test_a_peer_that_left_the_settings_is_believed(
+    stage: Stage, pacs: FakePacs, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage.result("seg", "sr")
+    stage.outbox.serve("pacs")
+    stage.outbox.settle(replace(stage.settings, peers=()))
+    stage.later(10)
+    assert stage.outbox.due() == {"pacs"}
+    stage.outbox.serve("pacs")
+    for row in stage.rows().values():  # as retention wants it
+        assert (row.state, row.asked) == ("stored", outbox_rows.LAST_ASK) and row.ready_at <= stage.clock.now
+    assert stage.outbox.due() == frozenset()
+    assert [record.event for record in caplog.records if "not confirmed" in record.message] == ["delivery.believed"]  # type: ignore[attr-defined]
+    assert pacs.associations == 1
+
+
 def test_a_superseded_result_that_was_not_sent_is_not_sent(stage: Stage, pacs: FakePacs) -> None:
     stage.result("seg", "sr")
     seg, sr = stage.result("seg", "sr", predecessor=1)
@@ -260,6 +279,60 @@ def test_a_peer_that_hangs_holds_up_nobody_else(tmp_path: Path, pacs: FakePacs) 
             stop.set()
             sender.join(20)
         assert not sender.is_alive()
+
+
+@contextmanager
+def running(stage: Stage) -> Iterator[None]:
+    """A sender that runs by itself."""
+    stop = threading.Event()
+    sender = threading.Thread(target=outbox.run, args=(Live(stage.settings), stop))
+    sender.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        sender.join(20)
+    assert not sender.is_alive()
+
+
+def test_a_file_that_vanishes_under_way_holds_up_nobody_else(tmp_path: Path, pacs: FakePacs) -> None:
+    with staged(tmp_path, pacs.port, commitment=False) as stage:
+        (first,), (gone,), (last,) = (stage.result("seg") for _ in range(3))
+
+        def take_away(_: str) -> int:
+            (stage.spool / f"{gone}.dcm").unlink(missing_ok=True)
+            return 0x0000
+
+        pacs.answer = take_away
+        with running(stage):
+            assert until(lambda: stage.states() == ["stored", "dead", "stored"])
+        assert stage.rows()[gone].error_code == "unsendable"
+        assert pacs.uids() == [first, last]
+
+
+def test_a_ledger_that_is_locked_for_a_while_holds_up_nothing_for_longer(
+    tmp_path: Path, pacs: FakePacs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "BUSY_S", 0.2)
+    with (
+        staged(tmp_path, pacs.port, commitment=False) as stage,
+        closing(sqlite3.connect(tmp_path / "ledger.db", check_same_thread=False)) as other,
+    ):
+        uids = [*stage.result("seg"), *stage.result("seg")]
+
+        def lock_first(_: str) -> int:
+            if not pacs.got:
+                other.execute("BEGIN IMMEDIATE")
+            return 0x0000
+
+        pacs.answer = lock_first
+        with running(stage):
+            assert until(lambda: other.in_transaction)
+            time.sleep(2)  # several attempts fail
+            assert stage.states() == ["sending", "sending"]
+            other.rollback()
+            assert until(lambda: stage.states() == ["stored", "stored"])
+        assert set(pacs.uids()) == set(uids)
 
 
 def test_implicit_little_endian_is_made_only_where_nothing_else_is_taken(tmp_path: Path) -> None:

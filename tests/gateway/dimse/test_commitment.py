@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from pydicom import Dataset
 from pydicom.sequence import Sequence as Items
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, build_role
+from pynetdicom import AE, build_role, evt
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 
 from gateway.dimse.command import elements, p_data
@@ -151,3 +152,26 @@ def test_a_connection_that_breaks_ends_the_report(tmp_path: Path) -> None:
         assert not outcome()
         assert not receiver.scp.report("another", RESULT)
         assert until(lambda: not receiver.scp.connections)
+
+
+def test_reports_at_once_go_one_after_the_other(tmp_path: Path) -> None:
+    heard: list[str] = []
+
+    def hear(event: evt.Event) -> tuple[int, None]:
+        heard.append(str(event.event_information.TransactionUID))
+        return 0x0000, None
+
+    with receiving(tmp_path, asked=lambda _: None) as receiver, ThreadPoolExecutor(4) as pool:
+        ae = AE("SENDER")
+        ae.add_requested_context(PUSH)
+        handlers: list[Any] = [(evt.EVT_N_EVENT_REPORT, hear)]
+        assoc = ae.associate("127.0.0.1", receiver.scp.port, ae_title="MEDSEG", evt_handlers=handlers)
+        assert until(lambda: bool(receiver.rows("association")))
+        (row,) = receiver.rows("association")
+        transactions = [f"1.2.{number}" for number in range(4)]
+        results = [CommitmentResult(one, RESULT.reasons) for one in transactions]
+        assert list(pool.map(lambda result: receiver.scp.report(row.id, result), results)) == [True] * 4
+        assert sorted(heard) == transactions
+        assert assoc.is_established
+        assoc.release()
+        assert until(lambda: [row.ending for row in receiver.rows("association")] == ["released"])

@@ -9,7 +9,6 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,20 +41,13 @@ from tests.gateway.receiving import (
     receiving,
     store_message,
     store_request,
+    until,
 )
 
 VERIFICATION = "1.2.840.10008.1.1"
 PRIVATE = "1.3.12.2.1107.5.9.1"
 FUTURE = "1.2.840.10008.5.1.4.1.1.999.1"
 STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
-
-
-def until(condition: Callable[[], bool], timeout_s: float = 20) -> bool:
-    """Wait for what another thread does."""
-    deadline = time.monotonic() + timeout_s
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return condition()
 
 
 def rejected(port: int, **names: str) -> tuple[int, int, int] | None:
@@ -177,7 +169,7 @@ def test_statuses_of_instances_that_contradict_themselves(tmp_path: Path) -> Non
             assert peer.read_status() == status
         peer.release()
         assert list(receiver.stored()) == [uid]
-        assert not list(receiver.spool.incoming.iterdir())
+        assert receiver.no_parts()
 
 
 def pdu_ends(stream: bytes) -> list[int]:
@@ -212,7 +204,7 @@ def test_a_torn_instance_leaves_nothing(tmp_path: Path, ending: str, part: float
                 peer.send(struct.pack(">BxIxxxx", 5, 4))
         assert until(lambda: not receiver.scp.connections)
         assert not receiver.rows()
-        assert not list(receiver.spool.incoming.iterdir())
+        assert receiver.no_parts()
         assert not receiver.files()
         with RawPeer(receiver.scp.port, associate_request()) as peer:
             peer.send(message)
@@ -371,7 +363,7 @@ def test_mutated_pdus_never_break_it(fuzz_receiver: Receiver, count: int) -> Non
     assert descriptors() <= open_before
     assert rejected(receiver.scp.port) is None
     receiver.stored()
-    assert not list(receiver.spool.incoming.iterdir())
+    assert receiver.no_parts()
     inside = {receiver.spool.folder, *receiver.spool.folder.rglob("*")}
     ledger = {folder / f"ledger.db{suffix}" for suffix in ("", "-wal", "-shm")}
     assert set(folder.rglob("*")) <= inside | ledger

@@ -50,7 +50,7 @@ def spooled(service: Faulty) -> dict[str, bytes]:
     spool = service.spool
     files = {path.relative_to(spool).as_posix() for path in (spool / "studies").rglob("*") if path.is_file()}
     assert files == {row.path for row in rows}
-    assert not list((spool / "incoming").iterdir())
+    assert not any(part.stat().st_size for part in (spool / "incoming").iterdir())
     return {row.sop_instance_uid: data_set_of(spool / row.path) for row in rows}
 
 

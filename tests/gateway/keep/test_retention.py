@@ -10,9 +10,11 @@ from types import SimpleNamespace
 import pytest
 from sqlalchemy import text
 
+from gateway import signals
 from gateway.director import Director
 from gateway.keep import doomed, retention
 from gateway.keep.doomed import sweep
+from gateway.keep.purge import purge
 from gateway.receive import spool
 from tests.gateway.keep.kept import INPUTS_S, RESULTS_S, House, house
 from tests.gateway.spooling import phantom
@@ -174,6 +176,22 @@ def test_what_was_lost_and_is_sent_again_is_whole_again(tmp_path: Path) -> None:
         assert [(row.state, row.instances) for row in here.box.rows("series")] == [("complete", 6)]
         assert len(here.box.rows("job")) == 1
         here.pass_time(INPUTS_S + 10)
+        assert not here.files("studies")
+
+
+def test_what_was_lost_before_the_files_went_is_kept_when_it_comes_again(tmp_path: Path) -> None:
+    with house(tmp_path) as here:
+        series = phantom()
+        here.deliver(series)
+        here.files("studies")[2].unlink()
+        assert here.restart().missing
+        here.pass_time(INPUTS_S + 10)
+        assert not here.files("studies")
+        here.take_in(series)
+        assert len(here.files("studies")) == 6
+        with here.box.ledger.read() as db:
+            assert len(signals.stored(db, [one.SOPInstanceUID for one in series])) == 6
+        purge(here.box.ledger, here.box.folder, str(series[0].StudyInstanceUID), here.clock.wall_s)
         assert not here.files("studies")
 
 

@@ -213,10 +213,13 @@ def test_the_pace_slows_down_and_quickens_with_what_comes() -> None:
 
 
 class Archive:
-    """Answers C-FIND with how many instances it has; while `hangs`, it answers nothing."""
+    """Answers C-FIND with how many instances it has; None: with no match. While it does not go on, it answers nothing.
 
-    def __init__(self, title: str, count: int | None) -> None:
-        self.count, self.asked, self.goes_on = count, 0, threading.Event()
+    status: of the last response.
+    """
+
+    def __init__(self, title: str, count: int | None, status: int = 0x0000) -> None:
+        self.count, self.status, self.asked, self.goes_on = count, status, 0, threading.Event()
         self.goes_on.set()
         ae = AE(title)
         ae.add_supported_context(StudyRootQueryRetrieveInformationModelFind)
@@ -231,7 +234,7 @@ class Archive:
         if self.count is not None:
             found.NumberOfSeriesRelatedInstances = self.count
             yield 0xFF00, found
-        yield 0x0000, None
+        yield self.status, None
 
     def close(self) -> None:
         self.goes_on.set()
@@ -240,23 +243,28 @@ class Archive:
 
 @pytest.fixture
 def archives() -> Iterator[tuple[Archive, Archive]]:
-    both = Archive("GOOD", 6), Archive("BAD", None)
+    both = Archive("GOOD", 6), Archive("BAD", None, status=0xC000)
     yield both
     for one in both:
         one.close()
 
 
-def test_who_hangs_or_does_not_know_is_left_in_peace(box: Inbox, archives: tuple[Archive, Archive]) -> None:
-    """Its own questions wait; the others' are answered."""
-    good, bad = archives
+def inquiry_of(box: Inbox, now_s: list[float], **archives: Archive) -> Inquiry:
+    """One that asks these peers, with pauses of 1000 s where they do not answer."""
     peers = "".join(
-        f'[[peer]]\nname = "{title.lower()}"\nae_title = "{title}"\nhost = "127.0.0.1"\nport = {one.port}\n'
-        for title, one in (("GOOD", good), ("BAD", bad))
+        f'[[peer]]\nname = "{name}"\nae_title = "{name.upper()}"\nhost = "127.0.0.1"\nport = {one.port}\n'
+        for name, one in archives.items()
     )
     live = Live(settings(box, f"[deliver]\nfirst_retry_s = 1000\nlongest_retry_s = 1000\n{peers}"))
-    now_s = [100.0]
     timeouts = Timeouts(connect_s=5, acse_s=5, dimse_s=30)
-    inquiry = Inquiry(box.ledger, box.folder, live, clock=lambda: now_s[0], chance=lambda: 0.5, timeouts=timeouts)
+    return Inquiry(box.ledger, box.folder, live, clock=lambda: now_s[0], chance=lambda: 0.5, timeouts=timeouts)
+
+
+def test_who_hangs_or_fails_is_left_in_peace(box: Inbox, archives: tuple[Archive, Archive]) -> None:
+    """Its own questions wait; the others' are answered."""
+    good, bad = archives
+    now_s = [100.0]
+    inquiry = inquiry_of(box, now_s, good=good, bad=bad)
     box.send(phantom(1), calling_ae="GOOD")
     box.send(phantom(2), calling_ae="BAD")
     bad.goes_on.clear()
@@ -282,6 +290,26 @@ def test_who_hangs_or_does_not_know_is_left_in_peace(box: Inbox, archives: tuple
         assert bad.asked == 1
         now_s[0] += 1000
         wait_for("another chance", lambda: asked(bad, 2))
+    assert [(row.source, row.value) for row in box.rows("count")] == [("good", 6)]
+
+
+def test_who_does_not_know_a_series_has_answered(box: Inbox, archives: tuple[Archive, Archive]) -> None:
+    good, _ = archives
+    good.count = None
+    now_s = [100.0]
+    inquiry = inquiry_of(box, now_s, good=good)
+    box.send(phantom(1), calling_ae="GOOD")
+    with ThreadPoolExecutor(1) as pool:
+
+        def asked(times: int) -> bool:
+            inquiry.step(pool)
+            return good.asked >= times and not inquiry.calling
+
+        wait_for("a question", lambda: asked(1))
+        assert not box.rows("count")
+        good.count = 6  # it has come there, too
+        now_s[0] += AGAIN_S
+        wait_for("the next question", lambda: asked(2), 20)
     assert [(row.source, row.value) for row in box.rows("count")] == [("good", 6)]
 
 

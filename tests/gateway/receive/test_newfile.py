@@ -35,7 +35,8 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
 
 def written(path: Path, head: bytes, fragments: list[bytes]) -> NewFile:
     with ThreadPoolExecutor(1) as beside:
-        file = NewFile(str(path), head, beside)
+        file = NewFile(str(path), beside)
+        file.begin(head)
         for fragment in fragments:
             file.write(memoryview(fragment))
         file.end()
@@ -70,7 +71,7 @@ def test_every_byte_in_its_place(folder: Path, head: int, total: int, fragment: 
 def test_a_file_that_is_there_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "there").write_bytes(b"mine")
     with pytest.raises(FileExistsError), ThreadPoolExecutor(1) as beside:
-        NewFile(str(tmp_path / "there"), b"", beside)
+        NewFile(str(tmp_path / "there"), beside)
     assert (tmp_path / "there").read_bytes() == b"mine"
 
 
@@ -103,7 +104,8 @@ def test_a_full_disk_is_told_and_leaves_no_descriptor(tmp_path: Path, monkeypatc
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with ThreadPoolExecutor(1) as beside:
-        file = NewFile(str(tmp_path / "file"), b"head", beside)
+        file = NewFile(str(tmp_path / "file"), beside)
+        file.begin(b"head")
         opened = file.file
         writing(monkeypatch, full)
         file.write(memoryview(CONTENT)[:1000])

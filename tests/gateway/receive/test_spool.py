@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 
-from gateway.dimse.storing import Peer, StoreRequest
+from gateway.dimse.storing import Ending, Peer, StoreRequest
+from gateway.keep.doomed import sweep
 from gateway.ledger import Ledger, LedgerUnavailable
 from gateway.receive.reconcile import Reconciliation, reconcile
 from gateway.receive.spool import Spool, Watermark, folder_name
@@ -47,10 +48,16 @@ def store(tmp_path: Path) -> Iterator[Receiver]:
         yield Receiver(None, spool, ledger)  # type: ignore[arg-type]
 
 
-def put(spool: Spool, instance: object, data_set: bytes | None = None, syntax: str = ExplicitVRLittleEndian) -> None:
+def put(
+    spool: Spool,
+    instance: object,
+    data_set: bytes | None = None,
+    syntax: str = ExplicitVRLittleEndian,
+    peer: Peer = PEER,
+) -> None:
     data_set = encode(instance, syntax) if data_set is None else data_set  # type: ignore[arg-type]
     uid, sop_class = str(instance.SOPInstanceUID), str(instance.SOPClassUID)  # type: ignore[attr-defined]
-    reception = spool.begin(StoreRequest(PEER, sop_class, uid, syntax, 0))
+    reception = spool.begin(StoreRequest(peer, sop_class, uid, syntax, 0))
     for start in range(0, len(data_set), 1000):
         reception.write(memoryview(data_set)[start : start + 1000])
     reception.finish()
@@ -140,6 +147,49 @@ def test_duplicates_are_kept_once_and_conflicts_both(store: Receiver) -> None:
     assert [row.kind for row in store.rows("event")] == ["instance.conflict"]
 
 
+@pytest.mark.parametrize("left", [None, b"", b"half an instance"])
+def test_what_is_sent_again_takes_the_place_of_a_file_that_is_gone_or_cut(store: Receiver, left: bytes | None) -> None:
+    instance, another = make_ct(), Peer("1" * 32, "A_LONGER_TITLE", "MEDSEG", "127.0.0.1")
+    store.spool.opened(another)
+    put(store.spool, instance)
+    (lost,) = store.files()
+    lost.unlink()
+    if left is not None:
+        lost.write_bytes(left)
+    for _ in range(3):  # once for the file, and then as a duplicate
+        put(store.spool, instance, peer=another)  # whose file is longer than the first
+    assert store.stored() == {str(instance.SOPInstanceUID): encode(instance)}
+    sweep(store.ledger, store.spool.folder)
+    (kept,) = store.files()
+    assert kept != lost
+    assert [row.kind for row in store.rows("event")] == ["instance.missing"]
+    (series,) = store.rows("series")
+    assert (series.instances, series.revision) == (1, 1)  # nothing about it has changed
+    assert reconcile(store.spool, store.ledger).missing == ()
+
+
+def test_many_who_send_a_lost_file_again_leave_one(tmp_path: Path) -> None:
+    instance, statuses = make_ct(), list[int | None]()
+    message = store_message(CT, str(instance.SOPInstanceUID), encode(instance))
+    with receiving(tmp_path) as receiver:
+
+        def send() -> None:
+            with RawPeer(receiver.scp.port, associate_request(), timeout_s=60) as peer:
+                peer.send(message)
+                statuses.append(peer.read_status())
+
+        send()
+        receiver.files()[0].unlink()
+        threads = [threading.Thread(target=send) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert statuses == [0] * 7
+        assert receiver.stored() == {str(instance.SOPInstanceUID): encode(instance)}
+        assert len(receiver.files()) == 1
+
+
 def test_parallel_duplicates(tmp_path: Path) -> None:
     uids = {"SOPInstanceUID": generate_uid(), "StudyInstanceUID": generate_uid(), "SeriesInstanceUID": generate_uid()}
     versions = [encode(make_ct(seed=seed, **uids)) for seed in range(3)]
@@ -162,7 +212,7 @@ def test_parallel_duplicates(tmp_path: Path) -> None:
         states = [row.state for row in receiver.rows()]
         assert sorted(states) == ["conflict", "superseded", "superseded"]
         assert states[-1] == "conflict"
-        assert not list(receiver.spool.incoming.iterdir())
+        assert receiver.no_parts()
 
 
 @pytest.fixture
@@ -196,7 +246,7 @@ def test_a_full_disk_is_told_and_recovered_from(small_disk: Path) -> None:
         assert set(statuses) == {0, 0xA700}
         assert statuses.index(0xA700) >= 3
         assert receiver.stored() == sent
-        assert not list(receiver.spool.incoming.iterdir())
+        assert not any(part.stat().st_size for part in receiver.spool.incoming.iterdir())
         for row in receiver.rows()[:2]:
             (receiver.spool.folder / row.path).unlink()
             del sent[row.sop_instance_uid]
@@ -204,6 +254,22 @@ def test_a_full_disk_is_told_and_recovered_from(small_disk: Path) -> None:
         assert len(reconcile(receiver.spool, receiver.ledger).missing) == 2
         there = {row.sop_instance_uid for row in receiver.rows() if row.state == "current"}
         assert there == set(sent)
+
+
+def test_a_file_made_ready_takes_the_next_instance_or_goes_with_the_association(store: Receiver) -> None:
+    store.spool.make_ready(PEER)
+    store.spool.make_ready(PEER)
+    (part,) = store.spool.incoming.iterdir()
+    inode = part.stat().st_ino
+    instance = make_ct()
+    put(store.spool, instance)
+    (file,) = store.files()
+    assert file.stat().st_ino == inode
+    assert store.stored() == {str(instance.SOPInstanceUID): encode(instance)}
+    store.spool.make_ready(PEER)
+    store.spool.closed(PEER, Ending.RELEASED)
+    store.spool.make_ready(PEER)  # by a thread that had not heard
+    assert not list(store.spool.incoming.iterdir())
 
 
 def test_a_commit_that_is_done_and_seems_to_have_failed_keeps_its_file(store: Receiver) -> None:

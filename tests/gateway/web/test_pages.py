@@ -115,6 +115,7 @@ def test_what_went_wrong_comes_with_the_next_step(site: Served) -> None:
         for out in outbox_rows.claim_outgoing(db, "pacs", "sender", 200.0, 300.0, 9):
             outbox_rows.fail(db, out, Fault.REJECTED, 210.0, Deliver(), 0.5, status=None, detail="PACS@1:1")
         rows.file_instance(db, stored(sop="1.9", series="1.8", at=300))
+        assert moves.complete_series(db, STUDY, "1.8", 1, "quiet", 301.0)
         for state in ("held", "failed"):
             new = moves.NewJob(STUDY, "1.8", 1, "", "rule", "on", "held" if state == "held" else "queued", 0.0)
             moves.make_job(db, new, 301.0)

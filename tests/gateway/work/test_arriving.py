@@ -289,7 +289,7 @@ def test_images_that_come_between_completion_and_its_being_seen_are_left_to_the_
         here.complete()
         here.store(series[30:])
         gate.set()
-        here.wait_for_jobs("the end of the first", lambda jobs: jobs == [("cancelled", 30)])
+        here.wait_for_jobs("the end of the first", lambda jobs: jobs == [("queued", 30)])
         here.complete()
         here.wait_for_jobs("the result", lambda jobs: jobs == [("cancelled", 30), ("done", 40)])
     assert len(here.records()) == 1

@@ -5,17 +5,19 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
+from sqlalchemy import update
 
-from gateway import moves, rows
+from gateway import moves, outbox_rows, rows
 from gateway.director import Director
 from gateway.live import Live
 from gateway.processes import Desk
 from gateway.settings import GatewaySettings, read_settings
+from gateway.tables import delivery
 from gateway.work.worker import Worker
 from tests.gateway.spooling import Clock, Inbox, inbox, phantom
 from tests.medseg.bundle.zoo import spleen_like
@@ -101,8 +103,46 @@ def test_a_job_whose_series_has_changed_is_left_to_the_next(box: Inbox, tmp_path
     here, series = room(box, tmp_path, f'bundle = "{bundle}"'), phantom()
     here.make_job(series[:5])
     box.send(series[5:])
-    here.worker.step()
-    assert [(job.state, job.error_code) for job in box.rows("job")] == [("cancelled", "series_changed")]
+    assert not here.worker.step()
+    here.make_job([])
+    assert here.worker.step() and not here.worker.step()
+    assert [(job.state, job.revision) for job in box.rows("job")] == [("cancelled", 5), ("done", 6)]
+
+
+def test_a_job_that_was_held_takes_in_what_came_too_late(box: Inbox, tmp_path: Path, bundle: Path) -> None:
+    here, series = room(box, tmp_path, f'bundle = "{bundle}"\nmode = "hold"'), phantom()
+    here.make_job(series[:5])
+    here.clock.after(here.settings.complete.late_s)
+    here.make_job(series[5:])
+    assert box.ledger.write(lambda db: moves.release_job(db, 1, time.time()))
+    assert here.worker.step() and here.worker.step() and not here.worker.step()
+    assert [(job.state, job.revision) for job in box.rows("job")] == [("done", 6)]
+
+
+@pytest.mark.parametrize("sent_again", ["before it is claimed", "after it failed", "never"])
+def test_a_job_whose_images_were_lost_is_done_in_the_end(
+    box: Inbox, tmp_path: Path, bundle: Path, sent_again: str
+) -> None:
+    here, series = room(box, tmp_path, f'bundle = "{bundle}"'), phantom()
+    here.make_job(series)
+    path = box.rows("instance")[0].path
+    (box.folder / path).unlink()
+    assert box.ledger.write(lambda db: rows.lose_instance(db, path, time.time()))
+    here.director = Director(box.ledger, box.folder, here.settings)
+    if sent_again == "before it is claimed":
+        here.make_job(series[:1])
+    else:
+        assert here.worker.step() and not here.worker.step()
+        (job,) = box.rows("job")
+        assert (job.state, job.error_code) == ("failed", "images_lost") and "1 of its images" in job.error
+        if sent_again == "after it failed":
+            here.make_job(series[:1])
+        assert box.ledger.write(lambda db: moves.retry_job(db, 1, time.time())) == ""
+    while here.worker.step():
+        pass
+    lost = sent_again == "never"
+    assert [(job.state, job.revision) for job in box.rows("job")] == [("done", 7 if lost else 8)]
+    assert box.rows("series")[0].instances == (5 if lost else 6)
 
 
 def test_a_series_that_no_default_bundle_fits_is_no_failure(box: Inbox, tmp_path: Path) -> None:
@@ -157,20 +197,62 @@ def test_the_default_bundle_that_fits_is_found(
     assert [one.kind for one in box.rows("result_object")] == ["sr"]
 
 
-def test_a_series_of_two_phases_gives_one_result_with_the_objects_of_both(
-    box: Inbox, tmp_path: Path, bundle: Path
-) -> None:
-    here, series = room(box, tmp_path, f'bundle = "{bundle}"\nresults = ["sr"]'), phantom()
-    late = phantom(AcquisitionNumber=2)
-    for one in series:
-        one.AcquisitionNumber = 1
+def two_phases() -> list[Dataset]:
+    """A series of two acquisitions, the later one last."""
+    early, late = phantom(AcquisitionNumber=1), phantom(AcquisitionNumber=2)
     for one in late:
         one.SOPInstanceUID += ".2"
         one.file_meta.MediaStorageSOPInstanceUID = one.SOPInstanceUID
-    here.make_job([*series, *late])
+    return [*early, *late]
+
+
+def job_of(box: Inbox) -> moves.NewJob:
+    """The job that there is, as it was when it was made."""
+    (job,) = box.rows("job")
+    return moves.NewJob(**{one.name: getattr(job, one.name) for one in fields(moves.NewJob)} | {"state": "queued"})
+
+
+def test_a_series_of_two_phases_gives_one_result_with_the_objects_of_both(
+    box: Inbox, tmp_path: Path, bundle: Path
+) -> None:
+    here = room(box, tmp_path, f'bundle = "{bundle}"\nresults = ["sr"]')
+    here.make_job(two_phases())
     here.worker.step()
     (result,) = box.rows("result")
     objects = box.rows("result_object")
     assert {one.kind for one in objects} == {"sr", "sr.2"}
     assert result.result_key not in {Path(one.path).parent.name for one in objects}
     assert len(box.rows("delivery")) == 2
+
+
+def test_a_late_slice_of_one_phase_replaces_its_object_alone(box: Inbox, tmp_path: Path, bundle: Path) -> None:
+    here, series = room(box, tmp_path, f'bundle = "{bundle}"\nresults = ["sr"]'), two_phases()
+    here.make_job(series[:-1])
+    here.director.step(here.clock.after(here.settings.complete.quiet_gap_s)[0], time.time())
+    here.worker.step()
+    first, replaced = box.rows("result_object")
+    here.make_job(series[-1:])
+    here.worker.step()
+    assert [job.state for job in box.rows("job")] == ["done", "done"]
+    result = box.rows("result")[1]
+    objects = {one.sop_instance_uid: one for one in box.rows("result_object") if one.result_id == result.id}
+    assert {one.kind for one in objects.values()} == {"sr", "sr.2"}
+    assert first.sop_instance_uid in objects and replaced.sop_instance_uid not in objects
+    with box.ledger.read() as db:
+        outbox_rows.cancel_superseded(db)
+        sent = {row.sop_instance_uid for row in outbox_rows.deliveries(db, "queued")}
+    assert sent == objects.keys()
+
+
+def test_an_object_that_is_current_again_is_sent_after_all(box: Inbox, tmp_path: Path, bundle: Path) -> None:
+    here, series = room(box, tmp_path, f'bundle = "{bundle}"\nresults = ["sr"]'), two_phases()
+    here.make_job(series)
+    here.worker.step()
+    box.ledger.write(lambda db: db.execute(update(delivery).values(state="cancelled")).rowcount)
+    last = box.rows("instance")[-1].path
+    assert box.ledger.write(lambda db: rows.lose_instance(db, last, time.time()))
+    now = time.time()
+    new = replace(job_of(box), revision=len(series) + 1)
+    box.ledger.write(lambda db: moves.make_job(db, new, now))
+    here.worker.step()
+    assert sorted(row.state for row in box.rows("delivery")) == ["cancelled", "queued", "queued"]
