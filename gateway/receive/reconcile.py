@@ -68,14 +68,16 @@ def reconcile(spool: Spool, ledger: Ledger) -> Reconciliation:
             quarantined.append(_quarantine(spool, file))
         else:
             (duplicates if filed is Filed.DUPLICATE else adopted).append(path)
-    for path in rows_of:
-        _lose(ledger, path, now)
-    return Reconciliation(lost, *map(tuple, (removed, adopted, duplicates, quarantined, sorted(rows_of))))
+    missing = [path for path in sorted(rows_of) if _lose(ledger, path, now)]
+    return Reconciliation(lost, *map(tuple, (removed, adopted, duplicates, quarantined, missing)))
 
 
-def _lose(ledger: Ledger, path: str, now: float) -> None:
-    ledger.write(lambda db: rows.lose_instance(db, path, now))
-    logger.error("an acknowledged instance is gone: %s", path, extra={"event": "instance.missing"})
+def _lose(ledger: Ledger, path: str, now: float) -> bool:
+    """False where its row names another file by now, of the same content."""
+    lost = ledger.write(lambda db: rows.lose_instance(db, path, now))
+    if lost:
+        logger.error("an acknowledged instance is gone: %s", path, extra={"event": "instance.missing"})
+    return lost
 
 
 def remove_parts(folder: Path, which: str = "*") -> list[Path]:

@@ -357,3 +357,15 @@ def test_reconcile_finds_what_a_crash_leaves(store: Receiver) -> None:
     put(spool, lost)  # sent again, it is there again
     assert reconcile(spool, ledger).missing == ()
     assert str(lost.SOPInstanceUID) in {row.sop_instance_uid for row in store.rows() if row.state == "current"}
+
+
+def test_a_copy_that_was_not_filed_takes_the_place_of_a_lost_file(store: Receiver) -> None:
+    """As when we died between the rename of what was sent again, since its file was gone, and the row."""
+    instance = make_ct()
+    put(store.spool, instance)
+    (file,) = store.files()
+    copy = file.with_name(f"{instance.SOPInstanceUID}.{'0' * 16}.dcm")
+    file.rename(copy)
+    found = reconcile(store.spool, store.ledger)
+    assert (found.missing, found.adopted) == ((), (copy.relative_to(store.spool.folder).as_posix(),))
+    assert store.stored() == {str(instance.SOPInstanceUID): encode(instance)}
