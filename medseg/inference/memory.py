@@ -3,7 +3,6 @@
     scores of as many slices as a window is deep       classes x depth x rows x columns of the model's grid
     scores on their way back                           as many, or 16 MiB
     windows, and what the network makes of them        batch x (input + activations + scores)
-    the next batch, begun meanwhile                    batch x (input + scores, where these are not large)
     slices at hand, prepared and as they came          depth x rows x columns, of both grids
     a slice on its way back, and its labels            classes x a few planes of both grids
 
@@ -24,8 +23,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from medseg.inference.decoding import AHEAD as DECODED
-from medseg.inference.streaming import AHEAD
+from medseg.inference.decoding import AHEAD
 from medseg.inference.windows import Layout
 
 FLOAT: Final = 4  # bytes
@@ -75,15 +73,13 @@ def need(
     depth = where.extent[0] + 2 * where.reach
     model, voxels, window = where.shape[1] * where.shape[2], math.prod(source), math.prod(where.roi)
     prepared = FLOAT * channels * ((depth + _PLANES_BACK) * model + volumes[1])
-    scores = FLOAT * window * classes
-    cut = FLOAT * window * channels * where.slices
     waiting = min(WAITING + FLOAT * classes * model, FLOAT * classes * depth * model)
     back = FLOAT * classes * (_PLANES_BACK * model + source[0] * where.shape[2] + 2 * voxels)
     labels = _LABEL_PLANES * voxels * (1 if exclusive else classes)
-    slices = _SOURCE_PLANES * voxels * (DECODED + 2)
+    slices = _SOURCE_PLANES * voxels * (AHEAD + 2)
     return Need(
         scores=FLOAT * (classes + exact) * _stitched(where, exact=exact) + waiting,  # exact: and their weights
-        window=activations + 2 * cut + scores * (2 if scores <= AHEAD else 1),  # the next batch may be begun meanwhile
+        window=activations + FLOAT * window * (channels * where.slices + classes),  # cut out; scores times weights
         rest=RUNTIME + prepared + back + labels + slices,
         before=2 * FLOAT * channels * max(volumes),
     )

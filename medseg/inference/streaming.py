@@ -12,27 +12,18 @@ has come; so slices leave one row later than they are computed.
 Scores of as many slices as one window is deep exist at a time, and half as many again at an overlap of one half,
 whatever the number of slices. In which order windows are added is told by `stitching`: as rows come, within 1e-5 of
 MONAI's sliding_window_inference, or in MONAI's own order, to the bit.
-
-    cut    |batch 1|batch 2|        |batch 3|        while the network has one batch, the next is cut out and
-    network        |batch 1         |batch 2 ...     the one before stitched
-    stitch                          |batch 1|
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from itertools import chain, islice, pairwise
-from typing import Final
 
 import torch
 from torch import Tensor
 
 from medseg.inference.stitching import AsMonai, Room, RowSums, Stitch
 from medseg.inference.windows import Layout, Triple
-
-AHEAD: Final = 64 << 20  # bytes of a batch's scores: where they take more, no second batch is begun beside it
 
 Planes = Callable[[int, int], Tensor]
 """planes(first, last): prepared slices first..last-1 as (C, k, j, i), waiting for them if need be. `first` grows."""
@@ -83,41 +74,27 @@ def stream(
     deep = depth if together == 1 else min(together, where.shape[0])
     stored = where.uncut(weights)
     stitch: Stitch = AsMonai(where, stored, room) if exact else RowSums(where, stored, deep, room)
-    beside = ThreadPoolExecutor(1, thread_name_prefix="network")
-    weighted = _Weighted(network, weights, batch, tick, beside, exact=exact, steady=steady)
-    try:
-        while group := list(islice(rows, together)):
-            where, begin, end = group[-1][0], group[0][1], group[-1][1] + depth
-            yield from stitch.final(begin)
-            low = max(begin - where.reach, 0)
-            slab = planes(low, min(end + where.reach, where.shape[0]))
-            places = [(k, j, i) for _, k in group for j, i in at]
-            for place, window in zip(places, weighted(where, slab, low, places), strict=True):
-                stitch.add(*place, window)
-        yield from stitch.final(None)
-    finally:
-        beside.shutdown(cancel_futures=True)
+    weighted = _Weighted(network, weights, batch, tick, exact=exact, steady=steady)
+    while group := list(islice(rows, together)):
+        where, begin, end = group[-1][0], group[0][1], group[-1][1] + depth
+        yield from stitch.final(begin)
+        low = max(begin - where.reach, 0)
+        slab = planes(low, min(end + where.reach, where.shape[0]))
+        places = [(k, j, i) for _, k in group for j, i in at]
+        for place, window in zip(places, weighted(where, slab, low, places), strict=True):
+            stitch.add(*place, window)
+    yield from stitch.final(None)
 
 
 class _Weighted:
     """Windows of a slab -> their scores, times their weights."""
 
     def __init__(
-        self,
-        network: Network,
-        weights: Tensor,
-        batch: int,
-        tick: Tick,
-        beside: Executor,
-        *,
-        exact: bool,
-        steady: Callable[[], bool],
+        self, network: Network, weights: Tensor, batch: int, tick: Tick, *, exact: bool, steady: Callable[[], bool]
     ) -> None:
-        """beside: runs the network, one batch after the other."""
         self._network, self._weights, self._batch, self._tick = network, weights, batch, tick
-        self._beside, self._exact, self._steady = beside, exact, steady
-        self._windows: list[Tensor] = []  # of two batches
-        self._ahead = 0  # batches that are begun before the first is stitched
+        self._exact, self._steady = exact, steady
+        self._windows = torch.empty(0)
         self._blank: tuple[int, Tensor] | None = None  # the bits of its voxels, and its weighted scores
 
     def __call__(self, where: Layout, slab: Tensor, first: int, places: Sequence[Triple]) -> Iterator[Tensor]:
@@ -157,29 +134,17 @@ class _Weighted:
     def _run(
         self, where: Layout, slab: Tensor, first: int, batches: Iterator[list[Triple]] | list[list[Triple]]
     ) -> Iterator[Tensor]:
-        if not self._windows:
-            shape = self._batch, slab.shape[0] * where.slices, *where.roi
-            self._windows = [torch.zeros(shape, dtype=slab.dtype) for _ in range(2)]
-        begun = deque[tuple[int, Future[Tensor]]]()
+        if self._windows.numel() == 0:
+            self._windows = torch.zeros((self._batch, slab.shape[0] * where.slices, *where.roi), dtype=slab.dtype)
         for batch in batches:
-            windows = self._windows[0]
-            self._windows.reverse()
             for n, (k, j, i) in enumerate(batch):
-                windows[n] = where.cut(slab, k - first, j, i)
+                self._windows[n] = where.cut(slab, k - first, j, i)
             # MONAI's batches are full but for the last
             full = self._exact and batch != [where.alone(self._batch)]
-            begun.append((len(batch), self._beside.submit(self._network, windows if full else windows[: len(batch)])))
-            while len(begun) > self._ahead:
-                yield from self._done(where, *begun.popleft())
-        for one in begun:
-            yield from self._done(where, *one)
-
-    def _done(self, where: Layout, count: int, running: Future[Tensor]) -> Iterator[Tensor]:
-        scores = running.result()[:count]
-        self._ahead = 1 if scores[0].nbytes * self._batch <= AHEAD else 0
-        self._weights = self._weights.to(scores.device)
-        self._tick(where, count)
-        yield from (where.uncut(window * self._weights) for window in scores)
+            scores = self._network(self._windows if full else self._windows[: len(batch)])[: len(batch)]
+            self._weights = self._weights.to(scores.device)
+            self._tick(where, len(batch))
+            yield from (where.uncut(window * self._weights) for window in scores)
 
 
 def _blank(where: Layout, slab: Tensor, first: int, place: Triple) -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from itertools import pairwise, permutations, product
 
 import numpy as np
@@ -14,9 +13,8 @@ from torch import Tensor, nn
 from medseg.bundle.inferers import SliceStackInferer
 from medseg.bundle.recipe import Blend, Window
 from medseg.errors import Interrupted
-from medseg.inference import streaming
 from medseg.inference.grid import Axes
-from medseg.inference.streaming import rows_of, stream
+from medseg.inference.streaming import Network, rows_of, stream
 from medseg.inference.windows import Layout, importance, layout
 from tests.medseg.inference.phantoms import Allocations
 
@@ -203,49 +201,13 @@ def test_a_wish_to_stop_is_heard_between_batches():
         next(stream(lambda a, b: volume[:, a:b], rows_of(where), torch.ones(8, 8, 8), lambda w: w, batch=1, tick=stop))
 
 
-def one_row(count: int, batch: int, network: streaming.Network, tick: streaming.Tick = silent) -> None:
+def one_row(count: int, batch: int, network: Network) -> None:
     """`count` windows of 4^3 voxels side by side."""
     volume = torch.randn(1, 4, 4, 4 * count)
     where = layout((4, 4, 4 * count), ALL_AXES[0], Window((4, 4, 4), (0.0,) * 3))
-    slabs = stream(lambda a, b: volume[:, a:b], rows_of(where), torch.ones(4, 4, 4), network, batch=batch, tick=tick)
+    slabs = stream(lambda a, b: volume[:, a:b], rows_of(where), torch.ones(4, 4, 4), network, batch=batch, tick=silent)
     for first, slab in slabs:
         assert torch.equal(slab, volume[:, first : first + slab.shape[1]])
-
-
-def test_the_next_batch_runs_while_one_is_stitched():
-    begun = [threading.Event() for _ in range(4)]
-    calls, stitched = iter(begun), 0
-
-    def network(windows: Tensor) -> Tensor:
-        next(calls).set()
-        return windows.clone()
-
-    def tick(_: Layout, windows: int) -> None:
-        nonlocal stitched
-        stitched += 1
-        if 1 < stitched < len(begun):  # how large scores are is known after the first
-            assert begun[stitched].wait(60)
-
-    one_row(8, 2, network, tick)
-    assert stitched == len(begun)
-
-
-def test_no_second_batch_of_many_classes_is_begun(monkeypatch):
-    monkeypatch.setattr(streaming, "AHEAD", 0)
-    begun = done = 0
-
-    def network(windows: Tensor) -> Tensor:
-        nonlocal begun
-        begun += 1
-        assert begun == done + 1
-        return windows.clone()
-
-    def tick(_: Layout, windows: int) -> None:
-        nonlocal done
-        done += 1
-
-    one_row(8, 2, network, tick)
-    assert done == 4
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 4, 8])
@@ -264,12 +226,3 @@ def test_batches_are_even_and_none_is_of_one_window_where_that_can_be(count, bat
         assert min(sizes) > 1
     if batch % 2 == 0:
         assert sum(size % 2 for size in sizes) == count % 2
-
-
-def test_what_the_network_raises_is_raised_and_no_thread_stays():
-    def network(windows: Tensor) -> Tensor:
-        raise ValueError("no such layer")
-
-    with pytest.raises(ValueError, match="no such layer"):
-        one_row(8, 2, network)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("network")]
