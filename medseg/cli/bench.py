@@ -47,7 +47,7 @@ def engines(
 def _rows(bundle: Bundle, device_name: str, cancelled: Cancelled) -> Iterator[dict[str, Any]]:
     import torch
 
-    from medseg.inference.device import Engine, choose_device, runs_in
+    from medseg.inference.device import CPU, Engine, choose_device, runs_in, steady_batch
     from medseg.inference.engines.backends import BACKENDS
     from medseg.inference.segment import NETWORKS
     from medseg.progress import check
@@ -57,14 +57,15 @@ def _rows(bundle: Bundle, device_name: str, cancelled: Cancelled) -> Iterator[di
     roi = [size if size > 0 else _WHOLE_AXIS for size in window.roi]
     if len(roi) == 2:
         roi.insert(window.slice_axis, 1)
-    noise = torch.rand(window.batch, bundle.in_channels, *roi, generator=torch.Generator().manual_seed(0))
+    batch = steady_batch(window.batch) if device == CPU else window.batch
+    noise = torch.rand(batch, bundle.in_channels, *roi, generator=torch.Generator().manual_seed(0))
     plain_s: float | None = None
     for precision in bundle.precisions:
         if not runs_in(precision, device):
             console.say(f"{bundle.name}: {device} does not compute in {precision}")
             continue
         network = NETWORKS.get(bundle, device)
-        engine = Engine(network, bundle, device, precision, window.batch, waiting=lambda: check(cancelled))
+        engine = Engine(network, bundle, device, precision, batch, waiting=lambda: check(cancelled))
         console.say(f"{bundle.name} in {precision}: racing, which may take minutes")
         verdict = engine.race(noise)
         plain_s = plain_s or verdict.entries[0].window_s

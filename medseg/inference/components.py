@@ -7,8 +7,8 @@
                 . a p a .      a hole, unless the pockets that lie above and below it (6-connected) lead into the open
                 . a a a .
 
-Each plane is looked at in two dimensions, in the box around each segment; what touches what is remembered as edges of a
-graph, whose connected components are what would be found in the volume. Of planes, only the one before is held.
+Each plane is looked at in two dimensions, by its runs (`runs`); what touches what is remembered as edges of a graph,
+whose connected components are what would be found in the volume. Of planes, only the one before is held.
 
 Background that no part closes in within its plane is in the open, since it reaches the border of the image straight on;
 so is everything beyond the first and the last plane. That is `scipy.ndimage.binary_fill_holes`.
@@ -17,25 +17,18 @@ so is everything beyond the first and the last plane. That is `scipy.ndimage.bin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import product
-from typing import TypeVar
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
-from medseg.inference.labels import Box, LabelPlane, boxes
+from medseg.inference.labels import LabelPlane, boxes
+from medseg.inference.runs import NO_EDGES, NONE, Numbers, Runs, distinct, joined, runs_of, touching
 
-T = TypeVar("T", bound=np.generic)
-Numbers = NDArray[np.intp]
 Mask = NDArray[np.bool_]
 
 _TOUCHING = np.ones((3, 3), dtype=bool)  # sides and corners
-_NONE = np.zeros(0, np.intp)
-_NO_EDGES = np.zeros((0, 2), np.intp)
 
 
 def parts_of(mask: Mask) -> tuple[NDArray[np.int32], int]:
@@ -50,13 +43,6 @@ def pockets_of(mask: Mask) -> tuple[NDArray[np.int32], int]:
         return np.zeros(mask.shape, np.int32), 0
     background, count = ndimage.label(np.pad(~mask, 1, constant_values=True))
     return np.maximum(background[1:-1, 1:-1] - 1, 0), int(count) - 1  # 1 is what surrounds the plane
-
-
-def joined(count: int, *edges: NDArray[np.intp]) -> Numbers:
-    """The connected component, from 0, of each of `count` nodes; edges: (n, 2) of nodes."""
-    ends = np.concatenate([_NO_EDGES, *edges])
-    graph = coo_array((np.ones(len(ends), np.int8), (ends[:, 0], ends[:, 1])), shape=(count, count))
-    return np.asarray(connected_components(graph, directed=False)[1], np.intp)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,21 +92,19 @@ class Census:
         return len(self.low)
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class _Layer:
     """An image of labels, of the plane that was seen last.
 
-    box: around the labels that are looked for, with a margin of one voxel. labels, parts: what is in it; parts are
-    numbered from 1 through all planes. pocket_keys: segment * voxels of a plane + place in the plane, ascending, of
-    each voxel of a pocket; pockets: which pocket.
+    runs: whose labels are segments, by index. part: of each run, numbered from 0 through all planes. pocket_keys:
+    segment * voxels of a plane + place in the plane, ascending, of each voxel of a pocket; pockets: which pocket.
     """
 
     image: LabelPlane
-    box: Box = (slice(0, 0), slice(0, 0))
-    labels: LabelPlane = field(default_factory=lambda: np.zeros((0, 0), np.uint8))
-    parts: NDArray[np.int32] = field(default_factory=lambda: np.zeros((0, 0), np.int32))
-    pocket_keys: Numbers = field(default_factory=lambda: _NONE)
-    pockets: Numbers = field(default_factory=lambda: _NONE)
+    runs: Runs
+    part: Numbers
+    pocket_keys: Numbers
+    pockets: Numbers
 
 
 class Survey:
@@ -132,13 +116,11 @@ class Survey:
 
     def __init__(self, numbers: Sequence[int], *, exclusive: bool, holes: bool = False) -> None:
         self._exclusive, self._holes = exclusive, holes
-        self._segments: list[dict[int, int]] = (  # of each image of a plane: label -> index
-            [{number: index for index, number in enumerate(numbers)}]
-            if exclusive
-            else [{1: index} for index in range(len(numbers))]
-        )
         self._label = np.array(numbers if exclusive else [1] * len(numbers), np.uint8)
-        self._before: list[_Layer | None] = [None] * len(self._segments)
+        # Of each image of a plane: the segment, by its index, that a value means
+        self._tables = np.full((1 if exclusive else len(numbers), 256), -1, np.int16)
+        self._tables[0 if exclusive else np.arange(len(numbers)), self._label] = np.arange(len(numbers))
+        self._before: list[_Layer | None] = [None] * len(self._tables)
         self._size = (0, 0)
         self._planes = 0
         self._parts, self._pockets = _Gathered(), _Gathered()
@@ -155,7 +137,7 @@ class Survey:
         images = plane[None] if self._exclusive else plane
         self._size = (int(images.shape[1]), int(images.shape[2]))
         for at, image in enumerate(images):
-            before, layer = self._before[at], self._numbered(image, self._segments[at])
+            before, layer = self._before[at], self._numbered(image, self._tables[at])
             if before is not None:
                 self._part_edges.append(_touching_parts(before, layer))
             if self._holes:
@@ -177,64 +159,53 @@ class Survey:
             self._low,
             self._high,
             self._pockets.all(),
-            np.concatenate([_NO_EDGES, *self._pocket_edges]),
-            np.concatenate([_NONE, *self._open]),
-            np.concatenate([_NO_EDGES, *self._inner_edges]),
+            np.concatenate([NO_EDGES, *self._pocket_edges]),
+            np.concatenate([NONE, *self._open]),
+            np.concatenate([NO_EDGES, *self._inner_edges]),
             np.concatenate([np.zeros(0, np.bool_), *self._airy]),
         )
 
-    def _numbered(self, image: LabelPlane, segments: dict[int, int]) -> _Layer:
+    def _numbered(self, image: LabelPlane, table: NDArray[np.int16]) -> _Layer:
         """Parts and pockets of an image, numbered and counted."""
-        places = {label: place for label, place in boxes(image).items() if label in segments}
-        if not places:
-            return _Layer(image)
-        (top, bottom), (left, right) = (
-            (min(place[axis].start for place in places.values()), max(place[axis].stop for place in places.values()))
-            for axis in (0, 1)
-        )
-        shape = bottom - top + 2, right - left + 2
-        layer = _Layer(image, (slice(top - 1, bottom + 1), slice(left - 1, right + 1)))
-        layer.labels, layer.parts = np.zeros(shape, np.uint8), np.zeros(shape, np.int32)
-        keys: list[Numbers] = [_NONE]
-        pockets: list[Numbers] = [_NONE]
-        for label in sorted(places, key=segments.__getitem__):
-            segment, (rows, columns) = segments[label], places[label]
-            mask = image[rows, columns] == label
-            parts, count = parts_of(mask)
-            first = self._parts.add(segment, self._planes, parts, count)
-            self._low[segment] = np.minimum(self._low[segment], (self._planes, rows.start, columns.start))
-            self._high[segment] = np.maximum(self._high[segment], (self._planes, rows.stop - 1, columns.stop - 1))
-            inside = (
-                slice(rows.start - top + 1, rows.stop - top + 1),
-                slice(columns.start - left + 1, columns.stop - left + 1),
-            )
-            np.copyto(layer.labels[inside], np.uint8(label), where=mask)
-            np.copyto(layer.parts[inside], parts + np.int32(first), where=mask)
-            if self._holes:
-                inner = self._numbered_pockets(segment, mask, parts, first, count)
-                if inner is not None:
-                    j, i = np.nonzero(inner)
-                    place = (j + rows.start) * image.shape[1] + i + columns.start
-                    keys.append(segment * image.size + place)
-                    pockets.append(np.asarray(inner[j, i] - 1, np.intp))
-        layer.pocket_keys, layer.pockets = np.concatenate(keys), np.concatenate(pockets)
-        return layer
+        runs = runs_of(image, table)
+        if not len(runs):
+            return _Layer(image, runs, NONE, NONE, NONE)
+        part, count = runs.parts()
+        segment = np.zeros(count, np.intp)
+        segment[part] = runs.label
+        voxels = np.bincount(part, runs.ends - runs.starts, count)
+        first = self._parts.add(segment, self._planes, voxels)
+        (j, left), right = np.divmod(runs.starts, runs.width), (runs.ends - 1) % runs.width
+        for axis, (low, high) in enumerate(((np.full_like(j, self._planes),) * 2, (j, j), (left, right))):
+            np.minimum.at(self._low[:, axis], runs.label, low)
+            np.maximum.at(self._high[:, axis], runs.label, high)
+        keys, pockets = self._numbered_pockets(image, segment, first) if self._holes else (NONE, NONE)
+        return _Layer(image, runs, part + first, keys, pockets)
 
-    def _numbered_pockets(
-        self, segment: int, mask: Mask, parts: NDArray[np.int32], first: int, count: int
-    ) -> NDArray[np.int32] | None:
-        """Pockets numbered from 1 through all planes; None where there are none. Notes what lies beside each part."""
-        inner, many = pockets_of(mask)
-        if many == 0:
-            self._airy.append(np.ones(count, np.bool_))
-            return None
-        beside = _side_by_side(parts, inner)
-        first_pocket = self._pockets.add(segment, self._planes, inner, many)
-        airy = np.zeros(count, np.bool_)
-        airy[beside[beside[:, 1] == 0, 0] - 1] = True
-        self._airy.append(airy)
-        self._inner_edges.append(beside[beside[:, 1] > 0] + np.array([first - 1, first_pocket - 1], np.intp))
-        return np.where(inner > 0, inner + np.int32(first_pocket), np.int32(0))
+    def _numbered_pockets(self, image: LabelPlane, segment: Numbers, first: int) -> tuple[Numbers, Numbers]:
+        """Where pockets are, and which, numbered from 0 through all planes. Notes what lies beside each part.
+
+        segment: of each part of the image, ascending; first: the number of the first part.
+        """
+        keys, pockets, around = [NONE], [NONE], boxes(image)
+        for index, count in zip(*np.unique(segment, return_counts=True), strict=True):
+            rows, columns = around[int(self._label[index])]
+            mask = image[rows, columns] == self._label[index]
+            inner, many = pockets_of(mask)
+            airy = np.ones(count, np.bool_)
+            if many:
+                beside = _side_by_side(parts_of(mask)[0], inner)
+                airy[:] = False
+                airy[beside[beside[:, 1] == 0, 0] - 1] = True
+                closed = np.array([index] * many)
+                first_pocket = self._pockets.add(closed, self._planes, np.bincount(inner.reshape(-1))[1:])
+                self._inner_edges.append(beside[beside[:, 1] > 0] + np.array([first - 1, first_pocket - 1], np.intp))
+                j, i = np.nonzero(inner)
+                keys.append(index * image.size + (j + rows.start) * image.shape[1] + i + columns.start)
+                pockets.append(np.asarray(inner[j, i] + (first_pocket - 1), np.intp))
+            self._airy.append(airy)
+            first += int(count)
+        return np.concatenate(keys), np.concatenate(pockets)
 
     def _join_pockets(self, layer: _Layer, other: _Layer | None) -> None:
         """Join pockets with what lies at their place in the plane above or below; beyond the last there is the open."""
@@ -249,7 +220,7 @@ class Survey:
         is_pocket[is_pocket] = other.pocket_keys[at[is_pocket]] == layer.pocket_keys[is_pocket]
         is_open = ~is_pocket & (other.image.reshape(-1)[place] != self._label[segment])
         self._open.append(np.unique(layer.pockets[is_open]))
-        self._pocket_edges.append(_distinct(layer.pockets[is_pocket], other.pockets[at[is_pocket]]))
+        self._pocket_edges.append(distinct(layer.pockets[is_pocket], other.pockets[at[is_pocket]]))
 
 
 class _Gathered:
@@ -259,50 +230,23 @@ class _Gathered:
         self.count = 0
         self._columns: list[tuple[NDArray[np.uint16], NDArray[np.int32], NDArray[np.int32]]] = []
 
-    def add(self, segment: int, plane: int, numbered: NDArray[np.int32], count: int) -> int:
-        """Count the voxels of regions 1 .. count; how many regions there were before these."""
-        if count == 1:
-            voxels = np.array([np.count_nonzero(numbered)], np.int32)
-        else:
-            voxels = np.bincount(numbered.reshape(-1), minlength=count + 1)[1:].astype(np.int32)
-        self._columns.append((np.full(count, segment, np.uint16), np.full(count, plane, np.int32), voxels))
-        before, self.count = self.count, self.count + count
+    def add(self, segment: Numbers, plane: int, voxels: NDArray[np.number]) -> int:
+        """Regions of a plane, ascending by segment; how many regions there were before these."""
+        where = np.full(len(segment), plane, np.int32)
+        self._columns.append((segment.astype(np.uint16), where, voxels.astype(np.int32)))
+        before, self.count = self.count, self.count + len(segment)
         return before
 
     def all(self) -> Regions:
         columns = zip(*self._columns, strict=True) if self._columns else ((), (), ())
-        return Regions(*(np.concatenate([_NONE, *column]) for column in columns))
+        return Regions(*(np.concatenate([NONE, *column]) for column in columns))
 
 
 def _touching_parts(below: _Layer, above: _Layer) -> Numbers:
-    """(n, 2) parts, from 0, of one label that touch in two planes, by faces, edges or corners."""
-    rows, columns = (
-        slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(below.box, above.box, strict=True)
-    )
-    if rows.start >= rows.stop or columns.start >= columns.stop:
-        return _NO_EDGES
-
-    def cut(layer: _Layer, of: NDArray[T]) -> NDArray[T]:
-        (top, left) = (side.start for side in layer.box)
-        return of[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
-
-    labels, its = cut(above, above.labels), cut(below, below.labels)
-    parts, its_parts = cut(above, above.parts), cut(below, below.parts)
-    straight = (labels == its) & (labels > 0)
-    # Along a row most are like the one before.
-    changed = straight.copy()
-    same = (parts[:, 1:] == parts[:, :-1]) & (its_parts[:, 1:] == its_parts[:, :-1])
-    changed[:, 1:] &= ~(straight[:, :-1] & same)
-    lower, upper = [its_parts[changed]], [parts[changed]]
-    # Only a voxel with another label below can touch a part askew that its neighbours do not touch straight on.
-    j, i = np.nonzero((labels > 0) & ~straight)
-    if j.size:
-        its, its_parts = np.pad(its, 1), np.pad(its_parts, 1)
-        for down, right in product((0, 1, 2), repeat=2):
-            same = its[j + down, i + right] == labels[j, i]
-            lower.append(its_parts[j + down, i + right][same])
-            upper.append(parts[j, i][same])
-    return _distinct(np.concatenate(lower), np.concatenate(upper)) - 1
+    """(n, 2) parts of one segment that touch in two planes, by faces, edges or corners."""
+    width = below.runs.width
+    pairs = np.concatenate(list(touching(below.runs, above.runs, [-width, 0, width])))
+    return distinct(below.part[pairs[:, 0]], above.part[pairs[:, 1]])
 
 
 def _side_by_side(parts: NDArray[np.int32], inner: NDArray[np.int32]) -> Numbers:
@@ -314,18 +258,7 @@ def _side_by_side(parts: NDArray[np.int32], inner: NDArray[np.int32]) -> Numbers
     parts, inner = np.pad(parts, ((0, 0), (1, 1))), np.pad(inner, ((0, 0), (1, 1)))
     sides = (np.s_[:, 1:], np.s_[:, :-1]), (np.s_[:, :-1], np.s_[:, 1:])
     edge = [(parts[one] > 0) & (parts[beside] == 0) for one, beside in sides]
-    return _distinct(
+    return distinct(
         np.concatenate([parts[one][at] for (one, _), at in zip(sides, edge, strict=True)]),
         np.concatenate([inner[beside][at] for (_, beside), at in zip(sides, edge, strict=True)]),
     )
-
-
-def _distinct(a: NDArray[np.integer], b: NDArray[np.integer]) -> Numbers:
-    """(n, 2): which a occurs with which b."""
-    if not a.size:
-        return _NO_EDGES
-    a, b = a.astype(np.int64), b.astype(np.int64)
-    base = int(b.max()) + 1
-    keys = a * base + b
-    keys = keys[np.flatnonzero(np.diff(keys, prepend=-1))]  # most are like the one before
-    return np.stack(np.divmod(np.unique(keys), base), axis=1)

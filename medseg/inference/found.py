@@ -39,6 +39,7 @@ class Found:
         self.numbers = [one.number for one in bundle.segments]
         self._known = np.zeros(MOST_LABELS + 1, np.uint8)
         self._known[self.numbers] = self.numbers
+        self._as_it_is = bool((self._known == np.arange(MOST_LABELS + 1))[: bundle.out_channels].all())
         self._channels = [number - 1 for number in self.numbers]
         self.planes = PlaneSpool()
         self.survey = Survey(self.numbers, exclusive=self.exclusive, holes=self.postprocess.fill_holes)
@@ -73,7 +74,9 @@ class Found:
         self._waiting.append(self._beside.submit(self._look_at, plane.cpu().numpy()))
 
     def _look_at(self, given: LabelPlane) -> None:
-        labels = self._known[given[0]] if self.exclusive else given[self._channels]
+        labels = given[self._channels] if not self.exclusive else given[0]
+        if self.exclusive and not self._as_it_is:
+            labels = self._known[labels]
         self.planes.put(labels)
         self.survey.add(labels)
 

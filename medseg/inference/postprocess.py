@@ -19,8 +19,9 @@ from typing import Final
 import numpy as np
 
 from medseg.dicom.instance import Vector
-from medseg.inference.components import Census, Mask, Numbers, Survey, joined, parts_of, pockets_of
+from medseg.inference.components import Census, Mask, Survey, parts_of, pockets_of
 from medseg.inference.labels import LabelPlane, boxes
+from medseg.inference.runs import Numbers, joined
 from medseg.inference.spool import PlaneSpool
 
 _ROUNDING: Final = 1e-9  # relative: twenty voxels of 0.05 ml are 1 ml

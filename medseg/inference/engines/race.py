@@ -179,10 +179,12 @@ def race(
 ) -> Verdict:
     """Run all entrants and torch over the windows, and keep the verdict and what the winner is made of.
 
+    windows (B, C, *roi): repeated to the case's batch where they are fewer, since some run a batch side by side.
     question: "auto", or the one entrant's name, which is then taken if it agrees, however fast it is.
     waiting: called several times a second while a back-end is made, and between runs; may raise to stop.
     """
     shelf = Shelf(case)
+    windows = windows[torch.arange(max(len(windows), case.batch)) % len(windows)]
     begin = time.perf_counter()
     reference: Any = eager(case, "fp32")(windows)
     _wait(case)
