@@ -1,26 +1,24 @@
 """Frames of a BINARY segmentation: bits packed as planes come, and their functional groups as bytes.
 
 Building 7,000 frames of functional groups as pydicom data sets takes many seconds; but a frame's groups are those of
-its plane and those of its segment side by side, so each is encoded once and frames are put together from bytes.
+its plane and those of its segment side by side, so frames are put together from the bytes of these.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from highdicom.sr import CodedConcept
-from pydicom import Dataset
 from pydicom.sr.codedict import codes
 
 from medseg.dicom.instance import Slice
 from medseg.inference.labels import LabelPlane, boxes
-from medseg.results.modules import decimal, encode
+from medseg.results.modules import decimal, element, encode, item, reference_elements
 
-_ITEM = b"\xfe\xff\x00\xe0"
 _PURPOSE = CodedConcept.from_code(codes.cid7202.SourceImageForImageProcessingOperation)
 _DERIVATION = CodedConcept.from_code(codes.cid7203.SegmentationImageDerivation)
 
@@ -71,62 +69,45 @@ def pixel_data(frames: Iterable[Frame], voxels: int) -> Iterator[bytes]:
         yield np.packbits(carried, bitorder="little").tobytes()
 
 
-def functional_groups(frames: Iterable[Frame], slices: tuple[Slice, ...], used: tuple[int, ...]) -> bytes:
+def functional_groups(frames: Sequence[Frame], slices: tuple[Slice, ...], used: tuple[int, ...]) -> bytes:
     """The value of PerFrameFunctionalGroupsSequence: one item per frame.
 
     used: planes with at least one frame, in order; a frame's second DimensionIndexValue is its place among them.
     """
     place = {k: index for index, k in enumerate(used, start=1)}
-    planes = {k: (encode(_derivation(slices[k])), encode(_position(slices[k]))) for k in used}
-    segments: dict[int, bytes] = {}
+    purpose, derived = (item(encode(concept)) for concept in (_PURPOSE, _DERIVATION))
+    planes = {k: (_derivation(slices[k], purpose, derived), _position(slices[k])) for k in used}
+    segments = {number: _identification(number) for number in {frame.segment for frame in frames}}
     items = []
     for frame in frames:
         derivation, position = planes[frame.k]
-        if frame.segment not in segments:
-            segments[frame.segment] = encode(_identification(frame.segment))
-        content = _frame_content(frame.segment, place[frame.k])
-        item = derivation + content + position + segments[frame.segment]  # by increasing tag
-        items.append(_ITEM + struct.pack("<I", len(item)) + item)
+        items.append(item(derivation, _frame_content(frame.segment, place[frame.k]), position, segments[frame.segment]))
     return b"".join(items)
 
 
 def _frame_content(*dimension_index_values: int) -> bytes:
-    # FrameContentSequence (0020,9111) of one item with DimensionIndexValues (0020,9157) UL
     values = struct.pack(f"<{len(dimension_index_values)}I", *dimension_index_values)
-    element = b"\x20\x00\x57\x91UL" + struct.pack("<H", len(values)) + values
-    item = _ITEM + struct.pack("<I", len(element)) + element
-    return b"\x20\x00\x11\x91SQ\x00\x00" + struct.pack("<I", len(item)) + item
+    return element("FrameContentSequence", "SQ", item(element("DimensionIndexValues", "UL", values)))
 
 
-def _derivation(part: Slice) -> Dataset:
+def _derivation(part: Slice, purpose: bytes, derived: bytes) -> bytes:
     """Derivation Image functional group (PS3.3 C.7.6.16.2.6): exactly the slice that the frame lies on."""
     assert part.instance is not None
-    source = Dataset()
-    source.ReferencedSOPClassUID = part.instance.sop_class_uid
-    source.ReferencedSOPInstanceUID = part.instance.sop_instance_uid
-    if part.frame is not None:
-        source.ReferencedFrameNumber = part.frame
-    source.SpatialLocationsPreserved = "YES"
-    source.PurposeOfReferenceCodeSequence = [_PURPOSE]
-    derivation = Dataset()
-    derivation.DerivationCodeSequence = [_DERIVATION]
-    derivation.SourceImageSequence = [source]
-    group = Dataset()
-    group.DerivationImageSequence = [derivation]
-    return group
+    source = item(
+        *reference_elements(part.instance.sop_class_uid, part.instance.sop_instance_uid),
+        *([] if part.frame is None else [element("ReferencedFrameNumber", "IS", str(part.frame))]),
+        element("SpatialLocationsPreserved", "CS", "YES"),
+        element("PurposeOfReferenceCodeSequence", "SQ", purpose),
+    )
+    group = item(element("SourceImageSequence", "SQ", source), element("DerivationCodeSequence", "SQ", derived))
+    return element("DerivationImageSequence", "SQ", group)
 
 
-def _position(part: Slice) -> Dataset:
-    position = Dataset()
-    position.ImagePositionPatient = [decimal(value) for value in part.plane.position_mm]
-    group = Dataset()
-    group.PlanePositionSequence = [position]
-    return group
+def _position(part: Slice) -> bytes:
+    position = "\\".join(decimal(value) for value in part.plane.position_mm)
+    return element("PlanePositionSequence", "SQ", item(element("ImagePositionPatient", "DS", position)))
 
 
-def _identification(segment: int) -> Dataset:
-    identification = Dataset()
-    identification.ReferencedSegmentNumber = segment
-    group = Dataset()
-    group.SegmentIdentificationSequence = [identification]
-    return group
+def _identification(segment: int) -> bytes:
+    number = element("ReferencedSegmentNumber", "US", struct.pack("<H", segment))
+    return element("SegmentIdentificationSequence", "SQ", item(number))

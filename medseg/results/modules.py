@@ -7,10 +7,12 @@ it byte for byte, so a malformed name or date in the source neither stops us nor
 from __future__ import annotations
 
 import logging
+import struct
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import cast
 
 import highdicom
@@ -191,8 +193,17 @@ def series_reference(series_uid: str, instances: Iterable[tuple[str, str]], *, k
     """
     series = Dataset()
     series.SeriesInstanceUID = series_uid
-    setattr(series, keyword, [instance_reference(sop_class, instance) for sop_class, instance in instances])
+    tag = Tag(tag_for_keyword(keyword) or 0)
+    items = b"".join(item(*reference_elements(sop_class, instance)) for sop_class, instance in instances)
+    series[tag] = raw_element(tag, "SQ", items)
     return series
+
+
+def reference_elements(sop_class_uid: str, sop_instance_uid: str) -> tuple[bytes, bytes]:
+    """SOP Instance Reference Macro (PS3.3 10.8) as bytes: there are as many as slices."""
+    return element("ReferencedSOPClassUID", "UI", sop_class_uid), element(
+        "ReferencedSOPInstanceUID", "UI", sop_instance_uid
+    )
 
 
 def instance_reference(sop_class_uid: str, sop_instance_uid: str) -> Dataset:
@@ -287,6 +298,28 @@ def copy_element(source: Dataset, target: Dataset, keyword: str) -> None:
 def raw_element(tag: BaseTag, vr: str, value: bytes) -> RawDataElement:
     """An element whose bytes go to the file as they are (Explicit VR Little Endian)."""
     return RawDataElement(tag, vr, len(value), value, 0, False, True)
+
+
+def element(keyword: str, vr: str, value: str | bytes) -> bytes:
+    """An element of ours in Explicit VR Little Endian (PS3.5 7.1.2). value: ASCII, or bytes of even length; of a
+    sequence its items."""
+    data = value.encode("ascii") if isinstance(value, str) else value
+    if len(data) % 2:
+        data += b"\0" if vr == VR.UI else b" "
+    length = struct.pack("<HI", 0, len(data)) if vr == VR.SQ else struct.pack("<H", len(data))
+    return _tag(keyword) + vr.encode("ascii") + length + data
+
+
+def item(*elements: bytes) -> bytes:
+    """An item of a sequence (PS3.5 7.5), of elements by increasing tag."""
+    length = sum(map(len, elements))
+    return b"".join((b"\xfe\xff\x00\xe0", struct.pack("<I", length), *elements))
+
+
+@cache
+def _tag(keyword: str) -> bytes:
+    tag = Tag(tag_for_keyword(keyword) or 0)
+    return struct.pack("<HH", tag.group, tag.element)
 
 
 def encode(dataset: Dataset) -> bytes:

@@ -6,8 +6,9 @@ references, identity. A result that fails here never leaves.
 
 from __future__ import annotations
 
+import math
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from io import SEEK_END, BytesIO
@@ -88,65 +89,53 @@ def _compare(
     exclusive: bool,
 ) -> Verified:
     slices = _slices_by_reference(stack)
-    where: dict[tuple[int, int], int] = {}
+    counts = dict.fromkeys((segment.number for segment in segments), 0)
+    where: list[dict[int, int]] = [{} for _ in stack.slices]  # of each slice: segment -> frame
     for number, frame in enumerate(frames):
         k = slices.get(frame.source)
         if k is None:
             raise VerificationFailed(f"frame {number + 1}: its source {frame.source} is not a slice of the stack")
-        distance = float(np.linalg.norm(np.subtract(frame.position_mm, _source_position_mm(stack, k))))
+        distance = math.dist(frame.position_mm, _source_position_mm(stack, k))
         if not distance <= TOLERANCE_MM:
             raise VerificationFailed(
                 f"frame {number + 1}: lies {distance:.4f} mm from its source {frame.source}, allowed {TOLERANCE_MM} mm"
             )
-        if (frame.segment, k) in where:
+        if frame.segment not in counts:
+            raise VerificationFailed(f"frame {number + 1}: there is no segment {frame.segment}")
+        if frame.segment in where[k]:
             raise VerificationFailed(f"frame {number + 1}: a second frame of segment {frame.segment} on slice {k}")
-        where[frame.segment, k] = number
-    counts = dict.fromkeys((segment.number for segment in segments), 0)
+        where[k][frame.segment] = number
     k = -1
     for k, plane in enumerate(planes):
-        for segment, wanted in _wanted(plane, exclusive=exclusive):
-            if segment not in counts:
-                raise VerificationFailed(f"slice {k}: label {segment} belongs to no segment")
-            frame_number = where.pop((segment, k), None)
-            if frame_number is None:
-                raise VerificationFailed(f"segment {segment} on slice {k} is missing")
-            start, found = pixels.frame(frame_number)
-            inside = wanted.labels[start : start + found.size] == wanted.value
-            if wanted.voxels != np.count_nonzero(found) or not np.array_equal(inside, found):
+        if k == len(where):
+            break
+        found: dict[int, int] = {}
+        for segment, number in where[k].items():
+            start, bits = pixels.frame(number)
+            labels, value = (plane, segment) if exclusive else (plane[segment - 1], 1)
+            if not np.array_equal(labels.reshape(-1)[start : start + bits.size] == value, bits):
                 raise VerificationFailed(
-                    f"frame {frame_number + 1}: voxels of segment {segment} on slice {k} differ from what was found"
+                    f"frame {number + 1}: voxels of segment {segment} on slice {k} differ from what was found"
                 )
-            counts[segment] += wanted.voxels
-    for (segment, plane_number), frame_number in where.items():
-        if pixels.frame(frame_number)[1].any():
-            raise VerificationFailed(
-                f"frame {frame_number + 1}: nothing of {segment} was found on slice {plane_number}"
-            )
+            found[segment] = int(np.count_nonzero(bits))
+            counts[segment] += found[segment]
+        # No frame has a voxel too many; that none is missing, the sum says.
+        if np.count_nonzero(plane) != sum(found.values()):
+            raise VerificationFailed(f"slice {k}: {_missing(plane, found, exclusive=exclusive)}")
     if k + 1 != len(stack.slices):
         raise VerificationFailed(f"{k + 1} label planes for {len(stack.slices)} slices")
     return Verified(len(frames), counts)
 
 
-@dataclass(frozen=True, eq=False)
-class _Wanted:
-    """Voxels of `labels` (flat) that equal `value`, and how many these are."""
-
-    labels: LabelPlane
-    value: int
-    voxels: int
-
-
-def _wanted(plane: LabelPlane, *, exclusive: bool) -> Iterator[tuple[int, _Wanted]]:
-    """What a label plane says of each segment that it has a voxel of."""
-    if exclusive:
-        flat = plane.reshape(-1)
-        for number, voxels in enumerate(np.bincount(flat)):
-            if number and voxels:
-                yield number, _Wanted(flat, number, int(voxels))
-    else:
-        for number, mask in enumerate(plane, start=1):
-            if mask.any():
-                yield number, _Wanted(mask.reshape(-1), 1, int(np.count_nonzero(mask)))
+def _missing(plane: LabelPlane, found: Mapping[int, int], *, exclusive: bool) -> str:
+    """What a label plane has that the frames of its slice have not. found: segment -> voxels."""
+    wanted = np.bincount(plane.reshape(-1)) if exclusive else [0, *(np.count_nonzero(mask) for mask in plane)]
+    wrong = (
+        f"{voxels} voxels of segment {segment}, {found.get(segment, 0)} in the file"
+        for segment, voxels in enumerate(wanted)
+        if segment and voxels != found.get(segment, 0)
+    )
+    return ", ".join(wrong)
 
 
 def _check_identity(seg: Dataset, stack: Stack, segments: tuple[Segment, ...]) -> None:
