@@ -376,10 +376,15 @@ def _reject(reply: A_ASSOCIATE) -> tuple[int, int, int]:
 def _connected(event: Any, timeout_s: float, connected: threading.Event) -> None:
     """No waiting for more to send (Nagle), and no waiting for ever inside a PDU."""
     connected.set()
-    event.assoc._reactor_checkpoint = _Pause()
-    event.assoc.__class__ = _Requestor
+    no_answer_lost(event)
     event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     event.assoc.dul.socket.socket.settimeout(timeout_s)
+
+
+def no_answer_lost(event: Any) -> None:
+    """EVT_CONN_OPEN of any association of pynetdicom's that is to send (`_Requestor`)."""
+    event.assoc._reactor_checkpoint = _Pause()
+    event.assoc.__class__ = _Requestor
 
 
 def _take_report(

@@ -18,12 +18,13 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_uid
-from pynetdicom import AE
+from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from sqlalchemy import text
 
 from gateway.dimse.command import elements, p_data
 from gateway.dimse.scp import StorageScp, Timeouts
+from gateway.dimse.scu import no_answer_lost
 from gateway.dimse.storing import Limits
 from gateway.ledger import Ledger
 from gateway.receive.spool import Spool, Watermark
@@ -142,7 +143,8 @@ def associate(
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 30
     for abstract_syntax, transfer_syntaxes in contexts:
         ae.add_requested_context(abstract_syntax, list(transfer_syntaxes))
-    return ae.associate("127.0.0.1", port, ae_title=names.get("called", "MEDSEG"))
+    handlers: list[Any] = [(evt.EVT_CONN_OPEN, no_answer_lost)]
+    return ae.associate("127.0.0.1", port, ae_title=names.get("called", "MEDSEG"), evt_handlers=handlers)
 
 
 def element(number: int, value: bytes) -> bytes:
