@@ -15,7 +15,7 @@ of its own, whichever end the slices come from:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Final, Protocol
 
 import torch
 from torch import Tensor
@@ -24,6 +24,8 @@ from medseg.inference.windows import Layout
 
 Room = Callable[..., Tensor]
 """Zeros of a shape, on the device where scores are to be stitched."""
+
+_TOGETHER: Final = 8  # slices whose weights are added up at once
 
 
 class Stitch(Protocol):
@@ -50,7 +52,7 @@ class RowSums:
         self._begin: int | None = None
         self._held: dict[int, list[Tensor]] = {}  # slice: sums of rows, in the order in which they came
         self._begins: list[int] = []
-        self._weights = weights
+        self._weights = weights.contiguous()
 
     def add(self, k: int, j: int, i: int, window: Tensor) -> None:
         depth, height, width = self._where.extent
@@ -69,10 +71,15 @@ class RowSums:
         if self._begin is None:
             return
         last = self._begins[-1] + self._where.extent[0]
+        done = last if begin is None else min(begin, last)
+        weights = self._weights
         for k in range(self._begin, last):
             sums = [*self._held.pop(k, ()), self._row[:, k - self._begin]]
-            if begin is None or k < begin:
-                yield k, (self._sum(sums) / self._weight(k))[:, None]
+            at = (k - self._begin) % _TOGETHER
+            if k < done and at == 0:
+                weights = self._weight(k, min(k + _TOGETHER, done))
+            if k < done:
+                yield k, (self._sum(sums) / weights[at])[:, None]
             elif self._where.backwards:
                 self._held[k] = [*sums[:-1], sums[-1].clone()]
             else:
@@ -81,18 +88,19 @@ class RowSums:
         self._begin = None
         self._row.zero_()
 
-    def _weight(self, k: int) -> Tensor:
-        """Of slice k (j, i), over all rows."""
-        over = [one for one in self._begins if one <= k < one + self._where.extent[0]]
-        return self._sum([self._row_weight(k - one) for one in over])
-
-    def _row_weight(self, k: int) -> Tensor:
-        """Of slice k of a row (j, i)."""
-        _, height, width = self._where.extent
-        weight = torch.zeros(self._where.shape[1:], device=self._weights.device)
-        for j, i in self._where.in_plane():
-            weight[j : j + height, i : i + width] += self._weights[k]
-        return weight
+    def _weight(self, first: int, last: int) -> Tensor:
+        """Of slices first..last-1 (k, j, i), over all rows."""
+        depth, height, width = self._where.extent
+        shape = last - first, *self._where.shape[1:]
+        rows = []
+        for begin in self._begins:
+            low, high = max(first, begin), min(last, begin + depth)
+            row = torch.zeros(shape, device=self._weights.device)
+            for j, i in self._where.in_plane() if low < high else ():
+                under = row[low - first : high - first, j : j + height, i : i + width]
+                under += self._weights[low - begin : high - begin]
+            rows.append(row)
+        return self._sum(rows)
 
     def _sum(self, rows: list[Tensor]) -> Tensor:
         first, *others = reversed(rows) if self._where.backwards else rows
