@@ -32,7 +32,12 @@ import pydicom
 from pydicom import Dataset
 from pydicom.uid import generate_uid
 from pynetdicom import AE, evt
-from streaming import make_bundle, make_study, unstreamed  # beside this file; makes the checkout importable
+from streaming import (
+    find_engine,
+    make_bundle,
+    make_study,
+    unstreamed,
+)  # beside this file; makes the checkout importable
 
 from gateway.dimse.scu import no_answer_lost
 from tests.gateway.running import Pacs, Serving, wait_for
@@ -136,6 +141,7 @@ def main() -> None:
         work = Path(name)
         bundle = make_bundle(work / "spleen", CHANNELS)
         instances = make_study(work / "study", chosen.data, chosen.slices)
+        find_engine(bundle, work / "cache")
         unstreamed(bundle, instances, work / "first")
         pacs = Pacs()
         stack.callback(pacs.close)

@@ -110,6 +110,23 @@ def test_the_fastest_that_agrees_is_taken_and_what_does_not_is_said(stable: Stab
     assert any("broken" in said and "RuntimeError" in said for said in warnings)
 
 
+def test_a_race_runs_as_many_windows_at_once_as_jobs_do(stable: Stable, monkeypatch: pytest.MonkeyPatch):
+    ran: list[int] = []
+    stable.add("openvino", 0.5)
+
+    def load(case: Case, folder: Path) -> Run:
+        def run(windows: Tensor) -> Tensor:
+            ran.append(len(windows))
+            return eager(case)(windows)
+
+        return run
+
+    monkeypatch.setitem(BACKENDS, "openvino", replace(BACKENDS["openvino"], load=load))
+    case = small_case()
+    racing.race("auto", case, WINDOWS[:1], labels, [BACKENDS["openvino"]])
+    assert set(ran) == {case.batch}
+
+
 def test_torch_stays_where_another_is_hardly_faster(stable: Stable):
     stable.add("openvino", 0.97)
     assert chosen(small_case()) == ("torch", [])
