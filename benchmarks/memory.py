@@ -1,15 +1,15 @@
 """Peak memory of a whole job against the number of slices, and within a limit.
 
     python benchmarks/memory.py [--slices 200,400,800,1600] [--size 512] [--classes 2] [--spacing 1.5,1.5,2]
-        [--window 96] [--channels 16,32,64,128,256] [--limit GIB] [--plain SLICES] > memory.jsonl
+        [--window 96] [--channels 16,32,64,128,256] [--engine auto] [--limit GIB] [--plain SLICES] > memory.jsonl
     python benchmarks/memory.py --plot memory.jsonl docs/images/memory.svg docs/images/time.svg
 
 The study is a phantom CT, there and back again until it has so many slices (temporary files, deleted), the network a
-UNet with random weights whose labels do not flicker. Each turn is a process of its own, `medseg infer` with its default
-formats; its peak resident memory (VmHWM) is what it read of itself at its end. With --plain the way of MONAI's
-tutorials runs beside it (`whole_job.plain`), up to so many slices: it takes 18 MB a slice. With --limit the job is told
-that it has so much memory, its own process included: it then runs fewer windows at a time, or refuses with its estimate
-(exit code 5).
+UNet with random weights whose labels do not flicker; engines have raced before. Each turn is a process of its own,
+`medseg infer` with its default formats; its peak resident memory (VmHWM) is what it read of itself at its end. With
+--plain the way of MONAI's tutorials runs beside it (`whole_job.plain`), up to so many slices: it takes 18 MB a slice.
+With --limit the job is told that it has so much memory, its own process included: it then runs fewer windows at a time,
+or refuses with its estimate (exit code 5).
 
 One JSON line for each turn; the last gives how much the most slices take over the fewest.
 """
@@ -28,8 +28,9 @@ from typing import Any
 
 import plots
 import torch
-from streaming import ROOT, write_mirrored  # beside this file; makes the checkout importable
+from streaming import ROOT, find_engine, write_mirrored  # beside this file; makes the checkout importable
 
+from medseg.bundle.load import load_bundle
 from medseg.dicom.phantom import Ellipsoid, make_series
 from tests.medseg.bundle import zoo
 
@@ -124,6 +125,7 @@ def main() -> None:
     options.add_argument("--spacing", default="1.5,1.5,2", help="mm, of the model's grid")
     options.add_argument("--window", type=int, default=96)
     options.add_argument("--channels", default="16,32,64,128,256", help="of the UNet, level by level")
+    options.add_argument("--engine", default="auto")
     options.add_argument("--limit", type=float, default=0, help="GiB")
     options.add_argument("--plain", type=int, default=0, metavar="SLICES")
     options.add_argument(
@@ -139,11 +141,14 @@ def main() -> None:
         channels = [int(width) for width in chosen.channels.split(",")]
         spacing_mm = [float(mm) for mm in chosen.spacing.split(",")]
         bundle = make_bundle(work / "organs", chosen.classes, chosen.window, channels, spacing_mm)
+        if chosen.engine == "auto":
+            find_engine(load_bundle(bundle), work / "cache")
         for slices in map(int, chosen.slices.split(",")):
             study = make_study(work / f"study {slices}", slices, chosen.size)
             out = str(work / f"out {slices}")
             limit = str(int(chosen.limit * 2**30))
-            asked = ["infer", str(study), "--bundle", str(bundle), "-o", out, "--device", "cpu", "--engine", "torch"]
+            how = ["--bundle", str(bundle), "--device", "cpu", "--engine", chosen.engine]
+            asked = ["infer", str(study), "-o", out, *how]
             ways = {"medseg": (INFER, limit, *asked)}
             if slices <= chosen.plain:
                 ways["plain"] = (PLAIN, str(bundle), str(study), out)

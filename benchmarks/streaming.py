@@ -74,7 +74,7 @@ def find_engine(bundle: Bundle, cache: Path) -> None:
     """Let engines race, as `medseg bench engines` does, so that no job that is measured has to; this process, and those
     that it starts, find the verdict in `cache`."""
     os.environ["MEDSEG_CACHE"] = str(cache)
-    noise = torch.rand(1, 1, 96, 96, 96, generator=torch.Generator().manual_seed(0))
+    noise = torch.rand(1, 1, *bundle.recipe.window.roi, generator=torch.Generator().manual_seed(0))
     cpu = torch.device("cpu")
     Engine(NETWORKS.get(bundle, cpu), bundle, cpu, batch=steady_batch(bundle.recipe.window.batch)).race(noise)
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from medseg.bundle.bundle import Bundle
 from medseg.bundle.network import load_network
 from medseg.errors import InvalidBundle, OutOfMemory, ResourceError, UsageError
-from medseg.inference.engines.backends import AUTOCAST, FAILURES, TORCH, Case, Run
+from medseg.inference import heap
+from medseg.inference.engines.backends import AUTOCAST, FAILURES, OPENVINO, TORCH, Case, Run
 from medseg.inference.engines.race import AUTO, Verdict, candidates, choose, race, usable
 from medseg.inference.restore import activate, discretise
 from medseg.inference.staging import Staging
@@ -192,6 +193,7 @@ class Engine:
 
     def _scores(self, windows: Tensor) -> Tensor:
         if self._run is None:
+            heap.keep_large(True)
             chosen = choose(
                 self._wanted,
                 self._case(windows),
@@ -202,6 +204,7 @@ class Engine:
                 waiting=self._waiting,
             )
             self.name, self._run = chosen.engine, chosen.run
+            heap.keep_large(self.name != OPENVINO)
             if chosen.scores is not None:
                 return chosen.scores
         try:

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 AUTOCAST: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
 TORCH: Final = "torch"
+OPENVINO: Final = "openvino"
 
 Run: TypeAlias = Callable[[Tensor], Tensor]
 """(B, C, *roi) -> (B, K, *roi), on the case's device; any B. 2D windows have two entries in roi."""
@@ -359,7 +360,7 @@ BACKENDS: Final[dict[str, BackEnd]] = {
     for one in (
         BackEnd(TORCH, 0, _here, _nothing, lambda case, _: eager(case)),
         BackEnd("torch-channels-last", 1, _channels_last_missing, _nothing, _load_channels_last),
-        BackEnd("openvino", 8, _openvino_missing, _make_openvino, _load_openvino),
+        BackEnd(OPENVINO, 8, _openvino_missing, _make_openvino, _load_openvino),
         BackEnd("compile", 60, _compile_missing, _make_compiled, _load_compiled),
         BackEnd("tensorrt", 90, _tensorrt_missing, _make_tensorrt, _load_tensorrt),
     )

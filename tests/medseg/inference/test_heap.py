@@ -1,0 +1,33 @@
+"""What becomes of memory that is freed."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+
+import pytest
+
+FREED_MB = """
+import resource, sys
+import numpy as np
+from medseg.inference.heap import keep_large
+
+def resident_mb():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() >> 20
+
+for kept in map(int, sys.argv[1]):
+    keep_large(bool(kept))
+small = []
+large = [(np.ones(8 << 20, np.uint8), small.append(bytes(60_000)))[0] for _ in range(20)]
+before = resident_mb()
+del large
+print(before - resident_mb())
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="another C library")
+@pytest.mark.parametrize(("settings", "given_back"), [("1", False), ("0", True), ("10", True), ("01", False)])
+def test_large_blocks_between_small_ones_go_back_when_asked_for(settings, given_back):
+    told = subprocess.run([sys.executable, "-c", FREED_MB, settings], check=True, capture_output=True, text=True)
+    assert int(told.stdout) > 150 if given_back else int(told.stdout) < 10
