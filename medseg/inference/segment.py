@@ -29,7 +29,7 @@ from medseg.dicom.geometry import classify
 from medseg.dicom.instance import Pixels, Slice
 from medseg.dicom.series import Level, Series, SliceSource, Stack
 from medseg.errors import GeometryRefused, InputError, InvalidBundle, OutOfMemory, UsageError
-from medseg.inference import fallback, memory
+from medseg.inference import fallback, heap, memory
 from medseg.inference.arrival import Contradicted, Intake, Passage, start
 from medseg.inference.beside import Beside
 from medseg.inference.decoding import AHEAD, Decoder
@@ -51,6 +51,7 @@ from medseg.progress import Cancelled, Progress, Report, Stage, StageClock, chec
 T = TypeVar("T")
 Slab: TypeAlias = tuple[int, Tensor]
 NETWORKS: Final = Networks()
+_TIDY: Final = 64  # planes found
 
 
 @dataclass(frozen=True)
@@ -307,6 +308,8 @@ class _Run:
             with found:
                 for plane in restore(slabs, self.recipe.finish, way, found.certainty, clean):
                     found.add(plane)
+                    if len(found) % _TIDY == 0:
+                        heap.give_back()
 
         try:
             with Beside(consume, lambda slab: slab[1].nbytes, memory.WAITING) as self.beside:
