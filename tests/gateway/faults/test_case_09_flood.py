@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 
 from tests.gateway.faults.faulty import Faulty, phantom, store_all
 from tests.gateway.receiving import RawPeer, associate_request
 from tests.gateway.running import wait_for
 
 LOCAL_LIMIT = (2, 3, 2)  # transient; presentation; local limit exceeded (PS3.8 table 9-21)
+
+
+def is_open(peer: RawPeer) -> bool:
+    """Whether an association to which nothing was said has not been ended by the other side."""
+    try:
+        peer.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return True
+    except ConnectionError:
+        return False
+    return False
 
 
 def test_case_09_a_flood_from_one_caller(gateway: Faulty) -> None:
@@ -20,7 +32,8 @@ def test_case_09_a_flood_from_one_caller(gateway: Faulty) -> None:
         ]
         accepted = [peer for peer in flood if peer.answer_type == 2]
         rejected = [peer for peer in flood if peer.answer_type == 3]
-        assert len(accepted) <= 10 and len(accepted) + len(rejected) == 100
+        # On a busy machine the first are let go for their silence, and others let in, before the last has asked.
+        assert sum(map(is_open, accepted)) <= 10 and len(accepted) + len(rejected) == 100
         assert {tuple(peer.answer[1:4]) for peer in rejected} == {LOCAL_LIMIT}
         assert store_all(gateway.port, patient, calling="MODEST") == [0] * 8
     wait_for("room for the first again", lambda: store_all(gateway.port, patient[:1], calling="ABUSIVE") == [0])
