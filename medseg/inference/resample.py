@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final, TypeAlias
 
 import numpy as np
 import torch
@@ -183,28 +184,52 @@ def blend(first: Tensor, second: Tensor, here: float, there: float) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class InPlane:
-    """Operators along rows and columns: rows (new, old) or None to keep, columns (old, new) or None."""
+    """Operators along rows and columns; None keeps them as they are."""
 
-    rows: Tensor | None
-    columns: Tensor | None
-    _there: dict[torch.device, tuple[Tensor | None, ...]] = field(default_factory=dict)  # on each device
+    rows: Taps | None
+    columns: Taps | None
+    _bands: dict[torch.device, tuple[list[Band], list[Band]]] = field(default_factory=dict)  # on each device
 
     @staticmethod
     def of(rows: Taps, columns: Taps) -> InPlane:
-        return InPlane(
-            None if rows.identity else rows.matrix(), None if columns.identity else columns.matrix().T.contiguous()
-        )
+        return InPlane(None if rows.identity else rows, None if columns.identity else columns)
 
     def __call__(self, planes: Tensor) -> Tensor:
         """(..., j, i) -> (..., new j, new i)."""
-        if planes.device not in self._there:
-            self._there[planes.device] = tuple(
-                None if one is None else one.to(planes.device) for one in (self.rows, self.columns)
-            )
-        rows, columns = self._there[planes.device]
-        if columns is not None:
-            planes = planes @ columns
-        return planes if rows is None else rows @ planes
+        if planes.device not in self._bands:
+            self._bands[planes.device] = _bands(self.rows, planes.device), _bands(self.columns, planes.device)
+        rows, columns = self._bands[planes.device]
+        if self.columns is not None:
+            given, planes = planes, planes.new_empty(*planes.shape[:-1], len(self.columns))
+            for new, old, matrix in columns:
+                planes[..., new] = given[..., old] @ matrix.T
+        if self.rows is not None:
+            given, planes = planes, planes.new_empty(*planes.shape[:-2], len(self.rows), planes.shape[-1])
+            for new, old, matrix in rows:
+                torch.matmul(matrix, given[..., old, :], out=planes[..., new, :])
+        return planes
+
+
+Band: TypeAlias = tuple[slice, slice, Tensor]
+"""Some new samples, the old ones that they are made of, and the matrix (new, old) between these."""
+
+_BAND: Final = 64  # new samples: of 32 or 128 as fast, all at once six times slower for 340 x 340 -> 512 x 512
+
+
+def _bands(along: Taps | None, device: torch.device) -> list[Band]:
+    """An operator's matrix without most of its zeros; on a GPU as it is, where one call is better than many."""
+    if along is None:
+        return []
+    matrix, size = along.matrix().to(device), _BAND if device.type == "cpu" else len(along)
+    bands = []
+    for begin in range(0, len(along), size):
+        new = slice(begin, min(begin + size, len(along)))
+        old = slice(
+            int(min(along.lower[new].min(), along.upper[new].min())),
+            int(max(along.lower[new].max(), along.upper[new].max())) + 1,
+        )
+        bands.append((new, old, matrix[new, old].contiguous()))
+    return bands
 
 
 def resample_separable(volume: Tensor, axes: tuple[Taps, Taps, Taps]) -> Tensor:
