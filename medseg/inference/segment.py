@@ -312,7 +312,7 @@ class _Run:
                         heap.give_back()
 
         try:
-            with Beside(consume, lambda slab: slab[1].nbytes, memory.WAITING) as self.beside:
+            with self.engine.at_work(), Beside(consume, lambda slab: slab[1].nbytes, memory.WAITING) as self.beside:
                 for slab in slabs:
                     self.beside.put(slab)
                     self._tell(Stage.RESTORE, len(found), count())
@@ -463,6 +463,7 @@ class _Run:
             room=self.engine.room,
             exact=self.settings.exact,
             steady=lambda: self.engine.steady,
+            beside=lambda: self.engine.beside,
         )
         return self._timed(Stage.INFER, scored)
 

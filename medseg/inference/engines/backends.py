@@ -28,6 +28,8 @@ from typing import Any, Final, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from medseg.inference.engines.phases import in_phases
+
 AUTOCAST: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
 TORCH: Final = "torch"
 OPENVINO: Final = "openvino"
@@ -62,7 +64,8 @@ class BackEnd:
 
     cost_s: about how long a race waits for it to be made, on two cores and a network of a few million weights.
     missing: what it lacks on a device in a precision, and what to do; None where it can run.
-    make: fills an empty folder with all that `load` needs. Either raises one of `FAILURES` where it cannot.
+    make: fills an empty folder with all that `load` needs, of a network that it may change. Either raises one of
+        `FAILURES` where it cannot.
     """
 
     name: str
@@ -200,7 +203,7 @@ def _make_openvino(case: Case, folder: Path) -> None:
     from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 
     _quiet(TorchFXPythonDecoder)
-    exported = torch.export.export(case.network, (case.example(),))
+    exported = torch.export.export(in_phases(case.network), (case.example(),))
     decoder = TorchFXPythonDecoder.from_exported_program(exported, dynamic_shapes=False)  # outlives what is made of it
     front_end = FrontEndManager().load_by_framework("pytorch")
     model = front_end.convert(front_end.load(decoder))

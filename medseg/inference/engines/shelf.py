@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 VARIABLE: Final = "MEDSEG_CACHE"
 MOST_CASES: Final = 32  # some tens of megabytes each
 _ASKED: Final = "asked"
-_SCHEMA: Final = 2
+_SCHEMA: Final = 3
 _LEFT_S: Final = 24 * 3600.0  # no engine takes so long to make
 _LIBRARIES: Final = ("torch", "openvino", "torch-tensorrt")
 

@@ -92,9 +92,18 @@ def test_bf16_is_used_only_where_the_bundle_allows_it(tmp_path):
     assert choose_precision("bf16", allowed, CPU) == "bf16"
     assert choose_precision("fp32", allowed, CPU) == "fp32"
     assert choose_precision("auto", bundle, CPU) == "fp32"
-    assert choose_precision("auto", allowed, CPU) in ("fp32", "bf16")
     with pytest.raises(UsageError, match="no such precision"):
         choose_precision("int4", allowed, CPU)
+
+
+@pytest.mark.parametrize(
+    ("able", "amx", "taken"), [(True, True, "bf16"), (True, False, "fp32"), (False, False, "fp32")]
+)
+def test_auto_is_a_lower_precision_only_where_that_is_faster(able, amx, taken, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: able)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    allowed = replace(make_bundle(tmp_path), precisions=("fp32", "bf16"))
+    assert choose_precision("auto", allowed, CPU) == taken
 
 
 def test_bf16_gives_nearly_the_same_labels(tmp_path):

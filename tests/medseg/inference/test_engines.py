@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread, current_thread
@@ -385,14 +386,18 @@ def test_what_changes_the_answer_changes_the_key(change: dict[str, object]):
 # ---- in the pipeline
 
 
-def test_an_engine_that_fails_while_it_runs_gives_way_to_torch(stable: Stable, tmp_path: Path):
+def test_an_engine_that_fails_while_it_runs_gives_way_to_torch(
+    stable: Stable, tmp_path: Path, two_threads: None
+) -> None:
+    """While it runs, torch has one thread beside it; afterwards, and instead of it, two again."""
     bundle, stack = make_bundle(tmp_path), make_stack(blobs((20, 24, 24)))
-    calls: list[int] = []
+    bundle = replace(bundle, recipe=replace(bundle.recipe, window=replace(bundle.recipe.window, batch=4)))
+    calls: list[tuple[str, int]] = []
 
     def load(case: Case, _: Path) -> Run:
         def run(windows: Tensor) -> Tensor:
-            calls.append(len(windows))
-            if len(calls) > 2:
+            calls.append((current_thread().name.split("_")[0], torch.get_num_threads()))
+            if len(calls) > 3:
                 raise RuntimeError("the device was taken away")
             return eager(case)(windows)
 
@@ -406,7 +411,16 @@ def test_an_engine_that_fails_while_it_runs_gives_way_to_torch(stable: Stable, t
     assert (plain.labels == there.labels).all()
     assert result.engine == "torch"
     assert [said for said in result.warnings if "going on with torch" in said]
-    assert len(calls) == 3
+    assert calls[1:] == [("MainThread", 1), ("network", 1), ("network", 1)]
+    assert torch.get_num_threads() == 2
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 def test_auto_does_a_short_job_by_torch(tmp_path: Path):

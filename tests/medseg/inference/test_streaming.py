@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from itertools import pairwise, permutations, product
 
 import numpy as np
@@ -189,7 +190,8 @@ def streamed_slabs(volume: Tensor, axes: Axes, window: Window, network: nn.Modul
         pass
 
 
-def test_a_wish_to_stop_is_heard_between_batches():
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_wish_to_stop_is_heard_between_batches(beside):
     volume = torch.zeros(1, 30, 8, 8)
     window = Window((8, 8, 8), (0.5,) * 3)
     where = layout((30, 8, 8), ALL_AXES[0], window)
@@ -197,8 +199,18 @@ def test_a_wish_to_stop_is_heard_between_batches():
     def stop(_: Layout, windows: int) -> None:
         raise Interrupted
 
+    slabs = stream(
+        lambda a, b: volume[:, a:b],
+        rows_of(where),
+        torch.ones(8, 8, 8),
+        lambda w: w,
+        batch=4 if beside else 1,
+        tick=stop,
+        beside=lambda: beside,
+    )
     with pytest.raises(Interrupted):
-        next(stream(lambda a, b: volume[:, a:b], rows_of(where), torch.ones(8, 8, 8), lambda w: w, batch=1, tick=stop))
+        next(slabs)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("network")]
 
 
 def one_row(count: int, batch: int, network: Network) -> None:
