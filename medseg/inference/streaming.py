@@ -67,7 +67,8 @@ def stream(
     room: zeros of a shape, on the device where scores are to be stitched.
     exact: MONAI's bits, given a network whose scores depend on the number of windows in a batch at most.
     steady: whether a window's scores are the same in any batch; then those of blank windows are computed once.
-    beside: whether the network leaves this thread time to cut and to weigh windows while others run.
+    beside: whether the network leaves this thread time to cut and to weigh windows while others run, and there is
+    memory for `BESIDE` of them, if a batch is smaller.
     """
     first_row = next(rows)
     where = first_row[0]
@@ -91,6 +92,7 @@ def stream(
     yield from stitch.final(None)
 
 
+BESIDE: Final = 4  # windows at a time, where some are cut and stitched while others run
 _BLANKS: Final = 2  # values of blank windows in a row whose scores are kept
 
 
@@ -157,7 +159,7 @@ class _Weighted:
     def _run(self, where: Layout, slab: Tensor, first: int, places: Sequence[Triple]) -> Iterator[Tensor]:
         batches = deque(self._batches(places, self._batch))
         while batches:
-            if self._batch >= 4 and not self._exact and self._beside():  # known after the first batch
+            if self._batch > 1 and not self._exact and self._beside():  # known after the first batch
                 yield from self._run_beside(where, slab, first, [place for batch in batches for place in batch])
                 return
             batch = batches.popleft()
@@ -165,8 +167,8 @@ class _Weighted:
 
     def _run_beside(self, where: Layout, slab: Tensor, first: int, places: Sequence[Triple]) -> Iterator[Tensor]:
         """The same, with a thread for the network, which always has windows to go on with: two halves of a batch by
-        turns, so that there are no more windows at a time."""
-        half = self._batch // 2
+        turns, or two pairs."""
+        half = max(self._batch, BESIDE) // 2
         with ThreadPoolExecutor(1, thread_name_prefix="network") as thread:
             running: deque[Future[Tensor]] = deque()
             for n, batch in enumerate(self._batches(places, half)):
@@ -180,7 +182,8 @@ class _Weighted:
     def _cut(self, where: Layout, slab: Tensor, first: int, places: Sequence[Triple], at: int) -> Tensor:
         """(B, C, *roi) of the windows at `places`, in the room that is kept for them, from number `at` on."""
         if self._windows.numel() == 0:
-            self._windows = torch.zeros((self._batch, slab.shape[0] * where.slices, *where.roi), dtype=slab.dtype)
+            count = self._batch if self._exact else max(self._batch, BESIDE)
+            self._windows = torch.zeros((count, slab.shape[0] * where.slices, *where.roi), dtype=slab.dtype)
         for n, (k, j, i) in enumerate(places):
             self._windows[at + n] = where.cut(slab, k - first, j, i)
         return self._windows[at : at + len(places)]
