@@ -189,12 +189,6 @@ class Engine:
             torch.set_num_threads(self._threads)
 
     @property
-    def beside(self) -> bool:
-        """Whether the back-end has threads of its own, so that others can work while windows run; not known before the
-        first one."""
-        return self._run is not None and self.name == OPENVINO
-
-    @property
     def steady(self) -> bool:
         """Whether a window's scores are the same bits whatever batch it is in; not known before the first one."""
         return (
@@ -235,7 +229,7 @@ class Engine:
             heap.keep_large(self.name != OPENVINO)
             if chosen.scores is not None:
                 return chosen.scores
-        if torch.get_num_threads() != (threads := 1 if self._yields and self.beside else self._threads):
+        if torch.get_num_threads() != (threads := 1 if self._yields and self.name == OPENVINO else self._threads):
             torch.set_num_threads(threads)
         try:
             return self._run(windows)

@@ -43,7 +43,7 @@ from medseg.inference.postprocess import largest_pieces
 from medseg.inference.prepare import course, prepare, uniform
 from medseg.inference.quality import flags
 from medseg.inference.restore import Back, Way, restore, so_far, way_back
-from medseg.inference.streaming import BESIDE, Planes, Rows, rows_of, stream
+from medseg.inference.streaming import Planes, Rows, rows_of, stream
 from medseg.inference.track import Track, lay, reasons
 from medseg.inference.windows import Layout, importance, layout
 from medseg.progress import Cancelled, Progress, Report, Stage, StageClock, check, never, silent
@@ -157,7 +157,6 @@ class _Run:
         self.on_progress, self.cancelled = on_progress, cancelled
         self.clock = StageClock()
         self.warnings: list[str] = []
-        self.ahead = True  # whether there is memory for windows to be cut and stitched while others run
         self.beside: Beside[Slab] | None = None  # where slabs are brought back
         self.here: int | None = None  # slices, where none has to come; then decoding is what reading means
         device = CPU if settings.exact else choose_device(settings.device)
@@ -365,8 +364,7 @@ class _Run:
         takes = partial(memory.need, where, source, channels=channels, classes=classes, volumes=volumes, exact=exact)
         takes = partial(takes, exclusive=self.recipe.exclusive)
         needed = takes(activations=memory.ample(where))
-        many = max(engine.batch, BESIDE)
-        if memory.fitting(needed, many, free, on_device) < many:
+        if memory.fitting(needed, engine.batch, free, on_device) < engine.batch:
             roi = [size for m, size in enumerate(where.roi) if len(window.roi) == 3 or m != window.slice_axis]
             held = memory.held_by(engine.network, channels * where.slices, roi, engine.device)
             needed = takes(activations=held)
@@ -384,7 +382,6 @@ class _Run:
             self.warnings.append(f"{less}: {memory.gib(needed.of(engine.batch))} needed, {memory.gib(free)} free")
             self.recipe = replace(self.recipe, window=replace(window, batch=min(window.batch, batch)))
             engine.batch = batch
-        self.ahead = memory.fitting(needed, many, free, on_device) == many
 
     def _tell(self, stage: Stage, done: int, total: int | None) -> None:
         check(self.cancelled)
@@ -466,7 +463,6 @@ class _Run:
             room=self.engine.room,
             exact=self.settings.exact,
             steady=lambda: self.engine.steady,
-            beside=lambda: self.ahead and self.engine.beside,
         )
         return self._timed(Stage.INFER, scored)
 

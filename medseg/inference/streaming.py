@@ -16,11 +16,8 @@ MONAI's sliding_window_inference, or in MONAI's own order, to the bit.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, islice, pairwise
-from typing import Final
 
 import torch
 from torch import Tensor
@@ -59,7 +56,6 @@ def stream(
     room: Room = torch.zeros,
     exact: bool = False,
     steady: Callable[[], bool] = lambda: False,
-    beside: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[int, Tensor]]:
     """Run the network over all windows; yield (first slice, scores (K, k, j, i)) of each slab as it becomes final.
 
@@ -67,8 +63,6 @@ def stream(
     room: zeros of a shape, on the device where scores are to be stitched.
     exact: MONAI's bits, given a network whose scores depend on the number of windows in a batch at most.
     steady: whether a window's scores are the same in any batch; then those of blank windows are computed once.
-    beside: whether the network leaves this thread time to cut and to weigh windows while others run, and there is
-    memory for `BESIDE` of them, if a batch is smaller.
     """
     first_row = next(rows)
     where = first_row[0]
@@ -80,7 +74,7 @@ def stream(
     deep = depth if together == 1 else min(together, where.shape[0])
     stored = where.uncut(weights)
     stitch: Stitch = AsMonai(where, stored, room) if exact else RowSums(where, stored, deep, room)
-    weighted = _Weighted(network, weights, batch, tick, exact=exact, steady=steady, beside=beside)
+    weighted = _Weighted(network, weights, batch, tick, exact=exact, steady=steady)
     while group := list(islice(rows, together)):
         where, begin, end = group[-1][0], group[0][1], group[-1][1] + depth
         yield from stitch.final(begin)
@@ -92,114 +86,65 @@ def stream(
     yield from stitch.final(None)
 
 
-BESIDE: Final = 4  # windows at a time, where some are cut and stitched while others run
-_BLANKS: Final = 2  # values of blank windows in a row whose scores are kept
-
-
 class _Weighted:
     """Windows of a slab -> their scores, times their weights."""
 
     def __init__(
-        self,
-        network: Network,
-        weights: Tensor,
-        batch: int,
-        tick: Tick,
-        *,
-        exact: bool,
-        steady: Callable[[], bool],
-        beside: Callable[[], bool],
+        self, network: Network, weights: Tensor, batch: int, tick: Tick, *, exact: bool, steady: Callable[[], bool]
     ) -> None:
         self._network, self._weights, self._batch, self._tick = network, weights, batch, tick
-        self._exact, self._steady, self._beside = exact, steady, beside
+        self._exact, self._steady = exact, steady
         self._windows = torch.empty(0)
-        self._blank: dict[int, Tensor] = {}  # the bits of their voxels, and their weighted scores
+        self._blank: tuple[int, Tensor] | None = None  # the bits of its voxels, and its weighted scores
 
     def __call__(self, where: Layout, slab: Tensor, first: int, places: Sequence[Triple]) -> Iterator[Tensor]:
         """(K, *extent) of the windows at `places`, in this order. first: slice of the volume that is slab[:, 0]."""
         alone = where.alone(self._batch) if self._exact else None
-        blank = self._find_blank(where, slab, first, [place for place in places if place != alone])
-        run = self._run(where, slab, first, [place for place in places if place not in blank and place != alone])
+        blank: dict[Triple, int] = {}
+        if self._steady():
+            found = ((place, _blank(where, slab, first, place)) for place in places if place != alone)
+            blank = {place: bits for place, bits in found if bits is not None}
+        others = [place for place in places if place not in blank and place != alone]
+        run = self._run(where, slab, first, self._batches(others))
         for place in places:
             if place == alone:
-                yield from self._run(where, slab, first, [place])
+                yield from self._run(where, slab, first, [[place]])
             elif place not in blank:
                 yield next(run)
             else:
-                self._tick(where, 1)
-                yield self._blank[blank[place]]
+                if self._blank is None or self._blank[0] != blank[place]:
+                    (scores,) = self._run(where, slab, first, self._batches([place]))
+                    self._blank = blank[place], scores.clone()
+                else:
+                    self._tick(where, 1)
+                yield self._blank[1]
 
-    def _find_blank(self, where: Layout, slab: Tensor, first: int, places: list[Triple]) -> dict[Triple, int]:
-        """The places of blank windows, whose scores are then there."""
-        if not self._steady():
-            return {}
-        found = ((place, _blank(where, slab, first, place)) for place in places)
-        blank = {place: bits for place, bits in found if bits is not None}
-        kept = set(islice(dict.fromkeys(blank.values()), _BLANKS))
-        blank = {place: bits for place, bits in blank.items() if bits in kept}
-        self._blank = {bits: scores for bits, scores in self._blank.items() if bits in kept}
-        for place, bits in blank.items():
-            if bits not in self._blank:
-                scores = self._scores(where, self._cut(where, slab, first, [place], 0), [place])
-                self._blank[bits] = next(self._weighted(where, scores)).clone()
-        return blank
-
-    def _batches(self, places: Sequence[Triple], most: int) -> Iterator[Sequence[Triple]]:
+    def _batches(self, places: list[Triple]) -> Iterator[list[Triple]]:
         """As even as can be, since a batch of one is slow, but in pairs, of which no back-end has one to spare. For
         MONAI's bits as full as can be."""
         count = len(places)
-        many = max(-(-count // most), 1)
+        many = max(-(-count // self._batch), 1)
         if self._exact:
-            ends = [most * n for n in range(many + 1)]
+            ends = [self._batch * n for n in range(many + 1)]
         else:
-            pair = 1 if most % 2 else 2
+            pair = 1 if self._batch % 2 else 2
             ends = [min((2 * count * n // (many * pair) + 1) // 2 * pair, count) for n in range(many + 1)]
         return (places[begin:end] for begin, end in pairwise(ends))
 
-    def _run(self, where: Layout, slab: Tensor, first: int, places: Sequence[Triple]) -> Iterator[Tensor]:
-        batches = deque(self._batches(places, self._batch))
-        while batches:
-            if self._batch > 1 and not self._exact and self._beside():  # known after the first batch
-                yield from self._run_beside(where, slab, first, [place for batch in batches for place in batch])
-                return
-            batch = batches.popleft()
-            yield from self._told(where, self._scores(where, self._cut(where, slab, first, batch, 0), batch))
-
-    def _run_beside(self, where: Layout, slab: Tensor, first: int, places: Sequence[Triple]) -> Iterator[Tensor]:
-        """The same, with a thread for the network, which always has windows to go on with: two halves of a batch by
-        turns, or two pairs."""
-        half = max(self._batch, BESIDE) // 2
-        with ThreadPoolExecutor(1, thread_name_prefix="network") as thread:
-            running: deque[Future[Tensor]] = deque()
-            for n, batch in enumerate(self._batches(places, half)):
-                windows = self._cut(where, slab, first, batch, n % 2 * half)
-                running.append(thread.submit(self._scores, where, windows, batch))
-                if len(running) == 2:
-                    yield from self._told(where, running.popleft().result())
-            while running:
-                yield from self._told(where, running.popleft().result())
-
-    def _cut(self, where: Layout, slab: Tensor, first: int, places: Sequence[Triple], at: int) -> Tensor:
-        """(B, C, *roi) of the windows at `places`, in the room that is kept for them, from number `at` on."""
+    def _run(
+        self, where: Layout, slab: Tensor, first: int, batches: Iterator[list[Triple]] | list[list[Triple]]
+    ) -> Iterator[Tensor]:
         if self._windows.numel() == 0:
-            count = self._batch if self._exact else max(self._batch, BESIDE)
-            self._windows = torch.zeros((count, slab.shape[0] * where.slices, *where.roi), dtype=slab.dtype)
-        for n, (k, j, i) in enumerate(places):
-            self._windows[at + n] = where.cut(slab, k - first, j, i)
-        return self._windows[at : at + len(places)]
-
-    def _scores(self, where: Layout, windows: Tensor, places: Sequence[Triple]) -> Tensor:
-        # MONAI's batches are full but for the last
-        full = self._exact and places != [where.alone(self._batch)]
-        return self._network(self._windows if full else windows)[: len(places)]
-
-    def _weighted(self, where: Layout, scores: Tensor) -> Iterator[Tensor]:
-        self._weights = self._weights.to(scores.device)
-        return (where.uncut(window * self._weights) for window in scores)
-
-    def _told(self, where: Layout, scores: Tensor) -> Iterator[Tensor]:
-        self._tick(where, len(scores))
-        return self._weighted(where, scores)
+            self._windows = torch.zeros((self._batch, slab.shape[0] * where.slices, *where.roi), dtype=slab.dtype)
+        for batch in batches:
+            for n, (k, j, i) in enumerate(batch):
+                self._windows[n] = where.cut(slab, k - first, j, i)
+            # MONAI's batches are full but for the last
+            full = self._exact and batch != [where.alone(self._batch)]
+            scores = self._network(self._windows if full else self._windows[: len(batch)])[: len(batch)]
+            self._weights = self._weights.to(scores.device)
+            self._tick(where, len(batch))
+            yield from (where.uncut(window * self._weights) for window in scores)
 
 
 def _blank(where: Layout, slab: Tensor, first: int, place: Triple) -> int | None:

@@ -391,13 +391,12 @@ def test_an_engine_that_fails_while_it_runs_gives_way_to_torch(
 ) -> None:
     """While it runs, torch has one thread beside it; afterwards, and instead of it, two again."""
     bundle, stack = make_bundle(tmp_path), make_stack(blobs((20, 24, 24)))
-    bundle = replace(bundle, recipe=replace(bundle.recipe, window=replace(bundle.recipe.window, batch=4)))
-    calls: list[tuple[str, int]] = []
+    calls: list[int] = []
 
     def load(case: Case, _: Path) -> Run:
         def run(windows: Tensor) -> Tensor:
-            calls.append((current_thread().name.split("_")[0], torch.get_num_threads()))
-            if len(calls) > 3:
+            calls.append(torch.get_num_threads())
+            if len(calls) > 2:
                 raise RuntimeError("the device was taken away")
             return eager(case)(windows)
 
@@ -411,7 +410,7 @@ def test_an_engine_that_fails_while_it_runs_gives_way_to_torch(
     assert (plain.labels == there.labels).all()
     assert result.engine == "torch"
     assert [said for said in result.warnings if "going on with torch" in said]
-    assert calls[1:] == [("MainThread", 1), ("network", 1), ("network", 1)]
+    assert calls == [2, 1, 1]  # in its race, then in the job
     assert torch.get_num_threads() == 2
 
 

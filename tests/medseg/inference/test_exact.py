@@ -156,7 +156,7 @@ class Counted:
 
 
 def streamed(
-    case: Case, where: Layout | None = None, *, exact: bool = False, steady: bool = True, beside: bool = False
+    case: Case, where: Layout | None = None, *, exact: bool = False, steady: bool = True
 ) -> tuple[Tensor, int]:
     """(K, *model axes), and how many windows the network saw."""
     volume, network = case.volume(), Counted(case, exact)
@@ -174,7 +174,6 @@ def streamed(
         tick=lambda *_: None,
         exact=exact,
         steady=lambda: steady,
-        beside=lambda: beside and network.windows > 0,  # as `Engine`, which knows after the first batch
     )
     return where.axes.to_model(torch.cat([slab for _, slab in slabs], dim=1)), network.windows
 
@@ -187,14 +186,12 @@ def compare(case: Case) -> None:
     scale = max(float(expected.abs().max()), 1.0)
     assert (found - expected).abs().max() <= 1e-5 * scale, case
     assert (found.argmax(0) != expected.argmax(0)).sum() <= 1e-6 * expected[0].numel(), case
-    # The same bits without reuse of blank windows, in other batches, in another thread, from the other end
+    # The same bits without reuse of blank windows, in other batches, from the other end
     plain, all_of_them = streamed(case, steady=False)
     assert seen <= all_of_them
     assert torch.equal(plain, found), case
     other = replace(case, window=replace(case.window, batch=4 if case.window.batch == 1 else 1))
     assert torch.equal(streamed(other)[0], found), case
-    many = replace(case, window=replace(case.window, batch=6))
-    assert torch.equal(streamed(many, beside=True)[0], found), case
     mirrored = layout(case.shape, case.axes, case.window).mirrored()
     assert torch.equal(streamed(case, mirrored)[0], found), case
     assert torch.equal(streamed(case, mirrored, exact=True)[0], expected), case
