@@ -83,12 +83,7 @@ def outcome(source, bundle, how: Settings = TORCH) -> tuple[SegmentationResult, 
 
 
 def facts(result: SegmentationResult) -> tuple[object, ...]:
-    """Mean probabilities to nine digits: one of some hundreds of random cases differs in the eleventh with `exact`
-    (ten slices as they come, NEAREST at 0.9 x 0.8 x 0.7 mm, windows of 9 x 9 x 5, batches of 3), not explained yet."""
-    measured = [
-        replace(one, confidence=None if one.confidence is None else round(one.confidence, 9)) for one in result.measured
-    ]
-    return measured, result.flags, result.stack.slices
+    return result.measured, result.flags, result.stack.slices
 
 
 def forward(stack: Stack, recipe: Recipe) -> list[int]:
