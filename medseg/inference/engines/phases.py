@@ -25,7 +25,6 @@ from torch.nn import functional
 _LANES: Final = 16  # numbers of float32 in a vector of AVX-512
 _WORTH: Final = 0.7  # of the multiplications; the voxels have to be put in order afterwards
 
-
 Transposed: TypeAlias = nn.ConvTranspose2d | nn.ConvTranspose3d
 
 
@@ -34,12 +33,12 @@ class Phases(nn.Module):
 
     def __init__(self, of: Transposed) -> None:
         super().__init__()
+        along = _along(of)
         self._kernel: tuple[int, ...] = of.kernel_size
         self._stride: tuple[int, ...] = of.stride
-        self._padding = tuple(p for _, _, p in _along(of))
+        self._padding = tuple(p for _, _, p in along)
         self._more: tuple[int, ...] = of.output_padding
         self._channels = of.out_channels
-        along = _along(of)
         self._first = [first_tap(k, s, p) for k, s, p in along]
         self._taps = [taps(k, s, p) for k, s, p in along]
         weight = torch.zeros(*of.stride, *self._taps, of.out_channels, of.in_channels, dtype=of.weight.dtype)
@@ -53,9 +52,8 @@ class Phases(nn.Module):
                     weight[phase + tap] = given[at]
         weight = weight.movedim((-2, -1), (len(along), len(along) + 1))
         self.weight = nn.Parameter(weight.flatten(0, len(along)), requires_grad=False)
-        self.bias = (
-            of.bias if of.bias is None else nn.Parameter(of.bias.repeat(math.prod(of.stride)), requires_grad=False)
-        )
+        bias = None if of.bias is None else of.bias.detach().repeat(math.prod(of.stride))
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, *size) -> (B, K, *size)."""
@@ -64,9 +62,7 @@ class Phases(nn.Module):
             (n - 1) * s - 2 * p + k + more
             for n, k, s, p, more in zip(size, self._kernel, stride, self._padding, self._more, strict=True)
         ]
-        count = [
-            -(-n // s) for n, s in zip(out, stride, strict=True)
-        ]  # voxels of each phase, the last perhaps too many
+        count = [-(-n // s) for n, s in zip(out, stride, strict=True)]  # of each phase; its last may be cut off
         pads: list[int] = []
         for first, number, given, n in zip(self._first, self._taps, size, count, strict=True):
             pads = [-first, n - 1 + first + number - given, *pads]  # torch pads the last axis first
