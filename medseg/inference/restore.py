@@ -133,7 +133,9 @@ class Certainty:
 
 
 def activate(scores: Tensor, activation: Activation) -> Tensor:
-    """(C, j, i) -> the same."""
+    """(C, j, i) -> the same; the same bits for a plane by itself and for one of a slab."""
+    # torch's exp is another where a row of memory ends, its products where rows are apart; both are the slab's matter.
+    scores = scores.contiguous()
     match activation:
         case Activation.SOFTMAX:
             return scores.softmax(dim=0)
