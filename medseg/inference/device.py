@@ -16,7 +16,7 @@ from medseg.bundle.bundle import Bundle
 from medseg.bundle.network import load_network
 from medseg.errors import InvalidBundle, OutOfMemory, ResourceError, UsageError
 from medseg.inference import heap
-from medseg.inference.engines.backends import AUTOCAST, FAILURES, OPENVINO, TORCH, Case, Run
+from medseg.inference.engines.backends import AUTOCAST, FAILURES, OPENVINO, TORCH, Case, OwnThreads, Run
 from medseg.inference.engines.race import AUTO, Verdict, candidates, choose, race, usable
 from medseg.inference.restore import activate, discretise
 from medseg.inference.staging import Staging
@@ -197,10 +197,38 @@ class Engine:
             and (self.batch > 1 or self._exact or not self.name.startswith(TORCH))
         )
 
+    @property
+    def ahead(self) -> int:
+        """How many windows may be on their way while one is waited for; 0 where the back-end has no threads of its own,
+        and before the first call."""
+        return self.batch - 1 if isinstance(self._run, OwnThreads) else 0
+
+    def begin(self, window: Tensor) -> Callable[[], Tensor]:
+        """(1, C, *roi), to be left as it is until there is the answer: (1, K, *roi), as from a call. Where `ahead`."""
+        assert isinstance(self._run, OwnThreads)
+        self._share_threads()
+        try:
+            answer = self._run.begin(self._to_network(window))
+        except FAILURES as error:
+            self._fall_back(error)
+            return lambda: self(window)
+
+        def checked() -> Tensor:
+            try:
+                scores = answer()
+            except FAILURES as error:
+                self._fall_back(error)
+                return self(window)
+            return self._checked(scores, window)
+
+        return checked
+
     def _forward(self, windows: Tensor) -> Tensor:
         if len(windows) == 1 and self._pairs:
             return self._forward(windows.expand(2, *windows.shape[1:]))[:1]
-        scores = self._scores(self._to_network(windows))
+        return self._checked(self._scores(self._to_network(windows)), windows)
+
+    def _checked(self, scores: Tensor, windows: Tensor) -> Tensor:
         if not isinstance(scores, Tensor):
             raise InvalidBundle(self.bundle.name, "network_def", f"gives {type(scores).__name__}, not one tensor")
         scores = scores.float() if self._slice_axis is None else scores.float().unsqueeze(self._slice_axis + 2)
@@ -229,16 +257,23 @@ class Engine:
             heap.keep_large(self.name != OPENVINO)
             if chosen.scores is not None:
                 return chosen.scores
-        if torch.get_num_threads() != (threads := 1 if self._yields and self.name == OPENVINO else self._threads):
-            torch.set_num_threads(threads)
+        self._share_threads()
         try:
             return self._run(windows)
         except FAILURES as error:
             if self.name == TORCH:
                 raise
-            self._warn(f"engine {self.name} failed ({type(error).__name__}): going on with torch")
-        self._use_torch()
+            self._fall_back(error)
         return self._scores(windows)
+
+    def _share_threads(self) -> None:
+        if torch.get_num_threads() != (threads := 1 if self._yields and self.name == OPENVINO else self._threads):
+            torch.set_num_threads(threads)
+
+    def _fall_back(self, error: BaseException) -> None:
+        if self.name != TORCH:  # or others that were begun with failed before
+            self._warn(f"engine {self.name} failed ({type(error).__name__}): going on with torch")
+            self._use_torch()
 
     @property
     def _pairs(self) -> bool:

@@ -16,8 +16,11 @@ MONAI's sliding_window_inference, or in MONAI's own order, to the bit.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain, islice, pairwise
+from functools import cache, partial
+from itertools import chain, islice, repeat
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -28,8 +31,29 @@ from medseg.inference.windows import Layout, Triple
 Planes = Callable[[int, int], Tensor]
 """planes(first, last): prepared slices first..last-1 as (C, k, j, i), waiting for them if need be. `first` grows."""
 
-Network = Callable[[Tensor], Tensor]
-"""(B, C, *roi) -> (B, K, *roi), both in model axis order, float32."""
+Answer = Callable[[], Tensor]
+"""What a network gives for the windows that it has begun with: waits for it."""
+
+
+class Network(Protocol):
+    """(B, C, *roi) -> (B, K, *roi), both in model axis order, float32."""
+
+    def __call__(self, windows: Tensor, /) -> Tensor: ...
+
+
+@runtime_checkable
+class Begins(Network, Protocol):
+    """A network that can go on by itself with windows while others are cut out and stitched."""
+
+    @property
+    def ahead(self) -> int:
+        """How many windows may be on their way while one is waited for; 0 where it cannot, or is not known yet."""
+        ...
+
+    def begin(self, window: Tensor, /) -> Answer:
+        """(1, C, *roi), to be left as it is until there is the answer, (1, K, *roi)."""
+        ...
+
 
 Tick = Callable[[Layout, int], None]
 """Called with the layout and the number of windows done since the last call; may raise to stop."""
@@ -74,77 +98,134 @@ def stream(
     deep = depth if together == 1 else min(together, where.shape[0])
     stored = where.uncut(weights)
     stitch: Stitch = AsMonai(where, stored, room) if exact else RowSums(where, stored, deep, room)
-    weighted = _Weighted(network, weights, batch, tick, exact=exact, steady=steady)
-    while group := list(islice(rows, together)):
-        where, begin, end = group[-1][0], group[0][1], group[-1][1] + depth
-        yield from stitch.final(begin)
-        low = max(begin - where.reach, 0)
-        slab = planes(low, min(end + where.reach, where.shape[0]))
-        places = [(k, j, i) for _, k in group for j, i in at]
-        for place, window in zip(places, weighted(where, slab, low, places), strict=True):
+    groups = iter(lambda: list(islice(rows, together)), [])
+    for place, window in _Weighted(planes, network, weights, batch, tick, exact=exact, steady=steady)(groups, at):
+        if window is None:
+            yield from stitch.final(place[0])
+        else:
             stitch.add(*place, window)
     yield from stitch.final(None)
 
 
+class _Due(NamedTuple):
+    """A window whose turn comes; or, without an answer, a group of rows that begins. more: windows done with it."""
+
+    where: Layout
+    place: Triple
+    answer: Answer | None = None
+    more: int = 1
+
+
 class _Weighted:
-    """Windows of a slab -> their scores, times their weights."""
+    """Windows -> their scores, times their weights."""
 
     def __init__(
-        self, network: Network, weights: Tensor, batch: int, tick: Tick, *, exact: bool, steady: Callable[[], bool]
+        self,
+        planes: Planes,
+        network: Network,
+        weights: Tensor,
+        batch: int,
+        tick: Tick,
+        *,
+        exact: bool,
+        steady: Callable[[], bool],
     ) -> None:
-        self._network, self._weights, self._batch, self._tick = network, weights, batch, tick
+        self._planes, self._network, self._weights, self._batch, self._tick = planes, network, weights, batch, tick
         self._exact, self._steady = exact, steady
+        self._begins = network if isinstance(network, Begins) else None
         self._windows = torch.empty(0)
-        self._blank: tuple[int, Tensor] | None = None  # the bits of its voxels, and its weighted scores
+        self._begun = 0
+        self._blank: tuple[int, Answer] | None = None  # the bits of its voxels, and its weighted scores
 
-    def __call__(self, where: Layout, slab: Tensor, first: int, places: Sequence[Triple]) -> Iterator[Tensor]:
-        """(K, *extent) of the windows at `places`, in this order. first: slice of the volume that is slab[:, 0]."""
+    def __call__(
+        self, groups: Iterator[list[tuple[Layout, int]]], at: Sequence[tuple[int, int]]
+    ) -> Iterator[tuple[Triple, Tensor | None]]:
+        """Where each group of rows begins, without scores; then its windows, (K, *extent), in order."""
+        due: deque[_Due] = deque()
+        try:
+            for one in chain.from_iterable(self._group(group, at) for group in groups):
+                due.append(one)
+                while len(due) > self._ahead:
+                    yield self._done(due.popleft())
+            while due:
+                yield self._done(due.popleft())
+        finally:
+            for one in due:  # what they were begun with may go then
+                if one.answer is not None:
+                    one.answer()
+
+    @property
+    def _ahead(self) -> int:
+        return 0 if self._begins is None else min(self._begins.ahead, self._batch - 1)
+
+    def _done(self, one: _Due) -> tuple[Triple, Tensor | None]:
+        if one.answer is None:
+            return one.place, None
+        window = one.answer()
+        if one.more:
+            self._tick(one.where, one.more)
+        return one.place, window
+
+    def _group(self, group: list[tuple[Layout, int]], at: Sequence[tuple[int, int]]) -> Iterator[_Due]:
+        where, begin, end = group[-1][0], group[0][1], group[-1][1] + group[-1][0].extent[0]
+        yield _Due(where, (begin, 0, 0))
+        low = max(begin - where.reach, 0)
+        slab = self._planes(low, min(end + where.reach, where.shape[0]))
+        places = [(k, j, i) for _, k in group for j, i in at]
         alone = where.alone(self._batch) if self._exact else None
         blank: dict[Triple, int] = {}
         if self._steady():
-            found = ((place, _blank(where, slab, first, place)) for place in places if place != alone)
+            found = ((place, _blank(where, slab, low, place)) for place in places if place != alone)
             blank = {place: bits for place, bits in found if bits is not None}
-        others = [place for place in places if place not in blank and place != alone]
-        run = self._run(where, slab, first, self._batches(others))
+        others = deque(place for place in places if place not in blank and place != alone)
+        batch: deque[_Due] = deque()
         for place in places:
             if place == alone:
-                yield from self._run(where, slab, first, [[place]])
-            elif place not in blank:
-                yield next(run)
-            else:
+                yield from self._begin(where, slab, low, [place], full=False)
+            elif place in blank:
                 if self._blank is None or self._blank[0] != blank[place]:
-                    (scores,) = self._run(where, slab, first, self._batches([place]))
-                    self._blank = blank[place], scores.clone()
-                else:
-                    self._tick(where, 1)
-                yield self._blank[1]
+                    (one,) = self._begin(where, slab, low, [place], full=self._exact)
+                    assert one.answer is not None
+                    self._blank = blank[place], cache(one.answer)
+                yield _Due(where, place, self._blank[1])
+            else:
+                if not batch:
+                    wanted = [others.popleft() for _ in range(self._size(len(others)))]
+                    batch.extend(self._begin(where, slab, low, wanted, full=self._exact))
+                yield batch.popleft()
 
-    def _batches(self, places: list[Triple]) -> Iterator[list[Triple]]:
-        """As even as can be, since a batch of one is slow, but in pairs, of which no back-end has one to spare. For
-        MONAI's bits as full as can be."""
-        count = len(places)
-        many = max(-(-count // self._batch), 1)
-        if self._exact:
-            ends = [self._batch * n for n in range(many + 1)]
-        else:
-            pair = 1 if self._batch % 2 else 2
-            ends = [min((2 * count * n // (many * pair) + 1) // 2 * pair, count) for n in range(many + 1)]
-        return (places[begin:end] for begin, end in pairwise(ends))
+    def _size(self, left: int) -> int:
+        """Windows of the next batch. As even as can be, since a batch of one is slow, but in pairs, of which no
+        back-end has one to spare. For MONAI's bits as full as can be."""
+        if self._ahead:
+            return 1
+        many = -(-left // self._batch)
+        if self._exact or many == 1:
+            return min(self._batch, left)
+        pair = 1 if self._batch % 2 else 2
+        return round(left / many / pair) * pair
 
-    def _run(
-        self, where: Layout, slab: Tensor, first: int, batches: Iterator[list[Triple]] | list[list[Triple]]
-    ) -> Iterator[Tensor]:
+    def _begin(self, where: Layout, slab: Tensor, first: int, places: list[Triple], *, full: bool) -> list[_Due]:
+        """full: MONAI's batches are, but for the last."""
         if self._windows.numel() == 0:
             self._windows = torch.zeros((self._batch, slab.shape[0] * where.slices, *where.roi), dtype=slab.dtype)
-        for batch in batches:
-            for n, (k, j, i) in enumerate(batch):
-                self._windows[n] = where.cut(slab, k - first, j, i)
-            # MONAI's batches are full but for the last
-            full = self._exact and batch != [where.alone(self._batch)]
-            scores = self._network(self._windows if full else self._windows[: len(batch)])[: len(batch)]
-            self._weights = self._weights.to(scores.device)
-            self._tick(where, len(batch))
-            yield from (where.uncut(window * self._weights) for window in scores)
+        begins, windows = self._begins if self._ahead else None, self._windows
+        if begins is not None:
+            windows = windows[self._begun % self._batch][None]  # none that is on its way
+            self._begun += 1
+        for n, (k, j, i) in enumerate(places):
+            windows[n] = where.cut(slab, k - first, j, i)
+        if begins is not None:
+            answer = begins.begin(windows)
+            return [_Due(where, place, lambda: self._weighted(where, answer()[0])) for place in places]
+        scores = self._network(windows if full else windows[: len(places)])
+        more = chain([len(places)], repeat(0))
+        each = zip(places, scores, more)  # noqa: B905
+        return [_Due(where, place, partial(self._weighted, where, window), n) for place, window, n in each]
+
+    def _weighted(self, where: Layout, scores: Tensor) -> Tensor:
+        self._weights = self._weights.to(scores.device)
+        return where.uncut(scores * self._weights)
 
 
 def _blank(where: Layout, slab: Tensor, first: int, place: Triple) -> int | None:

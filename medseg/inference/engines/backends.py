@@ -17,7 +17,8 @@ import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -267,35 +268,51 @@ def _streams(case: Case) -> int:
     return min(case.batch, torch.get_num_threads(), 2)
 
 
-def _load_openvino(case: Case, folder: Path) -> Run:
-    openvino = load_openvino()
-    compiled = openvino.Core().compile_model(folder / "model.xml", "CPU", _openvino_options(case))
-    requests, lock = [compiled.create_infer_request() for _ in range(_streams(case))], Lock()
-    shape = tuple(compiled.output(0).shape)[1:]
+class OwnThreads:
+    """What OpenVINO made of a network; it goes on by itself with windows that it was begun with. Safe to share between
+    threads."""
 
-    def run(windows: Tensor) -> Tensor:
-        windows = windows.contiguous()
-        scores = torch.empty(len(windows), *shape)
-        with lock, _settled(requests):
-            for n in range(len(windows)):
-                request = requests[n % len(requests)]
-                if n >= len(requests):
-                    request.wait()
-                request.set_input_tensor(openvino.Tensor(windows[n : n + 1].numpy(), shared_memory=True))
-                request.set_output_tensor(openvino.Tensor(scores[n : n + 1].numpy(), shared_memory=True))
-                request.start_async()
+    def __init__(self, compiled: Any) -> None:
+        self._compiled, self._idle = compiled, deque[Any]()
+        self._tensor, self._shape = load_openvino().Tensor, tuple(compiled.output(0).shape)
+
+    def __call__(self, windows: Tensor) -> Tensor:
+        scores = torch.empty(len(windows), *self._shape[1:])
+        with ExitStack() as stack:  # whatever fails, none of them runs any more afterwards
+            for window, under in zip(torch.split(windows, 1), torch.split(scores, 1), strict=True):
+                stack.callback(self._start(window.contiguous(), under))
         return scores
 
-    return run
+    def begin(self, window: Tensor) -> Callable[[], Tensor]:
+        """(1, C, *roi), to be left as it is until there is the answer, (1, K, *roi)."""
+        scores = torch.empty(self._shape)
+        wait = self._start(window.contiguous(), scores)
+
+        def answer() -> Tensor:
+            wait()
+            return scores
+
+        return answer
+
+    def _start(self, window: Tensor, scores: Tensor) -> Callable[[], None]:
+        try:
+            request = self._idle.pop()
+        except IndexError:
+            request = self._compiled.create_infer_request()
+        request.set_input_tensor(self._tensor(window.numpy(), shared_memory=True))
+        request.set_output_tensor(self._tensor(scores.numpy(), shared_memory=True))
+        request.start_async()
+
+        def wait() -> None:
+            request.wait()
+            self._idle.append(request)
+
+        return wait
 
 
-@contextmanager
-def _settled(requests: Sequence[Any]) -> Iterator[None]:
-    """None of them runs any more afterwards, whatever fails: what they read and write may then go."""
-    with ExitStack() as stack:
-        for request in requests:
-            stack.callback(request.wait)
-        yield
+def _load_openvino(case: Case, folder: Path) -> Run:
+    core = load_openvino().Core()
+    return OwnThreads(core.compile_model(folder / "model.xml", "CPU", _openvino_options(case)))
 
 
 # ---- TensorRT, on a GPU

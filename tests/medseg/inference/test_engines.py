@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread, current_thread
@@ -20,7 +20,7 @@ from medseg.errors import Interrupted, UsageError
 from medseg.inference.device import Engine
 from medseg.inference.engines import race as racing
 from medseg.inference.engines import shelf as shelving
-from medseg.inference.engines.backends import BACKENDS, BackEnd, Case, Run, eager, made
+from medseg.inference.engines.backends import BACKENDS, BackEnd, Case, OwnThreads, Run, eager, made
 from medseg.inference.engines.race import ENGINES, Verdict, choose, worth
 from medseg.inference.segment import Settings, StackSource, segment
 from tests.medseg.inference.phantoms import Collected, blobs, make_bundle, make_stack
@@ -414,6 +414,44 @@ def test_an_engine_that_fails_while_it_runs_gives_way_to_torch(
     assert torch.get_num_threads() == 2
 
 
+@pytest.mark.parametrize("where", ["begun", "on its way"])
+def test_an_engine_that_fails_with_windows_on_their_way_gives_way_to_torch(
+    where: str, stable: Stable, tmp_path: Path
+) -> None:
+    bundle, stack = make_bundle(tmp_path), make_stack(blobs((40, 24, 24)))
+    begun: list[Tensor] = []
+
+    class TakenAway(OwnThreads):
+        def __init__(self, case: Case) -> None:
+            self.case = case
+
+        def __call__(self, windows: Tensor) -> Tensor:
+            return eager(self.case)(windows)
+
+        def begin(self, window: Tensor) -> Callable[[], Tensor]:
+            begun.append(window)
+            fails = len(begun) > 5
+            if fails and where == "begun":
+                raise RuntimeError("the device was taken away")
+
+            def answer() -> Tensor:
+                if fails:
+                    raise RuntimeError("the device was taken away")
+                return self(window.expand(2, *window.shape[1:]))[:1]
+
+            return answer
+
+    stable.add("openvino", 0.5)
+    BACKENDS["openvino"] = replace(BACKENDS["openvino"], load=lambda case, _: TakenAway(case))
+    plain, there = Collected(), Collected()
+    segment(StackSource(stack), bundle, plain, settings=Settings(engine="torch"))
+    result = segment(StackSource(stack), bundle, there, settings=Settings(engine="openvino"))
+    assert len(begun) > 5
+    assert (plain.labels == there.labels).all()
+    assert result.engine == "torch"
+    assert len([said for said in result.warnings if "going on with torch" in said]) == 1
+
+
 @pytest.fixture
 def two_threads() -> Iterator[None]:
     before = torch.get_num_threads()
@@ -473,6 +511,11 @@ def test_openvino_computes_what_torch_does_whatever_the_batch_and_in_silence(tmp
     with pytest.raises(RuntimeError):
         run(torch.zeros(3, 1, 11, 12, 12))
     assert torch.equal(scores, run(windows))
+    assert isinstance(run, OwnThreads)
+    with pytest.raises(RuntimeError):
+        run.begin(torch.zeros(1, 1, 11, 12, 12))()
+    answers = [run.begin(window[None]) for window in windows]
+    assert torch.equal(scores, torch.cat([answer() for answer in reversed(answers)]).flip(0))
     assert sys.modules["openvino_telemetry"] is None  # what would report to its makers was never loaded
 
 

@@ -222,3 +222,15 @@ def test_blank_windows_are_run_once(exact: bool) -> None:
     plain, all_of_them = streamed(case, exact=exact, steady=False)
     assert seen < 0.6 * all_of_them
     assert torch.equal(found, plain)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 8])
+@pytest.mark.parametrize("size", [(3, 2), (7, 7), (9, 9, 5)], ids=str)
+def test_a_product_has_the_same_bits_wherever_it_lies(size: tuple[int, ...], classes: int) -> None:
+    """On one thread torch has MKL multiply for a convolution with one voxel, each window of a batch where it lies."""
+    torch.manual_seed(0)
+    window = torch.randn(1, 16, *size)
+    layer = (nn.Conv2d if len(size) == 2 else nn.Conv3d)(16, classes, 1)
+    with torch.no_grad():
+        for scores in layer(window.expand(7, *window.shape[1:]).contiguous()):
+            assert torch.equal(scores, layer(window)[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise, permutations, product
 
 import numpy as np
@@ -226,3 +227,105 @@ def test_batches_are_even_and_none_is_of_one_window_where_that_can_be(count, bat
         assert min(sizes) > 1
     if batch % 2 == 0:
         assert sum(size % 2 for size in sizes) == count % 2
+
+
+class GoesOn:
+    """A network with threads of its own: `ahead` windows may be on their way. late: it looks at them at last."""
+
+    def __init__(self, network: nn.Module, ahead: int, *, late: bool) -> None:
+        self.network, self.most, self.late = network, ahead, late
+        self.calls = self.on_their_way = self.most_on_their_way = 0
+
+    def __call__(self, windows: Tensor) -> Tensor:
+        self.calls += 1
+        with torch.no_grad():
+            return self.network(windows)
+
+    @property
+    def ahead(self) -> int:
+        return self.most if self.calls else 0
+
+    def begin(self, window: Tensor) -> Callable[[], Tensor]:
+        self.on_their_way += 1
+        self.most_on_their_way = max(self.most_on_their_way, self.on_their_way)
+        given = window if self.late else window.clone()
+
+        def answer() -> Tensor:
+            self.on_their_way -= 1
+            return self(given)
+
+        return answer
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("case", range(30))
+def test_windows_on_their_way_change_no_bit(case: int, late: bool) -> None:
+    rng = np.random.default_rng(case)
+    roi, shape = (tuple(int(n) for n in rng.integers(low, high, 3)) for low, high in ((3, 9), (2, 24)))
+    window = Window(roi, tuple(rng.choice([0.0, 0.25, 0.5, 0.6], 3)), batch=int(rng.integers(2, 7)))
+    where = layout(shape, ALL_AXES[case % 48], window)
+    volume = torch.from_numpy(rng.normal(size=(1, *shape)).astype(np.float32))
+    volume[:, shape[0] // 2 :] = 0.0  # blank windows, computed once
+    layer = nn.Conv3d(1, 2, 1)  # whose scores are the same bits in any batch
+    network = GoesOn(layer, int(rng.integers(1, 9)), late=late)
+    weights, counted = importance(where.roi, window.blend, window.sigma_scale), []
+
+    def scores(of: Network) -> list[tuple[int, Tensor]]:
+        with torch.no_grad():
+            return list(
+                stream(
+                    lambda first, last: volume[:, first:last],
+                    rows_of(where),
+                    weights,
+                    of,
+                    batch=window.batch,
+                    tick=lambda _, windows: counted.append(windows),
+                    steady=lambda: True,
+                )
+            )
+
+    expected = scores(lambda windows: layer(windows))
+    assert sum(counted) == where.count
+    counted.clear()
+    found = scores(network)
+    assert sum(counted) == where.count
+    assert [first for first, _ in found] == [first for first, _ in expected]
+    assert all(torch.equal(one, other) for (_, one), (_, other) in zip(found, expected, strict=True))
+    assert network.on_their_way == 0
+    assert network.most_on_their_way <= window.batch  # of which it has memory for as many
+
+
+def test_planes_are_prepared_while_windows_are_on_their_way() -> None:
+    volume, window = torch.randn(1, 30, 8, 24), Window((8, 8, 8), (0.5,) * 3, batch=4)
+    where = layout((30, 8, 24), ALL_AXES[0], window)
+    network, on_their_way = GoesOn(nn.Conv3d(1, 2, 1), 3, late=True), []
+
+    def planes(first: int, last: int) -> Tensor:
+        on_their_way.append(network.on_their_way)
+        return volume[:, first:last]
+
+    for _ in stream(planes, rows_of(where), torch.ones(8, 8, 8), network, batch=window.batch, tick=silent):
+        pass
+    assert len(on_their_way) == 7
+    assert set(on_their_way[1:]) == {2}  # and one was waited for, when the row began
+
+
+def test_who_stops_waits_for_windows_on_their_way() -> None:
+    volume, window = torch.randn(1, 30, 8, 24), Window((8, 8, 8), (0.5,) * 3, batch=4)
+    where = layout((30, 8, 24), ALL_AXES[0], window)
+    network = GoesOn(nn.Conv3d(1, 2, 1), 3, late=True)
+    ticks = 0
+
+    def stop(_: Layout, windows: int) -> None:
+        nonlocal ticks
+        ticks += 1
+        if ticks == 4:
+            raise Interrupted
+
+    slabs = stream(
+        lambda a, b: volume[:, a:b], rows_of(where), torch.ones(8, 8, 8), network, batch=window.batch, tick=stop
+    )
+    with pytest.raises(Interrupted):
+        list(slabs)
+    assert network.most_on_their_way > 1
+    assert network.on_their_way == 0
