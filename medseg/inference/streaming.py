@@ -31,19 +31,20 @@ from medseg.inference.windows import Layout, Triple
 Planes = Callable[[int, int], Tensor]
 """planes(first, last): prepared slices first..last-1 as (C, k, j, i), waiting for them if need be. `first` grows."""
 
+Network = Callable[[Tensor], Tensor]
+"""(B, C, *roi) -> (B, K, *roi), both in model axis order, float32."""
+
 Answer = Callable[[], Tensor]
 """What a network gives for the windows that it has begun with: waits for it."""
 
 
-class Network(Protocol):
-    """(B, C, *roi) -> (B, K, *roi), both in model axis order, float32."""
-
-    def __call__(self, windows: Tensor, /) -> Tensor: ...
-
-
 @runtime_checkable
-class Begins(Network, Protocol):
+class Begins(Protocol):
     """A network that can go on by itself with windows while others are cut out and stitched."""
+
+    def __call__(self, windows: Tensor, /) -> Tensor:
+        """See `Network`."""
+        ...
 
     @property
     def ahead(self) -> int:
