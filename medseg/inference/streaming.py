@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
-from itertools import chain, islice, repeat
+from itertools import chain, islice
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -219,9 +219,8 @@ class _Weighted:
         if begins is not None:
             answer = begins.begin(windows)
             return [_Due(where, place, lambda: self._weighted(where, answer()[0])) for place in places]
-        scores = self._network(windows if full else windows[: len(places)])
-        more = chain([len(places)], repeat(0))
-        each = zip(places, scores, more)  # noqa: B905
+        scores = self._network(windows if full else windows[: len(places)])[: len(places)]
+        each = zip(places, scores, [len(places)] + [0] * (len(places) - 1), strict=True)  # done with the first
         return [_Due(where, place, partial(self._weighted, where, window), n) for place, window, n in each]
 
     def _weighted(self, where: Layout, scores: Tensor) -> Tensor:
