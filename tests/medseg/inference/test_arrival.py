@@ -111,7 +111,8 @@ class Layers:
 
     def _note(self, name: str, _: nn.Module, given: tuple[torch.Tensor, ...], gave: torch.Tensor) -> None:
         key = (name, *((one.shape, one.stride(), one.numpy().tobytes()) for one in given))
-        if self._given.setdefault(key, gave.numpy().tobytes()) != gave.numpy().tobytes():
+        bits = gave.numpy().tobytes()
+        if self._given.setdefault(key, bits) != bits:
             self.unsteady.add(name)
 
 

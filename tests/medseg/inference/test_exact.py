@@ -183,15 +183,16 @@ def compare(case: Case) -> None:
     exact, _ = streamed(case, exact=True)
     assert torch.equal(exact, expected), case
     found, seen = streamed(case)
-    monais = [expected]
+    scale = max(float(expected.abs().max()), 1.0)
     if case.window.batch == 1:
         # By default no window runs alone. Where a norm of a few voxels of air makes much of a last bit (case 238 with
         # AVX2: 0.25), MONAI one by one is as far from MONAI in pairs, and these are what is to be met.
-        monais.append(by_monai(replace(case, window=replace(case.window, batch=2))))
-    nearest = min(monais, key=lambda one: float((found - one).abs().max()))
-    scale = max(float(nearest.abs().max()), 1.0)
-    assert (found - nearest).abs().max() <= 1e-5 * scale, case
-    assert (found.argmax(0) != nearest.argmax(0)).sum() <= 1e-6 * nearest[0].numel(), case
+        pairs = by_monai(replace(case, window=replace(case.window, batch=2)))
+        default = expected if (pairs - expected).abs().max() <= 1e-5 * scale else pairs
+    else:
+        default = expected
+    assert (found - default).abs().max() <= 1e-5 * scale, case
+    assert (found.argmax(0) != default.argmax(0)).sum() <= 1e-6 * default[0].numel(), case
     # The same bits without reuse of blank windows, in other batches, from the other end
     plain, all_of_them = streamed(case, steady=False)
     assert seen <= all_of_them
