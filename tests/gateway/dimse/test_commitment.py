@@ -20,7 +20,6 @@ from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPu
 from gateway.dimse.command import elements, p_data
 from gateway.dimse.commitment import CommitmentRequest, CommitmentResult, Reference
 from gateway.ledger import LedgerUnavailable
-from tests.gateway.dimse.test_scp import until
 from tests.gateway.receiving import (
     CT,
     RawPeer,
@@ -32,6 +31,7 @@ from tests.gateway.receiving import (
     padded,
     receiving,
     store_message,
+    until,
 )
 
 PUSH, INSTANCE = str(StorageCommitmentPushModel), str(StorageCommitmentPushModelInstance)
@@ -86,6 +86,13 @@ def test_what_may_be_asked(tmp_path: Path, asked: Dataset, action: int, instance
         )
 
 
+def established(receiver: Receiver) -> Any:
+    """The row of the one association, once the acceptor goes by it: the peer hears that it is accepted before that."""
+    assert until(lambda: any(receiver.scp.is_open(row.id) for row in receiver.rows("association")))
+    (row,) = receiver.rows("association")
+    return row
+
+
 @contextmanager
 def reporting(tmp_path: Path) -> Iterator[tuple[Receiver, RawPeer, Callable[[], bool]]]:
     """A peer that is being told, with the N-EVENT-REPORT read; the last gives what the report came to."""
@@ -94,8 +101,7 @@ def reporting(tmp_path: Path) -> Iterator[tuple[Receiver, RawPeer, Callable[[], 
         receiving(tmp_path, asked=lambda _: None) as receiver,
         RawPeer(receiver.scp.port, associate_request(contexts=contexts)) as peer,
     ):
-        assert until(lambda: bool(receiver.rows("association")))
-        (row,) = receiver.rows("association")
+        row = established(receiver)
         taken: list[bool] = []
         thread = threading.Thread(target=lambda: taken.append(receiver.scp.report(row.id, RESULT)))
         thread.start()
@@ -166,8 +172,7 @@ def test_reports_at_once_go_one_after_the_other(tmp_path: Path) -> None:
         ae.add_requested_context(PUSH)
         handlers: list[Any] = [(evt.EVT_N_EVENT_REPORT, hear)]
         assoc = ae.associate("127.0.0.1", receiver.scp.port, ae_title="MEDSEG", evt_handlers=handlers)
-        assert until(lambda: bool(receiver.rows("association")))
-        (row,) = receiver.rows("association")
+        row = established(receiver)
         transactions = [f"1.2.{number}" for number in range(4)]
         results = [CommitmentResult(one, RESULT.reasons) for one in transactions]
         assert list(pool.map(lambda result: receiver.scp.report(row.id, result), results)) == [True] * 4
