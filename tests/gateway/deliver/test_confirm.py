@@ -15,8 +15,7 @@ from gateway import outbox_rows
 from gateway.dimse.commitment import CommitmentReport
 from gateway.outbox_rows import LAST_ASK
 from tests.gateway.deliver.stage import COMMIT, FIND, QUICK, SEG, SR, FakePacs, Stage, serving, staged
-from tests.gateway.dimse.test_scp import until
-from tests.gateway.receiving import receiving
+from tests.gateway.receiving import receiving, until
 
 STORE = (SEG, SR, Verification)
 

@@ -21,8 +21,7 @@ from gateway.deliver import outbox
 from gateway.deliver.outbox import MOST
 from gateway.live import Live
 from tests.gateway.deliver.stage import SEG, SR, FakePacs, Stage, serving, staged
-from tests.gateway.dimse.test_scp import until
-from tests.gateway.receiving import data_set_of
+from tests.gateway.receiving import data_set_of, until
 from tests.peers.orthanc import free_port
 
 

@@ -21,8 +21,7 @@ from gateway.dimse.scu import Destination
 from medseg.results.report import write_report
 from medseg.results.seg import SegWriter
 from tests.gateway.deliver.stage import QUICK, Stage, staged
-from tests.gateway.dimse.test_scp import until
-from tests.gateway.receiving import data_set_of, receiving
+from tests.gateway.receiving import data_set_of, receiving, until
 from tests.medseg.results.stacks import SEGMENTS, blobs, feed, made, make_result, make_stack
 from tests.peers import missing, orthanc
 
