@@ -122,6 +122,11 @@ class _Gate(ACSE):
             evt.trigger(assoc, evt.EVT_REJECTED, {})
             assoc.kill()
 
+    def send_accept(self) -> None:
+        """Accept, and know of it before the peer does: its report may be served at once, by a thread of its own."""
+        self.assoc.is_established = True
+        super().send_accept()
+
 
 class _Handler(RequestHandler):
     """Makes the association of a new connection."""

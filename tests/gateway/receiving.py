@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from pydicom import Dataset, dcmwrite
@@ -32,6 +32,8 @@ from gateway.receive.spool import Spool, Watermark
 STORESCU = "/usr/bin/storescu"  # DCMTK's, and not pynetdicom's of the same name
 NEVER_FULL = Watermark(used_percent=100, free_bytes=0)
 CT = str(CTImageStorage)
+#: Of any SCU of pynetdicom's: without, its reactor takes an answer now and then, and the association ends.
+CAREFUL: Final[list[Any]] = [(evt.EVT_CONN_OPEN, no_answer_lost)]
 
 
 def make_ct(size: int = 16, *, seed: int = 0, **changes: Any) -> Dataset:
@@ -143,8 +145,7 @@ def associate(
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 30
     for abstract_syntax, transfer_syntaxes in contexts:
         ae.add_requested_context(abstract_syntax, list(transfer_syntaxes))
-    handlers: list[Any] = [(evt.EVT_CONN_OPEN, no_answer_lost)]
-    return ae.associate("127.0.0.1", port, ae_title=names.get("called", "MEDSEG"), evt_handlers=handlers)
+    return ae.associate("127.0.0.1", port, ae_title=names.get("called", "MEDSEG"), evt_handlers=CAREFUL)
 
 
 def element(number: int, value: bytes) -> bytes:

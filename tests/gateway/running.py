@@ -22,7 +22,7 @@ from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification
 from sqlalchemy import create_engine, text
 
-from gateway.dimse.scu import no_answer_lost
+from tests.gateway.receiving import CAREFUL
 
 PATIENCE_S = 150.0  # on a machine that others use; nothing here waits for so long on an idle one
 SR_CLASSES = (ComprehensiveSRStorage, "1.2.840.10008.5.1.4.1.1.88.34")
@@ -127,8 +127,7 @@ class Serving:
         """As `send`, piece by piece over an association that is released at the end."""
         ae = AE("SENDER")
         ae.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
-        handlers: list[Any] = [(evt.EVT_CONN_OPEN, no_answer_lost)]
-        assoc = ae.associate("127.0.0.1", self.port, ae_title="MEDSEG", evt_handlers=handlers)
+        assoc = ae.associate("127.0.0.1", self.port, ae_title="MEDSEG", evt_handlers=CAREFUL)
         assert assoc.is_established
 
         def send(datasets: Sequence[Dataset]) -> None:

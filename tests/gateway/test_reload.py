@@ -12,6 +12,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from pynetdicom import AE
 from pynetdicom.association import Association
 
+from tests.gateway.receiving import CAREFUL
 from tests.gateway.running import Serving, free_port, serving, wait_for
 from tests.gateway.spooling import phantom
 
@@ -46,7 +47,7 @@ def told(service: Serving) -> dict[str, list[str]]:
 def associate(service: Serving, calling: str = "SENDER") -> Association:
     ae = AE(calling)
     ae.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
-    return ae.associate("127.0.0.1", service.port, ae_title="MEDSEG")
+    return ae.associate("127.0.0.1", service.port, ae_title="MEDSEG", evt_handlers=CAREFUL)
 
 
 def rejected(service: Serving, calling: str) -> bool:

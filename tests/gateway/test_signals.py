@@ -18,7 +18,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from pynetdicom import AE, build_role, evt
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 
-from tests.gateway.receiving import write_file
+from tests.gateway.receiving import CAREFUL, write_file
 from tests.gateway.running import PATIENCE_S, Serving, free_port, serving, wait_for
 from tests.gateway.spooling import phantom
 from tests.peers import orthanc
@@ -47,7 +47,7 @@ class Modality:
         ae.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
         ae.add_requested_context(StorageCommitmentPushModel)
         role = build_role(StorageCommitmentPushModel, scu_role=True)
-        handlers = [(evt.EVT_N_EVENT_REPORT, _hear, [heard])]
+        handlers = [*CAREFUL, (evt.EVT_N_EVENT_REPORT, _hear, [heard])]
         assoc = ae.associate("127.0.0.1", port, ae_title="MEDSEG", ext_neg=[role], evt_handlers=handlers)
         assert assoc.is_established
         yield assoc, heard

@@ -22,7 +22,7 @@ from pydicom.encaps import encapsulate
 from pynetdicom import AE, _config
 
 from medseg.dicom.phantom import Ellipsoid, make_series, write_series
-from tests.gateway.receiving import CT, STORESCU, data_set_of
+from tests.gateway.receiving import CAREFUL, CT, STORESCU, data_set_of
 from tests.gateway.running import Pacs, Serving, serving, wait_for
 from tests.medseg.bundle.zoo import spleen_like
 from tests.peers import missing, require
@@ -148,7 +148,7 @@ def send(port: int, files: list[Path], syntax: Syntax) -> None:
     if syntax.options is None:
         ae = AE("SENDER")
         ae.add_requested_context(CT, syntax.uid)
-        association = ae.associate("127.0.0.1", port, ae_title="MEDSEG")
+        association = ae.associate("127.0.0.1", port, ae_title="MEDSEG", evt_handlers=CAREFUL)
         assert [association.send_c_store(file).Status for file in files] == [0x0000] * len(files)
         association.release()
         return

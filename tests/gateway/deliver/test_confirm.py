@@ -15,7 +15,7 @@ from gateway import outbox_rows
 from gateway.dimse.commitment import CommitmentReport
 from gateway.outbox_rows import LAST_ASK
 from tests.gateway.deliver.stage import COMMIT, FIND, QUICK, SEG, SR, FakePacs, Stage, serving, staged
-from tests.gateway.receiving import receiving, until
+from tests.gateway.receiving import CAREFUL, receiving, until
 
 STORE = (SEG, SR, Verification)
 
@@ -102,7 +102,7 @@ def test_a_late_report_on_another_association_confirms_once(tmp_path: Path, stag
         role.sop_class_uid, role.scu_role, role.scp_role = COMMIT, False, True
         ae = AE("PACS")
         ae.add_requested_context(COMMIT)
-        assoc = ae.associate("127.0.0.1", receiver.scp.port, ae_title="MEDSEG", ext_neg=[role])
+        assoc = ae.associate("127.0.0.1", receiver.scp.port, ae_title="MEDSEG", ext_neg=[role], evt_handlers=CAREFUL)
         report = pacs.report(pacs.asked[0])
         report.TransactionUID, known = "1.2.3", report.TransactionUID
         for transaction in ("1.2.3", known, known):  # unknown, then right, then repeated

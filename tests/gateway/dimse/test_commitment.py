@@ -18,9 +18,10 @@ from pynetdicom import AE, build_role, evt
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 
 from gateway.dimse.command import elements, p_data
-from gateway.dimse.commitment import CommitmentRequest, CommitmentResult, Reference
+from gateway.dimse.commitment import CommitmentReport, CommitmentRequest, CommitmentResult, Reference
 from gateway.ledger import LedgerUnavailable
 from tests.gateway.receiving import (
+    CAREFUL,
     CT,
     RawPeer,
     Receiver,
@@ -77,20 +78,13 @@ def test_what_may_be_asked(tmp_path: Path, asked: Dataset, action: int, instance
         ae = AE("SENDER")
         ae.add_requested_context(PUSH)
         role = build_role(PUSH, scu_role=True)
-        assoc = ae.associate("127.0.0.1", receiver.scp.port, ae_title="MEDSEG", ext_neg=[role])
+        assoc = ae.associate("127.0.0.1", receiver.scp.port, ae_title="MEDSEG", ext_neg=[role], evt_handlers=CAREFUL)
         answer, _ = assoc.send_n_action(asked, action, PUSH, instance)
         assoc.release()
         assert answer.Status == status
         assert [(one.peer.calling_ae, one.objects) for one in taken] == (
             [("SENDER", (Reference(CT, "1.2.4"),))] if status == 0 else []
         )
-
-
-def established(receiver: Receiver) -> Any:
-    """The row of the one association, once the acceptor goes by it: the peer hears that it is accepted before that."""
-    assert until(lambda: any(receiver.scp.is_open(row.id) for row in receiver.rows("association")))
-    (row,) = receiver.rows("association")
-    return row
 
 
 @contextmanager
@@ -101,7 +95,7 @@ def reporting(tmp_path: Path) -> Iterator[tuple[Receiver, RawPeer, Callable[[], 
         receiving(tmp_path, asked=lambda _: None) as receiver,
         RawPeer(receiver.scp.port, associate_request(contexts=contexts)) as peer,
     ):
-        row = established(receiver)
+        (row,) = receiver.rows("association")
         taken: list[bool] = []
         thread = threading.Thread(target=lambda: taken.append(receiver.scp.report(row.id, RESULT)))
         thread.start()
@@ -160,6 +154,29 @@ def test_a_connection_that_breaks_ends_the_report(tmp_path: Path) -> None:
         assert until(lambda: not receiver.scp.connections)
 
 
+def test_what_comes_right_after_the_acceptance_is_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[CommitmentReport] = []
+    answered = threading.Event()
+    trigger = evt.trigger
+
+    def held_up(assoc: Any, event: Any, attributes: Any = None) -> Any:
+        if event is evt.EVT_ACCEPTED and assoc.is_acceptor:
+            answered.wait(20)
+        return trigger(assoc, event, attributes)
+
+    monkeypatch.setattr(evt, "trigger", held_up)
+    with receiving(tmp_path, reported=heard.append) as receiver:
+        ae = AE("PACS")
+        ae.add_requested_context(PUSH)
+        role = build_role(PUSH, scp_role=True)
+        assoc = ae.associate("127.0.0.1", receiver.scp.port, ae_title="MEDSEG", ext_neg=[role], evt_handlers=CAREFUL)
+        status, _ = assoc.send_n_event_report(RESULT.information(), RESULT.event_type, PUSH, INSTANCE)
+        answered.set()
+        assoc.release()
+    assert status.get("Status") == 0x0000
+    assert [(one.transaction_uid, one.failed) for one in heard] == [("1.2.3", {"1.2.5": 0x0112})]
+
+
 def test_reports_at_once_go_one_after_the_other(tmp_path: Path) -> None:
     heard: list[str] = []
 
@@ -170,9 +187,9 @@ def test_reports_at_once_go_one_after_the_other(tmp_path: Path) -> None:
     with receiving(tmp_path, asked=lambda _: None) as receiver, ThreadPoolExecutor(4) as pool:
         ae = AE("SENDER")
         ae.add_requested_context(PUSH)
-        handlers: list[Any] = [(evt.EVT_N_EVENT_REPORT, hear)]
+        handlers = [*CAREFUL, (evt.EVT_N_EVENT_REPORT, hear)]
         assoc = ae.associate("127.0.0.1", receiver.scp.port, ae_title="MEDSEG", evt_handlers=handlers)
-        row = established(receiver)
+        (row,) = receiver.rows("association")
         transactions = [f"1.2.{number}" for number in range(4)]
         results = [CommitmentResult(one, RESULT.reasons) for one in transactions]
         assert list(pool.map(lambda result: receiver.scp.report(row.id, result), results)) == [True] * 4

@@ -13,6 +13,7 @@ from pynetdicom.sop_class import StorageCommitmentPushModelInstance, Verificatio
 
 from tests.gateway.deliver.stage import COMMIT, SEG, SR, FakePacs, serving
 from tests.gateway.faults.faulty import Faulty, phantom, store_all
+from tests.gateway.receiving import CAREFUL
 from tests.gateway.running import wait_for
 
 NO_SUCH_OBJECT = 0x0112
@@ -25,7 +26,7 @@ def send_report(gateway: Faulty, report: Dataset, kind: int) -> int:
     role.sop_class_uid, role.scu_role, role.scp_role = COMMIT, False, True
     ae = AE("PACS")
     ae.add_requested_context(COMMIT)
-    assoc = ae.associate("127.0.0.1", gateway.port, ae_title="MEDSEG", ext_neg=[role])
+    assoc = ae.associate("127.0.0.1", gateway.port, ae_title="MEDSEG", ext_neg=[role], evt_handlers=CAREFUL)
     assert assoc.is_established
     response, _ = assoc.send_n_event_report(report, kind, COMMIT, StorageCommitmentPushModelInstance)
     assoc.release()
