@@ -17,7 +17,7 @@ from torch.nn import functional
 from medseg.bundle.recipe import Activation, Finish, Interpolation, Order, Orient, Padding, Recipe, Resample
 from medseg.inference.grid import oriented, resampled, source_frame
 from medseg.inference.prepare import Prepared, prepare, uniform
-from medseg.inference.resample import resample_separable, taps
+from medseg.inference.resample import InPlane, resample_separable, taps
 from medseg.inference.restore import way_back
 from tests.medseg.inference.phantoms import WINDOW, as_monai, blobs, make_stack, monai_transform
 
@@ -103,8 +103,9 @@ def test_one_axis_is_grid_sample(padding, align_corners):
     scaled = 2 * place / 10 - 1 if align_corners else (2 * place + 1) / 11 - 1
     grid = torch.stack([scaled, torch.zeros_like(scaled)], dim=-1)[None, None].float()
     expected = functional.grid_sample(line, grid, padding_mode=str(padding), align_corners=align_corners)
-    operator = taps(coordinates, 11, Interpolation.LINEAR, padding, align_corners=align_corners).matrix()
-    assert torch.allclose(operator @ line[0, 0, 0], expected[0, 0, 0], atol=1e-5)
+    operator = taps(coordinates, 11, Interpolation.LINEAR, padding, align_corners=align_corners)
+    assert torch.allclose(InPlane(None, operator)(line[0]), expected[0], atol=1e-5)
+    assert torch.allclose(InPlane(operator, None)(line[0].mT), expected[0].mT, atol=1e-5)
 
 
 @settings(deadline=None)
