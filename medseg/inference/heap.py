@@ -16,6 +16,7 @@ _M_TRIM_THRESHOLD: Final = -1  # malloc.h
 _M_MMAP_THRESHOLD: Final = -3
 _LARGE: Final = 3 << 20  # bytes: windows and scores; slices come and go too often to map each
 _MOST: Final = 32 << 20  # where glibc's own threshold ends
+_ON_TOP: Final = 8 << 20  # bytes that stay free at the end of the heap: a few slices come and go there all the time
 
 
 # Other C libraries have neither, and stay as they are.
@@ -27,7 +28,7 @@ def keep_large(kept: bool) -> None:
     """Keep freed blocks of 3 to 32 MiB, or give them back, from now on in this process."""
     if _mallopt is not None:
         _mallopt(_M_MMAP_THRESHOLD, _MOST if kept else _LARGE)
-        _mallopt(_M_TRIM_THRESHOLD, 2 * _MOST if kept else 128 << 10)
+        _mallopt(_M_TRIM_THRESHOLD, 2 * _MOST if kept else _ON_TOP)
 
 
 def give_back() -> None:
