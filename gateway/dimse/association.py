@@ -21,7 +21,8 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
 from pynetdicom._globals import MODE_ACCEPTOR
@@ -39,6 +40,7 @@ from gateway.dimse.pdata import Context, Outcome, ProtocolError, Transfer
 
 if TYPE_CHECKING:
     from pynetdicom.ae import ApplicationEntity
+    from pynetdicom.dimse_primitives import DimsePrimitiveType
     from pynetdicom.pdu_primitives import _PDUPrimitiveType
 
     from gateway.dimse.commitment import CommitmentResult
@@ -222,6 +224,7 @@ class UpperLayer(DULServiceProvider):
         self._idle_timer, self.artim_timer = MonotonicTimer(None), MonotonicTimer(None)
         self._transfer: Transfer | None = None
         self._slow = self._slow_begun = False  # the message under way is pynetdicom's
+        self._held = threading.local()
         self._wake_lock = threading.Lock()
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
@@ -246,7 +249,24 @@ class UpperLayer(DULServiceProvider):
                 self._wake_fd = -1
 
     def send_pdu(self, primitive: _PDUPrimitiveType) -> None:
+        held = getattr(self._held, "fragments", None)
+        if held is not None:
+            held.append(primitive)
+            return
         super().send_pdu(primitive)
+        self._wake()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What the calling thread sends meanwhile leaves at the end, and nothing comes between."""
+        held: list[_PDUPrimitiveType] = []
+        self._held.fragments = held
+        try:
+            yield
+        finally:
+            del self._held.fragments
+        with self.to_provider_queue.mutex:
+            self.to_provider_queue.queue.extend(held)
         self._wake()
 
     def kill_dul(self) -> None:
@@ -355,6 +375,11 @@ class UpperLayer(DULServiceProvider):
 
 class Dimse(DIMSEServiceProvider):
     """pynetdicom's DIMSE provider, which ends the association where it would die of a malformed message."""
+
+    def send_msg(self, primitive: DimsePrimitiveType, context_id: int) -> None:
+        """Send a message whole: no answer to an instance comes between its command and its data set."""
+        with cast(UpperLayer, self.dul).together():
+            super().send_msg(primitive, context_id)
 
     def receive_primitive(self, primitive: P_DATA) -> None:
         try:

@@ -25,6 +25,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 )
 
 from gateway.dimse.commitment import UNCOMPRESSED
+from gateway.dimse.scu import no_answer_lost
 
 NO_SUCH_OBJECT_INSTANCE = 0x0112  # Failure Reason (PS3.3 C.14.1.1)
 
@@ -45,6 +46,7 @@ class SmallPacs:
             for sop_class in (Verification, SegmentationStorage, Comprehensive3DSRStorage, StorageCommitmentPushModel)
         ]
         handlers: list[Any] = [
+            (evt.EVT_CONN_OPEN, no_answer_lost),
             (evt.EVT_C_STORE, self._store),
             (evt.EVT_N_ACTION, self._act),
             (evt.EVT_DIMSE_SENT, self._sent),
@@ -85,7 +87,8 @@ class SmallPacs:
         return 0x0000, None
 
     def _sent(self, event: Any) -> None:
-        """The answer to a request for commitment is out: its report follows on the same association (PS3.4 J.3.3)."""
+        """The answer to a request for commitment is about to leave: its report follows on the same association (PS3.4
+        J.3.3), once the reactor has nothing more to send."""
         if isinstance(event.message, N_ACTION_RSP) and self._asked is not None:
             threading.Thread(target=self._report, args=(event.assoc, self._asked), daemon=True).start()
 

@@ -382,9 +382,9 @@ def _connected(event: Any, timeout_s: float, connected: threading.Event) -> None
 
 
 def no_answer_lost(event: Any) -> None:
-    """EVT_CONN_OPEN of any association of pynetdicom's that is to send (`_Requestor`)."""
+    """EVT_CONN_OPEN of any association of pynetdicom's that is to send (`_Sending`), whoever asked for it."""
     event.assoc._reactor_checkpoint = _Pause()
-    event.assoc.__class__ = _Requestor
+    event.assoc.__class__ = _Sending
 
 
 def _take_report(
@@ -395,12 +395,13 @@ def _take_report(
     return on_event_report(event, heard)
 
 
-class _Requestor(Association):
+class _Sending(Association):
     """pynetdicom's association, which knows whether its reactor waits.
 
     Whoever sends closes the checkpoint, and goes on once this says that the reactor waits there. pynetdicom's own flag
-    is lowered late, so that the reactor could still take the answer ("unexpected C-STORE service message"); and the
-    thread that serves a report lowers it although the reactor waits, so that nobody could send any more.
+    is lowered late, so that the reactor could still take the answer ("unexpected C-STORE service message"); it is up
+    while the reactor serves a request, so that what is sent could come between the parts of its answer; and the thread
+    that serves a report lowers it although the reactor waits, so that nobody could send any more.
     """
 
     @property

@@ -28,7 +28,7 @@ from gateway.deliver.outbox import Outbox
 from gateway.dimse.scu import Timeouts
 from gateway.ledger import Ledger
 from gateway.settings import Deliver, Gateway, GatewaySettings, Peer
-from tests.gateway.receiving import make_ct, write_file
+from tests.gateway.receiving import CAREFUL, make_ct, write_file
 
 SEG, SR = str(SegmentationStorage), str(Comprehensive3DSRStorage)
 COMMIT, FIND = StorageCommitmentPushModel, StudyRootQueryRetrieveInformationModelFind
@@ -122,6 +122,7 @@ def serving(pacs: FakePacs, classes: Collection[str] = (SEG, SR, Verification)) 
         (evt.EVT_C_STORE, pacs.stored),
         (evt.EVT_N_ACTION, pacs.acted),
         (evt.EVT_DIMSE_SENT, pacs.sent),
+        *CAREFUL,
         (evt.EVT_C_FIND, pacs.found),
     ]
     server = ae.start_server(("127.0.0.1", pacs.port), block=False, evt_handlers=handlers)

@@ -15,6 +15,7 @@ from pydicom import Dataset
 from pydicom.sequence import Sequence as Items
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, build_role, evt
+from pynetdicom.dimse_messages import N_EVENT_REPORT_RQ, DIMSEMessage
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 
 from gateway.dimse.command import elements, p_data
@@ -112,7 +113,7 @@ def reporting(tmp_path: Path) -> Iterator[tuple[Receiver, RawPeer, Callable[[], 
         yield receiver, peer, outcome
 
 
-def answered() -> bytes:
+def answer_to_report() -> bytes:
     """An N-EVENT-REPORT-RSP (PS3.7 10.3.1.2)."""
     body = (
         element(0x0002, padded(PUSH))
@@ -131,12 +132,47 @@ def test_instances_may_come_before_the_answer_to_a_report(tmp_path: Path) -> Non
         before, after = make_ct(seed=1), make_ct(seed=2)
         peer.send(store_message(CT, str(before.SOPInstanceUID), encode(before)))
         assert peer.read_status() == 0
-        peer.send(answered())
+        peer.send(answer_to_report())
         assert outcome()
         peer.send(store_message(CT, str(after.SOPInstanceUID), encode(after)))
         assert peer.read_status() == 0
         peer.release()
         assert set(receiver.stored()) == {str(before.SOPInstanceUID), str(after.SOPInstanceUID)}
+
+
+def test_an_answer_never_comes_between_the_parts_of_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, answered = threading.Event(), threading.Event()
+    encode_msg = DIMSEMessage.encode_msg
+
+    def held_up(message: DIMSEMessage, *facts: Any) -> Iterator[Any]:
+        for part in encode_msg(message, *facts):
+            yield part
+            if isinstance(message, N_EVENT_REPORT_RQ):
+                begun.set()
+                answered.wait(20)
+
+    monkeypatch.setattr(DIMSEMessage, "encode_msg", held_up)
+    contexts = [(1, CT, str(ExplicitVRLittleEndian)), (3, PUSH, str(ImplicitVRLittleEndian))]
+    with (
+        receiving(tmp_path, asked=lambda _: None) as receiver,
+        RawPeer(receiver.scp.port, associate_request(contexts=contexts)) as peer,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        (row,) = receiver.rows("association")
+        told = pool.submit(receiver.scp.report, row.id, RESULT)
+        assert begun.wait(20)
+        instance = make_ct()
+        peer.send(store_message(CT, str(instance.SOPInstanceUID), encode(instance)))
+        came = []
+        for _ in range(3):
+            _, content = peer.read_pdu()
+            is_command = bool(content[5] & 1)  # message control header (PS3.8 E.2)
+            came.append(elements(content[6:])[0x0100] if is_command else b"data")
+            if came[-1] == b"\x01\x80":
+                answered.set()
+        assert came == [b"\x01\x80", b"\x00\x01", b"data"]  # C-STORE-RSP, then N-EVENT-REPORT-RQ whole
+        peer.send(answer_to_report())
+        assert told.result(30)
 
 
 def test_a_peer_that_leaves_instead_of_answering_is_let_go(tmp_path: Path) -> None:

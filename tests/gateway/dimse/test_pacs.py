@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import pytest
 from pydicom import dcmread
 from pydicom.uid import SegmentationStorage, generate_uid
+from pynetdicom.dimse_messages import N_ACTION_RSP, N_EVENT_REPORT_RQ, DIMSEMessage
 
 from gateway.dimse import scu
 from gateway.dimse.commitment import COMMIT, Reference
@@ -39,6 +44,29 @@ def test_it_commits_to_what_it_keeps_and_to_nothing_else(tmp_path: Path) -> None
         assert report.committed == {file.sop_instance_uid} == pacs.received().keys()
         assert report.failed == {other: NO_SUCH_OBJECT_INSTANCE}
         assert data_set_of(pacs.file(file.sop_instance_uid)) == data_set_of(file.path)
+
+
+def test_its_report_never_comes_before_the_end_of_its_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, answered = threading.Event(), threading.Event()
+    encode_msg = DIMSEMessage.encode_msg
+
+    def held_up(message: DIMSEMessage, *facts: Any) -> Iterator[Any]:
+        if isinstance(message, N_ACTION_RSP):
+            begun.wait(1)  # in vain, as it should be
+        for part in encode_msg(message, *facts):
+            yield part
+            if isinstance(message, N_EVENT_REPORT_RQ):
+                begun.set()
+                answered.wait(20)
+        if isinstance(message, N_ACTION_RSP):
+            answered.set()
+
+    monkeypatch.setattr(DIMSEMessage, "encode_msg", held_up)
+    with SmallPacs(tmp_path, "PACS") as pacs:
+        to = Destination("PACS", "127.0.0.1", pacs.port)
+        with scu.associate(to, [Proposal(COMMIT)], Timeouts(report_s=30)) as link:
+            report = link.commit("1.2.3", [Reference(SEG, "1.2.4")]).report
+    assert report is not None and report.failed == {"1.2.4": NO_SUCH_OBJECT_INSTANCE}
 
 
 def test_dcmtk_stores_in_it(tmp_path: Path) -> None:
