@@ -32,7 +32,7 @@ from gateway.receive.spool import Spool, Watermark
 STORESCU = "/usr/bin/storescu"  # DCMTK's, and not pynetdicom's of the same name
 NEVER_FULL = Watermark(used_percent=100, free_bytes=0)
 CT = str(CTImageStorage)
-#: Of any SCU of pynetdicom's: without, its reactor takes an answer now and then, and the association ends.
+#: Of any pynetdicom that sends, also as an SCP: without, now and then its reactor takes an answer, or breaks into one.
 CAREFUL: Final[list[Any]] = [(evt.EVT_CONN_OPEN, no_answer_lost)]
 
 
