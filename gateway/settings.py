@@ -100,12 +100,16 @@ class Gateway:
 
 @dataclass(frozen=True)
 class Complete:
-    """When a series is taken as complete although nobody has said so (`receive.arrivals`), in seconds."""
+    """When a series is taken as complete although nobody has said so (`receive.completion`), in seconds.
+
+    quiet_late_s: up to which quiet_s grows after images that came late.
+    """
 
     quiet_s: Annotated[float, forms.SECONDS] = 3.0
     quiet_gap_s: Annotated[float, forms.SECONDS] = 30.0
     quiet_open_s: Annotated[float, forms.SECONDS] = 60.0
     quiet_abort_s: Annotated[float, forms.SECONDS] = 60.0
+    quiet_late_s: Annotated[float, forms.SECONDS] = 60.0
     cap_s: Annotated[float, forms.SECONDS] = 1800.0
     late_s: Annotated[float, forms.SECONDS] = 86400.0
 

@@ -30,6 +30,8 @@ from gateway.receive.events import (
 
 #: Two answers to a count agree when they are the same and at least this far apart.
 AGREE_S = 2.0
+#: A pause after which an image still belongs to the pace of its sender; a longer one is a sending of its own.
+LONGEST_PACE_S = 60.0
 #: Stands for all series of a study where a count is kept.
 WHOLE = ""
 
@@ -69,6 +71,9 @@ class Series:
     request_ended: a STOW request that brought instances has ended, and nothing came since.
     corrected: instances of this generation that replaced others.
     fresh: something has come that was not taken. taken_s: when the generation before was.
+    late: how often something came after all that was here had been taken. pace_s: the longest pause before that, of
+        those up to LONGEST_PACE_S.
+    one_each: no association has brought more than one instance.
     """
 
     opened_s: float
@@ -82,6 +87,9 @@ class Series:
     generation: int = 1
     fresh: bool = True
     taken_s: float | None = None
+    late: int = 0
+    pace_s: float = 0.0
+    one_each: bool = True
 
 
 @dataclass(frozen=True)
@@ -98,10 +106,15 @@ class Study:
 
 @dataclass(frozen=True)
 class Arrivals:
-    """Everything that is arriving: studies by UID, and the associations that are open."""
+    """Everything that is arriving: studies by UID, and the associations that are open.
+
+    paces_s: by sender that sends each image over an association of its own: the longest pause, as of `Series.pace_s`.
+        Learned from images that came late, and kept for as long as the process runs.
+    """
 
     studies: Mapping[str, Study] = field(default_factory=dict)
     associations: Mapping[str, Association] = field(default_factory=dict)
+    paces_s: Mapping[str, float] = field(default_factory=dict)
 
 
 def observe(arrivals: Arrivals, event: Event, now_s: float) -> Arrivals:
@@ -164,16 +177,15 @@ def _arrived(arrivals: Arrivals, event: InstanceArrived, now_s: float) -> Arriva
     if not series.fresh:
         if known and known.digest == event.image.digest:
             return arrivals  # a repetition of what was taken
-        series = replace(
-            series, fresh=True, generation=series.generation + 1, opened_s=now_s, corrected=frozenset(), aborted_s={}
-        )
+        arrivals, series = _late(arrivals, event, series, now_s)
     if known and known.digest != event.image.digest:
         series = replace(series, corrected=series.corrected | {event.sop_instance_uid})
-    carriers = series.carriers
+    carriers, again = series.carriers, known is None and event.association in series.carriers
     if event.association in arrivals.associations:
         carriers = {**carriers, event.association: event.sender}
     series = replace(
         series,
+        one_each=series.one_each and not again,
         images={**series.images, event.sop_instance_uid: event.image},
         senders=series.senders | {event.sender},
         carriers=carriers,
@@ -182,6 +194,26 @@ def _arrived(arrivals: Arrivals, event: InstanceArrived, now_s: float) -> Arriva
     )
     changed = _with_series(arrivals, event.study_uid, event.series_uid, series)
     return _not_missing(changed, event.sop_instance_uid)
+
+
+def _late(arrivals: Arrivals, event: InstanceArrived, series: Series, now_s: float) -> tuple[Arrivals, Series]:
+    """An instance came after all that was here had been taken: a new generation, and what is learned from its pause."""
+    pause_s = now_s - series.last_s
+    pace_s = max(series.pace_s, pause_s) if pause_s <= LONGEST_PACE_S else series.pace_s
+    if series.one_each and event.sop_instance_uid not in series.images:
+        longest_s = max(arrivals.paces_s.get(event.sender, 0.0), pace_s)
+        arrivals = replace(arrivals, paces_s={**arrivals.paces_s, event.sender: longest_s})
+    series = replace(
+        series,
+        fresh=True,
+        generation=series.generation + 1,
+        opened_s=now_s,
+        corrected=frozenset(),
+        aborted_s={},
+        late=series.late + 1,
+        pace_s=pace_s,
+    )
+    return arrivals, series
 
 
 def _listed(arrivals: Arrivals, uids: frozenset[str], now_s: float) -> Arrivals:
@@ -244,6 +276,9 @@ def save(study: Study, now_s: float, wall_s: float) -> str:
                     "senders": sorted(series.senders),
                     "aborted": sorted({*series.aborted_s, *series.carriers.values()}),
                     "request_ended": series.request_ended,
+                    "late": series.late,
+                    "pace": series.pace_s,
+                    "one_each": series.one_each,
                 }
                 for uid, series in study.series.items()
             },
@@ -275,6 +310,9 @@ def resume(arrivals: Arrivals, study_uid: str, saved: str, now_s: float, wall_s:
             generation=one["generation"],
             fresh=one["fresh"],
             taken_s=None if one["taken"] is None else moment(one["taken"]),
+            late=one["late"],
+            pace_s=one["pace"],
+            one_each=one["one_each"],
         )
         for uid, one in state["series"].items()
     }

@@ -8,6 +8,10 @@
              |<------------------------- cap_s ------------------------->|          |     at the latest
                                                                   |<---- late_s --->|     then: next generation
 
+After an image that came late, quiet_s is not enough for that series any more: it doubles with every such image, and is
+twice the longest pause that was seen, up to quiet_late_s. The next series of a sender that sends each image over an
+association of its own waits so from the start. Where somebody says that this was all, nothing of this is waited for.
+
 Slices at even distances prove nothing (every prefix of a series is even), so geometry only chooses among the quiet
 times. Who counts or lists the instances can prove a series complete, and while more is counted or listed than has
 come, no silence does.
@@ -175,7 +179,7 @@ def _quiet(arrivals: Arrivals, fresh: list[Series], now_s: float, settings: Sett
     """When it will have been quiet for long enough, and which quiet that is; the longest that applies."""
     last_s = max(part.last_s for part in fresh)
     senders = frozenset().union(*(part.senders for part in fresh))
-    waits = [(settings.quiet_s, Reason.QUIET)]
+    waits = [(max(_grown(arrivals, part, settings) for part in fresh), Reason.QUIET)]
     if any(one.sender in senders for one in arrivals.associations.values()):
         waits.append((settings.quiet_open_s, Reason.QUIET_OPEN))
     if any(part.aborted_s for part in fresh):
@@ -189,6 +193,13 @@ def _quiet(arrivals: Arrivals, fresh: list[Series], now_s: float, settings: Sett
     ):
         wait_s, reason = settings.quiet_gap_s, Reason.QUIET_GAP
     return last_s + wait_s, reason
+
+
+def _grown(arrivals: Arrivals, series: Series, settings: Settings) -> float:
+    """quiet_s, grown by what was seen of this series and of its senders."""
+    paces_s = [arrivals.paces_s.get(sender, 0.0) for sender in series.senders if series.one_each]
+    wait_s = max(settings.quiet_s * 2.0 ** min(series.late, 64), 2.0 * max(series.pace_s, *paces_s, 0.0))
+    return max(settings.quiet_s, min(wait_s, settings.quiet_late_s))
 
 
 def lacks_slices(images: Collection[Image]) -> bool:

@@ -14,7 +14,7 @@ from tests.gateway.spooling import Clock, Inbox, inbox, phantom
 
 QUIET_S, GAP_S, OPEN_S, ABORT_S, CAP_S = 3, 30, 60, 90, 100
 TIMES = f"[complete]\nquiet_gap_s = {GAP_S}\nquiet_open_s = {OPEN_S}\nquiet_abort_s = {ABORT_S}\n"
-TIMES += f"cap_s = {CAP_S}\n"
+TIMES += f"cap_s = {CAP_S}\nquiet_late_s = {QUIET_S}\n"
 
 
 def settings(folder: Path, rules: str = "") -> GatewaySettings:

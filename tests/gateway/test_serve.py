@@ -47,6 +47,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, pacs: Pacs, bundle: Path) 
     settings = f"""
 [complete]
 quiet_s = 0.5
+quiet_late_s = 1
 quiet_gap_s = 1
 quiet_abort_s = 1
 [deliver]

@@ -52,6 +52,7 @@ quiet_s = 3                    # sender has released and holds no open associati
 quiet_gap_s = 30               # ... but a slice is missing
 quiet_open_s = 60              # an association of the sender is still open
 quiet_abort_s = 60
+quiet_late_s = 60              # up to which quiet_s grows after images that came late
 cap_s = 1800                   # then infer or hold, by rule
 late_s = 86400                 # images after the result: infer again, supersede
 

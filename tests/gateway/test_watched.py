@@ -53,6 +53,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, pacs: Pacs) -> Iterator[Se
     settings = f"""
 [complete]
 quiet_s = 0.5
+quiet_late_s = 1
 quiet_gap_s = 0.5
 quiet_abort_s = 0.5
 [deliver]

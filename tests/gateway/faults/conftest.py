@@ -16,6 +16,7 @@ from tests.medseg.bundle.zoo import spleen_like
 TIMES = """
 [complete]
 quiet_s = 0.5
+quiet_late_s = 1
 quiet_gap_s = 1
 quiet_abort_s = 8
 quiet_open_s = 60

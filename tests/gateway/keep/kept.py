@@ -26,6 +26,7 @@ TIMES = f"""
 [complete]
 late_s = {LATE_S}
 quiet_gap_s = 5
+quiet_late_s = 5
 [retain]
 inputs_s = {INPUTS_S}
 results_s = {RESULTS_S}

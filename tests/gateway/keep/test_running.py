@@ -14,6 +14,7 @@ from tests.gateway.spooling import phantom
 SETTINGS = """
 [complete]
 quiet_s = 0.2
+quiet_late_s = 1
 quiet_gap_s = 0.2
 late_s = 0
 [retain]

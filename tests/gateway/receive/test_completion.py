@@ -144,7 +144,7 @@ def test_a_truncated_even_prefix_waits_for_its_quiet_time_and_no_longer() -> Non
     service = played([*sent(range(10)), *sent(range(10, 20), **tail | {"start_s": 8.0})])  # type: ignore[arg-type]
     assert [(job.generation, len(job.uids), job.at_s) for job in service.jobs] == [
         (1, 10, approx(4)),
-        (2, 20, approx(12)),
+        (2, 20, approx(9 + 2 * (8.1 - 1))),
     ]
 
 
@@ -568,7 +568,7 @@ def late(*more: Timed, settings_: Settings = DEFAULTS) -> Service:
 def test_a_late_instance_supersedes() -> None:
     service = late(*sent([10], start_s=3600, association="a2"))
     assert [(job.generation, len(job.uids)) for job in service.jobs] == [(1, 10), (2, 11)]
-    assert service.jobs[1].at_s == approx(3600.1 + 3)
+    assert service.jobs[1].at_s == approx(3600.1 + 2 * 3)
 
 
 def test_an_abort_that_was_waited_for_does_not_delay_what_another_sends_late() -> None:
@@ -576,7 +576,7 @@ def test_an_abort_that_was_waited_for_does_not_delay_what_another_sends_late() -
     jobs = played([*aborted, *sent([9], start_s=3600, association="a2", sender="CT02")]).jobs
     assert [(job.at_s, job.reason) for job in jobs] == [
         (approx(61), Reason.QUIET_ABORT),
-        (approx(3603.1), Reason.QUIET),
+        (approx(3606.1), Reason.QUIET),
     ]
 
 
@@ -856,3 +856,79 @@ def test_position_along_the_normal() -> None:
     header.ImagePositionPatient = [14.5, 8, 9]
     assert Image.from_header(header, "d").position_mm == -14.5
     assert seen.stack == Image.from_header(header, "d").stack
+
+
+# An association for each image.
+
+
+def one_by_one(slices: range, pace_s: float, *, start_s: float = 0.0, **more: str) -> list[Timed]:
+    """Each image over an association of its own, at a pace."""
+    name = more.get("series", SERIES)
+    return [
+        one
+        for n, k in enumerate(slices)
+        for one in sent([k], start_s=start_s + n * pace_s, association=f"{name} {k}", **more)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pace_s", "most"),
+    [(0.5, 1), (2.9, 1), (3.5, 2), (5, 2), (6, 2), (12, 2), (20, 2), (29, 2), (45, 2), (59, 2), (70, 20)],
+)
+def test_a_series_of_which_each_image_has_an_association(pace_s: float, most: int) -> None:
+    """With the default settings: one result, or one that was too early and one of the whole."""
+    jobs = played(one_by_one(range(20), pace_s)).jobs
+    assert len(jobs) == most and len(jobs[-1].uids) == 20
+
+
+@given(st.lists(st.floats(0.2, 29.0), min_size=3, max_size=40))
+def test_pauses_of_any_length_give_few_results(pauses_s: list[float]) -> None:
+    """Each result that was too early shows a pause twice as long as any before it."""
+    events, at_s = [], 0.0
+    for k, pause_s in enumerate(pauses_s):
+        at_s += pause_s
+        events += sent([k], start_s=at_s, association=f"a{k}")
+    jobs = played(events).jobs
+    assert len(jobs) <= 5 and len(jobs[-1].uids) == len(pauses_s)
+
+
+def test_the_next_series_of_such_a_sender_waits_from_the_start() -> None:
+    later = one_by_one(range(20), 6, start_s=1000, series="1.2.2")
+    elsewhere = one_by_one(range(5), 6, start_s=2000, series="1.2.3", sender="CT02")
+    jobs = played([*one_by_one(range(20), 6), *later, *elsewhere]).jobs
+    assert [(job.series, len(job.uids)) for job in jobs] == [
+        (SERIES, 1), (SERIES, 20), ("1.2.2", 20), ("1.2.3", 1), ("1.2.3", 5)
+    ]  # fmt: skip
+
+
+def test_a_series_in_one_association_waits_no_longer_for_its_sender(pace_s: float = 6) -> None:
+    at_once = sent(range(10), start_s=1000, series="1.2.2", association="whole")
+    assert played([*one_by_one(range(5), pace_s), *at_once]).jobs[-1].at_s == approx(1001 + 3)
+
+
+def test_who_sent_one_image_late_is_not_taken_for_such_a_sender() -> None:
+    events = [*sent(range(10)), *sent([10], start_s=9, association="a2")]
+    single = sent([0], start_s=1000, series="1.2.2", association="a3")
+    assert played([*events, *single]).jobs[-1].at_s == approx(1000.1 + 3)
+
+
+def test_the_wait_ends_where_the_settings_say(longest_s: float = 10) -> None:
+    some = Settings(quiet_late_s=longest_s)
+    jobs = played(one_by_one(range(4), 20), settings=some).jobs
+    assert [job.at_s for job in jobs] == [approx(3.1), *(approx(20.1 + 20 * k + longest_s) for k in range(3))]
+    assert played(one_by_one(range(1), 6), settings=Settings(quiet_s=90)).jobs[0].at_s == approx(90.1)
+
+
+def test_what_was_learned_of_a_series_outlives_a_restart() -> None:
+    service = Service()
+    service.play(one_by_one(range(2), 6), until_s=8)
+    there = resume(Arrivals(), STUDY, save(service.arrivals.studies[STUDY], 8, 1e9), 100.0, 1e9)
+    again = decide(there, STUDY, SERIES, 100.0, DEFAULTS)
+    assert isinstance(again, Waiting) and again.until_s == approx(112, abs=0.3)
+
+
+def test_a_count_ends_the_longer_wait() -> None:
+    service = Service()
+    service.play(one_by_one(range(5), 6), until_s=24.5)
+    events: list[Timed] = [(25.0, counted(5)), (27.5, counted(5))]
+    assert service.play(events)[-1].reason is Reason.COUNT and service.jobs[-1].at_s == approx(27.5)

@@ -35,7 +35,7 @@ from tests.gateway.running import wait_for
 from tests.gateway.spooling import Clock, Inbox, inbox
 from tests.medseg.bundle.zoo import spleen_like
 
-QUIET = "[complete]\nquiet_s = 3\nquiet_gap_s = 3\nquiet_open_s = 3\nquiet_abort_s = 3\n"
+QUIET = "[complete]\nquiet_s = 3\nquiet_gap_s = 3\nquiet_open_s = 3\nquiet_abort_s = 3\nquiet_late_s = 3\n"
 ORGAN = Ellipsoid((0.0, 0.0, 0.0), (30.0, 20.0, 15.0), 90.0)
 
 

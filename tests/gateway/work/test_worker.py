@@ -54,7 +54,7 @@ def box(tmp_path: Path) -> Iterator[Inbox]:
 
 
 def room(box: Inbox, tmp_path: Path, rule: str) -> Room:
-    return Room(box, read_settings(f"{PEER}[[rule]]\n{rule}\n", tmp_path))
+    return Room(box, read_settings(f"[complete]\nquiet_late_s = 3\n{PEER}[[rule]]\n{rule}\n", tmp_path))
 
 
 def test_a_result_is_frozen_and_waits_for_the_caller(box: Inbox, tmp_path: Path, bundle: Path) -> None:
