@@ -27,7 +27,7 @@ FILES_BESIDES = 256  # of ledger, libraries and logs
 
 def checks(config: Path | None = None) -> Iterator[Check]:
     """What `medseg serve` needs, in the order in which it needs it."""
-    from gateway.settings import InvalidSettings, load_settings
+    from gateway.read import InvalidSettings, load_settings
 
     path = settings_file(config)
     try:

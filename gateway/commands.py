@@ -43,8 +43,8 @@ def serve(
     """
     from dataclasses import replace
 
+    from gateway.read import Reloaded, load_settings, reload_settings
     from gateway.service import serve as run
-    from gateway.settings import Reloaded, load_settings, reload_settings
 
     path = settings_file(config)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 T = TypeVar("T")
@@ -74,6 +74,11 @@ def some_of(choices: type[StrEnum]) -> Form:
     return Form(f"a list of {_listed(choices, ', ')}", several(choices, least=1))
 
 
+def as_toml(value: Any) -> str:
+    """A value as it is shown in a message."""
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
 def _listed(choices: type[StrEnum], between: str) -> str:
     return between.join(f'"{choice}"' for choice in choices)
 
@@ -134,79 +139,3 @@ COUNT = Form("a whole number from 1 to 1000", _whole(1, 1000))
 FOLDER = Form("a folder", _folder)
 DATABASE = Form('"sqlite:///FILE" or "postgresql://…"', _database)
 WEB_ADDRESS = Form('an address such as "http://127.0.0.1:8042/dicom-web"', _web_address)
-
-
-# Patterns: what the value of a condition may be. Each admits some texts.
-
-
-@dataclass(frozen=True)
-class Glob:
-    """A text in which * stands for anything; upper and lower case are the same."""
-
-    text: str
-
-    def admits(self, value: str) -> bool:
-        pattern = ".*".join(re.escape(part) for part in self.text.casefold().split("*"))
-        return re.fullmatch(pattern, value.casefold(), re.DOTALL) is not None
-
-    def __str__(self) -> str:
-        return json.dumps(self.text, ensure_ascii=False)
-
-
-@dataclass(frozen=True)
-class Exactly:
-    """The very text, but for padding: as AE titles and UIDs are compared."""
-
-    text: str
-
-    def admits(self, value: str) -> bool:
-        return value.strip() == self.text
-
-    def __str__(self) -> str:
-        return json.dumps(self.text, ensure_ascii=False)
-
-
-_DECIMAL = r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"
-
-
-@dataclass(frozen=True)
-class Range:
-    """Numbers from `low` to `high`, without these two where it is `open`. text: as in the file."""
-
-    text: str
-    low: float = -math.inf
-    high: float = math.inf
-    open: bool = False
-
-    @classmethod
-    def read(cls, value: Any) -> Range:
-        """From 5, "5", ">=5", "<5" or "1..1.5". Raises ValueError."""
-        text = str(value).replace(" ", "")
-        between = re.fullmatch(rf"({_DECIMAL})\.\.({_DECIMAL})", text)
-        if between and float(between[1]) <= float(between[2]):
-            return cls(text, float(between[1]), float(between[2]))
-        compared = re.fullmatch(rf"(<=|>=|<|>|)({_DECIMAL})", text)
-        if isinstance(value, bool) or not compared:
-            raise ValueError(value)
-        sign, number = compared[1], float(compared[2])
-        low = -math.inf if "<" in sign else number
-        high = math.inf if ">" in sign else number
-        return cls(text, low, high, open=sign in ("<", ">"))
-
-    def admits(self, value: str) -> bool:
-        try:
-            number = float(value)
-        except ValueError:
-            return False
-        return self.low < number < self.high if self.open else self.low <= number <= self.high
-
-    def __str__(self) -> str:
-        return self.text
-
-
-Pattern: TypeAlias = Glob | Exactly | Range
-
-GLOB = Form("a text (* stands for anything), or a list of them", lambda value: Glob(string(value)))
-EXACT_AE = Form("an AE title, or a list of them", lambda value: Exactly(ae_title(value)))
-EXACT_UID = Form("a UID, or a list of them", lambda value: Exactly(text(value).strip()))
-NUMBERS = Form('a number, or a text such as ">=20", "<3" or "1..1.5", or a list of them', Range.read)

@@ -19,6 +19,7 @@ from medseg.errors import UsageError
 if TYPE_CHECKING:
     from sqlalchemy import Row
 
+    from gateway.decide.conditions import Finding
     from gateway.decide.trial import Trial
 
 SHOWN = 100
@@ -187,14 +188,16 @@ def _record(trial: Trial) -> dict[str, Any]:
                 "rule": one.rule.name,
                 "chosen": one.chosen,
                 "verdict": str(one.verdict),
-                "conditions": [
-                    {"key": finding.condition.key, "found": finding.found, "verdict": str(finding.verdict)}
-                    for finding in one.findings
-                ],
+                "conditions": [_condition(finding) for finding in one.findings],
             }
             for one in trial.explanation.decisions
         ],
     }
+
+
+def _condition(finding: Finding) -> dict[str, Any]:
+    inner = {"conditions": [_condition(one) for one in finding.inner]} if finding.inner else {"found": finding.found}
+    return {"key": finding.key, "verdict": str(finding.verdict)} | inner
 
 
 def _lines(trial: Trial, calling_ae: str | None) -> list[str]:

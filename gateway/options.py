@@ -28,7 +28,7 @@ def settings_file(config: Path | None) -> Path | None:
 
 def read_settings(config: Path | None) -> GatewaySettings:
     """The settings. Raises InvalidSettings."""
-    from gateway.settings import load_settings
+    from gateway.read import load_settings
 
     return load_settings(settings_file(config))
 

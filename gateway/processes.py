@@ -39,7 +39,8 @@ from gateway.heartbeat import STALL_S, Heart, Watched
 from gateway.ledger import Ledger
 from gateway.live import Live
 from gateway.rows import Claim
-from gateway.settings import CALLED_AE, GatewaySettings, Rule
+from gateway.settings import GatewaySettings, Rule
+from gateway.when import CALLED_AE, conditions
 from medseg.dicom.series import Series
 from medseg.progress import Cancelled
 
@@ -90,8 +91,13 @@ def _admission(settings: GatewaySettings) -> dict[str, Any]:
     from gateway.dimse.storing import Limits
 
     gateway, limits = settings.gateway, settings.limits
-    titles = {pattern.text for rule in settings.rules for one in rule.when if one.subject == CALLED_AE
-              for pattern in one.wanted}  # fmt: skip
+    terms = [term for rule in settings.rules for term in rule.when]
+    titles = {
+        str(pattern.text)
+        for condition in conditions(terms, negated=False)
+        if condition.subject == CALLED_AE
+        for pattern in condition.wanted
+    }
     return {
         "ae_titles": [gateway.ae_title, *sorted(titles - {gateway.ae_title})],
         "callers": None if gateway.allow_any_caller else list(_callers(settings)),

@@ -26,10 +26,11 @@ from gateway.keep.doomed import sweep, sweep_results
 from gateway.ledger import Ledger, LedgerUnavailable
 from gateway.live import Live
 from gateway.outbox_rows import REPORT_WITHIN_S
+from gateway.read import Reloaded
 from gateway.receive.reconcile import reconcile, remove_parts
 from gateway.receive.spool import Spool
 from gateway.retry import JITTER, Fault
-from gateway.settings import LOOPBACK, GatewaySettings, Reloaded
+from gateway.settings import LOOPBACK, GatewaySettings
 from medseg.errors import UsageError
 
 logger = logging.getLogger(__name__)

@@ -28,9 +28,12 @@ MEDSEG: tuple[tuple[str, ...], ...] = (
 GATEWAY: tuple[tuple[str, ...], ...] = (
     (
         "forms",
+        "patterns",
         "toml",
+        "when",
         "status",
         "settings",
+        "read",
         "tables",
         "rows",
         "moves",

@@ -3,21 +3,21 @@
     facts of a series --explain--> every rule with each of its conditions, and the first rule whose conditions all hold
 
 A condition on something that is not known yet (the number of slices of a series still arriving) neither holds nor
-fails; the rule is chosen provisionally, and asked again when it is known.
+fails (`conditions`); the rule is chosen provisionally, and asked again when it is known.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import Any
 
 from pydicom import Dataset, uid
-from pydicom.datadict import dictionary_VR, tag_for_keyword
 
-from gateway.settings import CALLED_AE, CALLING_AE, SLICES, Condition, Mode, Peer, Priority, Rule
-from medseg.dicom.headers import Attributes, look
+from gateway.decide import conditions
+from gateway.decide.conditions import Finding, Verdict
+from gateway.settings import Mode, Peer, Priority, Rule
+from medseg.dicom.headers import Attributes, first_frame, look
 
 #: Manufacturer (0008,0070) of all that medseg makes, in its objects and in their ContributingEquipmentSequence.
 OUR_MANUFACTURER = "medseg"
@@ -57,10 +57,6 @@ IMAGES = frozenset(
 #: a stat job goes before it.
 HEAD_START_S = {Priority.STAT: 3600.0, Priority.ROUTINE: 600.0, Priority.LOW: 0.0}
 
-#: What tells who somebody is outside the patient's group (0010,xxxx): identifiers, names, and dates and times.
-_IDENTIFIERS = {"AccessionNumber", "StudyID", "AdmissionID", "RequestedProcedureID", "ScheduledProcedureStepID"}
-_PERSONAL_VRS = {"PN", "DA", "DT", "TM", "AS"}
-
 
 @dataclass(frozen=True)
 class SeriesFacts:
@@ -82,26 +78,6 @@ class SeriesFacts:
     ours: bool = False
 
 
-class Verdict(StrEnum):
-    HOLDS = "holds"
-    FAILS = "fails"
-    OPEN = "not known yet"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A condition, what was found, and whether it holds. `found` never shows what tells who the patient is."""
-
-    condition: Condition
-    found: str
-    verdict: Verdict
-
-    def __str__(self) -> str:
-        sign = {Verdict.HOLDS: "is", Verdict.FAILS: "is not", Verdict.OPEN: "may become"}[self.verdict]
-        wanted = " or ".join(map(str, self.condition.wanted))
-        return f"{self.condition.key}: {self.found} {sign} {wanted}"
-
-
 @dataclass(frozen=True)
 class Decision:
     """What one rule says to a series. chosen: it is the first whose conditions all hold."""
@@ -112,8 +88,12 @@ class Decision:
 
     @property
     def verdict(self) -> Verdict:
-        verdicts = {finding.verdict for finding in self.findings}
-        return next((one for one in (Verdict.FAILS, Verdict.OPEN) if one in verdicts), Verdict.HOLDS)
+        return conditions.together(self.findings)
+
+    @property
+    def matches(self) -> bool:
+        """Whether the rule takes the series, as far as is known yet."""
+        return self.verdict in (Verdict.HOLDS, Verdict.OPEN)
 
 
 @dataclass(frozen=True)
@@ -135,20 +115,20 @@ class Explanation:
             if decision.chosen:
                 provisional = " as far as is known yet" if decision.verdict is Verdict.OPEN else ""
                 yield f"{decision.rule.name}: chosen{provisional}, mode {decision.rule.mode}"
-            elif decision.verdict is Verdict.FAILS:
+            elif not decision.matches:
                 yield f"{decision.rule.name}: does not match"
             elif not self.barred:
                 yield f"{decision.rule.name}: would match, but an earlier rule does"
             else:
                 yield f"{decision.rule.name}: would match"
-            yield from (f"  {finding}" for finding in decision.findings)
+            yield from (f"  {line}" for finding in decision.findings for line in finding.lines())
 
 
 def explain(facts: SeriesFacts, rules: Sequence[Rule]) -> Explanation:
     """What every rule says to a series, and which one decides."""
     barred = _barred(facts)
-    asked = [Decision(rule, tuple(_find(condition, facts) for condition in rule.when)) for rule in rules]
-    first = next((number for number, one in enumerate(asked) if one.verdict is not Verdict.FAILS), None)
+    asked = [Decision(rule, conditions.look(rule.when, facts)) for rule in rules]
+    first = next((number for number, one in enumerate(asked) if one.matches), None)
     return Explanation(
         tuple(
             Decision(one.rule, one.findings, chosen=number == first and not barred) for number, one in enumerate(asked)
@@ -186,8 +166,7 @@ def due_s(arrived_s: float, priority: Priority) -> float:
 
 def keywords(rules: Iterable[Rule]) -> frozenset[str]:
     """The DICOM keywords that rules ask for."""
-    subjects = {condition.subject for rule in rules for condition in rule.when}
-    return frozenset(subjects - {CALLED_AE, CALLING_AE, SLICES})
+    return conditions.keywords(term for rule in rules for term in rule.when)
 
 
 def series_facts(
@@ -199,7 +178,7 @@ def series_facts(
     slices: int | None = None,
 ) -> SeriesFacts:
     """What `rules` may ask of a series, from the header of one of its instances, leniently."""
-    seen = Attributes(header, header.file_meta) if hasattr(header, "file_meta") else look(header)
+    seen = first_frame(header)
     return SeriesFacts(
         study_uid=seen.text("StudyInstanceUID"),
         series_uid=seen.text("SeriesInstanceUID"),
@@ -230,27 +209,3 @@ def _barred(facts: SeriesFacts) -> str:
 
 def _class_name(facts: SeriesFacts) -> str:
     return uid.UID(facts.sop_class_uid).name or "not given"
-
-
-def _find(condition: Condition, facts: SeriesFacts) -> Finding:
-    values = _values(condition.subject, facts)
-    if values is None:
-        return Finding(condition, "what is not known yet", Verdict.OPEN)
-    holds = any(pattern.admits(value) for pattern in condition.wanted for value in values)
-    found = "the value" if _is_personal(condition.subject) else "\\".join(values) or "nothing"
-    return Finding(condition, found, Verdict.HOLDS if holds else Verdict.FAILS)
-
-
-def _values(subject: str, facts: SeriesFacts) -> tuple[str, ...] | None:
-    """What a condition looks at; an absent value is an empty text. None where it is not known yet."""
-    known = {CALLING_AE: facts.calling_ae, CALLED_AE: facts.called_ae, SLICES: facts.slices}
-    if subject in known:
-        value = known[subject]
-        return None if value is None else (str(value),)
-    return facts.tags.get(subject) or ("",)
-
-
-def _is_personal(subject: str) -> bool:
-    """Whether a value tells who the patient or anybody else is, or when they were there."""
-    tag = tag_for_keyword(subject)
-    return tag is not None and (tag >> 16 == 0x0010 or subject in _IDENTIFIERS or dictionary_VR(tag) in _PERSONAL_VRS)

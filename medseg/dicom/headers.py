@@ -260,6 +260,16 @@ def frames(header: Dataset) -> list[Attributes]:
     return views
 
 
+def first_frame(header: Dataset) -> Attributes:
+    """A lenient view of an object's first frame: its functional groups, the shared ones, the header, the file meta."""
+    seen = (header, header.file_meta) if hasattr(header, "file_meta") else (header,)
+    try:
+        per_frame, shared = (header.get(f"{which}FunctionalGroupsSequence") or [] for which in ("PerFrame", "Shared"))
+        return Attributes(*(macro for groups in (per_frame, shared) if groups for macro in _macros(groups)), *seen)
+    except MALFORMED:
+        return Attributes(*seen)
+
+
 def _macros(groups: Any) -> list[Dataset]:
     """The first item of each functional group macro."""
     items = []

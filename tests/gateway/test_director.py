@@ -9,7 +9,8 @@ import pytest
 from gateway import moves, rows
 from gateway.dimse.storing import Ending
 from gateway.director import Director
-from gateway.settings import GatewaySettings, read_settings
+from gateway.read import read_settings
+from gateway.settings import GatewaySettings
 from tests.gateway.spooling import Clock, Inbox, inbox, phantom
 
 QUIET_S, GAP_S, OPEN_S, ABORT_S, CAP_S = 3, 30, 60, 90, 100

@@ -18,9 +18,10 @@ from gateway import moves, rows, service
 from gateway.dimse.storing import Peer
 from gateway.heartbeat import Watched
 from gateway.live import Live
+from gateway.read import Reloaded
 from gateway.receive.spool import Spool
 from gateway.service import Supervisor, locked, run
-from gateway.settings import GatewaySettings, Reloaded, Rule
+from gateway.settings import GatewaySettings, Rule
 from medseg.errors import UsageError
 from tests.gateway.receiving import NEVER_FULL
 from tests.gateway.running import free_port, wait_for

@@ -12,28 +12,24 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from gateway.forms import Exactly, Glob, Range
+from gateway.patterns import Exactly, Glob, Range
+from gateway.read import InvalidSettings, Problem, load_settings, read_settings, reload_settings
 from gateway.settings import (
     AtCap,
     Caller,
     Complete,
-    Condition,
     Deliver,
     GatewaySettings,
-    InvalidSettings,
     Limits,
     Mode,
     Peer,
     Priority,
-    Problem,
     Result,
     Retain,
     Rule,
     Select,
-    load_settings,
-    read_settings,
-    reload_settings,
 )
+from gateway.when import Condition
 from medseg.errors import UsageError
 
 # The file of DESIGN.md section 7.

@@ -25,7 +25,8 @@ from sqlalchemy import text
 from gateway import service
 from gateway.dimse.command import elements
 from gateway.ledger import Ledger
-from gateway.settings import GatewaySettings, load_settings
+from gateway.read import load_settings
+from gateway.settings import GatewaySettings
 from tests.gateway.faults.conftest import TIMES, rules
 from tests.gateway.faults.faulty import QUICK, Faulty, phantom, store_all
 from tests.gateway.faults.power import Call, Disk, command, read_trace

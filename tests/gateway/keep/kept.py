@@ -14,10 +14,11 @@ from pydicom.uid import SegmentationStorage
 from gateway import moves, outbox_rows, rows
 from gateway.director import Director
 from gateway.keep.retention import ROUND_S, Retention
+from gateway.read import read_settings
 from gateway.receive.reconcile import Reconciliation, reconcile
 from gateway.receive.spool import Spool
 from gateway.rows import Claim
-from gateway.settings import GatewaySettings, read_settings
+from gateway.settings import GatewaySettings
 from tests.gateway.receiving import NEVER_FULL
 from tests.gateway.spooling import Clock, Inbox, inbox
 

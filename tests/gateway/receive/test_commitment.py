@@ -23,10 +23,11 @@ from gateway.dimse.storing import Ending
 from gateway.director import Director
 from gateway.keep.purge import purge
 from gateway.live import Live
+from gateway.read import read_settings
 from gateway.receive import commitment
 from gateway.receive.commitment import failures
 from gateway.receive.inquiry import AGAIN_S, LONGEST_S, Inquiry, Pace, Subject, paced, subjects
-from gateway.settings import GatewaySettings, Peer, read_settings
+from gateway.settings import GatewaySettings, Peer
 from gateway.signals import Arriving, Item
 from tests.gateway.running import wait_for
 from tests.gateway.spooling import Clock, Inbox, inbox, phantom

@@ -22,7 +22,8 @@ from gateway.dimse.storing import Ending
 from gateway.director import Director
 from gateway.live import Live
 from gateway.processes import Desk
-from gateway.settings import GatewaySettings, read_settings
+from gateway.read import read_settings
+from gateway.settings import GatewaySettings
 from gateway.work import worker as work
 from gateway.work.worker import Worker
 from medseg.bundle.load import load_bundle

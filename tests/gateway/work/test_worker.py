@@ -16,7 +16,8 @@ from gateway import moves, outbox_rows, rows
 from gateway.director import Director
 from gateway.live import Live
 from gateway.processes import Desk
-from gateway.settings import GatewaySettings, read_settings
+from gateway.read import read_settings
+from gateway.settings import GatewaySettings
 from gateway.tables import delivery
 from gateway.work.worker import Worker
 from tests.gateway.spooling import Clock, Inbox, inbox, phantom
