@@ -32,6 +32,7 @@ LEVELS = {
     "pydicom": logging.ERROR,
     "pynetdicom": logging.ERROR,
     "pynetdicom.acse": logging.CRITICAL,
+    "pynetdicom.dul": logging.CRITICAL,
     "pynetdicom.transport": logging.CRITICAL,
     "uvicorn": logging.WARNING,
 }

@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from pynetdicom._globals import MODE_ACCEPTOR
@@ -30,28 +31,32 @@ from pynetdicom.acse import ACSE
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_primitives import N_EVENT_REPORT
-from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu_primitives import A_P_ABORT, P_DATA
 from pynetdicom.timer import Timer
 from pynetdicom.transport import AssociationSocket
 
 from gateway.dimse.commitment import COMMIT, event_report
 from gateway.dimse.pdata import Context, Outcome, ProtocolError, Transfer
+from gateway.dimse.reactor import Hearing
 
 if TYPE_CHECKING:
     from pynetdicom.ae import ApplicationEntity
     from pynetdicom.dimse_primitives import DimsePrimitiveType
     from pynetdicom.pdu_primitives import _PDUPrimitiveType
 
+    from gateway.dimse.command import StoreCommand
     from gateway.dimse.commitment import CommitmentResult
+    from gateway.dimse.door import Guest
     from gateway.dimse.pdata import Begin
     from gateway.dimse.storing import Peer
+    from gateway.status import StoreRefused
 
 logger = logging.getLogger(__name__)
 
 BUFFER = 1 << 18
 LONGEST_PDU = 1 << 22  # read whole by pynetdicom: association requests, commands and data sets that are not C-STOREs
 LONGEST_MESSAGE = 1 << 26
+LONGEST_FAREWELL = 1 << 22  # what may still come where only the end matters; before an association is accepted less
 WAKE_S = 60.0  # a wait in data transfer ends at least so often, to look at the timers
 WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
@@ -118,16 +123,17 @@ class Checkpoint(threading.Event):
 class BufferedSocket(AssociationSocket):
     """A non-blocking socket and what was read from it and not yet used."""
 
-    def __init__(self, assoc: Association, client_socket: socket.socket, read_timeout_s: float) -> None:
+    def __init__(self, assoc: Association, client_socket: socket.socket, read_timeout_s: float, read: bytes) -> None:
+        """read: what was read from it before."""
         super().__init__(assoc, client_socket=client_socket)
         client_socket.setblocking(False)
         client_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._read_timeout_s = read_timeout_s
-        self._ahead = b""  # to be read again, before the buffer
+        self._ahead = read  # to be read before the buffer
         self._buffer = bytearray(BUFFER)
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
-        self._astray = False
+        self._farewell: int | None = None  # bytes that may still come and are thrown away
 
     def unused(self) -> memoryview:
         """What was read and not yet used."""
@@ -140,9 +146,11 @@ class BufferedSocket(AssociationSocket):
         """Let `recv` return these bytes once more, first."""
         self._ahead += data
 
-    def go_astray(self) -> None:
-        """The stream was left inside a PDU: what follows means nothing, and only its end matters."""
-        self._astray = True
+    def go_astray(self, most: int = LONGEST_FAREWELL) -> None:
+        """The stream was left inside a PDU, or we have said our last word: what follows means nothing, and only its end
+        matters."""
+        if self._farewell is None:
+            self._farewell, self._ahead = most, b""
 
     def fill(self) -> int:
         """Read what is there; 0 at the end of the stream. Raises one of WOULD_BLOCK, or OSError."""
@@ -162,11 +170,14 @@ class BufferedSocket(AssociationSocket):
         if self.socket is None or not self._is_connected:
             return False
         try:
-            if self._astray:
-                while True:  # unread bytes would turn the close into a reset, and our A-ABORT would be lost with it
+            if self._farewell is not None:
+                while self._farewell > 0:  # unread bytes would make the close a reset, and our A-ABORT be lost with it
                     self._start = self._end = 0
-                    if not self.fill():
+                    count = self.fill()
+                    if not count:
                         return False
+                    self._farewell -= count
+                return False
             if not self._ahead and self._start == self._end:
                 self.fill()
         except WOULD_BLOCK:
@@ -215,7 +226,7 @@ class BufferedSocket(AssociationSocket):
             raise TimeoutError("the peer stopped inside a PDU")
 
 
-class UpperLayer(DULServiceProvider):
+class UpperLayer(Hearing):
     """The upper layer of an acceptor, with the fast path in Sta6."""
 
     def __init__(self, assoc: ReceivingAssociation) -> None:
@@ -232,11 +243,10 @@ class UpperLayer(DULServiceProvider):
         """pynetdicom's loop; however it ends, nobody is left waiting for this thread."""
         try:
             super().run_reactor()
-        except Exception:
+        except Exception as error:  # noqa: BLE001
             # A thread's last boundary: pynetdicom raises anything at all on hostile PDUs. Only this association ends.
-            logger.warning(
-                "association ended by malformed PDU", exc_info=True, extra={"event": "association.malformed"}
-            )
+            self.because("we closed the connection: the peer sent a malformed PDU")
+            self.warn("malformed PDU", error)
             self.state_machine.current_state = "Sta1"
         finally:
             if self._transfer is not None:
@@ -280,6 +290,11 @@ class UpperLayer(DULServiceProvider):
 
     def _is_transport_event(self) -> bool:
         sock = cast(BufferedSocket, self.socket)
+        if self.state_machine.current_state == "Sta13":
+            sock.go_astray(LONGEST_FAREWELL if cast(ReceivingAssociation, self.assoc).peer is not None else BUFFER)
+            return super()._is_transport_event()
+        if self.state_machine.current_state == "Sta3" or not self._recv_pdu.empty():
+            return False  # a peer that asks waits for the answer: what it says meanwhile is read after an acceptance
         if self._slow and self._slow_begun and self.assoc.dimse.message is None:
             self._slow = self._slow_begun = False
         if self.state_machine.current_state != "Sta6":
@@ -291,6 +306,7 @@ class UpperLayer(DULServiceProvider):
             self._slow_begun |= handled
             return handled
         if self._idle_timer.expired:
+            self.because(f"we aborted: no message came for {self._idle_timer.timeout:.0f} s")
             return False  # the reactor aborts the association
         self._park_reactor()
         try:
@@ -339,7 +355,7 @@ class UpperLayer(DULServiceProvider):
         except WOULD_BLOCK:
             return self._wait(sock, transfer)
         except OSError as error:
-            logger.info("connection broke: %s", error, extra={"event": "association.broken"})
+            self.because(f"the connection broke: {error.strerror}")
         transfer.abandon()
         sock.go_astray()
         self.event_queue.put("Evt17")
@@ -366,11 +382,17 @@ class UpperLayer(DULServiceProvider):
 
     def _break_off(self, sock: BufferedSocket, why: str) -> None:
         """Abort as the provider (AA-8 of PS3.8 9.2.3)."""
-        logger.warning("association aborted: %s", why, extra={"event": "association.protocol_error"})
+        self.because(f"we aborted: {why}")
         if self._transfer is not None:
             self._transfer.abandon()
         sock.go_astray()
         self.event_queue.put("Evt19")
+
+    def warn(self, what: str, error: Exception) -> None:
+        """Tell of an error that is being handled, and on whose association."""
+        peer = cast(ReceivingAssociation, self.assoc).peer
+        facts = {} if peer is None else peer.facts()
+        logger.warning("%s", what, exc_info=error, extra={"event": "association.malformed"} | facts)
 
 
 class Dimse(DIMSEServiceProvider):
@@ -385,11 +407,13 @@ class Dimse(DIMSEServiceProvider):
         try:
             super().receive_primitive(primitive)
             too_long = self.message is not None and self._size() > LONGEST_MESSAGE
-        except Exception:
+        except Exception as error:  # noqa: BLE001
             # Decoders of hostile bytes raise anything; the state machine must still send its A-ABORT.
-            logger.warning("malformed DIMSE message", exc_info=True, extra={"event": "association.malformed"})
+            cast(UpperLayer, self.dul).because("we aborted: the peer sent a malformed message")
+            cast(UpperLayer, self.dul).warn("malformed DIMSE message", error)
             too_long = True
         if too_long:
+            cast(UpperLayer, self.dul).because(f"we aborted: a message of more than {LONGEST_MESSAGE} bytes came")
             self.dul.event_queue.put("Evt19")
 
     def _size(self) -> int:
@@ -404,25 +428,39 @@ class ReceivingAssociation(Association):
     def __init__(
         self,
         ae: ApplicationEntity,
-        client_socket: socket.socket,
+        guest: Guest,
         beginner: Callable[[ReceivingAssociation], Begin],
         acse: type[ACSE],
         *,
         answered: Callable[[ReceivingAssociation], None],
         left: Callable[[ReceivingAssociation], None],
+        refused: Callable[[ReceivingAssociation, StoreCommand, StoreRefused, BaseException], object],
     ) -> None:
         """beginner: gives what starts its instances. answered: called whenever an instance was answered. left: called
-        once, when it is over."""
+        once, when it is over. refused: called for each instance that is answered with a failure."""
         super().__init__(ae, MODE_ACCEPTOR)
         self.peer: Peer | None = None  # once admitted
-        self._beginner, self._answered, self._left = beginner, answered, left
+        self.asked = guest.request
+        self._beginner, self._answered, self._left, self._refused = beginner, answered, left, partial(refused, self)
         self._reactor_checkpoint = Checkpoint()
         self._reactor_checkpoint.set()
         self._reporting = threading.Lock()
         self.acse, self.dul, self.dimse = acse(self), UpperLayer(self), Dimse(self)
         self.acse_timeout, self.network_timeout = ae.acse_timeout, ae.network_timeout  # sets the new timers
-        self._client_socket = client_socket
-        self.set_socket(BufferedSocket(self, client_socket, ae.acse_timeout or WAKE_S))
+        self.dul.titles = guest.request.titles
+        self._client_socket = guest.socket
+        read = guest.request.encode() + guest.rest
+        self.set_socket(BufferedSocket(self, guest.socket, ae.acse_timeout or WAKE_S, read))
+
+    @property
+    def ending(self) -> str:
+        """How it came to its end, in words."""
+        return cast(UpperLayer, self.dul).ending or "the peer closed the connection without a release"
+
+    def stop(self, why: str) -> None:
+        """Abort it, and say why."""
+        cast(UpperLayer, self.dul).because(f"we aborted: {why}")
+        self.abort()
 
     def run_reactor(self) -> None:
         """pynetdicom's loop; however it ends, its end is told of and the socket closed."""
@@ -482,4 +520,4 @@ class ReceivingAssociation(Association):
             for context in self.accepted_contexts
             if context.context_id is not None and context.abstract_syntax is not None
         }
-        return Transfer(contexts, self._beginner(self), self.requestor.maximum_length or 0)
+        return Transfer(contexts, self._beginner(self), self.requestor.maximum_length or 0, self._refused)

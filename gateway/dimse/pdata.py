@@ -79,15 +79,20 @@ class Fed(NamedTuple):
 
 
 Begin = Callable[[StoreCommand, str], Incoming]
+Refused = Callable[[StoreCommand, StoreRefused, BaseException], object]
 
 
 class Transfer:
     """Where an association's stream of P-DATA-TF PDUs stands."""
 
-    def __init__(self, contexts: Mapping[int, Context], begin: Begin, peer_maximum_length: int) -> None:
+    def __init__(
+        self, contexts: Mapping[int, Context], begin: Begin, peer_maximum_length: int, refused: Refused
+    ) -> None:
         """contexts: the accepted ones by id. begin: called with a C-STORE and its transfer syntax.
-        peer_maximum_length: longest PDU the peer takes, 0 for any (PS3.8 D.1)."""
+        peer_maximum_length: longest PDU the peer takes, 0 for any (PS3.8 D.1). refused: told of each C-STORE that is
+        refused, with what it will be answered, and why."""
         self._contexts, self._begin, self._peer_maximum_length = contexts, begin, peer_maximum_length
+        self._on_refused = refused
         self._pdu_left = 0  # bytes of the current PDU after the current fragment
         self._fragment_left = 0
         self._control = 0
@@ -192,13 +197,13 @@ class Transfer:
             raise ProtocolError(str(error)) from error
         self._command = command
         if not command.has_data_set:
-            self._refused = StoreRefused(Status.CANNOT_UNDERSTAND, "C-STORE without a data set")
+            self._refuse(StoreRefused(Status.CANNOT_UNDERSTAND, "C-STORE without a data set"))
             return self._answer(position)
         if not command.sop_class_uid or not command.sop_instance_uid:
-            self._refused = StoreRefused(Status.CANNOT_UNDERSTAND, "SOP Class or Instance UID is missing")
+            self._refuse(StoreRefused(Status.CANNOT_UNDERSTAND, "SOP Class or Instance UID is missing"))
         elif command.sop_class_uid != context.abstract_syntax:
             comment = "SOP class differs from the presentation context's"
-            self._refused = StoreRefused(Status.SOP_CLASS_NOT_SUPPORTED, comment)
+            self._refuse(StoreRefused(Status.SOP_CLASS_NOT_SUPPORTED, comment))
         else:
             try:
                 self._incoming = self._begin(command, context.transfer_syntax)
@@ -228,7 +233,7 @@ class Transfer:
             except Exception as error:
                 # The last boundary before the wire: whatever else went wrong, the sender hears of it and may go on.
                 logger.exception("receiving failed", extra={"event": "instance.failed"})
-                self._refused = refusal(error)
+                self._refuse(refusal(error), error)
         if self._refused is None:
             response = store_response(command, Status.SUCCESS)
         else:
@@ -236,14 +241,11 @@ class Transfer:
         self._over()
         return Fed(Outcome.ANSWER, position, p_data(context_id, response, self._peer_maximum_length))
 
-    def _refuse(self, refused: StoreRefused, cause: BaseException) -> None:
+    def _refuse(self, refused: StoreRefused, cause: BaseException | None = None) -> None:
         """Remember the answer; what still comes of the data set is read and dropped."""
+        assert self._command is not None
         self._refused, self._incoming = refused, None
-        logger.warning(
-            "instance refused: %s",
-            cause,
-            extra={"event": "instance.refused", "status": f"{refused.status:04X}"},
-        )
+        self._on_refused(self._command, refused, cause or refused)
 
     def _over(self) -> None:
         self._context_id = self._command = self._incoming = self._refused = None

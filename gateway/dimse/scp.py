@@ -26,7 +26,7 @@ from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.transport import AssociationServer, RequestHandler
 
-from gateway.dimse import contexts
+from gateway.dimse import contexts, meanings
 from gateway.dimse.association import ReceivingAssociation
 from gateway.dimse.commitment import (
     CommitmentReport,
@@ -36,6 +36,8 @@ from gateway.dimse.commitment import (
     on_action,
     on_event_report,
 )
+from gateway.dimse.door import Door, Guest
+from gateway.dimse.negotiation import APPLICATION_CONTEXT, Request
 from gateway.dimse.pdata import STORE_ERRORS, Begin
 from gateway.dimse.storing import (
     IMPLEMENTATION_CLASS_UID,
@@ -44,18 +46,22 @@ from gateway.dimse.storing import (
     Incoming,
     Limits,
     Peer,
+    Refusal,
+    Refused,
     Store,
     StoreRequest,
 )
 
 if TYPE_CHECKING:
     from gateway.dimse.command import StoreCommand
+    from gateway.status import StoreRefused
 
 logger = logging.getLogger(__name__)
 
 MAXIMUM_PDU = 131072
 BACKLOG = 128
 TURN_S, LONGEST_TURN_S = 0.002, 0.02
+WAIT_S = 30.0  # for an association request, where nothing else is said
 Caller: TypeAlias = tuple[str, str | None]
 """Who may call: an AE title, compared exactly, and the host address it must call from (None: any)."""
 
@@ -73,6 +79,8 @@ class Timeouts:
 class Rejection(Enum):
     """A-ASSOCIATE-RJ: result, source, reason (PS3.8 table 9-21). Result 1 is permanent, 2 transient."""
 
+    PROTOCOL_VERSION_NOT_SUPPORTED = (1, 2, 2)
+    APPLICATION_CONTEXT_NOT_SUPPORTED = (1, 1, 2)
     CALLING_AE_NOT_RECOGNIZED = (1, 1, 3)
     CALLED_AE_NOT_RECOGNIZED = (1, 1, 7)
     TEMPORARY_CONGESTION = (2, 3, 1)
@@ -106,7 +114,7 @@ class _Gate(ACSE):
         if not isinstance(request, A_ASSOCIATE):  # the connection broke first
             assoc.kill()
             return
-        rejection = scp.admit(assoc, request)
+        rejection = scp.admit(assoc)
         if rejection is None:
             supported = contexts.supported(request.presentation_context_definition_list)
             if scp.reported is not None or scp.asked is not None:
@@ -135,7 +143,10 @@ class _Handler(RequestHandler):
 
     def _create_association(self) -> ReceivingAssociation:
         scp = self.server.scp
-        assoc = ReceivingAssociation(self.ae, self.request, scp.beginner, _Gate, answered=scp.answered, left=scp.left)
+        guest = cast(Guest, self.request)
+        assoc = ReceivingAssociation(
+            self.ae, guest, scp.beginner, _Gate, answered=scp.answered, left=scp.left, refused=scp.refused
+        )
         assoc._server = self.server
         assoc.name = f"AcceptorThread@{uuid.uuid4().hex}"  # the prefix is how pynetdicom knows its acceptors
         assoc.acceptor.maximum_length = self.ae.maximum_pdu_size
@@ -159,6 +170,8 @@ class _Server(AssociationServer):
         self.scp, self._listener = scp, listener
         self._collected = True
         super().__init__(ae, address, ae.ae_title, [build_context(Verification)], request_handler=_Handler)
+        self.door = Door(self._enter, ae.acse_timeout or WAIT_S, scp.turned_away)
+        self.door.open()
 
     def server_bind(self) -> None:
         if self._listener is None:
@@ -179,12 +192,12 @@ class _Server(AssociationServer):
     def get_request(self) -> tuple[socket.socket, Any]:
         """The next connection. Of several who accept from one socket, whoever has fewer connections is faster."""
         if self._listener is not None:
-            time.sleep(min(self.scp.connections * TURN_S, LONGEST_TURN_S))
+            time.sleep(min(self.scp.inside * TURN_S, LONGEST_TURN_S))
         return super().get_request()
 
     def service_actions(self) -> None:
         """pynetdicom collects garbage here every 60 rounds, in the middle of whatever is received: only while idle."""
-        if self.scp.connections:
+        if self.scp.inside:
             self._collected = False
         elif not self._collected:
             gc.collect()
@@ -192,7 +205,24 @@ class _Server(AssociationServer):
 
     def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002 - as socketserver calls it
         """Whether one more connection is looked at: a flood is cut off before it costs threads."""
-        return self.scp.connections < self.scp.connection_limit
+        return self.scp.inside < self.scp.connection_limit
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """A connection was accepted: it waits at the door until it has asked for an association."""
+        self.door.take(request, client_address)
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        self.door.close()
+
+    def _enter(self, guest: Guest) -> None:
+        try:
+            self.finish_request(cast(Any, guest), guest.address)
+        except Exception:
+            # A boundary: no thread to be had, for one. The connection ends, and the door stays open.
+            facts = {"event": "connection.failed", "host": str(guest.address[0])}
+            logger.exception("association not begun", extra=facts)
+            guest.socket.close()
 
 
 class StorageScp:
@@ -205,6 +235,7 @@ class StorageScp:
     limits: for all processes that share the store's ledger.
     reported: takes the storage commitment reports that peers send on associations of their own.
     asked: takes their own requests for storage commitment; see `report`.
+    noted: takes what was not let in, or not taken.
     """
 
     def __init__(
@@ -221,8 +252,9 @@ class StorageScp:
         listener: socket.socket | None = None,
         reported: Callable[[CommitmentReport], object] | None = None,
         asked: Callable[[CommitmentRequest], object] | None = None,
+        noted: Callable[[Refusal], object] = lambda _: None,
     ) -> None:
-        self._store, self.reported, self.asked = store, reported, asked
+        self._store, self.reported, self.asked, self._noted = store, reported, asked, noted
         self._address, self._listener = (host, port), listener
         self._ae = ApplicationEntity(next(iter(ae_titles)))
         self._ae.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
@@ -265,7 +297,7 @@ class StorageScp:
         with self._lock:
             left = list(self._connections)
         for assoc in left:
-            assoc.abort()
+            assoc.stop("the receiver stops")
         for assoc in left:
             assoc.join(timeout=5)
 
@@ -288,38 +320,65 @@ class StorageScp:
             return self._admitted
 
     @property
-    def connections(self) -> int:
-        """Connections that are open, with or without an association."""
+    def inside(self) -> int:
+        """Connections that have asked for an association."""
         with self._lock:
             return len(self._connections)
+
+    @property
+    def connections(self) -> int:
+        """Connections that are open, with or without an association."""
+        server = self._server
+        return self.inside + (server.door.waiting if server is not None else 0)
 
     def came(self, assoc: ReceivingAssociation) -> None:
         """A connection was made."""
         with self._lock:
             self._connections.add(assoc)
 
-    def admit(self, assoc: ReceivingAssociation, request: A_ASSOCIATE) -> Rejection | None:
+    def admit(self, assoc: ReceivingAssociation) -> Rejection | None:
         """Whether an association that is asked for may be: the store knows of it before it is accepted."""
+        request = assoc.asked
         peer = Peer(
             id=uuid.uuid4().hex,
-            calling_ae=request.calling_ae_title.strip(),
-            called_ae=request.called_ae_title.strip(),
+            calling_ae=request.calling_ae,
+            called_ae=request.called_ae,
             host=assoc.requestor.address or "",
         )
-        rejection = self._admission.refuse(peer) or self._open(peer)
+        rejection = _unheard_of(request) or self._admission.refuse(peer) or self._open(peer)
         if rejection is None:
             with self._lock:
                 self._admitted += 1
             assoc.peer = peer
-            assoc.acceptor.ae_title = peer.called_ae
-        facts = {"calling_ae": peer.calling_ae, "called_ae": peer.called_ae, "host": peer.host}
-        if rejection is None:
-            logger.info("association opened", extra={"event": "association.opened", "association": peer.id} | facts)
+            logger.info("association opened", extra={"event": "association.opened"} | peer.facts())
         else:
-            logger.warning(
-                "association rejected", extra={"event": "association.rejected", "why": rejection.name} | facts
-            )
+            why = meanings.reject(*rejection.value)
+            facts = {"event": "association.rejected", "why": rejection.name} | peer.who()
+            logger.warning("association rejected: %s", why, extra=facts)
+            self._noted(Refusal(Refused.ASSOCIATION, peer.calling_ae, peer.host, why))
         return rejection
+
+    def turned_away(self, host: str, why: str, count: int) -> None:
+        """Connections of an address asked for no association."""
+        many = "connection" if count == 1 else f"{count} more connections"
+        logger.warning("%s ended: %s", many, why, extra={"event": "connection.refused", "host": host})
+        self._noted(Refusal(Refused.CONNECTION, "", host, why, count=count))
+
+    def refused(
+        self, assoc: ReceivingAssociation, command: StoreCommand, refused: StoreRefused, cause: BaseException
+    ) -> None:
+        """An instance is answered with a failure."""
+        peer, what = assoc.peer, meanings.status(refused.status)
+        assert peer is not None
+        facts = {
+            "event": "instance.refused",
+            "sop_instance": command.sop_instance_uid,
+            "status": f"{refused.status:04X}",
+        }
+        said = refused.comment if cause is refused else cause
+        logger.warning("instance refused: %s: %s", what, said, extra=facts | peer.facts())
+        reason = f"{what}: {refused.comment}"
+        self._noted(Refusal(Refused.INSTANCE, peer.calling_ae, peer.host, reason, command.sop_instance_uid))
 
     def answered(self, assoc: ReceivingAssociation) -> None:
         """An instance was answered."""
@@ -349,7 +408,11 @@ class StorageScp:
 
     def _leave(self, assoc: ReceivingAssociation, peer: Peer) -> None:
         ending = Ending.RELEASED if assoc.is_released else Ending.ABORTED
-        logger.info("association %s", ending, extra={"event": f"association.{ending}", "association": peer.id})
+        if ending is Ending.RELEASED:
+            logger.info("association released", extra={"event": "association.released"} | peer.facts())
+        else:
+            why = assoc.ending
+            logger.warning("association aborted: %s", why, extra={"event": "association.aborted"} | peer.facts())
         try:
             self._store.closed(peer, ending)
         except STORE_ERRORS:
@@ -381,3 +444,12 @@ class StorageScp:
         except STORE_ERRORS:
             logger.exception("association not recorded", extra={"event": "association.unrecorded"})
             return Rejection.TEMPORARY_CONGESTION
+
+
+def _unheard_of(request: Request) -> Rejection | None:
+    """Why nobody would be let in who asks like this: only bit 0 of the version is tested (PS3.8 9.3.2)."""
+    if not request.protocol_version & 1:
+        return Rejection.PROTOCOL_VERSION_NOT_SUPPORTED
+    if request.application_context != APPLICATION_CONTEXT:
+        return Rejection.APPLICATION_CONTEXT_NOT_SUPPORTED
+    return None

@@ -34,6 +34,37 @@ class Peer:
     called_ae: str
     host: str
 
+    def facts(self) -> dict[str, str]:
+        """Of whom a line of the log is."""
+        return {"association": self.id} | self.who()
+
+    def who(self) -> dict[str, str]:
+        """Who called, and whom."""
+        return {"calling_ae": self.calling_ae, "called_ae": self.called_ae, "host": self.host}
+
+
+class Refused(StrEnum):
+    """What was not taken."""
+
+    INSTANCE = "instance"
+    ASSOCIATION = "association"
+    CONNECTION = "connection"  # it asked for no association
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Something that was not taken, and whose: for people to see.
+
+    calling_ae: empty where nobody said. reason: in words. count: how many at once.
+    """
+
+    what: Refused
+    calling_ae: str
+    host: str
+    reason: str
+    sop_instance_uid: str | None = None
+    count: int = 1
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:

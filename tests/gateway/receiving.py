@@ -80,6 +80,13 @@ def data_set_of(path: Path) -> bytes:
     return content[144 + group_length :]
 
 
+def free_port() -> int:
+    """A port of loopback where nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def until(condition: Callable[[], bool], timeout_s: float = 20) -> bool:
     """Wait for what another thread does."""
     deadline = time.monotonic() + timeout_s

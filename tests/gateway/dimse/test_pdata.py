@@ -52,7 +52,11 @@ class Peer:
         self.answers: list[bytes] = []
         self.fail, self.refuse = fail, refuse
         contexts = {1: Context(CT, ExplicitVRLittleEndian), 3: Context(MR, ExplicitVRLittleEndian)}
-        self.transfer = Transfer(contexts, self.begin, maximum_length)
+        self.refused: list[tuple[str, int]] = []
+        self.transfer = Transfer(contexts, self.begin, maximum_length, self.was_refused)
+
+    def was_refused(self, command: StoreCommand, refused: StoreRefused, _: BaseException) -> None:
+        self.refused.append((command.sop_instance_uid, refused.status))
 
     def begin(self, command: StoreCommand, transfer_syntax: str) -> Taken:
         if self.refuse is not None:

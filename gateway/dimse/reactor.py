@@ -1,0 +1,94 @@
+"""What is mended inside pynetdicom so that it reads what peers really send, and says how an association ended.
+
+Each entry: the private or public name that is overridden, why, and since which version it is as it is.
+
+`DULServiceProvider._decode_pdu` (3.0.4)   its decoders raise on unknown items and sub-items, titles with NULs, version
+                                           names of more than 16 characters, reserved reasons of A-ABORT: it is given
+                                           what `gateway.dimse.negotiation` has written anew
+`DULServiceProvider._send` (3.0.4)         an acceptance must send back both AE titles and the reserved bytes after
+                                           them as they came (PS3.8 table 9-17): it sends its own reading, and zeros.
+                                           Every A-ABORT of ours goes through here
+`PresentationContext.context_id` (3.0.4)   raises on even numbers, which PS3.8 9.3.2.2 does not allow, and which DCMTK
+                                           takes: nothing is ambiguous about them
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from pynetdicom import evt
+from pynetdicom.dul import DULServiceProvider
+from pynetdicom.pdu import A_ABORT_RQ, A_ASSOCIATE_AC
+from pynetdicom.presentation import PresentationContext
+
+from gateway.dimse import meanings, negotiation
+from gateway.dimse.negotiation import ABORT, ASSOCIATE_AC, ASSOCIATE_RJ, HEADER, MalformedPdu
+
+if TYPE_CHECKING:
+    from pynetdicom.pdu import _PDUType
+    from pynetdicom.transport import AssociationSocket
+
+LONGEST_SENT = 1 << 20  # a PDU of ours, whatever a peer takes: pynetdicom makes each in memory
+
+
+class Hearing(DULServiceProvider):
+    """An upper layer that reads what peers mean.
+
+    ending: how the association came to its end, where somebody knows: the first reason counts. titles: of the request
+    that is answered. rejected: result, source and reason of an A-ASSOCIATE-RJ that came.
+    """
+
+    ending: str | None = None
+    titles: bytes | None = None
+    rejected: tuple[int, int, int] | None = None
+
+    def because(self, why: str) -> None:
+        """Remember why the association ends, unless something else came first."""
+        self.ending = self.ending or why
+
+    def _decode_pdu(self, bytestream: bytearray) -> tuple[_PDUType, str]:
+        pdu = bytes(bytestream)
+        try:
+            pdu = self._as_meant(pdu)
+        except MalformedPdu as error:
+            self.because(f"we aborted: the peer sent {error}")
+            raise
+        return super()._decode_pdu(bytearray(pdu))
+
+    def _as_meant(self, pdu: bytes) -> bytes:
+        if pdu[0] == ASSOCIATE_AC:
+            asked = {
+                cast(int, context.context_id): tuple(map(str, context.transfer_syntax))
+                for context in self.assoc.requestor.requested_contexts
+            }
+            return negotiation.read_acceptance(pdu, asked).limited(LONGEST_SENT).encode()
+        if pdu[0] == ASSOCIATE_RJ:
+            self.rejected = negotiation.read_rejection(pdu)
+            return negotiation.rejection(*self.rejected)
+        if pdu[0] == ABORT:
+            source, reason = negotiation.read_abort(pdu)
+            self.because(f"the peer aborted: {meanings.abort(source, reason)}")
+            return negotiation.abort(source, reason)
+        return pdu
+
+    def _send(self, pdu: _PDUType) -> None:
+        if isinstance(pdu, A_ABORT_RQ):
+            self.because("we aborted: the peer sent what has no place there")
+        if not isinstance(pdu, A_ASSOCIATE_AC) or self.titles is None:
+            super()._send(pdu)
+            return
+        encoded = bytearray(pdu.encode())
+        start = HEADER.size + 4  # protocol version, and two bytes that are reserved
+        encoded[start : start + len(self.titles)] = self.titles
+        cast("AssociationSocket", self.socket).send(bytes(encoded))
+        evt.trigger(self.assoc, evt.EVT_PDU_SENT, {"pdu": pdu})
+
+
+def _set_context_id(context: PresentationContext, value: int | None) -> None:
+    if value is not None and not 0 <= value <= 255:
+        raise ValueError(f"a presentation context of the number {value}, where it is one byte")
+    context._context_id = value
+
+
+_public = cast(property, PresentationContext.__dict__["context_id"])
+setattr(PresentationContext, "context_id", property(_public.fget, _set_context_id, None, _public.__doc__))  # noqa: B010
