@@ -18,10 +18,11 @@ from medseg.cli.doctor import Check
 
 if TYPE_CHECKING:
     from gateway.dimse.scu import Destination
-    from gateway.settings import GatewaySettings
+    from gateway.settings import GatewaySettings, Peer, Rule
 
 SEG = "1.2.840.10008.5.1.4.1.1.66.4"
 SR = "1.2.840.10008.5.1.4.1.1.88.34"
+KINDS = {"seg": ("DICOM-SEG", SEG), "sr": ("structured reports", SR)}  # of results
 FILES_BESIDES = 256  # of ledger, libraries and logs
 
 
@@ -43,11 +44,45 @@ def checks(config: Path | None = None) -> Iterator[Check]:
     yield _disk(settings)
     yield _ledger(settings.gateway.database)
     yield _descriptors(settings)
+    yield from _callers(settings)
+    yield from _settings(settings)
     for peer in settings.peers:
         if peer.ae_title is not None and peer.host is not None and peer.port is not None:
             from gateway.dimse.scu import Destination
 
-            yield _peer(peer.name, Destination(peer.ae_title, peer.host, peer.port, settings.gateway.ae_title))
+            destination = Destination(peer.ae_title, peer.host, peer.port, settings.gateway.ae_title)
+            yield _peer(peer.name, destination, _sent_to(peer, settings))
+
+
+def _settings(settings: GatewaySettings) -> Iterator[Check]:
+    """Peers and rules that are allowed and cannot work; a line for each rule that can."""
+    from gateway.decide import doubts
+
+    bundles_of = doubts.loading()
+    found = list(doubts.doubts(settings, bundles_of))
+    for doubt in found:
+        yield Check(doubt.about, not doubt.broken, doubt.found, doubt.advice, doubtful=not doubt.broken)
+    for rule in settings.rules:
+        if doubts.called(rule) not in {doubt.about for doubt in found if doubt.broken}:
+            by = "" if rule.mode == "off" else f", by {' or '.join(one.name for one in bundles_of(rule))}"
+            yield Check(doubts.called(rule), True, f"mode {rule.mode}{by}", details=(_asked(rule),))
+
+
+def _asked(rule: Rule) -> str:
+    """What a rule asks for, as it was understood."""
+    from gateway.when import in_words
+
+    return f"when {in_words(rule.when)}" if rule.when else "every series of images"
+
+
+def _callers(settings: GatewaySettings) -> Iterator[Check]:
+    """Whether the hosts that callers are tied to have an address."""
+    for caller in settings.gateway.allow_callers:
+        try:
+            socket.getaddrinfo(caller.host or "127.0.0.1", None)
+        except OSError as error:
+            advice = "name an address, or a host that this machine can look up, in gateway.allow_callers"
+            yield Check(f"caller {caller.ae_title}", False, f"{caller.host}: {error.strerror}", advice)
 
 
 def _runs(spool: Path) -> bool:
@@ -125,8 +160,15 @@ def _descriptors(settings: GatewaySettings) -> Check:
     return Check("file descriptors", limit >= needed, str(limit), advice)
 
 
-def _peer(name: str, destination: Destination) -> Check:
-    """Whether a peer answers C-ECHO, takes what we send, and can say that it has it."""
+def _sent_to(peer: Peer, settings: GatewaySettings) -> set[str]:
+    """The kinds of results that rules may send to a peer."""
+    sending = [rule for rule in settings.rules if rule.mode in ("on", "hold")]
+    named = [rule for rule in sending if rule.send_to is None or peer.name in rule.send_to]
+    return {str(result) for rule in named for result in rule.results}
+
+
+def _peer(name: str, destination: Destination, results: set[str]) -> Check:
+    """Whether a peer answers C-ECHO, takes what rules may send to it, and can say that it has it."""
     from gateway.dimse import scu
     from gateway.dimse.commitment import COMMIT
     from gateway.dimse.scu import FIND, VERIFY, NoAssociation, Proposal, Timeouts
@@ -141,12 +183,14 @@ def _peer(name: str, destination: Destination) -> Check:
         return Check(what, False, str(error), f"{advice} ({destination.calling_ae})")
     if not answers:
         return Check(what, False, f"{destination}: no answer to C-ECHO", "see the peer's log")
-    refused = [word for word, uid in (("DICOM-SEG", SEG), ("structured reports", SR)) if uid not in accepted]
+    wanted = {word: uid for kind, (word, uid) in KINDS.items() if kind in results}
+    refused = [word for word, uid in wanted.items() if uid not in accepted]
     checked = "storage commitment" if COMMIT in accepted else "C-FIND" if FIND in accepted else "nothing"
     if refused:
         advice = "let it accept them, or leave them out of the results of rules that send to it"
         return Check(what, False, f"{destination}: takes no {' and no '.join(refused)}", advice)
-    return Check(what, True, f"{destination}: takes DICOM-SEG and reports, confirms by {checked}")
+    takes = f"takes {' and '.join(wanted)}" if wanted else "no rule sends to it"
+    return Check(what, True, f"{destination}: {takes}, confirms by {checked}")
 
 
 def _existing(folder: Path) -> Path:

@@ -92,6 +92,8 @@ def status(
             console.show(f"settings: not reloaded, those before are in force: {problem}")
         for key in told["kept"]:
             console.show(f"settings: {key} stays as it was until a restart")
+        for doubt in told["doubts"]:
+            console.show(f"settings: {doubt}")
         for what, states in counts.items():
             console.show(f"{what}: {', '.join(f'{number} {state}' for state, number in states.items()) or 'none'}")
     for study in shown:

@@ -378,10 +378,13 @@ def latest_jobs(db: Connection, limit: int) -> list[dict[str, Any]]:
 
 
 def settings_told(db: Connection) -> dict[str, list[str]]:
-    """What the last reading of the settings came to: `problems` that kept the old ones, keys `kept` till a restart."""
-    last = select(event.c.detail).where(event.c.kind == SETTINGS).order_by(event.c.id.desc()).limit(1)
-    detail = db.execute(last).scalar()
-    return {"problems": [], "kept": []} if detail is None else json.loads(detail)
+    """What the last reading of the settings came to: `problems` that kept the old ones, keys `kept` till a restart, and
+    `doubts` about those in force."""
+    told: dict[str, list[str]] = {"problems": [], "kept": [], "doubts": []}
+    for kind in (SETTINGS, DOUBTS):
+        last = select(event.c.detail).where(event.c.kind == kind).order_by(event.c.id.desc()).limit(1)
+        told |= json.loads(db.execute(last).scalar() or "{}")
+    return told
 
 
 def tell_settings(db: Connection, problems: Iterable[str], kept: Iterable[str], at: float) -> None:
@@ -389,7 +392,13 @@ def tell_settings(db: Connection, problems: Iterable[str], kept: Iterable[str], 
     rows.record(db, SETTINGS, at, None, {"problems": list(problems), "kept": list(kept)})
 
 
+def tell_doubts(db: Connection, doubts: Iterable[str], at: float) -> None:
+    """The settings in force were looked at: what in them cannot work, or not as it looks."""
+    rows.record(db, DOUBTS, at, None, {"doubts": list(doubts)})
+
+
 SETTINGS = "settings.read"
+DOUBTS = "settings.doubted"
 
 
 def tell(db: Connection, kind: str, at: float, study_uid: str, series_uid: str, detail: Mapping[str, Any]) -> None:

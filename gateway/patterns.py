@@ -34,6 +34,7 @@ class Glob:
     """A text in which * stands for anything; upper and lower case are the same."""
 
     text: str
+    kind: ClassVar[str] = "text"
 
     def admits(self, value: str) -> Admitted:
         pattern = ".*".join(re.escape(part) for part in self.text.casefold().split("*"))
@@ -52,6 +53,7 @@ class Exactly:
     """The very text, but for padding: as AE titles and UIDs are compared."""
 
     text: str
+    kind: ClassVar[str] = "exact text"
 
     def admits(self, value: str) -> Admitted:
         return value.strip() == self.text
@@ -71,6 +73,7 @@ class Range:
     """Numbers from `low` to `high`, without these two where it is `open`. text: as in the file."""
 
     text: str
+    kind: ClassVar[str] = "number"
     low: float = -math.inf
     high: float = math.inf
     open: bool = False
@@ -134,6 +137,10 @@ class Moments:
     clock: Clock
     low: int
     high: int
+
+    @property
+    def kind(self) -> str:
+        return self.clock
 
     @classmethod
     def reading(cls, clock: Clock) -> Callable[[Any], Moments]:
@@ -211,6 +218,7 @@ class Ages:
     """
 
     text: str
+    kind: ClassVar[str] = "age"
     unit: str
     low: float
     high: float
@@ -284,6 +292,7 @@ class Plane:
     """The plane in which images lie, one of PLANES."""
 
     text: str
+    kind: ClassVar[str] = "plane"
 
     @classmethod
     def read(cls, value: Any) -> Plane:

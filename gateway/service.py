@@ -20,7 +20,7 @@ from functools import partial
 from multiprocessing.context import SpawnProcess
 
 from gateway import heartbeat, moves, processes, rows, telemetry
-from gateway.decide import jobs
+from gateway.decide import doubts, jobs
 from gateway.heartbeat import Heart, Watched
 from gateway.keep.doomed import sweep, sweep_results
 from gateway.ledger import Ledger, LedgerUnavailable
@@ -233,6 +233,7 @@ class Supervisor:
     def __init__(self, settings: GatewaySettings, ledger: Ledger, deadline_s: float = DEADLINE_S) -> None:
         self._settings, self._ledger, self._deadline_s = settings, ledger, deadline_s
         self._since_s: dict[tuple[int, int], float] = {}
+        self._looking: threading.Thread | None = None
         self._drift_s = _drift_s()
         # The first receiver that is ready lets it listen. It stays open while one is started again: who calls then
         # waits, and is not refused.
@@ -241,6 +242,7 @@ class Supervisor:
         self.children = [
             Child(name, receiver if name.startswith(RECEIVER) else MAINS[name], settings) for name in _names(settings)
         ]
+        self._doubt()
 
     def watch(self) -> None:
         """Look after them once."""
@@ -288,8 +290,25 @@ class Supervisor:
             for child in self.children:
                 child.settle(found.settings)
             logger.info("settings reloaded", extra={"event": "settings.reloaded"})
+            self._doubt()
         problems = list(map(str, found.problems))
         self._ledger.write(lambda db: moves.tell_settings(db, problems, found.kept, time.time()))
+
+    def _doubt(self) -> None:
+        """Look for what is allowed in the settings and cannot work, beside all else: bundles may be large to load."""
+        settings, ledger, before = self._settings, self._ledger, self._looking
+
+        def look() -> None:
+            if before is not None:
+                before.join()
+            told = [str(doubt) for doubt in doubts.doubts(settings, doubts.loading()) if doubt.broken]
+            for doubt in told:
+                logger.warning("settings: %s", doubt, extra={"event": "settings.doubted"})
+            with suppress(LedgerUnavailable):
+                ledger.write(lambda db: moves.tell_doubts(db, told, time.time()))
+
+        self._looking = threading.Thread(target=look, name="doubts", daemon=True)
+        self._looking.start()
 
     def stop(self) -> None:
         """End them: who lets things in first."""
@@ -300,4 +319,6 @@ class Supervisor:
                 child.stop()
             for child in some:
                 child.join(PATIENCE_S)
+        if self._looking is not None:
+            self._looking.join(PATIENCE_S)
         _lose_jobs(self._settings, self._ledger, Fault.DRAINED)

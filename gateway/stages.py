@@ -13,15 +13,18 @@ from gateway.tallies import DELIVERIES, JOB_RETRIES, JOBS, LAST_IMAGE_TO_SEG, SE
 
 
 def series_complete(db: Connection, study_uid: str, series_uid: str) -> None:
-    """A series is complete. What came late to one that was worked on before has no time of receiving of its own."""
+    """A series is complete. What came late to one that was worked on before has no time of receiving of its own, and an
+    image that is sent again moves no time."""
     row = db.execute(select(series).where(_of(series, study_uid, series_uid))).one()
     before = exists().where(_of(job, study_uid, series_uid), job.c.finished_at.is_not(None))
+    came = select(func.max(instance.c.received_at)).where(_of(instance, study_uid, series_uid))
+    last_at = db.execute(came).scalar() or row.last_at
     grown = [
         *SERIES_COMPLETE.plus(by=row.complete_by.partition(":")[0]),
-        *STAGE.took(row.complete_at - row.last_at, stage="wait_complete"),
+        *STAGE.took(row.complete_at - last_at, stage="wait_complete"),
     ]
     if not db.execute(select(before)).scalar():
-        grown += STAGE.took(row.last_at - row.first_at, stage="receive")
+        grown += STAGE.took(last_at - row.first_at, stage="receive")
     tallies.add(db, grown)
 
 

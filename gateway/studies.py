@@ -86,7 +86,8 @@ class Job:
 
 @dataclass(frozen=True)
 class Series:
-    """received: instances that count; expected: where somebody said how many there are. passed_over: why no job was
+    """received: instances that count; expected: where somebody said how many there are. last_at: of the last image that
+    was new; one that is sent again moves no time. passed_over: why no job was
     made of it as it is now. last_image_to_seg_s: until a destination had the current result. jobs: the latest first."""
 
     series_uid: str
@@ -107,21 +108,23 @@ class Series:
 
 @dataclass(frozen=True)
 class Study:
-    """A study, its series in the order they came."""
+    """A study, its series in the order they came. heard_at: when anything came, also what had come before."""
 
     study_uid: str
     received: int
     first_at: float
     last_at: float
+    heard_at: float
     series: tuple[Series, ...]
 
 
 def latest(db: Connection, limit: int, before: float | None = None) -> tuple[Study, ...]:
-    """The studies to which something came last, those first. before: only those older than that moment."""
-    last_at = func.max(tables.series.c.last_at)
-    chosen = select(tables.series.c.study_uid).group_by(tables.series.c.study_uid).order_by(last_at.desc()).limit(limit)
+    """The studies of which something was heard last, those first. before: only those older than that moment."""
+    heard_at = func.max(tables.series.c.last_at)
+    study_uid = tables.series.c.study_uid
+    chosen = select(study_uid).group_by(study_uid).order_by(heard_at.desc()).limit(limit)
     if before is not None:
-        chosen = chosen.having(last_at < before)
+        chosen = chosen.having(heard_at < before)
     return _read(db, db.execute(chosen).scalars().all())
 
 
@@ -133,19 +136,23 @@ def study(db: Connection, study_uid: str) -> Study | None:
 def _read(db: Connection, study_uids: Sequence[str]) -> tuple[Study, ...]:
     passed_over = _passed_over(db, study_uids)
     jobs = _jobs(db, study_uids)
+    last_image = _last_images(db, study_uids)
+    heard_at: dict[str, float] = defaultdict(float)
     found: dict[str, list[Series]] = defaultdict(list)
     rows = select(tables.series).where(tables.series.c.study_uid.in_(study_uids))
     for row in db.execute(rows.order_by(tables.series.c.first_at, tables.series.c.series_uid)):
         key = row.study_uid, row.series_uid
+        last_at = last_image.get(key, row.last_at)
+        heard_at[row.study_uid] = max(heard_at[row.study_uid], row.last_at)
         made = tuple(jobs.get(key, ()))
         at, why = passed_over.get(key, (0.0, None))
         still = row.state != "arriving" and all(job.created_at <= at for job in made)
         found[row.study_uid].append(
             Series(
-                row.series_uid, row.instances, row.expected, row.state, row.first_at, row.last_at, row.complete_at,
+                row.series_uid, row.instances, row.expected, row.state, row.first_at, last_at, row.complete_at,
                 row.complete_by, why if still else None, advice.for_series(row),
-                _between(row.first_at, row.last_at), _between(row.last_at, row.complete_at),
-                _between(row.last_at, _seg_stored_at(made)), made,
+                _between(row.first_at, last_at), _between(last_at, row.complete_at),
+                _between(last_at, _seg_stored_at(made)), made,
             )
         )  # fmt: skip
     return tuple(
@@ -154,11 +161,19 @@ def _read(db: Connection, study_uids: Sequence[str]) -> tuple[Study, ...]:
             sum(one.received for one in found[uid]),
             min(one.first_at for one in found[uid]),
             max(one.last_at for one in found[uid]),
+            heard_at[uid],
             tuple(found[uid]),
         )
         for uid in study_uids
         if uid in found
     )
+
+
+def _last_images(db: Connection, study_uids: Sequence[str]) -> dict[tuple[str, str], float]:
+    """When the last image of each series came for the first time."""
+    of = tables.instance.c
+    came = select(of.study_uid, of.series_uid, func.max(of.received_at)).where(of.study_uid.in_(study_uids))
+    return {(study, series): at for study, series, at in db.execute(came.group_by(of.study_uid, of.series_uid))}
 
 
 def _passed_over(db: Connection, study_uids: Sequence[str]) -> dict[tuple[str, str], tuple[float, str]]:

@@ -104,6 +104,21 @@ def conditions(terms: Iterable[Term], *, negated: bool = True) -> Iterator[Condi
                     yield from conditions(way, negated=negated)
 
 
+def in_words(terms: Iterable[Term]) -> str:
+    """Conditions as they were understood, each with the kind of its values."""
+    return " and ".join(map(_in_words, terms))
+
+
+def _in_words(term: Term) -> str:
+    match term:
+        case Condition():
+            kind = term.wanted[0].kind
+            return f"{term.key} is {'' if kind == term.key else f'the {kind} '}{' or '.join(map(str, term.wanted))}"
+        case Not():
+            return f"not ({in_words(term.terms)})"
+    return f"({' or '.join(in_words(way) for way in term.ways)})"
+
+
 def form_of(name: str) -> Form | None:
     """What the value of a key may be; None where there is no such key, or its values do not compare."""
     subject = KEYWORDS.get(name, name)

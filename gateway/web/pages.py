@@ -69,7 +69,7 @@ def routes(site: Site) -> list[Route]:
             "studies": found,
             "counts": counts,
             "before": before,
-            "older": found[-1].last_at if len(found) == SHOWN else None,
+            "older": found[-1].heard_at if len(found) == SHOWN else None,
             "ae_title": gateway.ae_title,
             "host": gateway.host,
             "port": gateway.port,

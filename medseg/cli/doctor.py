@@ -30,12 +30,21 @@ _ENOUGH_DISK_GB = 5.0
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at. `advice` says what to do where it is not ok."""
+    """One thing looked at. advice: what to do where it is not ok, or `doubtful`: it works, and may not be meant so.
+
+    details: more about it, a line each.
+    """
 
     name: str
     ok: bool
     found: str
     advice: str = ""
+    doubtful: bool = False
+    details: tuple[str, ...] = ()
+
+    @property
+    def verdict(self) -> str:
+        return "FAIL" if not self.ok else "see " if self.doubtful else "ok  "
 
 
 def doctor(
@@ -53,9 +62,9 @@ def doctor(
         if as_json:
             console.show_json(asdict(check))
         else:
-            console.show(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.found}")
-            if not check.ok:
-                console.show(f"      {check.advice}")
+            console.show(f"{check.verdict}  {check.name}: {check.found}")
+            for line in (*check.details, *([check.advice] if not check.ok or check.doubtful else [])):
+                console.show(f"      {line}")
     raise typer.Exit(OK if all(check.ok for check in checks) else RESOURCES)
 
 

@@ -112,3 +112,48 @@ def test_a_peer_that_is_away_is_told(folder: Path) -> None:
     write(folder, f'[[peer]]\nname = "pacs"\nae_title = "PACS"\nhost = "127.0.0.1"\nport = {free_port()}\n')
     check = found(folder)["peer pacs"]
     assert not check.ok and "no connection" in check.found and "MEDSEG" in check.advice
+
+
+def test_peers_are_asked_for_what_rules_send_to_them(folder: Path) -> None:
+    with serving(FakePacs(), (SR, Verification)) as pacs:
+        peer = f'[[peer]]\nname = "pacs"\nae_title = "PACS"\nhost = "127.0.0.1"\nport = {pacs.port}\n'
+        write(folder, peer + '[[rule]]\nsend_to = ["pacs"]\nresults = ["sr"]\n')
+        check = found(folder)["peer pacs"]
+        assert check.ok and "takes structured reports" in check.found
+        write(folder, peer + "[[rule]]\nsend_to = []\n")
+        assert "no rule sends to it" in found(folder)["peer pacs"].found
+
+
+def test_rules_are_shown_as_they_were_understood(folder: Path) -> None:
+    write(folder, '[[rule]]\nname = "mr"\nwhen = { modality = "MR", StudyDate = ">=2026", not = { slices = "<9" } }\n')
+    checks = {(check.name, check.doubtful): check for check in gateway_checks.checks(folder / "medseg.toml")}
+    check = checks["rule mr", False]
+    assert check.ok and check.found.startswith("mode on, by ")
+    said = 'when modality is the text "MR" and StudyDate is the date >=2026 and not (slices is the number <9)'
+    assert check.details == (said,)
+    doubt = checks["rule mr", True]
+    assert doubt.ok and "results stay here" in doubt.found and "send_to" in doubt.advice
+
+
+@pytest.mark.parametrize(
+    ("more", "name", "words"),
+    [
+        ('[[rule]]\nbundle = "liver_ct"\n', "rule 1", "no bundle 'liver_ct'"),
+        ('[[rule]]\nname = "ct"\nwhen = { modality = "CT|MR" }\n', "rule ct", "can never hold"),
+        ('[[peer]]\nname = "web"\ndicomweb = "http://h/dicom-web"\n', "peer web", "by DIMSE alone"),
+    ],
+)
+def test_what_cannot_work_is_told(folder: Path, more: str, name: str, words: str) -> None:
+    write(folder, more)
+    assert any(
+        check.name == name and not check.ok and words in check.found and check.advice
+        for check in checks(folder / "medseg.toml")
+    )
+
+
+def test_the_host_of_a_caller_can_be_looked_up(folder: Path) -> None:
+    ports = f'[gateway]\nport = {free_port()}\nallow_callers = ["CT01@nowhere.invalid", "CT02@127.0.0.1"]\n'
+    (folder / "medseg.toml").write_text(ports + ROOM)
+    names = {check.name: check for check in checks(folder / "medseg.toml")}
+    assert not names["caller CT01"].ok and "nowhere.invalid" in names["caller CT01"].found
+    assert "caller CT02" not in names

@@ -94,3 +94,9 @@ def test_case_15_wrong_settings_change_nothing_and_right_ones_reach_every_proces
     assert {name: service.pid_of(name) for name in pids} == pids
     (first, *_) = service.rows("SELECT * FROM association WHERE calling_ae = 'SENDER' ORDER BY opened_at")
     assert first.ending == "released"
+
+    reload(service, changed + '[[rule]]\nname = "liver"\nbundle = "liver_ct"\n')
+    query = "SELECT detail FROM event WHERE kind = 'settings.doubted' ORDER BY id DESC LIMIT 1"
+    doubted = "rule liver: no bundle 'liver_ct'"
+    wait_for("what cannot work", lambda: any(doubted in row.detail for row in service.rows(query)))
+    assert f"settings: {doubted}" in service.said()

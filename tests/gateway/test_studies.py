@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection
 
-from gateway import advice, moves, rows, studies, summary
+from gateway import advice, moves, rows, studies, summary, tallies
 from gateway.ledger import Ledger
 from gateway.retry import Fault
 from tests.gateway.test_ledger import stored
@@ -59,6 +59,32 @@ def test_a_clock_that_was_set_back_gives_no_negative_time(ledger: Ledger) -> Non
     ledger.write(back)
     with ledger.read() as db:
         assert studies.latest(db, 1)[0].series[0].wait_complete_s == 0
+
+
+def test_an_image_that_is_sent_again_moves_no_time(ledger: Ledger) -> None:
+    """Neither before its series is complete nor afterwards, on the page or in the metrics."""
+
+    def pass_and_repeat(db: Connection) -> None:
+        for at in (100, 104, 190):
+            if at == 190:
+                moves.complete_series(db, STUDY, "1.9", 1, "quiet", 110)
+            rows.file_instance(db, stored(series="1.9", sop="1.9.1", at=at))
+        pass_through(db)
+        rows.file_instance(db, stored(series=SERIES, sop="1.1", at=5000))
+
+    ledger.write(pass_and_repeat)
+    with ledger.read() as db:
+        (study,) = studies.latest(db, 9)
+        assert studies.latest(db, 9, before=5000) == () and studies.latest(db, 9, before=5001) == (study,)
+        receiving = (
+            tallies.observed(db, tallies.STAGE)["receive",],
+            tallies.observed(db, tallies.STAGE)["wait_complete",],
+        )
+    assert (study.first_at, study.last_at, study.heard_at) == (100, 105, 5000)
+    times = {one.series_uid: (one.last_at, one.complete_at, one.receive_s, one.wait_complete_s) for one in study.series}
+    assert times == {"1.9": (100, 110, 0, 10), SERIES: (105, 108, 5, 3)}
+    assert study.series[0].last_image_to_seg_s == 26
+    assert [one.sum_s for one in receiving] == [5, 13]
 
 
 def test_what_was_passed_over_says_why_until_there_is_a_job(ledger: Ledger) -> None:
