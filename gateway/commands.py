@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from gateway import client_commands, operator_commands
 from gateway.options import Config, Json, open_ledger, read_settings, settings_file
@@ -22,12 +23,24 @@ jobs_app = typer.Typer(help="Jobs of the gateway: what was and is to be segmente
 
 def register(app: typer.Typer) -> None:
     """Add the commands of the gateway (entry point `medseg.commands`)."""
-    app.command("serve", epilog="[bold]Example[/bold]  medseg serve --config medseg.toml")(serve)
+    example = "[bold]Example[/bold]  medseg serve --config medseg.toml"
+    app.command("serve", cls=ServeCommand, epilog=example)(serve)
     app.command("status")(status)
     app.add_typer(jobs_app, name="jobs")
     client_commands.register(app)
     operator_commands.register(app)
     jobs_app.command("retry", epilog="[bold]Example[/bold]  medseg jobs retry 17")(operator_commands.retry_job)
+
+
+class ServeCommand(TyperCommand):
+    """A command whose help ends with every key of its settings."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        from gateway import reference
+
+        super().format_help(ctx, formatter)
+        for line in reference.lines():
+            console.show(line)
 
 
 def serve(

@@ -14,17 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from gateway.forms import Form, as_toml
-from gateway.settings import (
-    CALLERS,
-    Complete,
-    Deliver,
-    Gateway,
-    GatewaySettings,
-    Limits,
-    Peer,
-    Retain,
-    Rule,
-)
+from gateway.settings import CALLERS, GROUPS, LISTS, Gateway, GatewaySettings, Peer, Rule
 from gateway.toml import Key, NotToml, line_of, parse
 from gateway.when import read_when
 from medseg.errors import UsageError
@@ -121,9 +111,8 @@ class _Reader:
         self.problems: list[Problem] = []
 
     def settings(self, values: dict[str, Any]) -> GatewaySettings:
-        groups = {"gateway": Gateway, "complete": Complete, "limits": Limits, "deliver": Deliver, "retain": Retain}
-        self._refuse_unknown(values, (), (*groups, "peer", "rule"))
-        read: dict[str, Any] = {name: self._group(kind, values.get(name, {}), (name,)) for name, kind in groups.items()}
+        self._refuse_unknown(values, (), (*GROUPS, *LISTS))
+        read: dict[str, Any] = {name: self._group(kind, values.get(name, {}), (name,)) for name, kind in GROUPS.items()}
         read["gateway"] = self._admission(read["gateway"], values.get("gateway", {}))
         peers = tuple(self._group(Peer, table, key) for key, table in self._tables(values, "peer"))
         rules = tuple(self._rule(table, key) for key, table in self._tables(values, "rule"))
@@ -163,7 +152,7 @@ class _Reader:
         if not isinstance(table, dict):
             self._expected(key, f"a table [{key[0]}]", table)
             return kind(**_blank(kind))
-        known = _forms(kind)
+        known = forms_of(kind)
         self._refuse_unknown(table, key, tuple(known))
         read = _blank(kind)
         for name in read.keys() - table.keys():
@@ -189,7 +178,7 @@ class _Reader:
         self.problems.append(Problem(names, message, line_of(self.lines, key)))
 
 
-def _forms(kind: type[Any]) -> dict[str, Form]:
+def forms_of(kind: type[Any]) -> dict[str, Form]:
     """The form of each key of a group, in order."""
     hints = get_type_hints(kind, include_extras=True)
     return {name: hint.__metadata__[0] for name, hint in hints.items() if hasattr(hint, "__metadata__")}

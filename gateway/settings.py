@@ -1,6 +1,7 @@
 """What an administrator decides: the groups of `medseg.toml`, small and frozen (`gateway.read` reads them).
 
-Every key stands in one line here: its name, its form (what is allowed, in words and as a check), its default.
+Every key stands in one line here, with its form (what is allowed, in words and as a check) and default, and in the
+docstring of its group with its meaning. docs/settings.md and `medseg serve --help` are made of these (`reference`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias
 
 from gateway import forms
 from gateway.forms import Form
@@ -43,9 +44,18 @@ LOOPBACK = "127.0.0.1"
 
 @dataclass(frozen=True)
 class Gateway:
-    """Who we are and where we listen, with how many processes (`receivers`).
+    """Who we are, where we listen, and who may call.
 
-    With neither allow key in a file: any caller, where `host` is a loopback.
+    ae_title: Our AE title: what others call, and the name by which we call them.
+    host: The address to listen on. Example: "0.0.0.0"
+    port: The DICOM port. Example: 104
+    receivers: How many processes receive; they share the port. Example: 4
+    http_port: The port of the pages, of health and metrics, on 127.0.0.1.
+    spool: Where images and results are kept; a relative path starts at the file. Example: "/var/lib/medseg/spool"
+    database: The ledger. Example: "sqlite:////var/lib/medseg/ledger.db"
+    allow_callers: Who may call: AE titles, each from any host or from one. Example: ["PACS@10.0.0.5", "CT01"]
+    allow_any_caller: Whether anybody may call. Default: true without `allow_callers` where `host` is a loopback
+        address; elsewhere one of the two must be given. Example: true
     """
 
     ae_title: Annotated[str, forms.AE_TITLE] = "MEDSEG"
@@ -74,9 +84,15 @@ class Gateway:
 
 @dataclass(frozen=True)
 class Complete:
-    """When a series is taken as complete although nobody has said so (`receive.completion`), in seconds.
+    """When a series is taken as complete although nobody has said so.
 
-    quiet_late_s: up to which quiet_s grows after images that came late.
+    quiet_s: How long nothing more must come once its sender has ended its associations.
+    quiet_gap_s: The same where a slice is missing between others.
+    quiet_open_s: The same while its sender holds an association open.
+    quiet_abort_s: The same where its sender aborted.
+    quiet_late_s: Up to where `quiet_s` grows after images that came late.
+    cap_s: When waiting ends in any case: the `at_cap` of the rule says what happens then.
+    late_s: How long after a result images still come late, and make a new result of their series.
     """
 
     quiet_s: Annotated[float, forms.SECONDS] = 3.0
@@ -90,7 +106,13 @@ class Complete:
 
 @dataclass(frozen=True)
 class Limits:
-    """What may be used: associations in all and per calling AE, and the disk of the spool."""
+    """What may be used: associations, and the disk of the spool.
+
+    associations: How many associations may be open at once.
+    per_caller: How many of them by one calling AE title.
+    disk_used_percent: From how full a disk on images are refused.
+    disk_free_gb: Below how much free room images are refused.
+    """
 
     associations: Annotated[int, forms.COUNT] = 25
     per_caller: Annotated[int, forms.COUNT] = 10
@@ -100,7 +122,13 @@ class Limits:
 
 @dataclass(frozen=True)
 class Deliver:
-    """How results leave: pauses between attempts (s), when to give up (s), whether to ask for commitment."""
+    """How results leave.
+
+    first_retry_s: The pause after a first failure; it doubles with each.
+    longest_retry_s: The longest pause.
+    give_up_s: How long a delivery is tried; then it is a dead letter.
+    commitment: Whether destinations are asked for storage commitment; else they are asked by C-FIND.
+    """
 
     first_retry_s: Annotated[float, forms.SECONDS] = 5.0
     longest_retry_s: Annotated[float, forms.SECONDS] = 600.0
@@ -110,9 +138,10 @@ class Deliver:
 
 @dataclass(frozen=True)
 class Retain:
-    """How long things are kept after confirmed delivery, in seconds: the images, and their results with all the rest.
+    """How long things are kept after all that belongs to their series was done.
 
-    Images stay for as long as late ones may come (`Complete.late_s`), results for as long as their images.
+    inputs_s: Images: no less than `complete.late_s`.
+    results_s: Results, and all that is known of the series: no less than `inputs_s`.
     """
 
     inputs_s: Annotated[float, forms.SECONDS] = 259200.0
@@ -121,10 +150,17 @@ class Retain:
 
 @dataclass(frozen=True)
 class Peer:
-    """Somebody to send to: by DIMSE (ae_title, host and port), or by STOW-RS (dicomweb).
+    """Somebody to send to, by DIMSE.
 
-    query: whether to ask it by C-FIND how many instances a series has: true always, of the study too; false never;
-        by default of the series that it sends itself.
+    name: What rules call it. Example: "pacs"
+    ae_title: Its AE title. Default: none; nothing can be sent to a peer without `ae_title`, `host` and `port`.
+        Example: "PACS"
+    host: Where it listens. Default: none. Example: "10.0.0.5"
+    port: Its DICOM port. Default: none. Example: 104
+    dicomweb: Its DICOMweb address; it does nothing in this version. Default: none. Example:
+        "http://127.0.0.1:8042/dicom-web"
+    query: Whether it is asked by C-FIND how many images a series has: always, and of the study, too; or never.
+        Default: of the series that it sends itself. Example: true
     """
 
     name: Annotated[str, forms.TEXT]
@@ -176,8 +212,22 @@ class AtCap(StrEnum):
 class Rule:
     """What is to be done with a series; the first rule whose conditions all hold decides.
 
-    bundle: a name, a folder, or None for the default bundle that fits.
-    send_to: names of peers; None for the caller, where it is a known peer.
+    name: What it is called in jobs and logs. Default: `rule 1`, `rule 2`, … by its place. Example: "livers"
+    when: The conditions that must all hold: see below. Default: every series of images. Example: { modality = "CT"
+        }
+    select: Which of a study's series that match are segmented: each, that of the thinnest slices, that of the most.
+    bundle: A name, or a folder: with a slash; a relative path starts at the file. Default: the default bundle that
+        fits. Example: "hippocampus_t1_unet3d"
+    send_to: The peers that get the results, by name. Default: the caller, where it is a known peer. Example:
+        ["pacs"]
+    results: What is made: a segmentation, a structured report. Example: ["sr"]
+    priority: What goes first; work that has waited long goes before what came later. Example: "stat"
+    mode: `shadow` computes, keeps and sends nothing; `hold` waits for `medseg jobs release`; `off` does nothing.
+        Example: "shadow"
+    at_cap: What happens to a series that is not known to be complete after `complete.cap_s`: held, or segmented as
+        it is. Example: "infer"
+    assume_frame_of_reference: Whether a series without Frame of Reference UID is taken, with one made of its own
+        UID. Example: true
     """
 
     name: Annotated[str, forms.TEXT] = "default"
@@ -203,6 +253,11 @@ class GatewaySettings:
     retain: Retain = Retain()
     peers: tuple[Peer, ...] = ()
     rules: tuple[Rule, ...] = (Rule(),)
+
+
+#: The tables of a file: those of which there is one, and those of which there may be several.
+GROUPS: Final = {"gateway": Gateway, "complete": Complete, "limits": Limits, "deliver": Deliver, "retain": Retain}
+LISTS: Final = {"peer": Peer, "rule": Rule}
 
 
 def _is_at(host: str, address: str, resolve: Resolve) -> bool:

@@ -60,7 +60,7 @@ GATEWAY: tuple[tuple[str, ...], ...] = (
     ("processes",),
     ("service",),
     ("options",),
-    ("client_commands", "operator_commands", "checks", "demo"),
+    ("client_commands", "operator_commands", "checks", "demo", "reference"),
     ("commands",),
 )
 FLOORS = {"medseg": MEDSEG, "gateway": GATEWAY}
