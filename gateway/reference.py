@@ -70,7 +70,7 @@ def _document() -> Iterator[str]:
     yield ""
     yield "`medseg serve --config medseg.toml` reads these. Every key has a default; without a file all of them hold. A"
     yield "mistake is told with its line, key and allowed form, and a wrong file changes nothing. `medseg doctor`"
-    yield "says what is allowed and cannot work. What a reload changes, what needs a restart: [operations](operations.md)."
+    yield "says what is allowed and cannot work. What a reload changes is told in [operations](operations.md)."
     for name, kind in (GROUPS | LISTS).items():
         yield ""
         yield f"## `{_header(name)}`"
