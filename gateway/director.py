@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sqlalchemy import Connection
 
 from gateway import moves
-from gateway.decide import rules
+from gateway.decide import facts, rules
+from gateway.decide.facts import ImageFacts
 from gateway.decide.jobs import begun_for, job_for
 from gateway.decide.rules import SeriesFacts
-from gateway.decide.selection import Candidate, select
+from gateway.decide.selection import Candidate, candidate, select
 from gateway.ledger import Ledger
+from gateway.moves import NewJob
 from gateway.receive.completion import CapReached, Complete, Settled, decide
-from gateway.receive.watch import Watch
+from gateway.receive.watch import Came, Watch
 from gateway.settings import AtCap, GatewaySettings, Rule, Select
-from medseg.dicom.headers import look
+from medseg.dicom.instance import Instance
 
 logger = logging.getLogger(__name__)
 
@@ -46,21 +48,27 @@ class Director:
 
     def __init__(self, ledger: Ledger, spool: Path, settings: GatewaySettings) -> None:
         self._ledger, self.settings = ledger, settings
-        self._watch = Watch(spool)
+        self._watch = Watch(spool, self._describe)
+        self._asked = settings
+        self._known: dict[tuple[str, str], tuple[Sequence[ImageFacts], SeriesFacts | None]] = {}
         self._held: dict[tuple[str, str], int] = {}
-        self._begun: set[tuple[str, str]] = set()
+        self._begun: dict[tuple[str, str], NewJob | None] = {}
 
     def step(self, now_s: float, wall_s: float) -> None:
         """Look at what is new, and carry out what is due.
 
         now_s and wall_s: the same moment by the monotonic clock and in seconds since 1970.
         """
+        if self._asked is not self.settings:
+            self._asked = self.settings
+            self._watch.describe_anew()  # other rules may ask for something else
+            self._known.clear()
         with self._ledger.read() as db:
             self._watch.look(db, now_s, wall_s)
         for study_uid, series_uid in self._watch.restored:
             revision = self._watch.revisions[study_uid, series_uid]
-            facts = study_uid, series_uid, revision, RESTORED, wall_s
-            self._ledger.write(lambda db, facts=facts: moves.complete_series(db, *facts))  # type: ignore[misc]
+            whole = study_uid, series_uid, revision, RESTORED, wall_s
+            self._ledger.write(lambda db, whole=whole: moves.complete_series(db, *whole))  # type: ignore[misc]
         for study_uid, fresh in list(self._watch.fresh()):
             for verdict in list(self._verdicts(study_uid, fresh, now_s)):
                 self._carry_out(study_uid, verdict, now_s, wall_s)
@@ -69,24 +77,36 @@ class Director:
                 self._begin(study_uid, series_uid, wall_s)
         self._watch.forget(now_s)
         self._held = {key: revision for key, revision in self._held.items() if key in self._watch.revisions}
-        self._begun &= self._watch.revisions.keys()
+        self._begun = {key: rule for key, rule in self._begun.items() if key in self._watch.revisions}
+        self._known = {key: known for key, known in self._known.items() if key in self._watch.revisions}
 
     def _begin(self, study_uid: str, series_uid: str, wall_s: float) -> None:
-        """A job for a series of which the first slices have come: a worker may follow it."""
+        """A job for a series of which the first slices have come: a worker may follow it.
+
+        Where what has come since calls for something else, that job is dropped, and the next is made of the whole.
+        """
         key = study_uid, series_uid
         series = self._watch.arrivals.studies[study_uid].series[series_uid]
-        if key in self._begun or series.taken_s is not None:
+        known = self._facts(study_uid, series_uid)
+        if series.taken_s is not None or known is None:
             return
-        facts = self._facts(study_uid, series_uid)
-        rule = None if facts is None else rules.choose_early(facts, self.settings.rules)
-        new = None if facts is None or rule is None else begun_for(rule, facts, wall_s)
-        if new is not None:
-            job_id = self._ledger.write(lambda db: moves.begin_job(db, new, wall_s))
-            if job_id is not None:
-                told = {"event": "job.begun", "job": job_id, "study": study_uid, "series": series_uid}
-                logger.info("job %d begun on the first slices", job_id, extra=told)
-        if facts is not None:
-            self._begun.add(key)
+        rule = rules.choose_early(known, self.settings.rules) if known.slices else None
+        new = None if rule is None else begun_for(rule, known, wall_s)
+        same = new and replace(new, due=0.0)
+        before = self._begun.get(key)
+        self._begun[key] = same
+        if same == before:
+            return
+
+        def commit(db: Connection) -> int | None:
+            if before is not None:
+                moves.cancel_jobs(db, study_uid, series_uid, wall_s, begun=True)
+            return None if new is None else moves.begin_job(db, new, wall_s)
+
+        job_id = self._ledger.write(commit)
+        if job_id is not None:
+            told = {"event": "job.begun", "job": job_id, "study": study_uid, "series": series_uid}
+            logger.info("job %d begun on the first slices", job_id, extra=told)
 
     def _verdicts(self, study_uid: str, fresh: list[str], now_s: float) -> Iterator[_Verdict]:
         whole: dict[str, tuple[Rule, str]] = {}
@@ -113,39 +133,40 @@ class Director:
             yield _Verdict(series_uid, by, None if passed_over else rule, passed_over)
 
     def _rule(self, study_uid: str, series_uid: str) -> Rule | None:
-        facts = self._facts(study_uid, series_uid)
-        return None if facts is None else rules.choose(facts, self.settings.rules)
+        known = self._facts(study_uid, series_uid)
+        return None if known is None else rules.choose(known, self.settings.rules)
 
     def _why(self, study_uid: str, series_uid: str) -> str:
         """Why no rule wants a series."""
-        facts = self._facts(study_uid, series_uid)
-        if facts is None:
+        known = self._facts(study_uid, series_uid)
+        if known is None:
             return "none of its headers can be read"
-        return "; ".join(rules.explain(facts, self.settings.rules).lines())
+        return "; ".join(rules.explain(known, self.settings.rules).lines())
+
+    def _describe(self, came: Came, instance: Instance | None) -> ImageFacts:
+        return facts.image_facts(
+            instance,
+            came.sop_class_uid,
+            self.settings.rules,
+            calling_ae=came.calling_ae,
+            called_ae=came.called_ae or self.settings.gateway.ae_title,
+            here=came.here,
+        )
 
     def _facts(self, study_uid: str, series_uid: str) -> SeriesFacts | None:
         """What rules may ask; None where no header can be read."""
-        if (study_uid, series_uid) not in self._watch.headers:
-            return None
-        header, calling_ae, called_ae = self._watch.headers[study_uid, series_uid]
-        return rules.series_facts(
-            header,
-            self.settings.rules,
-            calling_ae=calling_ae,
-            called_ae=called_ae or self.settings.gateway.ae_title,
-            slices=len(self._watch.arrivals.studies[study_uid].series[series_uid].images),
-        )
+        images = self._watch.described(study_uid, series_uid)
+        known = self._known.get((study_uid, series_uid))
+        if known is None or known[0] is not images:
+            known = self._known[study_uid, series_uid] = images, facts.series_facts(images)
+        return known[1]
 
     def _candidates(self, study_uid: str, rule: Rule) -> list[Candidate]:
         found = []
-        for series_uid, series in self._watch.arrivals.studies[study_uid].series.items():
-            if self._rule(study_uid, series_uid) == rule:
-                seen = look(self._watch.headers[study_uid, series_uid][0])
-                number = seen.number("SeriesNumber")
-                thickness_mm = seen.number("SliceThickness")
-                found.append(
-                    Candidate(series_uid, len(series.images), thickness_mm, None if number is None else int(number))
-                )
+        for series_uid in self._watch.arrivals.studies[study_uid].series:
+            known = self._facts(study_uid, series_uid)
+            if known is not None and rules.choose(known, self.settings.rules) == rule:
+                found.append(candidate(known))
         return found
 
     def _hold(self, study_uid: str, series_uid: str, why: str) -> None:
@@ -180,9 +201,10 @@ class Director:
         if verdict.rule is not None and self._lacks_images(study_uid, series_uid):
             return
         revision = self._watch.revisions[study_uid, series_uid]
+        passed_by = facts.passed_by(self._watch.described(study_uid, series_uid))
 
         def commit(db: Connection) -> bool:
-            if not moves.complete_series(db, study_uid, series_uid, revision, verdict.by, wall_s):
+            if not moves.complete_series(db, study_uid, series_uid, revision, verdict.by, wall_s, passed_by):
                 return False
             if verdict.rule is None:
                 moves.cancel_jobs(db, study_uid, series_uid, wall_s, begun=verdict.by == LATE)
@@ -194,7 +216,7 @@ class Director:
         if self._ledger.write(commit):
             self._watch.take(study_uid, series_uid, now_s)
             self._held.pop((study_uid, series_uid), None)
-            self._begun.discard((study_uid, series_uid))
+            self._begun.pop((study_uid, series_uid), None)
             what = f"rule {verdict.rule.name}" if verdict.rule else "no job"  # why not, the ledger and the page say
-            facts = {"event": "series.complete", "study": study_uid, "series": series_uid, "by": verdict.by}
-            logger.info("series complete (%s): %s", verdict.by, what, extra=facts)
+            told = {"event": "series.complete", "study": study_uid, "series": series_uid, "by": verdict.by}
+            logger.info("series complete (%s): %s", verdict.by, what, extra=told)

@@ -16,6 +16,7 @@ from gateway import rows, stages
 from gateway.prepared import UPSERT
 from gateway.rows import COUNTING, Claim
 from gateway.tables import association, commitment, delivery, event, instance, job, result, result_object, series
+from medseg.dicom.classes import IMAGES
 from medseg.errors import MedsegError
 
 LIVE = ("waiting", "held", "queued", "running")
@@ -80,10 +81,24 @@ def taken(db: Connection, study_uid: str) -> dict[str, tuple[float, int]]:
     return {uid: (at, last_id) for uid, at, last_id in found}
 
 
-def complete_series(db: Connection, study_uid: str, series_uid: str, revision: int, by: str, at: float) -> bool:
-    """All of a series is here; False where something came after that revision."""
+def complete_series(
+    db: Connection,
+    study_uid: str,
+    series_uid: str,
+    revision: int,
+    by: str,
+    at: float,
+    passed_by: Mapping[str, int] | None = None,
+) -> bool:
+    """All of a series is here; False where something came after that revision.
+
+    passed_by: what of it is not segmented, and how many of it; None where that is known already.
+    """
     latest = select(func.max(instance.c.id)).where(_of(instance, study_uid, series_uid)).scalar_subquery()
-    done = {"state": "complete", "complete_by": by, "complete_at": at, "taken_at": at, "taken_id": latest}
+    done: dict[str, Any] = {"state": "complete", "complete_by": by, "complete_at": at}
+    done |= {"taken_at": at, "taken_id": latest}
+    if passed_by is not None:
+        done["passed_by"] = json.dumps(dict(passed_by))
     still = and_(_of(series, study_uid, series_uid), series.c.revision == revision, series.c.state != "complete")
     moved = db.execute(update(series).where(still).values(done)).rowcount == 1
     if moved:
@@ -297,9 +312,12 @@ def has_object_in(db: Connection, folder: str) -> bool:
 
 
 def calling_ae(db: Connection, study_uid: str, series_uid: str) -> str | None:
-    """Who sent the first instance of a series."""
-    first = select(instance.c.calling_ae).where(_of(instance, study_uid, series_uid)).order_by(instance.c.id).limit(1)
-    return db.execute(first).scalar()
+    """Who sent a series: most of its images, or of whatever it holds; of equally many, the first by name."""
+    is_image = case((instance.c.sop_class_uid.in_(sorted(IMAGES)), 0), else_=1)
+    counting = and_(_of(instance, study_uid, series_uid), instance.c.state.in_(COUNTING))
+    counted = select(instance.c.calling_ae).where(counting).group_by(instance.c.calling_ae, is_image)
+    most = counted.order_by(is_image, func.count().desc(), instance.c.calling_ae).limit(1)
+    return db.execute(most).scalar()
 
 
 def current_result(db: Connection, study_uid: str, series_uid: str, bundle: str) -> Row[Any] | None:

@@ -87,8 +87,9 @@ class Job:
 @dataclass(frozen=True)
 class Series:
     """received: instances that count; expected: where somebody said how many there are. last_at: of the last image that
-    was new; one that is sent again moves no time. passed_over: why no job was
-    made of it as it is now. last_image_to_seg_s: until a destination had the current result. jobs: the latest first."""
+    was new; one that is sent again moves no time. passed_over: why no job was made of it as it is now; passed_by: what
+    of it is not segmented, and how many. last_image_to_seg_s: until a destination had the current result. jobs: the
+    latest first."""
 
     series_uid: str
     received: int
@@ -99,6 +100,7 @@ class Series:
     complete_at: float | None
     complete_by: str | None
     passed_over: str | None
+    passed_by: dict[str, int]
     next_step: str
     receive_s: float | None
     wait_complete_s: float | None
@@ -150,7 +152,7 @@ def _read(db: Connection, study_uids: Sequence[str]) -> tuple[Study, ...]:
         found[row.study_uid].append(
             Series(
                 row.series_uid, row.instances, row.expected, row.state, row.first_at, last_at, row.complete_at,
-                row.complete_by, why if still else None, advice.for_series(row),
+                row.complete_by, why if still else None, json.loads(row.passed_by), advice.for_series(row),
                 _between(row.first_at, last_at), _between(last_at, row.complete_at),
                 _between(last_at, _seg_stored_at(made)), made,
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 
 from gateway.studies import Delivery, Job, Result, Series, Study
@@ -24,6 +24,11 @@ def seconds(lasted: float | None) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def counted(things: Mapping[str, int]) -> str:
+    """How many there are of what."""
+    return "; ".join(f"{number} {what}" for what, number in things.items())
+
+
 def lines(study: Study) -> Iterator[str]:
     """A study with its series, jobs, results and deliveries."""
     yield printable(f"study {study.study_uid}: {study.received} instances, the last at {moment(study.last_at)} UTC")
@@ -40,6 +45,8 @@ def _series(series: Series) -> Iterator[str]:
     yield f"series {series.series_uid}: {series.received}{of} received, {series.state}{by}{to_seg}"
     if series.passed_over is not None:
         yield f"  no job: {series.passed_over}"
+    if series.passed_by:
+        yield f"  passed by: {counted(series.passed_by)}"
     yield from _next(series.next_step)
     for job in series.jobs:
         yield from _indented(_job(job))

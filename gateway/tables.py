@@ -101,6 +101,7 @@ series = Table(
     Column("deleted_at", Double),  # when retention deleted the files of its instances; nothing has come since
     Column("taken_at", Double),  # when it was last decided upon
     Column("taken_id", Integer),  # the latest of its instances then
+    Column("passed_by", Text, nullable=False, server_default="{}"),  # JSON: what of it was not segmented then, how many
     one_of("state", "arriving", "complete", "held"),
     CheckConstraint("instances >= 0 AND revision >= 1", name="counts"),
     CheckConstraint("(state = 'complete') = (complete_at IS NOT NULL)", name="complete"),

@@ -10,48 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from pydicom import Dataset, uid
+from pydicom import Dataset
 
 from gateway.decide import conditions
 from gateway.decide.conditions import Finding, Verdict
 from gateway.settings import Mode, Peer, Priority, Rule
-from medseg.dicom.headers import Attributes, first_frame, look
-
-#: Manufacturer (0008,0070) of all that medseg makes, in its objects and in their ContributingEquipmentSequence.
-OUR_MANUFACTURER = "medseg"
-
-#: SOP classes whose instances may be segmented (PS3.4 B.5); results of ours are of other classes.
-IMAGES = frozenset(
-    {
-        uid.CTImageStorage,
-        uid.EnhancedCTImageStorage,
-        uid.LegacyConvertedEnhancedCTImageStorage,
-        uid.MRImageStorage,
-        uid.EnhancedMRImageStorage,
-        uid.EnhancedMRColorImageStorage,
-        uid.LegacyConvertedEnhancedMRImageStorage,
-        uid.PositronEmissionTomographyImageStorage,
-        uid.EnhancedPETImageStorage,
-        uid.LegacyConvertedEnhancedPETImageStorage,
-        uid.NuclearMedicineImageStorage,
-        uid.ComputedRadiographyImageStorage,
-        uid.DigitalXRayImageStorageForPresentation,
-        uid.DigitalXRayImageStorageForProcessing,
-        uid.DigitalMammographyXRayImageStorageForPresentation,
-        uid.DigitalMammographyXRayImageStorageForProcessing,
-        uid.BreastTomosynthesisImageStorage,
-        uid.UltrasoundImageStorage,
-        uid.UltrasoundMultiFrameImageStorage,
-        uid.XRayAngiographicImageStorage,
-        uid.EnhancedXAImageStorage,
-        uid.XRayRadiofluoroscopicImageStorage,
-        uid.EnhancedXRFImageStorage,
-        uid.XRay3DAngiographicImageStorage,
-        uid.XRay3DCraniofacialImageStorage,
-    }
-)
+from medseg.dicom.classes import IMAGES, class_name, made_by_medseg
+from medseg.dicom.headers import first_frame
 
 #: How long before its arrival a job counts as due, in seconds: routine work that has waited 50 minutes longer than
 #: a stat job goes before it.
@@ -65,7 +31,7 @@ class SeriesFacts:
     tags: by DICOM keyword, the parts of the value as text; absent or malformed ones may be left out.
     calling_ae, called_ae: empty where the series did not come by DIMSE, None where nobody has said.
     slices: None while it is still arriving.
-    ours: made by medseg.
+    ours: made by medseg. number: SeriesNumber; thickness_mm: SliceThickness.
     """
 
     study_uid: str
@@ -76,6 +42,8 @@ class SeriesFacts:
     called_ae: str | None = None
     slices: int | None = None
     ours: bool = False
+    number: float | None = None
+    thickness_mm: float | None = None
 
 
 @dataclass(frozen=True)
@@ -187,15 +155,10 @@ def series_facts(
         calling_ae=calling_ae,
         called_ae=called_ae,
         slices=slices,
-        ours=_made_by_us(seen),
+        ours=made_by_medseg(header),
+        number=seen.number("SeriesNumber"),
+        thickness_mm=seen.number("SliceThickness"),
     )
-
-
-def _made_by_us(seen: Attributes) -> bool:
-    """Whether medseg made an object, or had a part in it."""
-    items: Any = seen.value("ContributingEquipmentSequence")
-    makers = [seen, *(look(item) for item in items or () if isinstance(item, Dataset))]
-    return any(maker.text("Manufacturer").casefold() == OUR_MANUFACTURER for maker in makers)
 
 
 def _barred(facts: SeriesFacts) -> str:
@@ -203,9 +166,5 @@ def _barred(facts: SeriesFacts) -> str:
     if facts.ours:
         return f"series {facts.series_uid} was made by medseg"
     if facts.sop_class_uid not in IMAGES:
-        return f"series {facts.series_uid} has no images to segment: its SOP class is {_class_name(facts)}"
+        return f"series {facts.series_uid} has no images to segment: its SOP class is {class_name(facts.sop_class_uid)}"
     return ""
-
-
-def _class_name(facts: SeriesFacts) -> str:
-    return uid.UID(facts.sop_class_uid).name or "not given"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
+from gateway.decide.rules import SeriesFacts
 from gateway.settings import Select
 
 
@@ -18,6 +19,12 @@ class Candidate:
     slices: int
     thickness_mm: float | None = None
     number: int | None = None
+
+
+def candidate(facts: SeriesFacts) -> Candidate:
+    """A series as one that may be selected."""
+    number = facts.number
+    return Candidate(facts.series_uid, facts.slices or 0, facts.thickness_mm, None if number is None else int(number))
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from gateway.decide import rules
-from gateway.decide.rules import Explanation
-from gateway.decide.selection import Candidate, select
+from gateway.decide.facts import image_facts, series_facts
+from gateway.decide.rules import Explanation, SeriesFacts
+from gateway.decide.selection import candidate, select
 from gateway.settings import GatewaySettings, Mode, Rule, Select
 from medseg.bundle.catalog import find_bundle, installed
-from medseg.dicom.headers import look
 from medseg.dicom.series import Series
 from medseg.errors import BundleError
 from medseg.job import plan
@@ -27,6 +28,7 @@ class Trial:
     """
 
     series: Series
+    facts: SeriesFacts
     explanation: Explanation
     rule: Rule | None
     passed_over: str = ""
@@ -50,13 +52,12 @@ def try_rules(
 
 
 def _explained(series: Series, settings: GatewaySettings, calling_ae: str | None, called_ae: str | None) -> Trial:
-    header = series.instances[0].header
-    facts = rules.series_facts(
-        header, settings.rules, calling_ae=calling_ae, called_ae=called_ae, slices=len(series.instances)
-    )
-    explanation = rules.explain(facts, settings.rules)
+    look = partial(image_facts, rules_=settings.rules, calling_ae=calling_ae, called_ae=called_ae)
+    known = series_facts([look(one, one.sop_class_uid) for one in series.instances])
+    assert known is not None  # all were read
+    explanation = rules.explain(known, settings.rules)
     chosen = explanation.chosen
-    return Trial(series, explanation, chosen.rule if chosen and chosen.rule.mode is not Mode.OFF else None)
+    return Trial(series, known, explanation, chosen.rule if chosen and chosen.rule.mode is not Mode.OFF else None)
 
 
 def _passed_over(trials: Sequence[Trial]) -> dict[str, str]:
@@ -69,15 +70,8 @@ def _passed_over(trials: Sequence[Trial]) -> dict[str, str]:
     for group in rivals.values():
         rule = group[0].rule
         assert rule is not None
-        found |= select([candidate(trial.series) for trial in group], rule.select).passed_over
+        found |= select([candidate(trial.facts) for trial in group], rule.select).passed_over
     return found
-
-
-def candidate(series: Series) -> Candidate:
-    """A series as one that may be selected."""
-    seen = look(series.instances[0].header)
-    number, thickness_mm = seen.number("SeriesNumber"), seen.number("SliceThickness")
-    return Candidate(series.series_uid, len(series.instances), thickness_mm, None if number is None else int(number))
 
 
 def _planned(trial: Trial, settings: GatewaySettings, calling_ae: str | None) -> Trial:

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Row
 
 from gateway import moves
 from gateway.ledger import Ledger
+from medseg.dicom.classes import IMAGES, made_by_medseg
 from medseg.dicom.headers import read_instance
 from medseg.dicom.instance import Instance, Slice
 from medseg.dicom.series import Series
 from medseg.dicom.slices import expand
 from medseg.dicom.sources import to_series
-from medseg.errors import GeometryRefused
+from medseg.errors import GeometryRefused, UnreadableInstance
 from medseg.progress import Cancelled, check, never
+
+logger = logging.getLogger(__name__)
 
 POLL_S = 0.1
 
@@ -24,7 +32,9 @@ POLL_S = 0.1
 class SpoolSource:
     """The instances of a series that count, as they come: a `medseg.dicom.series.SliceSource`.
 
-    What cannot be part of any volume (a localizer) is in `series` and gives no slice.
+    What cannot be part of any volume (a localizer) is in `series` and gives no slice. What is no image that can be
+    segmented (a report, a screen save), or was made by medseg, is left out, and so is what came as bytes that nobody
+    can read.
 
     revision: of the series in the ledger, when it was last looked at.
     """
@@ -34,12 +44,17 @@ class SpoolSource:
     ) -> None:
         self._ledger, self._spool, self._of, self._cancelled = ledger, spool, (study_uid, series_uid), cancelled
         self._read: dict[str, Instance] = {}
+        self._series: Series | None = None
         self.revision = 0
 
     @property
     def series(self) -> Series:
-        """The series as far as it was read: at least one instance."""
-        return to_series(tuple(self._read.values()))
+        """The series as far as it was read. Raises UnreadableInstance where nothing of it could be."""
+        if not self._read:
+            raise UnreadableInstance(f"series {self._of[1]}", "no image of it can be read")
+        if self._series is None:
+            self._series = to_series(tuple(self._read.values()))
+        return self._series
 
     @property
     def expected(self) -> int | None:
@@ -51,7 +66,8 @@ class SpoolSource:
         """What is here, then what comes while the series is arriving; ends when that is complete.
 
         None: nothing new has come; asked again, it waits before it looks. A corrected instance takes the place of
-        what it corrects: it is given, too. Raises UnreadableInstance, and Interrupted once `cancelled` says so.
+        what it corrects: it is given, too. Raises UnreadableInstance where the file of an image is not what was filed,
+        and Interrupted once `cancelled` says so.
         """
         given: set[str] = set()
         while True:
@@ -63,14 +79,32 @@ class SpoolSource:
             for one in found:
                 if one.path not in given:
                     given.add(one.path)
-                    instance = read_instance(partial((self._spool / one.path).open, "rb"), one.sop_instance_uid)
-                    self._read[one.sop_instance_uid] = instance
-                    yield instance
+                    self._read.pop(one.sop_instance_uid, None)
+                    self._series = None
+                    instance = self._image(one)
+                    if instance is not None:
+                        self._read[one.sop_instance_uid] = instance
+                        yield instance
             self.revision = row.revision
             if row.state == "complete":
                 return
             yield None
             time.sleep(max(looked_s + POLL_S - time.monotonic(), 0.0))
+
+    def _image(self, row: Row[Any]) -> Instance | None:
+        """An instance that may be segmented; None where it is none, or was sent so that it cannot be read."""
+        if row.sop_class_uid not in IMAGES:
+            return None
+        file = self._spool / row.path
+        try:
+            instance = read_instance(partial(file.open, "rb"), row.sop_instance_uid)
+        except UnreadableInstance as error:
+            if not _is_as_sent(file, row):
+                raise
+            told = {"event": "instance.unreadable", "sop_instance": row.sop_instance_uid}
+            logger.warning("left out of its series: %s", error, extra=told)
+            return None
+        return None if made_by_medseg(instance.header) or "Rows" not in instance.header else instance
 
     def __iter__(self) -> Iterator[Slice | None]:
         for instance in self.instances():
@@ -79,6 +113,15 @@ class SpoolSource:
                 continue
             with suppress(GeometryRefused):
                 yield from expand(instance)
+
+
+def _is_as_sent(file: Path, row: Row[Any]) -> bool:
+    try:
+        with file.open("rb") as stream:
+            stream.seek(row.offset_bytes)
+            return bool(hashlib.file_digest(stream, "sha256").hexdigest() == row.sha256)
+    except OSError:
+        return False
 
 
 def read_series(

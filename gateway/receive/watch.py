@@ -7,12 +7,12 @@ upon before counts as taken, so that after a restart, or days later, a repetitio
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from pydicom import Dataset
 from sqlalchemy import Connection, Row
 
 from gateway import moves, signals
@@ -29,7 +29,9 @@ from gateway.receive.events import (
     InstancesListed,
     Taken,
 )
+from medseg.dicom.classes import IMAGES
 from medseg.dicom.headers import read_instance
+from medseg.dicom.instance import Instance
 from medseg.errors import UnreadableInstance
 
 logger = logging.getLogger(__name__)
@@ -37,19 +39,34 @@ logger = logging.getLogger(__name__)
 #: How long a study is observed after its last event; it can always be loaded again.
 FORGET_S = 600.0
 Key = tuple[str, str]
+T = TypeVar("T")
 
 
-class Watch:
+@dataclass(frozen=True)
+class Came:
+    """A counting instance as the ledger has it. here: its file was not deleted by retention."""
+
+    path: str
+    sop_instance_uid: str
+    sop_class_uid: str
+    calling_ae: str
+    called_ae: str | None
+    here: bool
+
+
+class Watch(Generic[T]):
     """What is arriving, kept up to date from the ledger by `look`.
 
-    headers: of the first instance of each observed series that could be read, with who sent it to whom.
+    describe: what is kept of an instance, for `described`; it is given None where the instance cannot be read.
     restored: series that are arriving, and of which all was taken before: what had been lost was sent again.
     """
 
-    def __init__(self, spool: Path) -> None:
-        self._spool = spool
+    def __init__(self, spool: Path, describe: Callable[[Came, Instance | None], T]) -> None:
+        self._spool, self._describe = spool, describe
         self.arrivals = Arrivals()
-        self.headers: dict[Key, tuple[Dataset, str, str | None]] = {}
+        self._came: dict[Key, dict[str, Came]] = {}
+        self._described: dict[Key, dict[str, tuple[Came, T]]] = {}
+        self._listed: dict[Key, Sequence[T]] = {}
         self.revisions: dict[Key, int] = {}
         self.restored: set[Key] = set()
         self._seen: dict[Key, tuple[int, float]] = {}
@@ -92,6 +109,24 @@ class Watch:
             if series:
                 yield study_uid, series
 
+    def described(self, study_uid: str, series_uid: str) -> Sequence[T]:
+        """What `describe` says of each counting instance of a series, in no order; the same list until that changes."""
+        key = study_uid, series_uid
+        if key not in self._listed:
+            before = self._described.get(key, {})
+            came = self._came.get(key, {})
+            self._described[key] = {
+                uid: known if (known := before.get(uid)) and known[0] == one else (one, self._look_at(one))
+                for uid, one in came.items()
+            }
+            self._listed[key] = [what for _, what in self._described[key].values()]
+        return self._listed[key]
+
+    def describe_anew(self) -> None:
+        """What `describe` says has changed."""
+        self._described.clear()
+        self._listed.clear()
+
     def take(self, study_uid: str, series_uid: str, now_s: float) -> None:
         """A decision on a series was carried out."""
         self._observe(Taken(study_uid, series_uid), now_s)
@@ -104,7 +139,8 @@ class Watch:
 
     def _drop(self, study_uid: str) -> None:
         self.arrivals = arriving.forget(self.arrivals, study_uid)
-        several: tuple[dict[Any, Any], ...] = (self.headers, self.revisions, self._seen, self._first_at, self._counted)
+        tables = self._came, self._described, self._listed, self.revisions, self._seen, self._first_at, self._counted
+        several: tuple[dict[Any, Any], ...] = tables
         for known in several:
             for key in [key for key in known if key[0] == study_uid]:
                 del known[key]
@@ -134,18 +170,24 @@ class Watch:
             for row in before:
                 self._observe(_arrived(row, Image(row.sha256)), _moment(row.received_at, now_s, wall_s))
             if before:
-                self._header(db, before[0])
+                key = study_uid, series_uid
+                self._note(db, key, moves.counting_instances(db, *key))
                 self.take(study_uid, series_uid, _moment(at, now_s, wall_s))
 
     def _feed(self, db: Connection, key: Key, now_s: float, wall_s: float) -> None:
         study = self.arrivals.studies.get(key[0])
         known = study.series[key[1]].images if study and key[1] in study.series else {}
         found = moves.counting_instances(db, *key)
+        came = self._note(db, key, found)
         new = [row for row in found if (image := known.get(row.sop_instance_uid)) is None or image.digest != row.sha256]
         self._open(db, {row.association_id for row in new if row.association_id}, now_s)
         for row in new:
-            header = self._header(db, row)
-            image = Image(row.sha256) if header is None else Image.from_header(header, row.sha256)
+            instance = self._instance(came[row.sop_instance_uid])
+            described = self._describe(came[row.sop_instance_uid], instance)
+            self._described.setdefault(key, {})[row.sop_instance_uid] = came[row.sop_instance_uid], described
+            image = Image(row.sha256)
+            if instance is not None and row.sop_class_uid in IMAGES:  # where a screen save says it lies is no slice
+                image = Image.from_header(instance.header, row.sha256)
             self._observe(_arrived(row, image), now_s if self._started else _moment(row.received_at, now_s, wall_s))
         if found and (not new or not self._started):  # a repetition; or the quiet time starts anew
             series = self.arrivals.studies[key[0]].series[key[1]]
@@ -175,19 +217,45 @@ class Watch:
                     self._observe(event, _moment(at, now_s, wall_s))
                 self._counted[key] = row.at
 
-    def _header(self, db: Connection, row: Row[Any]) -> Dataset | None:
-        if row.deleted_at is not None:
+    def _note(self, db: Connection, key: Key, rows: Sequence[Row[Any]]) -> dict[str, Came]:
+        """rows: the counting instances of a series."""
+        before = self._came.get(key, {})
+        known = {row.id: came for row in rows if (came := before.get(row.sop_instance_uid)) and _is(came, row)}
+        ids = {row.association_id for row in rows if row.id not in known and row.association_id}
+        called = {one.id: one.called_ae for one in moves.associations(db, ids)} if ids else {}
+        if not len(before) == len(known) == len(rows):
+            self._listed.pop(key, None)
+        self._came[key] = {
+            row.sop_instance_uid: known.get(row.id)
+            or Came(
+                row.path,
+                row.sop_instance_uid,
+                row.sop_class_uid,
+                row.calling_ae,
+                called.get(row.association_id),
+                row.deleted_at is None,
+            )
+            for row in rows
+        }
+        return self._came[key]
+
+    def _look_at(self, came: Came) -> T:
+        return self._describe(came, self._instance(came))
+
+    def _instance(self, came: Came) -> Instance | None:
+        if not came.here:
             return None
+        opener: Callable[[], Any] = partial((self._spool / came.path).open, "rb")
         try:
-            header = read_instance(partial((self._spool / row.path).open, "rb"), row.sop_instance_uid).header
+            return read_instance(opener, came.sop_instance_uid)
         except UnreadableInstance as error:
-            logger.warning("%s", error, extra={"event": "instance.unreadable", "sop_instance": row.sop_instance_uid})
+            told = {"event": "instance.unreadable", "sop_instance": came.sop_instance_uid}
+            logger.warning("%s", error, extra=told)
             return None
-        key = row.study_uid, row.series_uid
-        if key not in self.headers:
-            called = [one.called_ae for one in moves.associations(db, [row.association_id or ""])]
-            self.headers[key] = header, row.calling_ae, called[0] if called else None
-        return header
+
+
+def _is(came: Came, row: Row[Any]) -> bool:
+    return came.path == row.path and came.here == (row.deleted_at is None)
 
 
 def _arrived(row: Row[Any], image: Image) -> InstanceArrived:

@@ -16,7 +16,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from gateway import census, heartbeat, studies
-from gateway.summary import moment, seconds
+from gateway.summary import counted, moment, seconds
 from gateway.web.site import Site
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -47,7 +47,7 @@ def routes(site: Site) -> list[Route]:
     templates = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    templates.filters |= {"moment": moment, "seconds": seconds, "address": address, "mood": mood}
+    templates.filters |= {"moment": moment, "seconds": seconds, "address": address, "mood": mood, "counted": counted}
 
     def page(name: str, request: Request, facts: dict[str, Any], status: int = 200) -> Response:
         common = {

@@ -66,7 +66,7 @@ def expand(instance: Instance) -> tuple[Slice, ...]:
 
 
 def _slice(instance: Instance, frame: int | None, view: Attributes) -> Slice:
-    _check_image(instance, view)
+    check_image(instance, view)
     modality = view.text("Modality")
     if modality == "CT":
         _check_hounsfield(instance, view)
@@ -84,7 +84,8 @@ def _phase_value(view: Attributes, keyword: str) -> str:
     return "\\".join(view.texts(keyword)[2:]) if keyword in ("ImageType", "FrameType") else view.text(keyword)
 
 
-def _check_image(instance: Instance, view: Attributes) -> None:
+def check_image(instance: Instance, view: Attributes) -> None:
+    """Raises GeometryRefused for an image that is a plane of no volume, by its ImageType and its colours."""
     kinds = {kind.upper() for keyword in ("ImageType", "FrameType") for kind in view.texts(keyword)}
     if "LOCALIZER" in kinds:
         raise _refuse(instance, Reason.LOCALIZER, "a localizer (ImageType), not a volume")

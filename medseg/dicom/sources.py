@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import BinaryIO, cast
 from zipfile import BadZipFile, is_zipfile
 
-from pydicom.uid import UID
-
 from medseg.dicom.archive import open_archive
+from medseg.dicom.classes import class_name, why_no_image
 from medseg.dicom.dicomdir import referenced_names, resolve
 from medseg.dicom.headers import is_directory, look, read_instance, transfer_syntax
+from medseg.dicom.images import images_of, said_by
 from medseg.dicom.instance import Instance
 from medseg.dicom.series import Series
 from medseg.errors import EmptyInput, Interrupted, NoSuchInput, UnreadableInstance
@@ -33,20 +33,6 @@ from medseg.progress import Cancelled, Progress, Report, Stage, never, silent
 
 _CHUNK_BYTES = 1 << 20
 _READERS = 4
-
-#: Storage SOP classes that carry pixels or geometry and are not images to segment (PS3.4 B.5), by UID prefix.
-_NOT_IMAGES = (
-    "1.2.840.10008.1.3.10",  # media storage directory
-    "1.2.840.10008.5.1.4.1.1.11.",  # presentation states
-    "1.2.840.10008.5.1.4.1.1.9.",  # waveforms
-    "1.2.840.10008.5.1.4.1.1.30",  # parametric map
-    "1.2.840.10008.5.1.4.1.1.66",  # raw data, registrations, fiducials, segmentations, surfaces
-    "1.2.840.10008.5.1.4.1.1.67",  # real world value mapping
-    "1.2.840.10008.5.1.4.1.1.88.",  # structured reports, key objects
-    "1.2.840.10008.5.1.4.1.1.104.",  # encapsulated documents
-    "1.2.840.10008.5.1.4.1.1.481.",  # radiotherapy: dose, structures, plans
-)
-_RT_IMAGE = "1.2.840.10008.5.1.4.1.1.481.1"
 
 
 class SkipReason(StrEnum):
@@ -121,7 +107,8 @@ def find_instances(path: Path, *, on_progress: Report = silent, cancelled: Cance
                 instances.append(outcome)
             on_progress(Progress(Stage.READ, done, len(candidates)))
     kept, repeated = _without_copies(instances)
-    return Found(tuple(kept), (*skipped, *repeated), len(candidates))
+    images, beside = _without_others(kept)
+    return Found(tuple(images), (*skipped, *repeated, *beside), len(candidates))
 
 
 @dataclass(frozen=True)
@@ -187,22 +174,12 @@ def _look(candidate: _Candidate) -> Instance | Skipped:
         nested = candidate.name.lower().endswith(".zip")
         why = "an archive inside: give it by itself" if nested else error.why
         return Skipped(candidate.name, SkipReason.NESTED_ARCHIVE if nested else SkipReason.UNREADABLE, why)
-    kind = _not_an_image(instance)
+    kind = why_no_image(instance)
     if kind:
         return Skipped(candidate.name, SkipReason.NOT_AN_IMAGE, kind)
     if "Rows" not in instance.header:
         return Skipped(candidate.name, SkipReason.UNREADABLE, "cut short: the file ends before its image attributes")
     return replace(instance, open=candidate.open)
-
-
-def _not_an_image(instance: Instance) -> str | None:
-    if is_directory(instance.header):
-        return "a DICOMDIR: the files beside it were looked at instead"
-    sop_class = UID(instance.sop_class_uid)
-    no_image = "Rows" not in instance.header and "Image Storage" not in sop_class.name
-    if (sop_class.startswith(_NOT_IMAGES) and sop_class != _RT_IMAGE) or no_image:
-        return f"{sop_class.name}: not an image to segment"
-    return None
 
 
 def _without_copies(instances: list[Instance]) -> tuple[list[Instance], list[Skipped]]:
@@ -221,6 +198,16 @@ def _without_copies(instances: list[Instance]) -> tuple[list[Instance], list[Ski
     return kept, repeated
 
 
+def _without_others(instances: Sequence[Instance]) -> tuple[list[Instance], list[Skipped]]:
+    """Leave out what lies in the series of images and is none that can be segmented: a screen save among CT slices."""
+    others = {id(one): one for group in _groups(instances).values() for one in images_of(group)[1]}
+    skipped = [
+        Skipped(one.name, SkipReason.NOT_AN_IMAGE, f"{class_name(one.sop_class_uid)}: not of the images of its series")
+        for one in others.values()
+    ]
+    return [one for one in instances if id(one) not in others], skipped
+
+
 def _identity(instance: Instance) -> tuple[str, str, str]:
     view = look(instance.header)
     return view.text("StudyInstanceUID"), view.text("SeriesInstanceUID"), instance.sop_instance_uid
@@ -228,25 +215,37 @@ def _identity(instance: Instance) -> tuple[str, str, str]:
 
 def group_series(instances: Iterable[Instance]) -> list[Series]:
     """Instances by SeriesInstanceUID within their study, sorted by study, series number and UID."""
+    return sorted((to_series(group) for group in _groups(instances).values()), key=_series_order)
+
+
+def _groups(instances: Iterable[Instance]) -> dict[tuple[str, str], list[Instance]]:
     groups: dict[tuple[str, str], list[Instance]] = {}
     for instance in instances:
         groups.setdefault(_identity(instance)[:2], []).append(instance)
-    return sorted((to_series(group) for group in groups.values()), key=_series_order)
+    return groups
 
 
 def to_series(instances: Sequence[Instance]) -> Series:
-    """The instances of one series, described by the first of them."""
+    """The instances of one series, described as most of its images that can be segmented say (`images`)."""
     view = look(instances[0].header)
-    number = view.number("SeriesNumber")
+    said = said_by(instances, ("Modality", "SeriesNumber", "SeriesDescription", "BodyPartExamined"))
     return Series(
         study_uid=view.text("StudyInstanceUID"),
         series_uid=view.text("SeriesInstanceUID"),
-        modality=view.text("Modality"),
-        number=None if number is None else int(number),
-        description=view.text("SeriesDescription"),
-        body_part=view.text("BodyPartExamined"),
+        modality=said["Modality"],
+        number=_whole(said["SeriesNumber"]),
+        description=said["SeriesDescription"],
+        body_part=said["BodyPartExamined"],
         instances=tuple(instances),
     )
+
+
+def _whole(text: str) -> int | None:
+    """A number as an integer string has it (PS3.5 6.2), leniently."""
+    try:
+        return int(float(text.split("\\")[0]))
+    except (ValueError, OverflowError):
+        return None
 
 
 def _series_order(series: Series) -> tuple[str, bool, int, str]:

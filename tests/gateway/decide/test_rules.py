@@ -23,8 +23,6 @@ from pydicom.uid import (
 
 from gateway.decide.conditions import Verdict
 from gateway.decide.rules import (
-    IMAGES,
-    OUR_MANUFACTURER,
     Explanation,
     SeriesFacts,
     choose,
@@ -36,6 +34,7 @@ from gateway.decide.rules import (
 )
 from gateway.read import read_settings
 from gateway.settings import GatewaySettings, Peer, Priority, Rule
+from medseg.dicom.classes import IMAGES, OUR_MANUFACTURER
 
 FOLDER = Path("/etc/medseg")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from gateway.read import read_settings
 from gateway.settings import GatewaySettings
 from gateway.tables import delivery
 from gateway.work.worker import Worker
+from tests.gateway.beside import BESIDE, beside
 from tests.gateway.spooling import Clock, Inbox, inbox, phantom
 from tests.medseg.bundle.zoo import spleen_like
 
@@ -257,3 +259,20 @@ def test_an_object_that_is_current_again_is_sent_after_all(box: Inbox, tmp_path:
     box.ledger.write(lambda db: moves.make_job(db, new, now))
     here.worker.step()
     assert sorted(row.state for row in box.rows("delivery")) == ["cancelled", "queued", "queued"]
+
+
+@pytest.mark.parametrize("at", [0, 3, 6], ids=["first", "in the middle", "last"])
+def test_what_lies_beside_the_slices_changes_no_result(box: Inbox, tmp_path: Path, bundle: Path, at: int) -> None:
+    here, series = room(box, tmp_path, f'bundle = "{bundle}"\nresults = ["seg"]'), phantom()
+    alone = phantom(SeriesInstanceUID=f"{series[0].SeriesInstanceUID}.1")
+    for one in alone:
+        one.SOPInstanceUID += ".1"
+    things = [beside(series[0], what) for what in BESIDE]
+    here.make_job([*series[:at], *things, *series[at:]])
+    here.director.step(here.clock.after(here.settings.complete.quiet_gap_s)[0], time.time())
+    assert here.worker.step() and not here.worker.step()
+    here.make_job(alone)
+    assert here.worker.step() and not here.worker.step()
+    facts = [json.loads(row.facts)[0] for row in box.rows("result")]
+    assert [job.state for job in box.rows("job")] == ["done", "done"], box.rows("job")
+    assert facts[0]["segments"] == facts[1]["segments"]
