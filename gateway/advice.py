@@ -15,7 +15,6 @@ JOB_CODES = {
     "ambiguous_bundle": "name one of the bundles in the rule",
     "bundle": _RULE,
     "crashed": "look for the worker's error in the log",
-    "does_not_fit": _RULE,
     "error": "look for the worker's error in the log",
     "hung": "see what else the machine does, or choose a bundle with less to compute",
     "invalid_bundle": "mend the bundle: `medseg bundles verify` says what is wrong",

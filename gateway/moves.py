@@ -419,7 +419,15 @@ SETTINGS = "settings.read"
 DOUBTS = "settings.doubted"
 
 
-def tell(db: Connection, kind: str, at: float, study_uid: str, series_uid: str, detail: Mapping[str, Any]) -> None:
+def tell(
+    db: Connection,
+    kind: str,
+    at: float,
+    study_uid: str,
+    series_uid: str,
+    detail: Mapping[str, Any],
+    job_id: int | None = None,
+) -> None:
     """Something about a series that people should be able to look up later; UIDs and facts, never names."""
-    facts = {"kind": kind, "at": at, "study_uid": study_uid, "series_uid": series_uid}
+    facts = {"kind": kind, "at": at, "study_uid": study_uid, "series_uid": series_uid, "job_id": job_id}
     db.execute(insert(event), facts | {"detail": json.dumps(dict(detail))})

@@ -147,8 +147,9 @@ def _read(db: Connection, study_uids: Sequence[str]) -> tuple[Study, ...]:
         last_at = last_image.get(key, row.last_at)
         heard_at[row.study_uid] = max(heard_at[row.study_uid], row.last_at)
         made = tuple(jobs.get(key, ()))
-        at, why = passed_over.get(key, (0.0, None))
-        still = row.state != "arriving" and all(job.created_at <= at for job in made)
+        at, by, why = passed_over.get(key, (0.0, None, None))
+        latest = by == made[0].id if by and made else all(job.created_at <= at for job in made)
+        still = row.state != "arriving" and latest
         found[row.study_uid].append(
             Series(
                 row.series_uid, row.instances, row.expected, row.state, row.first_at, last_at, row.complete_at,
@@ -178,12 +179,12 @@ def _last_images(db: Connection, study_uids: Sequence[str]) -> dict[tuple[str, s
     return {(study, series): at for study, series, at in db.execute(came.group_by(of.study_uid, of.series_uid))}
 
 
-def _passed_over(db: Connection, study_uids: Sequence[str]) -> dict[tuple[str, str], tuple[float, str]]:
-    """When and why no job was made of a series, as it was told last."""
+def _passed_over(db: Connection, study_uids: Sequence[str]) -> dict[tuple[str, str], tuple[float, int | None, str]]:
+    """When, by which job if there was one, and why a series was passed over, as it was told last."""
     event = tables.event.c
     kinds = event.kind.in_(("series.passed_over", "series.held"))
     told = db.execute(select(tables.event).where(kinds, event.study_uid.in_(study_uids)).order_by(event.id))
-    return {(row.study_uid, row.series_uid): (row.at, json.loads(row.detail)["why"]) for row in told}
+    return {(row.study_uid, row.series_uid): (row.at, row.job_id, json.loads(row.detail)["why"]) for row in told}
 
 
 def _jobs(db: Connection, study_uids: Sequence[str]) -> dict[tuple[str, str], list[Job]]:

@@ -44,7 +44,7 @@ def _series(series: Series) -> Iterator[str]:
     )
     yield f"series {series.series_uid}: {series.received}{of} received, {series.state}{by}{to_seg}"
     if series.passed_over is not None:
-        yield f"  no job: {series.passed_over}"
+        yield f"  passed over: {series.passed_over}"
     if series.passed_by:
         yield f"  passed by: {counted(series.passed_by)}"
     yield from _next(series.next_step)

@@ -18,13 +18,13 @@ from typing import Final, TypeAlias
 
 from pydicom.datadict import dictionary_VM, dictionary_VR, tag_for_keyword
 
-from gateway.decide.rules import IMAGES
 from gateway.forms import as_toml
 from gateway.patterns import Ages, Exactly, Glob, Moments, Pattern, Plane, Range
 from gateway.settings import Gateway, GatewaySettings, Mode, Peer, Rule
 from gateway.when import CALLING_AE, SLICES, SUBJECTS, Condition, Either, Not, Term, conditions
 from medseg.bundle.bundle import Bundle
 from medseg.bundle.catalog import find_bundle, installed
+from medseg.dicom.classes import IMAGES
 from medseg.errors import BundleError
 
 #: The bundles that a rule may take; raises BundleError where the one that it names cannot be used.

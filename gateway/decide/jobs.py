@@ -15,7 +15,18 @@ from gateway.moves import NewJob
 from gateway.retry import Fault, RetryAt, decide, job_fault
 from gateway.rows import Claim
 from gateway.settings import Deliver, Mode, Result, Rule, Select
-from medseg.errors import DoesNotFit, MedsegError
+from medseg.dicom.reason import Reason
+from medseg.errors import DoesNotFit, GeometryRefused, MedsegError
+
+
+def is_passed_over(error: BaseException) -> bool:
+    """Whether an error says that a series forms no volume, or that no bundle was made for it: nothing to mend.
+
+    That there are slices of several patients in it, somebody has to look at.
+    """
+    if isinstance(error, GeometryRefused):
+        return error.reason != Reason.MIXED_PATIENT
+    return isinstance(error, DoesNotFit)
 
 
 def job_for(rule: Rule, study_uid: str, series_uid: str, revision: int, now: float) -> NewJob:
@@ -57,12 +68,14 @@ def rule_of(job: Row[Any]) -> Rule:
 
 
 def failed(db: Connection, claim: Claim, error: BaseException, now: float, settings: Deliver) -> bool:
-    """An attempt ended in an error: again, later, or never. False where the claim has run out."""
+    """An attempt ended in an error: again, later, or never; or its series is passed over. False where the claim has run
+    out."""
     job = moves.job_under(db, claim)
     if job is None:
         return False
     code = error.code if isinstance(error, MedsegError) else type(error).__name__
-    if isinstance(error, DoesNotFit) and not job.bundle:
+    if is_passed_over(error):
+        moves.tell(db, "series.passed_over", now, job.study_uid, job.series_uid, {"why": str(error)}, job.id)
         return rows.end_job(db, claim, "cancelled", now, code=code, error=str(error))
     return _after(db, job, job_fault(error), code, telemetry.said(error), now, settings)
 

@@ -6,8 +6,8 @@
 The times count from the last that happened: the last image, the decision, the end of the job, the last confirmation. A
 series is done with when it is complete, its last job has ended and has not failed, and each of its results is confirmed
 by each of its destinations. A destination that cannot be asked is believed; what a later result replaced before it was
-sent need not arrive. Where there was no job (no rule matched, its mode is off) or nothing to send (shadow), the
-same times hold.
+sent need not arrive. Where there was no job (no rule matched, its mode is off), no result (the series is passed
+over: it forms no volume, or no bundle fits it) or nothing to send (shadow), the same times hold.
 
 Dead letters, failed jobs, held jobs and held series keep all that is theirs until somebody looks.
 """

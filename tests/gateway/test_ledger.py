@@ -75,6 +75,27 @@ def test_a_ledger_of_the_first_version_is_brought_up_with_what_is_in_it(tmp_path
         assert compare_metadata(MigrationContext.configure(db), tables.metadata) == []
 
 
+def test_what_could_not_be_segmented_is_no_failed_job_of_an_older_ledger(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    engine = create_engine(url)
+    columns = "study_uid, series_uid, revision, bundle, rule, mode, state, due, ready_at, attempt, created_at"
+    series = "study_uid, series_uid, instances, revision, first_at, last_at, state, complete_at"
+    with engine.begin() as db:
+        config.attributes["connection"] = db
+        command.upgrade(config, "0003")
+        for code in ("localizer", "does_not_fit", "mixed_patient", "crashed"):
+            db.execute(text(f"INSERT INTO series ({series}) VALUES ('1.2', '{code}', 1, 1, 5, 5, 'complete', 6)"))
+            job = f"('1.2', '{code}', 1, '', 'r', 'on', 'failed', 5, 5, 2, 5, 6, '{code}')"
+            db.execute(text(f"INSERT INTO job ({columns}, finished_at, error_code) VALUES {job}"))
+    engine.dispose()
+    with Ledger(url) as ledger, ledger.read() as db:
+        states = {row.error_code: row.state for row in db.execute(text("SELECT error_code, state FROM job"))}
+    passed_over = dict.fromkeys(("localizer", "does_not_fit"), "cancelled")
+    assert states == passed_over | dict.fromkeys(("mixed_patient", "crashed"), "failed")
+
+
 def test_tables_that_are_numbered_anew_keep_what_is_in_them(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/ledger.db"
     config = Config()

@@ -11,11 +11,14 @@ import pytest
 from sqlalchemy import text
 
 from gateway import signals
+from gateway.decide import jobs
 from gateway.director import Director
 from gateway.keep import doomed, retention
 from gateway.keep.doomed import sweep
 from gateway.keep.purge import purge
 from gateway.receive import spool
+from medseg.dicom.reason import Reason
+from medseg.errors import GeometryRefused
 from tests.gateway.keep.kept import INPUTS_S, RESULTS_S, House, house
 from tests.gateway.spooling import phantom
 
@@ -24,11 +27,21 @@ def sql(here: House, statement: str) -> None:
     here.box.ledger.write(lambda db: db.execute(text(statement)).rowcount)
 
 
+def pass_over(here: House) -> None:
+    """A series of two slices comes, and the worker says so."""
+    here.take_in(phantom())
+    error = GeometryRefused("1.2.3", Reason.TOO_FEW_SLICES, "2 slices: expected at least 3")
+    claim, now, deliver = here.claim(), here.clock.wall_s, here.settings.deliver
+    assert here.box.ledger.write(lambda db: jobs.failed(db, claim, error, now, deliver))
+
+
 DONE_WITH: dict[str, tuple[str, Callable[[House], None]]] = {
     "confirmed": ("", lambda here: here.deliver(phantom())),
     "shadow": ('[[rule]]\nmode = "shadow"\n', lambda here: (here.take_in(phantom()), here.finish(here.claim()))[0]),
     "off": ('[[rule]]\nmode = "off"\n', lambda here: here.take_in(phantom())),
     "no rule matches": ('[[rule]]\nwhen = { modality = "MR" }\n', lambda here: here.take_in(phantom())),
+    "passed over": ("", pass_over),
+    "passed over by the bundle's rule": ('[[rule]]\nbundle = "spleen"\n', pass_over),
     "nothing but reports": ("", lambda here: here.take_in(phantom(SOPClassUID="1.2.840.10008.5.1.4.1.1.88.33"))),
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import pytest
 from pydicom import Dataset, dcmread
 from sqlalchemy import update
 
-from gateway import moves, outbox_rows, rows
+from gateway import moves, outbox_rows, rows, studies
 from gateway.director import Director
 from gateway.live import Live
 from gateway.processes import Desk
@@ -154,6 +154,55 @@ def test_a_series_that_no_default_bundle_fits_is_no_failure(box: Inbox, tmp_path
     here.worker.step()
     (job,) = box.rows("job")
     assert (job.state, job.error_code) == ("cancelled", "does_not_fit") and not box.rows("result")
+
+
+def two_slices() -> list[Dataset]:
+    return phantom(slices=2)
+
+
+def a_localizer() -> list[Dataset]:
+    return phantom(slices=3, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+
+
+def of_three_patients() -> list[Dataset]:
+    series = phantom(slices=3)
+    for number, one in enumerate(series):
+        one.PatientID = str(number)
+    return series
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["by the bundle of the rule", "by any bundle"])
+@pytest.mark.parametrize(
+    ("made", "state", "code"),
+    [
+        (two_slices, "cancelled", "too_few_slices"),
+        (a_localizer, "cancelled", "localizer"),
+        (of_three_patients, "failed", "mixed_patient"),
+    ],
+)
+def test_what_forms_no_volume_is_passed_over_with_its_reason(
+    box: Inbox, tmp_path: Path, bundle: Path, made: Callable[[], list[Dataset]], state: str, code: str, named: bool
+) -> None:
+    here = room(box, tmp_path, f'bundle = "{bundle}"' if named else 'name = "all"')
+    here.make_job(made())
+    here.worker.step()
+    (job,) = box.rows("job")
+    assert (job.state, job.error_code) == (state, code)
+    with box.ledger.read() as db:
+        (series,) = studies.latest(db, 1)[0].series
+    assert (series.passed_over == job.error) is (state == "cancelled")
+
+
+def test_a_series_that_was_passed_over_is_asked_again_when_more_comes(box: Inbox, tmp_path: Path, bundle: Path) -> None:
+    here, series = room(box, tmp_path, f'bundle = "{bundle}"'), phantom()
+    here.make_job(series[:2])
+    here.worker.step()
+    here.make_job(series[2:])
+    here.director.step(here.clock.after(here.settings.complete.quiet_late_s)[0], time.time())
+    here.worker.step()
+    assert [(job.state, job.revision) for job in box.rows("job")] == [("cancelled", 2), ("done", 6)]
+    with box.ledger.read() as db:
+        assert studies.latest(db, 1)[0].series[0].passed_over is None
 
 
 def test_a_bundle_that_is_not_there_fails_for_good(box: Inbox, tmp_path: Path) -> None:
