@@ -25,6 +25,7 @@ from gateway.heartbeat import Heart, Watched
 from gateway.keep.doomed import sweep, sweep_results
 from gateway.ledger import Ledger, LedgerUnavailable
 from gateway.live import Live
+from gateway.notify import READY, STOPPING, notify
 from gateway.outbox_rows import REPORT_WITHIN_S
 from gateway.read import Reloaded
 from gateway.receive.reconcile import reconcile, remove_parts
@@ -234,6 +235,7 @@ class Supervisor:
         self._settings, self._ledger, self._deadline_s = settings, ledger, deadline_s
         self._since_s: dict[tuple[int, int], float] = {}
         self._looking: threading.Thread | None = None
+        self._announced = False
         self._drift_s = _drift_s()
         # The first receiver that is ready lets it listen. It stays open while one is started again: who calls then
         # waits, and is not refused.
@@ -246,6 +248,7 @@ class Supervisor:
 
     def watch(self) -> None:
         """Look after them once."""
+        self._announce()
         self._follow_clock()
         for child in self.children:
             if child.died():
@@ -255,6 +258,17 @@ class Supervisor:
                 elif child.name == processes.WORKER:
                     _lose_jobs(self._settings, self._ledger, Fault.CRASHED)
         self._end_hung()
+
+    def _announce(self) -> None:
+        """Say once that every process runs: with that the port listens."""
+        if self._announced:
+            return
+        with suppress(OSError, ValueError):  # a file that is being written
+            beats = heartbeat.beats(self._settings.gateway.spool)
+            self._announced = bool(beats) and all(beat.alive for beat in beats)
+        if self._announced:
+            notify(READY)
+            logger.info("ready", extra={"event": "service.ready"})
 
     def _follow_clock(self) -> None:
         """Where the wall clock was set, what waits by it goes on waiting as long as it was to."""
@@ -312,6 +326,7 @@ class Supervisor:
 
     def stop(self) -> None:
         """End them: who lets things in first."""
+        notify(STOPPING)
         self._listener.close()
         for receives in (True, False):
             some = [child for child in self.children if child.receives is receives]

@@ -57,7 +57,7 @@ GATEWAY: tuple[tuple[str, ...], ...] = (
     ("dimse",),
     ("receive", "decide", "work", "deliver", "keep"),
     ("director", "web"),
-    ("processes",),
+    ("processes", "notify"),
     ("service",),
     ("options",),
     ("client_commands", "operator_commands", "checks", "demo", "reference"),

@@ -17,6 +17,9 @@ from medseg.dicom.reason import Reason
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("bundles/*/docs/README.md"))]
 
+#: What may stand before a command: a prompt, whose command it is, where it lies.
+SHELL = re.compile(r"^(\$ )?(runuser -u \w+ -- )?(/opt/medseg/bin/)?(?=medseg )|^\$ ")
+
 
 def commands() -> dict[str, set[str]]:
     """Options of each command, by its words ("bundles list")."""
@@ -40,7 +43,7 @@ def mentioned(document: Path) -> list[str]:
     """Command lines of medseg in code blocks and code spans, line continuations joined."""
     text = document.read_text("utf-8").replace("\\\n", " ")
     blocks = re.findall(r"```[a-z]*\n(.*?)```", text, re.S)
-    lines = [line.strip().removeprefix("$ ") for block in blocks for line in block.splitlines()]
+    lines = [SHELL.sub("", line.strip()) for block in blocks for line in block.splitlines()]
     lines += re.findall(r"`(medseg [^`\n]+)`", text)
     return [line.split("  #")[0].strip() for line in lines if re.match(r"medseg [a-z]", line)]
 

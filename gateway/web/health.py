@@ -57,7 +57,7 @@ def _ledger(site: Site) -> Check:
 
 
 def _settings(site: Site) -> Check:
-    """What the last reload came to. With settings that were refused the service goes on by those before."""
+    """What the last reload came to. With settings that were refused, or cannot work in part, the service goes on."""
     try:
         with site.ledger.read() as db:
             told = moves.settings_told(db)
@@ -65,6 +65,7 @@ def _settings(site: Site) -> Check:
         return Check(False, str(error))
     said = [f"not reloaded, those before are in force: {problem}" for problem in told["problems"]]
     said += [f"{key} stays as it was until a restart" for key in told["kept"]]
+    said += told["doubts"]
     return Check(True, "; ".join(said) or "as they were read")
 
 

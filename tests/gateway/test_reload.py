@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -13,14 +14,25 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 
 from tests.gateway.receiving import CAREFUL
-from tests.gateway.running import Serving, free_port, serving, wait_for
+from tests.gateway.running import PATIENCE_S, Serving, free_port, serving, wait_for
 from tests.gateway.spooling import phantom
 
 COMPLETE = "[complete]\nquiet_s = 0.2\nquiet_gap_s = 0.5\nquiet_open_s = 60\n"
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+def systemd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[socket.socket]:
+    """Who started the service, and wants to be told when it is ready."""
+    address = str(tmp_path_factory.mktemp("notify") / "socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener, pytest.MonkeyPatch.context() as patch:
+        listener.bind(address)
+        listener.settimeout(PATIENCE_S)
+        patch.setenv("NOTIFY_SOCKET", address)
+        yield listener
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory, systemd: socket.socket) -> Iterator[Serving]:
     with serving(tmp_path_factory.mktemp("serve"), COMPLETE + '[[rule]]\nname = "off"\nmode = "off"\n') as running:
         yield running
 
@@ -59,6 +71,12 @@ def rejected(service: Serving, calling: str) -> bool:
 
 def store(assoc: Association, one: Dataset) -> int:
     return int(assoc.send_c_store(one).Status)
+
+
+def test_whoever_started_the_service_is_told_when_it_is_ready(service: Serving, systemd: socket.socket) -> None:
+    assert systemd.recv(99) == b"READY=1"
+    assert service.get("/readyz")[0] == 200
+    assert "service.ready" in service.log.read_text()
 
 
 def test_case_15_wrong_settings_change_nothing_and_right_ones_reach_every_process(service: Serving) -> None:
