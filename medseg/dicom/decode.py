@@ -5,17 +5,17 @@ Decoders are named one by one, so that a GPL decoder that happens to be installe
 
 from __future__ import annotations
 
-import struct
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 from pydicom.encaps import get_frame
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import as_pixel_options
@@ -26,6 +26,7 @@ from pydicom.uid import (
     HTJ2KLossless,
     HTJ2KLosslessRPCL,
     JPEG2000Lossless,
+    JPEG2000TransferSyntaxes,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
     JPEGLossless,
@@ -35,9 +36,13 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from medseg.dicom.codestream import Codestream, jpeg, jpeg_2000
+from medseg.dicom.encoding import MOST_INFLATED, find_encoding, inflated
 from medseg.dicom.gdcm_process import decode_jpeg
-from medseg.dicom.headers import MALFORMED, Attributes, transfer_syntax
+from medseg.dicom.headers import MALFORMED, look, read_data_set, transfer_syntax
 from medseg.dicom.instance import Instance, Pixels, Slice
+from medseg.dicom.pixel_element import fragments, pixel_element
+from medseg.dicom.stored import Bits, Scaling, bits_of
 from medseg.errors import UndecodablePixels
 from medseg.progress import Cancelled, check, never
 
@@ -57,66 +62,8 @@ PLUGINS: dict[UID, str] = {
     RLELossless: "pydicom",
 }
 
-_ITEM, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE0DD
-_PIXEL_DATA = 0x7FE00010
 _JPEG = {JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1}
-_START_OF_FRAME = {*range(0xFFC0, 0xFFD0)} - {0xFFC4, 0xFFC8, 0xFFCC}
-_START_OF_SCAN = 0xFFDA
-_END_OF_IMAGE = b"\xff\xd9"
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """From stored values to modality values (PS3.3 C.11.1): value = stored * slope + intercept.
-
-    padding: (least, most) stored value that is no image (PS3.3 C.7.5.1.1.2), or None.
-    floor: the modality value that stands for padding.
-    """
-
-    slope: float = 1.0
-    intercept: float = 0.0
-    padding: tuple[int, int] | None = None
-    floor: float = 0.0
-
-    def apply(self, stored: NDArray[Any]) -> Pixels:
-        """Modality values, float32; padding becomes the floor."""
-        values = stored.astype(np.float32)
-        if self.slope != 1.0:
-            values *= np.float32(self.slope)
-        if self.intercept != 0.0:
-            values += np.float32(self.intercept)
-        if self.padding is not None:
-            least, most = self.padding
-            values[(stored >= least) & (stored <= most)] = self.floor
-        return values
-
-
-def scaling(attributes: Attributes, modality: str) -> Scaling:
-    """How a plane's stored values are scaled; slope 1, intercept 0 where nothing is said."""
-    slope, intercept = attributes.number("RescaleSlope"), attributes.number("RescaleIntercept")
-    return Scaling(
-        slope=1.0 if slope is None else slope,
-        intercept=intercept or 0.0,
-        padding=_padding(attributes),
-        floor=-1024.0 if modality == "CT" else 0.0,
-    )
-
-
-def _padding(attributes: Attributes) -> tuple[int, int] | None:
-    value = attributes.number("PixelPaddingValue")
-    if value is None:
-        return None
-    limit = attributes.number("PixelPaddingRangeLimit")
-    ends = [_as_stored(end, attributes) for end in (value, value if limit is None else limit)]
-    return min(ends), max(ends)
-
-
-def _as_stored(value: float, attributes: Attributes) -> int:
-    """Some writers give a negative padding value as unsigned: 63536 for -2000."""
-    bits = int(attributes.number("BitsAllocated") or 16)
-    signed = attributes.number("PixelRepresentation") == 1
-    stored = int(value) % (1 << bits)
-    return stored - (1 << bits) if signed and stored >> (bits - 1) else stored
+_OVERSHOOT = 16  # lossy values lie at most that part of their range beyond it
 
 
 def read_plane(instance: Instance, frame: int | None, scale: Scaling) -> Pixels:
@@ -152,44 +99,47 @@ def stored_plane(instance: Instance, frame: int | None = None) -> NDArray[Any]:
 
 
 def _decode(stream: BinaryIO, instance: Instance, syntax: UID, index: int) -> NDArray[Any]:
+    implicit, little = _coded(instance.header, syntax)
     if instance.pixel_offset is None:
-        return _decode_dataset(dcmread(stream, force=True), syntax, index)
-    stream.seek(instance.pixel_offset)
-    length = _pixel_length(stream, syntax)
-    options = as_pixel_options(instance.header, pixel_keyword="PixelData", transfer_syntax_uid=syntax)
+        stream = _inflated(stream, instance.header)
+    else:
+        stream.seek(instance.pixel_offset)
+    element = pixel_element(stream, implicit=implicit, little=little)
+    if element is None:
+        raise ValueError("no pixel data where they were expected")
+    options = as_pixel_options(instance.header, pixel_keyword=element.keyword, transfer_syntax_uid=syntax)
+    options["correct_unused_bits"] = options["apply_j2k_sign_correction"] = options["apply_jls_sign_correction"] = False
+    if syntax.is_encapsulated:
+        if element.length is not None:
+            raise ValueError(f"{element.length} bytes that are not encapsulated: expected fragments")
+        return _encapsulated(stream, options, syntax, index, bits_of(look(instance.header)))
+    if element.length is None:
+        raise ValueError("the pixel data are encapsulated: their compression is not known")
+    _check_length(stream, element.length)
     options["pixel_vr"] = "OB" if options.get("bits_allocated") == 8 else "OW"
-    options["unused_low_bits"] = _unused_low_bits(instance.header)
-    if not syntax.is_encapsulated:
-        _check_length(stream, length)
-        return _native(stream, options, syntax, index)
-    _check_fragments(stream)
-    return _encapsulated(stream, options, syntax, index)
+    stored, _ = get_decoder(syntax).as_array(stream, index=index, raw=True, **options)
+    stored = stored.astype(stored.dtype.newbyteorder("="), copy=False)
+    return bits_of(look(instance.header)).values(stored) if element.keyword == "PixelData" else stored
 
 
-def _decode_dataset(dataset: Dataset, syntax: UID, index: int) -> NDArray[Any]:
-    """Pixels of a data set that was read as a whole (deflated)."""
-    options = as_pixel_options(dataset, pixel_keyword="PixelData", transfer_syntax_uid=syntax, pixel_vr="OW")
-    options["unused_low_bits"] = _unused_low_bits(dataset)
-    return _native(dataset.PixelData, options, syntax, index)
+def _coded(header: Dataset, syntax: UID) -> tuple[bool, bool]:
+    """Whether a data set has no VRs, and whether it is in little endian: as its header was read."""
+    implicit, little = header.original_encoding
+    return (
+        syntax.is_implicit_VR if implicit is None else implicit,
+        syntax.is_little_endian if little is None else little,
+    )
 
 
-def _unused_low_bits(header: Dataset) -> int:
-    """Bits below the value, where HighBit is not BitsStored - 1 (retired, but found)."""
-    attributes = Attributes(header)
-    high, stored = attributes.number("HighBit"), attributes.number("BitsStored")
-    return 0 if high is None or stored is None else max(int(high - stored) + 1, 0)
-
-
-def _pixel_length(stream: BinaryIO, syntax: UID) -> int:
-    """Length of the pixel data element; the stream is left at its value."""
-    order = "<" if syntax.is_little_endian else ">"
-    group, element = struct.unpack(f"{order}HH", stream.read(4))
-    if not syntax.is_implicit_VR:
-        stream.read(4)
-    if group << 16 | element != _PIXEL_DATA:
-        raise ValueError(f"({group:04X},{element:04X}) where PixelData was expected")
-    (length,) = struct.unpack(f"{order}L", stream.read(4))
-    return int(length)
+def _inflated(stream: BinaryIO, header: Dataset) -> BinaryIO:
+    """A deflated data set, at its pixels."""
+    view = look(header)
+    sizes = [view.number(keyword) or 1 for keyword in ("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel")]
+    coded = find_encoding(stream)
+    stream.seek(coded.offset)
+    whole = inflated(stream, MOST_INFLATED + 8 * math.prod(map(int, sizes)))
+    read_data_set(whole, coded)
+    return whole
 
 
 def _check_length(stream: BinaryIO, length: int) -> None:
@@ -201,105 +151,97 @@ def _check_length(stream: BinaryIO, length: int) -> None:
         raise ValueError(f"cut short: {there} of {length} bytes of pixel data are there")
 
 
-def _check_fragments(stream: BinaryIO) -> None:
-    """Whether the fragments are all there: a JPEG decoder paints what is missing grey and says nothing."""
-    begin = stream.tell()
-    end = stream.seek(0, 2)
-    at = begin
-    while True:
-        stream.seek(at)
-        head = stream.read(8)
-        if len(head) < 8:
-            raise ValueError(f"cut short: encapsulated pixel data have no end after {end - begin} bytes")
-        group, element, length = struct.unpack("<HHL", head)
-        tag = group << 16 | element
-        if tag == _SEQUENCE_END:
-            break
-        if tag != _ITEM:
-            raise ValueError(f"damaged: ({group:04X},{element:04X}) where a fragment of pixel data should begin")
-        at += 8 + length
-        if at > end:
-            raise ValueError(f"cut short: a fragment of pixel data lacks {at - end} of {length} bytes")
-    stream.seek(begin)
-
-
-def _native(source: BinaryIO | bytes, options: dict[str, Any], syntax: UID, index: int) -> NDArray[Any]:
-    unused_low_bits = options.pop("unused_low_bits")
-    options["correct_unused_bits"] = False  # pydicom's correction leaves HighBit out
-    stored, _ = get_decoder(syntax).as_array(source, index=index, raw=True, **options)
-    stored = stored.astype(stored.dtype.newbyteorder("="), copy=False)
-    return _value_bits(stored, options["bits_stored"], unused_low_bits)
-
-
-def _value_bits(stored: NDArray[Any], bits: int, unused_low_bits: int = 0) -> NDArray[Any]:
-    """Only the bits that are the value's, the sign from the highest of them (PS3.5 8.1.1)."""
-    allocated = 8 * stored.dtype.itemsize
-    if bits == allocated:
-        return stored
-    return (stored << (allocated - bits - unused_low_bits)) >> (allocated - bits)
-
-
-def _encapsulated(stream: BinaryIO, options: dict[str, Any], syntax: UID, index: int) -> NDArray[Any]:
+def _encapsulated(stream: BinaryIO, options: dict[str, Any], syntax: UID, index: int, bits: Bits) -> NDArray[Any]:
     if syntax not in PLUGINS:
         raise NotImplementedError("no decoder for this transfer syntax")
-    del options["unused_low_bits"]
     if options["samples_per_pixel"] != 1:
         raise ValueError(f"{options['samples_per_pixel']} samples per pixel: expected one grey value")
+    closed = fragments(stream).closed
+    if syntax == RLELossless:
+        if not closed:
+            raise ValueError("cut short: encapsulated pixel data have no end")
+        return bits.values(_by_plugin(stream, options, syntax, index))
+    begin = stream.tell()
+    frame = get_frame(stream, index, number_of_frames=options["number_of_frames"])
+    coded = (jpeg_2000 if syntax in JPEG2000TransferSyntaxes else jpeg)(frame)
+    _check_frame(coded, options, bits, closed=closed and syntax not in _JPEG)
     if syntax in _JPEG:
-        begin = stream.tell()
-        frame = get_frame(stream, index, number_of_frames=options["number_of_frames"])
-        _check_jpeg(frame, options)
-        if PLUGINS[syntax] == "gdcm" or options["bits_stored"] > 8:
-            return _jpeg_by_gdcm(frame, options, syntax)
-        stream.seek(begin)
+        if coded.precision < bits.stored:
+            raise ValueError(f"a JPEG image of {coded.precision} bits: expected {bits.stored}")
+        if PLUGINS[syntax] == "gdcm" or coded.precision > 8:
+            return _values(_jpeg_by_gdcm(frame, coded, syntax, bits), coded, bits)
+        options["bits_allocated"] = 8
+    stream.seek(begin)
+    return _values(_by_plugin(stream, options, syntax, index), coded, bits)
+
+
+def _by_plugin(stream: BinaryIO, options: dict[str, Any], syntax: UID, index: int) -> NDArray[Any]:
+    """Samples of all allocated bits."""
     stored, _ = get_decoder(syntax).as_array(stream, index=index, raw=True, decoding_plugin=PLUGINS[syntax], **options)
     return stored
 
 
-def _check_jpeg(frame: bytes, options: dict[str, Any]) -> None:
-    """Whether a JPEG frame is of the kind and size the header says, and has its end (ITU-T T.81 B.1, B.2).
+def _check_frame(coded: Codestream, options: dict[str, Any], bits: Bits, *, closed: bool) -> None:
+    """Whether a frame is of the size and kind that the header says, and has its end.
 
     Decoders paint what is missing grey and say nothing.
     """
-    if frame[:2] != b"\xff\xd8":
-        raise ValueError("damaged: no JPEG image")
-    marker, at = 0, 2
-    while marker != _START_OF_SCAN:
-        marker, length = struct.unpack_from(">HH", frame, at)
-        if marker in _START_OF_FRAME:
-            _check_frame_header(frame[at + 4 : at + 10], options)
-        elif marker < 0xFFC0:
-            raise ValueError(f"damaged: {marker:04X} where a JPEG marker should be")
-        at += 2 + length
-    end = frame.find(_END_OF_IMAGE, at)
-    if end < 0 or frame[end + 2 :].strip(b"\x00\xff"):
-        raise ValueError("damaged: the JPEG image ends early")
-
-
-def _check_frame_header(header: bytes, options: dict[str, Any]) -> None:
-    precision, *size = struct.unpack(">BHHB", header)
-    expected = [options["rows"], options["columns"], 1]
-    if size != expected or not options["bits_stored"] <= precision <= options["bits_allocated"]:
+    size, expected = [coded.rows, coded.columns, coded.samples], [options["rows"], options["columns"], 1]
+    if size != expected or coded.precision > bits.allocated:
         raise ValueError(
-            f"JPEG image of {size} (rows, columns, samples) and {precision} bits: expected {expected} and "
-            f"{options['bits_stored']} bits"
+            f"an image of {size} (rows, columns, samples) and {coded.precision} bits: expected {expected} and "
+            f"{bits.stored} bits of {bits.allocated}"
         )
+    if not coded.whole and not closed:
+        raise ValueError("damaged: the image ends early")
 
 
-def _jpeg_by_gdcm(frame: bytes, options: dict[str, Any], syntax: UID) -> NDArray[Any]:
-    rows, columns, bits = options["rows"], options["columns"], options["bits_stored"]
-    signed = bool(options["pixel_representation"])
+def _values(samples: NDArray[Any], coded: Codestream, bits: Bits) -> NDArray[Any]:
+    """Stored values of a decoded frame.
+
+    precision     above the value's bits    samples as they would lie uncompressed: other bits are no part of them
+                  the value's bits          the value
+                  below                     a value that needs no more
+    """
+    top = bits.low + bits.stored
+    if coded.precision >= top:
+        return _clipped(samples, coded, bits) if coded.lossy and coded.precision > top else bits.values(samples)
+    if coded.precision == bits.stored:
+        return replace(bits, low=0).values(samples)
+    if coded.precision > bits.stored or bits.low:
+        raise ValueError(f"samples of {coded.precision} bits: expected {bits.stored} (BitsStored) or {top} (HighBit)")
+    highest = samples >> (coded.precision - 1) & 1
+    if coded.signed != bits.signed and highest.any():
+        kind, expected = ("signed" if signed else "unsigned" for signed in (coded.signed, bits.signed))
+        raise ValueError(f"samples of {coded.precision} {kind} bits: expected {bits.stored} {expected} ones")
+    return replace(bits, stored=coded.precision).values(samples)
+
+
+def _clipped(samples: NDArray[Any], coded: Codestream, bits: Bits) -> NDArray[Any]:
+    """Values out of a lossy code stream of more bits: where none of them is far off, they are brought within limits.
+
+    Compression may carry a value a little beyond, and what wraps round is another tissue.
+    """
+    numbers = replace(bits, stored=coded.precision, low=0).values(samples)
+    least, most = bits.limits
+    beyond = (most - least) // _OVERSHOOT
+    if bits.low == 0 and least - beyond <= numbers.min() and numbers.max() <= most + beyond:
+        return numbers.clip(least, most)
+    return bits.values(samples)
+
+
+def _jpeg_by_gdcm(frame: bytes, coded: Codestream, syntax: UID, bits: Bits) -> NDArray[Any]:
     pixels = decode_jpeg(
         frame,
         str(syntax),
-        rows=rows,
-        columns=columns,
-        bits_allocated=options["bits_allocated"],
-        bits_stored=bits,
-        signed=signed,
+        rows=coded.rows,
+        columns=coded.columns,
+        bits_allocated=bits.allocated,
+        bits_stored=coded.precision,
+        signed=bits.signed,
     )
-    stored = np.frombuffer(pixels, f"<{'i' if signed else 'u'}{options['bits_allocated'] // 8}")
-    return _value_bits(stored.reshape(rows, columns), bits)
+    stored = np.frombuffer(pixels, f"<{'i' if bits.signed else 'u'}{bits.allocated // 8}")
+    return stored.reshape(coded.rows, coded.columns)
 
 
 def _last_line(error: BaseException) -> str:

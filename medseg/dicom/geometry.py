@@ -11,6 +11,7 @@ InstanceNumber, SliceLocation, SpacingBetweenSlices, GantryDetectorTilt and the 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -418,6 +419,7 @@ def _remarks(slices: Sequence[Slice], grid: Grid, tilt: float) -> list[Finding]:
     views = [look(one.instance.header) for one in slices if one.instance is not None]
     if not views:
         return remarks
+    remarks += _of_reading(slices)
     if any(view.text("LossyImageCompression") == "01" for view in views):
         remarks.append(Finding("lossy_source", "pixels were compressed lossily (LossyImageCompression 01)"))
     if any(view.text("PhotometricInterpretation") == "MONOCHROME1" for view in views):
@@ -437,6 +439,12 @@ def _remarks(slices: Sequence[Slice], grid: Grid, tilt: float) -> list[Finding]:
         detail = f"SpacingBetweenSlices says {stated:g} mm, positions {grid.spacing_mm:.3f} mm: positions hold"
         remarks.append(Finding("spacing_between_slices_ignored", detail, Level.NOTE))
     return remarks
+
+
+def _of_reading(slices: Sequence[Slice]) -> list[Finding]:
+    """How objects are otherwise than they should be, each flaw once."""
+    each = Counter(remark for one in slices if one.instance is not None for remark in one.instance.remarks)
+    return [Finding(one.code, f"{one.detail} ({count} of {len(slices)} slices)") for one, count in each.items()]
 
 
 def _summed(refusals: Sequence[Refusal]) -> tuple[Refusal, ...]:

@@ -7,29 +7,30 @@ answers None in all three cases, so that a bad value of no importance does no ha
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import struct
 import zlib
 from collections.abc import Callable
 from decimal import InvalidOperation
 from functools import cache, lru_cache
+from io import BytesIO
 from typing import Any, BinaryIO
 from zipfile import BadZipFile
 
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
+from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
 from pydicom.dataelem import RawDataElement
+from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.filereader import read_dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import Tag
-from pydicom.uid import (
-    UID,
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-)
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
-from medseg.dicom.instance import Instance
+from medseg.dicom.encoding import MOST_INFLATED, Encoding, by_bytes, find_encoding, inflated, wrong_syntax
+from medseg.dicom.instance import Instance, Remark
+from medseg.dicom.pixel_element import PIXEL_KEYWORDS, PixelElement, fragments, pixel_element
 from medseg.errors import UnreadableInstance
 
 #: What pydicom, zlib and zipfile raise for bytes that are not what they claim to be.
@@ -51,8 +52,10 @@ MALFORMED = (
 )
 
 _QUOTED = re.compile(r"""'[^']*'|"[^"]*\"""")
-_PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 _REQUIRED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+_NUMBERS = frozenset(("DS", "IS"))
+_TEXT = frozenset(("AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"))
+_PIXEL_GROUP = 0x7FE00000
 _SHARED_BYTES = 256
 _STUDY_TRAITS = ("PatientID", "StudyDate", "StudyTime", "StudyID", "AccessionNumber")
 _SERIES_TRAITS = ("Modality", "SeriesDate", "SeriesTime", "SeriesNumber", "SeriesDescription", "FrameOfReferenceUID")
@@ -68,14 +71,14 @@ class Attributes:
         self._datasets = datasets
 
     def value(self, keyword: str) -> Any:
-        """The value, or None where it is absent, empty or malformed."""
+        """The value, or None where it is absent, empty or malformed; a malformed number as its text."""
         tag = _tag(keyword)
         for dataset in self._datasets:
             if tag in dataset:
                 try:
                     value = dataset[tag].value
                 except MALFORMED:
-                    return None
+                    return _as_text(dataset.get_item(tag, keep_deferred=True))
                 return None if value in ("", b"") or (isinstance(value, MultiValue) and not value) else value
         return None
 
@@ -84,16 +87,20 @@ class Attributes:
         return "\\".join(self.texts(keyword))
 
     def texts(self, keyword: str) -> tuple[str, ...]:
-        """The parts of a value as texts without padding."""
+        """The parts of a value as texts without padding.
+
+        A VR of one text (UT, ST, LT) does not part at the backslash (PS3.5 6.2); who asks for parts does.
+        """
         value = self.value(keyword)
         if value is None:
             return ()
-        return tuple(str(part).strip() for part in (value if isinstance(value, MultiValue | list) else [value]))
+        parts = value if isinstance(value, MultiValue | list) else [value]
+        return tuple(text.strip() for part in parts for text in str(part).split("\\"))
 
     def numbers(self, keyword: str) -> tuple[float, ...]:
         """The parts of a value as numbers; empty where one of them is none."""
         try:
-            return tuple(float(part) for part in self.texts(keyword))
+            return tuple(_number(part) for part in self.texts(keyword))
         except ValueError:
             return ()
 
@@ -101,6 +108,19 @@ class Attributes:
         """The first part of a value as a number."""
         numbers = self.numbers(keyword)
         return numbers[0] if numbers else None
+
+
+def _number(text: str) -> float:
+    if "_" in text or not text.isascii():  # which Python allows
+        raise ValueError
+    return float(text)
+
+
+def _as_text(element: Any) -> str | None:
+    """What is written where a number should be, of an element that is as it was read."""
+    if isinstance(element, RawDataElement) and element.VR in ("DS", "IS") and element.value:
+        return element.value.decode("ascii", "replace").strip("\0 ") or None
+    return None
 
 
 def look(dataset: Dataset) -> Attributes:
@@ -135,23 +155,97 @@ def _read(stream: BinaryIO, open_stream: Callable[[], BinaryIO], name: str) -> I
     if start[128:] != b"DICM" and not _starts_like_dataset(start):
         raise UnreadableInstance(name, "empty file" if not start else "not a DICOM file")
     stream.seek(0)
-    header = dcmread(stream, stop_before_pixels=True, force=True)
-    header.buffer = None  # pydicom would keep the stream, and with it the whole object, in memory
-    if "TransferSyntaxUID" not in header.file_meta:
-        header.file_meta.TransferSyntaxUID = _guessed_syntax(header)
+    coded = find_encoding(stream)
+    header = read_header(stream, coded)
     if is_directory(header):
         return Instance(header, open_stream, name)
+    # A deflated data set has no place of its own in the stream.
+    offset = None if coded.syntax == DeflatedExplicitVRLittleEndian else stream.tell()
+    pixels = None if offset is None else pixel_element(stream, implicit=coded.implicit, little=coded.little)
+    remarks = [*coded.remarks, *_without_file_meta(header)]
+    if pixels is not None and not all(keyword in header for keyword in (*_REQUIRED, "Rows")):
+        remarks += _completed(header, stream, coded, pixels)
+    remarks += _with_numbers(header)
     _complete_uids(header)
     absent = [keyword for keyword in _REQUIRED if not look(header).text(keyword)]
     if absent:
         raise UnreadableInstance(name, f"no {', '.join(absent)} in its header")
     _slim(header)
-    # A deflated data set has no place of its own in the stream.
-    deflated = transfer_syntax(header) == DeflatedExplicitVRLittleEndian
-    offset = None if deflated else stream.tell()
-    if offset is not None and "Rows" in header and not _at_pixels(stream, header):
+    if offset is not None and pixels is None and "Rows" in header:
         raise UnreadableInstance(name, "cut short: the file ends before the pixel data")
-    return Instance(header, open_stream, name, offset)
+    if pixels is not None and _is_decompressed(header, coded.syntax, pixels):
+        remarks.append(wrong_syntax(coded.syntax, "not compressed"))
+        header.file_meta.TransferSyntaxUID = by_bytes(coded.implicit, coded.little)
+    return Instance(header, open_stream, name, offset, tuple(remarks))
+
+
+def read_header(stream: BinaryIO, coded: Encoding) -> FileDataset:
+    """The elements before the pixels, with the file meta information; the stream is left at the pixels, unless it is
+    deflated: then somewhere."""
+    stream.seek(coded.meta)
+    meta = stream.read(max(coded.offset - coded.meta, 0))
+    file_meta = FileMetaDataset(read_dataset(BytesIO(meta), False, True, stop_when=_not_meta))
+    file_meta.TransferSyntaxUID = coded.syntax
+    source = stream
+    if coded.syntax == DeflatedExplicitVRLittleEndian:
+        source = inflated(stream, MOST_INFLATED)
+    data_set = read_data_set(source, coded)
+    header = FileDataset("", data_set, None, file_meta, coded.implicit, coded.little)
+    header.set_original_encoding(coded.implicit, coded.little, data_set._character_set)
+    return header
+
+
+def read_data_set(stream: BinaryIO, coded: Encoding) -> Dataset:
+    """The elements from where the stream is to the pixels, where it is left."""
+    return read_dataset(stream, coded.implicit, coded.little, stop_when=_at_pixels)
+
+
+def _not_meta(tag: int, _vr: str | None, _length: int) -> bool:
+    return tag >> 16 != 0x0002
+
+
+def _at_pixels(tag: int, _vr: str | None, _length: int) -> bool:
+    return tag in PIXEL_KEYWORDS
+
+
+def _without_file_meta(header: Dataset) -> list[Remark]:
+    """Take elements of group 0002 out of a data set: nothing there says how it is encoded (PS3.5 7.1)."""
+    strays = [tag for tag in header.keys() if tag.group == 0x0002]  # noqa: SIM118 - iterating converts values
+    for tag in strays:
+        del header[tag]
+    detail = "elements of the file meta information (group 0002) stand in the data set: left out"
+    return [Remark("file_meta_in_data_set", detail)] if strays else []
+
+
+def _with_numbers(header: Dataset) -> list[Remark]:
+    """Give attributes that are numbers by PS3.6 and are written with a VR of text the VR that they have."""
+    texts = [one for one in header.values() if isinstance(one, RawDataElement) and one.VR in _TEXT]
+    wrong = [one for one in texts if dictionary_has_tag(one.tag) and dictionary_VR(one.tag) in _NUMBERS]
+    for one in wrong:
+        header[one.tag] = one._replace(VR=dictionary_VR(one.tag))
+    names = ", ".join(sorted(keyword_for_tag(one.tag) for one in wrong))
+    return [Remark("numbers_as_text", f"{names} written as text (VR): read as numbers")] if wrong else []
+
+
+def _completed(header: Dataset, stream: BinaryIO, coded: Encoding, pixels: PixelElement) -> list[Remark]:
+    """Add what follows the pixels, where their place is not the last: elements out of order (PS3.5 7.1)."""
+    stream.seek(fragments(stream).end if pixels.length is None else pixels.value + pixels.length)
+    rest = read_dataset(stream, coded.implicit, coded.little)
+    missed = [element for element in rest.values() if element.tag not in header and element.tag < _PIXEL_GROUP]
+    for element in missed:
+        header[element.tag] = element
+    return [Remark("elements_out_of_order", "elements of the header follow the pixels")] if missed else []
+
+
+def _is_decompressed(header: Dataset, syntax: UID, pixels: PixelElement) -> bool:
+    """Whether pixels are there as they are, though a transfer syntax is stated that compresses them."""
+    if pixels.length is None or not (syntax.is_transfer_syntax and syntax.is_encapsulated):
+        return False
+    view = look(header)
+    bits = [view.number(keyword) or 0 for keyword in ("Rows", "Columns", "BitsAllocated")]
+    count = (view.number("SamplesPerPixel") or 1) * (view.number("NumberOfFrames") or 1)
+    needed = math.ceil(math.prod(bits) * count / 8)
+    return 0 < needed <= pixels.length <= needed + 1
 
 
 def is_directory(header: Dataset) -> bool:
@@ -200,22 +294,6 @@ def _starts_like_dataset(start: bytes) -> bool:
         if group in (0x0002, 0x0008) and element <= 0x0100:
             return True
     return False
-
-
-def _guessed_syntax(header: Dataset) -> UID:
-    implicit, little = header.original_encoding
-    if implicit:
-        return ImplicitVRLittleEndian
-    return ExplicitVRLittleEndian if little else ExplicitVRBigEndian
-
-
-def _at_pixels(stream: BinaryIO, header: Dataset) -> bool:
-    here = stream.read(4)
-    if len(here) < 4:
-        return False
-    order = "<" if transfer_syntax(header).is_little_endian else ">"
-    group, element = struct.unpack(f"{order}HH", here)
-    return (group << 16 | element) in _PIXEL_TAGS
 
 
 def _slim(header: Dataset) -> None:

@@ -18,6 +18,17 @@ Pixels: TypeAlias = NDArray[np.float32]
 Vector: TypeAlias = NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class Remark:
+    """Something wrong about an object that is read all the same, since one reading alone is possible.
+
+    code: a stable name. detail: a sentence without its subject, the same for all objects with this flaw.
+    """
+
+    code: str
+    detail: str
+
+
 @dataclass(frozen=True, eq=False)
 class Instance:
     """A DICOM object: its header, and how to open its bytes again.
@@ -26,12 +37,14 @@ class Instance:
     open: gives the whole object as a binary stream, file meta included.
     name: for messages to the user (a path, a zip entry); never a patient's name.
     pixel_offset: where the PixelData element begins in those bytes; None: not known, or inside a deflated data set.
+    remarks: how the bytes are otherwise than they should be.
     """
 
     header: Dataset
     open: Callable[[], BinaryIO]
     name: str
     pixel_offset: int | None = None
+    remarks: tuple[Remark, ...] = ()
 
     @property
     def sop_instance_uid(self) -> str:

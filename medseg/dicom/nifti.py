@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import threading
-import zlib
 from functools import partial
 from pathlib import Path
 
-import nibabel
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 
-from medseg.dicom.instance import Pixels, Plane, Slice, Vector
-from medseg.dicom.series import Finding, Series, Stack
-from medseg.errors import NoSuchInput, UnreadableInstance
+from medseg.dicom.instance import Pixels, Plane, Slice
+from medseg.dicom.nifti_header import DAMAGED, affine_of, one_line, opened, shape_of
+from medseg.dicom.series import Series, Stack
+from medseg.errors import NoSuchInput, OutOfMemory, UnreadableInstance
 
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _SHEARED = 1e-3
@@ -27,12 +25,12 @@ def is_nifti(path: Path) -> bool:
 def read_nifti(path: Path) -> Stack:
     """Read a volume; its planes lie along the third array axis, voxel [i, j, k] is column i, row j of slice k.
 
-    The affine is the sform where it is set, else the qform (nibabel's order), turned from RAS to LPS. Values are
+    The affine is the sform where it is set, else the qform (nibabel's order), turned from RAS to LPS, in mm. Values are
     read when a slice first asks for them, the whole file once, with scl_slope and scl_inter applied.
 
     Raises:
         NoSuchInput: the path does not exist.
-        UnreadableInstance: not NIfTI, damaged, more than three dimensions, or an affine that is none.
+        UnreadableInstance: not NIfTI, damaged, no single volume of grey values, or an affine that is none.
     """
     if not path.exists():
         raise NoSuchInput(path)
@@ -41,8 +39,6 @@ def read_nifti(path: Path) -> Stack:
     to_lps = _RAS_TO_LPS @ volume.affine
     edges = to_lps[:3, :3]
     size = np.linalg.norm(edges, axis=0)
-    if not np.isfinite(to_lps).all() or abs(np.linalg.det(edges)) < 1e-9 * float(np.prod(size)) or not size.all():
-        raise UnreadableInstance(str(path), "its affine (sform or qform) does not span a volume")
     row, column = edges[:, 0] / size[0], edges[:, 1] / size[1]
     if abs(float(row @ column)) > _SHEARED:
         raise UnreadableInstance(str(path), "rows and columns are not at right angles (sheared affine)")
@@ -87,22 +83,9 @@ class _Volume:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        try:
-            self._image = nibabel.load(path)
-        except (ImageFileError, EOFError, ValueError, zlib.error, OSError) as error:
-            raise UnreadableInstance(str(path), f"not a NIfTI volume ({error})") from error
-        shape = tuple(int(size) for size in self._image.shape)
-        while len(shape) > 3 and shape[-1] == 1:
-            shape = shape[:-1]
-        if len(shape) != 3 or 0 in shape:
-            found = " x ".join(map(str, shape))
-            raise UnreadableInstance(str(path), f"{found} values: expected one three-dimensional volume")
-        self.shape: tuple[int, int, int] = shape
-        self.affine: Vector = np.asarray(self._image.affine, dtype=np.float64)
-        placed = any(int(self._image.header[code]) > 0 for code in ("sform_code", "qform_code"))
-        detail = "neither sform nor qform is set: the orientation in the patient is a guess"
-        self.findings: tuple[Finding, ...] = () if placed else (Finding("no_orientation", detail),)
-
+        self._image = opened(path)
+        self.shape = shape_of(path, self._image)
+        self.affine, self.findings = affine_of(path, self._image)
         self._lock = threading.Lock()
         self._values: Pixels | None = None
 
@@ -115,7 +98,13 @@ class _Volume:
 
     def _read(self) -> Pixels:
         try:
-            values = np.asanyarray(self._image.dataobj, dtype=np.float32)
-        except (EOFError, ValueError, zlib.error, OSError) as error:
-            raise UnreadableInstance(str(self._path), f"its values cannot be read ({error})") from error
-        return values.reshape(self.shape)
+            with np.errstate(all="ignore"):  # what is not finite has no value, which is told of later
+                values = np.asanyarray(self._image.dataobj, dtype=np.float32).reshape(self.shape)
+        except DAMAGED as error:
+            raise UnreadableInstance(str(self._path), f"its values cannot be read ({one_line(error)})") from error
+        except MemoryError as error:
+            size = " x ".join(map(str, self.shape))
+            raise OutOfMemory(f"{self._path}: not enough memory for {size} values") from error
+        if not np.isfinite(values).any():
+            raise UnreadableInstance(str(self._path), f"none of its {values.size} values is finite")
+        return values

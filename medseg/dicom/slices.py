@@ -7,10 +7,11 @@ from functools import partial
 
 import numpy as np
 
-from medseg.dicom.decode import read_plane, scaling
+from medseg.dicom.decode import read_plane
 from medseg.dicom.headers import Attributes, frames, look
 from medseg.dicom.instance import Instance, Plane, Slice, Vector
 from medseg.dicom.reason import Reason
+from medseg.dicom.stored import scaling
 from medseg.errors import GeometryRefused, UnreadableInstance
 
 #: What may tell planes of one position apart, most telling first.
@@ -71,10 +72,10 @@ def _slice(instance: Instance, frame: int | None, view: Attributes) -> Slice:
     if modality == "CT":
         _check_hounsfield(instance, view)
     plane = _plane(instance, view)
-    scale = scaling(view, modality)
-    if not np.isfinite(scale.intercept) or not np.isfinite(scale.slope) or scale.slope == 0:
-        found = f"RescaleSlope {scale.slope:g} and RescaleIntercept {scale.intercept:g}"
-        raise _refuse(instance, Reason.MALFORMED_HEADER, f"{found}: expected finite numbers, a slope other than 0")
+    try:
+        scale = scaling(view, modality)
+    except ValueError as error:
+        raise _refuse(instance, Reason.MALFORMED_HEADER, str(error)) from error
     phase = {keyword: value for keyword in PHASE_KEYWORDS if (value := _phase_value(view, keyword))}
     return Slice(plane, partial(read_plane, instance, frame, scale), instance, frame, phase)
 

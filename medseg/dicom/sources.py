@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import struct
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,12 +17,13 @@ from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, cast
-from zipfile import BadZipFile, is_zipfile
+from zipfile import is_zipfile
 
 from medseg.dicom.archive import open_archive
 from medseg.dicom.classes import class_name, why_no_image
 from medseg.dicom.dicomdir import referenced_names, resolve
-from medseg.dicom.headers import is_directory, look, read_instance, transfer_syntax
+from medseg.dicom.encoding import find_encoding
+from medseg.dicom.headers import MALFORMED, is_directory, look, read_instance, transfer_syntax
 from medseg.dicom.images import images_of, said_by
 from medseg.dicom.instance import Instance
 from medseg.dicom.series import Series
@@ -263,23 +262,9 @@ def instance_digest(instance: Instance) -> str:
     digest = hashlib.sha256(str(transfer_syntax(instance.header)).encode())
     try:
         with instance.open() as stream:
-            stream.seek(_data_set_offset(stream))
+            stream.seek(find_encoding(stream).offset)
             while chunk := stream.read(_CHUNK_BYTES):
                 digest.update(chunk)
-    except (OSError, BadZipFile, zlib.error, struct.error) as error:
+    except (*MALFORMED, OSError) as error:
         raise UnreadableInstance(instance.name, f"cannot be read: {error}") from error
     return digest.hexdigest()
-
-
-def _data_set_offset(stream: BinaryIO) -> int:
-    """Where the data set begins: after the preamble and the elements of group 0002 (PS3.10 7.1)."""
-    at = 132 if stream.read(132)[128:] == b"DICM" else 0
-    while True:
-        stream.seek(at)
-        head = stream.read(8)
-        if len(head) < 8 or head[:2] != b"\x02\x00":
-            return at
-        if head[4:6] in (b"OB", b"OW", b"UN", b"UT", b"SQ"):
-            at += 12 + struct.unpack("<L", stream.read(4))[0]
-        else:
-            at += 8 + struct.unpack("<H", head[6:8])[0]

@@ -10,7 +10,7 @@ Memory holds the prepared slices of one row and a few decoded ones ahead of it, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import Final
 
@@ -155,6 +155,11 @@ class Passage:
         for one in track.slices:
             self._admit(one)
         self._look_for_end()
+
+    @property
+    def slices(self) -> Sequence[Slice]:
+        """Those that came, along the track as far as none is missing."""
+        return self._slices
 
     # ---- what the engine asks
 

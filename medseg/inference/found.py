@@ -7,7 +7,7 @@ label planes as they come -> kept compressed, their pieces numbered -> the last 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from medseg.bundle.bundle import Bundle
-from medseg.dicom.instance import Slice
+from medseg.dicom.instance import Pixels, Slice
 from medseg.dicom.series import Stack
 from medseg.inference.components import Survey
 from medseg.inference.labels import LabelPlane, Measured
@@ -23,6 +23,7 @@ from medseg.inference.postprocess import decide
 from medseg.inference.quality import Samples, measure, tally
 from medseg.inference.restore import Certainty
 from medseg.inference.spool import PlaneSpool
+from medseg.inference.valueless import Valueless
 
 MOST_LABELS: Final = 255  # label planes are uint8
 _AHEAD: Final = 8  # planes
@@ -32,9 +33,10 @@ class Found:
     """What is found, plane by plane in the order of the windows; complete once its `with` block is left.
 
     first: the slice of the first plane, where that may not be the stack's first. samples: of the source's values.
+    valueless: voxels of the source where no label can be.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, floor: float = 0.0) -> None:
         self.exclusive, self.segments, self.postprocess = bundle.recipe.exclusive, bundle.segments, bundle.postprocess
         self.numbers = [one.number for one in bundle.segments]
         self._known = np.zeros(MOST_LABELS + 1, np.uint8)
@@ -45,11 +47,13 @@ class Found:
         self.survey = Survey(self.numbers, exclusive=self.exclusive, holes=self.postprocess.fill_holes)
         self.certainty = Certainty(bundle.out_channels)
         self.samples = Samples()
+        self.valueless = Valueless(floor)
         self.first: Slice | None = None
         self.windows = 0
         self._count = 0
         self._beside = ThreadPoolExecutor(1, thread_name_prefix="find")
         self._waiting: deque[Future[None]] = deque()
+        self._early: deque[LabelPlane] = deque()  # of planes that the windows did not need until now
 
     def __len__(self) -> int:
         return self._count
@@ -77,8 +81,21 @@ class Found:
         labels = given[self._channels] if not self.exclusive else given[0]
         if self.exclusive and not self._as_it_is:
             labels = self._known[labels]
-        self.planes.put(labels)
-        self.survey.add(labels)
+        self._early.append(labels)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Keep label planes whose source has been seen."""
+        while self._early and len(self.planes) < len(self.valueless):
+            labels = self.valueless.clear(len(self.planes), self._early.popleft())
+            self.planes.put(labels)
+            self.survey.add(labels)
+
+    def see_rest(self, read: Callable[[int], Pixels]) -> None:
+        """Look at the source's last planes where the windows needed them not. read: plane n of the source."""
+        while self._early:
+            self.valueless.see(read(len(self.valueless)))
+            self._settle()
 
 
 class Cleaned:
@@ -109,6 +126,7 @@ class Cleaned:
             n = count - 1 - k if self._backwards else k
             plane = self._cleaning.apply(found.planes[n], n, found.numbers, exclusive=found.exclusive)
             if self._changed:
+                plane = found.valueless.clear(n, plane)  # which may lie in a hole that was filled
                 self._again.add(plane if found.exclusive else plane[self._changed])
             yield plane
 

@@ -1,6 +1,7 @@
 """What was found, in numbers, and the doubts a reader must see.
 
 code                 raised when
+no_value             voxels of the input are not finite (NaN, infinity): they get no label
 empty                a segment has no voxel
 implausible_volume   a segment's volume lies outside its bundle's range
 touches_edge         a segment reaches the border of the field of view: it may go on beyond
@@ -13,6 +14,7 @@ bridged_gap, ...     the warnings of the geometry (`Stack.findings`), by their o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -127,6 +129,15 @@ def flags(
         *_input_flags(stack, bundle, values),
         *(flag for found in measured for flag in _segment_flags(found, found.segment.number in at_edge)),
     )
+
+
+def no_value(voxels: int, stack: Stack, floor: float) -> tuple[Flag, ...]:
+    """The doubt that so many voxels of the input have no value. floor: what the network was given there."""
+    if not voxels:
+        return ()
+    share = voxels / math.prod(stack.shape)
+    said = f"{voxels} voxels ({share:.2%}) have no finite value (NaN or infinity)"
+    return (Flag("no_value", f"{said}: taken as {floor:g} and given no label"),)
 
 
 def _input_flags(stack: Stack, bundle: Bundle, values: Values) -> Iterator[Flag]:

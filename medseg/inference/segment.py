@@ -19,7 +19,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final, TypeAlias, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,6 +27,7 @@ from medseg.bundle.recipe import Recipe
 from medseg.dicom.geometry import classify
 from medseg.dicom.instance import Pixels, Slice
 from medseg.dicom.series import Level, Series, SliceSource, Stack
+from medseg.dicom.stored import floor_of
 from medseg.errors import GeometryRefused, InputError, InvalidBundle, OutOfMemory, UsageError
 from medseg.inference import fallback, heap, memory
 from medseg.inference.arrival import Contradicted, Intake, Passage, start
@@ -41,7 +41,7 @@ from medseg.inference.grid import Axes
 from medseg.inference.labels import LabelPlane, LabelSink, SegmentationResult
 from medseg.inference.postprocess import largest_pieces
 from medseg.inference.prepare import course, prepare, uniform
-from medseg.inference.quality import flags
+from medseg.inference.quality import flags, no_value
 from medseg.inference.restore import Back, Way, restore, so_far, way_back
 from medseg.inference.streaming import Planes, Rows, rows_of, stream
 from medseg.inference.track import Track, lay, reasons
@@ -176,6 +176,8 @@ class _Run:
 
     def __call__(self, source: SliceSource, sink: LabelSink) -> SegmentationResult:
         self.series_uid = source.series.series_uid
+        modalities = (source.series.modality,) if source.series.modality else self.bundle.expects.modality
+        self.floor = floor_of(*modalities)
         with Decoder() as self.decoder:
             if isinstance(source, StackSource):
                 stack, found, waited = source.stack, None, None
@@ -185,6 +187,9 @@ class _Run:
             if found is None:
                 found, whole = self._all_there(stack)
                 waited = whole or waited
+        valueless = found.valueless.voxels
+        if valueless == math.prod(stack.shape):
+            raise InputError(f"series {self.series_uid}: none of its {valueless} voxels has a finite value")
         with self.clock.time(Stage.RESTORE):
             cleaned = Cleaned(found, stack)
         self._deliver(stack, cleaned, sink)
@@ -193,7 +198,10 @@ class _Run:
         return SegmentationResult(
             stack=stack,
             measured=measured,
-            flags=flags(stack, self.bundle, measured, at_edge, found.samples.values()),
+            flags=(
+                *no_value(valueless, stack, self.floor),
+                *flags(stack, self.bundle, measured, at_edge, found.samples.values()),
+            ),
             warnings=(*noticed, *self.warnings, *self.engine.warnings),
             timings_s=self.clock.timings_s(),
             device=str(self.engine.device),
@@ -256,7 +264,7 @@ class _Run:
 
     def _along(self, track: Track, more: Callable[[], Slice | None], end: Callable[[], Track | None]) -> Found:
         """What the windows find along a track. Raises Contradicted where it turns out to be another."""
-        found = Found(self.bundle)
+        found = Found(self.bundle, self.floor)
         found.first = track.slices[0]
 
         def pull() -> Slice | None:
@@ -292,6 +300,7 @@ class _Run:
         slabs = self._slabs(planes, passage.rows(), where, windows, tick)
         clean = partial(self._cleaned_before_return, backwards=track.count is not None)
         self._bring_back(slabs, passage.way, found, clean, lambda: passage.plan.count if passage.ended else None)
+        found.see_rest(lambda n: self.decoder.take(passage.slices[n]))
         return found
 
     def _bring_back(
@@ -322,7 +331,7 @@ class _Run:
         self._tell(Stage.RESTORE, len(found), count())
 
     def _as_a_whole(self, stack: Stack) -> Found:
-        found = Found(self.bundle)
+        found = Found(self.bundle, self.floor)
         if fallback.reason_for_fallback(self.recipe) is None:  # what MONAI's transforms take, nobody knows
             grid = (round(float(stack.coordinates[-1])) + 1, *stack.shape[1:])
             frame = course(stack.affine, grid, self.recipe, tilted=stack.tilt_deg != 0).frame
@@ -388,24 +397,11 @@ class _Run:
         self.on_progress(Progress(stage, done, total))
 
     def _seen(self, found: Found, plane: Pixels) -> Pixels:
-        plane = self._finite(plane)
-        found.samples.add(plane)
+        plane, values = found.valueless.see(plane)
+        found.samples.add(values)
         if self.here is not None:
             self._tell(Stage.READ, len(found.samples), self.here)
         return plane
-
-    def _finite(self, plane: Pixels) -> Pixels:
-        """The plane with its least value where there is none (NaN, infinity), which would spread over its row."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            if np.isfinite(plane.sum()):  # as nearly always; what is not finite would show in the sum
-                return plane
-        good = np.isfinite(plane)
-        if good.all():
-            return plane
-        warning = "some voxels have no finite value: the least value of their slice is used"
-        if warning not in self.warnings:
-            self.warnings.append(warning)
-        return np.where(good, plane, plane[good].min() if good.any() else np.float32(0))
 
     def _stack(self, source: SliceSource, slices: Sequence[Slice]) -> Stack:
         """The one stack that the slices form. Raises GeometryRefused where they form none, or several."""

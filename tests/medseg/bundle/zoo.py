@@ -62,6 +62,32 @@ def spleen_like(
     return write(folder, config, metadata, seed=seed, smooth=smooth)
 
 
+def threshold(folder: Path) -> Path:
+    """A bundle whose answer is known: a 1x1x1 convolution, label 1 above 0 HU."""
+    config = _config(
+        network={"_target_": "torch.nn.Conv3d", "in_channels": 1, "out_channels": 2, "kernel_size": 1},
+        preparing=[
+            {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS"},
+            {
+                "_target_": "ScaleIntensityRanged",
+                "keys": "image",
+                "a_min": -1000,
+                "a_max": 1000,
+                "b_min": 0,
+                "b_max": 1,
+                "clip": True,
+            },
+        ],
+        inferer={"_target_": "SlidingWindowInferer", "roi_size": [16, 16, 16], "sw_batch_size": 2, "overlap": 0.25},
+        finishing=[_softmax(), _invert(nearest_interp=False), _argmax()],
+    )
+    names = {"0": "background", "1": "object"}
+    write_config(folder, config, _metadata("Above 0 HU", "CT", "hounsfield", (16, 16, 16), names))
+    weights = {"weight": torch.tensor([0.0, 40.0]).view(2, 1, 1, 1, 1), "bias": torch.tensor([0.0, -20.0])}
+    torch.save(weights, folder / "models/model.pt")
+    return folder
+
+
 def swin_like(folder: Path, *, seed: int = 0) -> Path:
     """As swin_unetr_btcv_segmentation: CT, SwinUNETR with the `img_size` that MONAI has dropped, 13 organs."""
     window = (64, 64, 64)  # the least that five halvings leave more than one voxel of

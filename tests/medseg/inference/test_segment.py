@@ -228,15 +228,6 @@ def test_more_labels_than_a_plane_can_hold_are_refused(tmp_path):
         segment(StackSource(make_stack(blobs((4, 8, 8)))), make_bundle(tmp_path, channels=257), Collected())
 
 
-def test_values_that_are_none_are_replaced_and_told(tmp_path):
-    array = blobs((6, 16, 16))
-    array[2, 3, 4] = np.nan
-    sink = Collected()
-    result = segment(StackSource(make_stack(array)), make_bundle(tmp_path), sink)
-    assert any("no finite value" in warning for warning in result.warnings)
-    assert sink.ended
-
-
 def test_findings_of_the_geometry_reach_the_reader(tmp_path):
     stack = replace(make_stack(blobs((6, 16, 16))), findings=(Finding("bridged_gap", "no slice at 4.00 mm"),))
     result = segment(StackSource(stack), make_bundle(tmp_path), Collected())
