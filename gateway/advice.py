@@ -34,7 +34,7 @@ DELIVERY_CODES = {
     "broken": "see why the peer ends associations or does not answer",
     "busy": "wait, or give the peer room",
     "failed": "see the peer's log",
-    "lost": "see why the peer lost what it had stored",
+    "lost": "see in the peer's log whether it stores under UIDs of its own, or deletes what we send",
     "no_peer": "name the peer in the settings, with ae_title, host and port",
     "not_accepted": "let the peer accept this SOP class, or leave it out of the rule's results",
     "refused": "see in the peer's log why it refuses the object",

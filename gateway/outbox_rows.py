@@ -14,12 +14,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, or_, select, update
 
 from gateway import retry, rows, stages
 from gateway.retry import Fault, RetryAt
 from gateway.rows import Claim
 from gateway.settings import Deliver
+from gateway.status import meaning
 from gateway.tables import delivery, result, result_object
 
 LAST_ASK = 4  # three rounds by storage commitment, the last by C-FIND; or all by C-FIND
@@ -33,7 +34,8 @@ class Outgoing:
     """A delivery that was claimed, and its object.
 
     path: relative to the spool. sha256: of the whole file. failures: before this attempt. tried_from: when patience
-    began. asked: how often the peer was asked after it, this time included.
+    began. asked: how often the peer was asked after it, this time included. copies: how often the peer has stored it.
+    status: of its last C-STORE response.
     """
 
     claim: Claim
@@ -46,6 +48,8 @@ class Outgoing:
     failures: int
     tried_from: float
     asked: int
+    copies: int
+    status: int | None
 
     @property
     def segmentation(self) -> bool:
@@ -108,6 +112,25 @@ def fail(
     return moved and ready_at is not None
 
 
+def store(db: Connection, out: Outgoing, status: int, now: float, check_at: float, stored_as: str | None) -> bool:
+    """A destination said that it stored an object.
+
+    stored_as: the SOP Instance UID that it answers with (0000,1000). One of its own says that the object is there under
+    that, so nobody asks after ours (PS3.7 9.1.1.1.6 has them equal).
+    """
+    moved = rows.end_delivery(db, out.claim, status, now, check_at)
+    if moved:
+        stored: dict[str, Any] = {"copies": delivery.c.copies + 1, "stored_as": None}
+        if stored_as not in (None, "", out.sop_instance_uid):
+            stored |= {"stored_as": stored_as, "asked": LAST_ASK} | _renamed(f"the peer stored it as {stored_as}")
+        db.execute(update(delivery).where(_held(out.claim)).values(**stored))
+    return moved
+
+
+def _renamed(why: str) -> dict[str, Any]:
+    return {"error_code": "renamed", "error": f"{why}: not asked after, and not sent again"}
+
+
 # ---- asking after what was stored
 
 
@@ -151,8 +174,12 @@ def confirm(db: Connection, claim: Claim, now: float) -> bool:
 
 
 def lose(db: Connection, out: Outgoing, now: float, settings: Deliver, random: float, detail: str) -> bool:
-    """A destination does not have what it had stored: this object is sent again, and no other."""
-    then = retry.decide(Fault.LOST, out.failures + 1, now - out.tried_from, settings, random)
+    """A destination does not know what it had stored: this object is sent again, and no other; until it has had
+    `MOST_COPIES`. What it said that it changed (B000H) is there under another name, and is believed."""
+    if out.status == retry.COERCED:
+        renamed = _renamed(f"the peer stored it with data elements of its own ({meaning(out.status)}); {detail}")
+        return db.execute(update(delivery).where(_held(out.claim)).values(asked=LAST_ASK, **renamed)).rowcount == 1
+    then = retry.decide(Fault.LOST, max(out.copies, 1), now - out.tried_from, settings, random)
     again = isinstance(then, RetryAt)
     lost = {
         "state": "queued" if again else "dead",
@@ -181,7 +208,7 @@ def take_report(
 
     committed: SOP Instance UIDs; failed: the same, to Failure Reason (0008,1197). An unknown transaction, an object
     that was not asked after and a report that came before change nothing. What the peer never commits to is asked after
-    by C-FIND. Returns how many deliveries moved.
+    by C-FIND. A reason that says nothing of the object has it asked after again. Returns how many deliveries moved.
     """
     asked = and_(delivery.c.state == "stored", delivery.c.transaction_uid == transaction_uid)
     moved = 0
@@ -190,8 +217,10 @@ def take_report(
         if reason == NOT_THIS_CLASS:
             by_find = {"asked": LAST_ASK - 1, "ready_at": now + FIND_AFTER_S, "transaction_uid": None}
             db.execute(update(delivery).where(_held(out.claim)).values(**by_find))
+        elif reason in retry.UNSERVED and out.asked < LAST_ASK - 1:
+            ask_again(db, [out.claim], now + FIND_AFTER_S, counts=True)
         elif reason is not None:
-            moved += lose(db, out, now, settings, random, f"storage commitment failed with {reason:04X}H")
+            moved += lose(db, out, now, settings, random, f"storage commitment failed: {meaning(reason)}")
         elif out.sop_instance_uid in committed:
             moved += confirm(db, out.claim, now)
     return moved
@@ -220,7 +249,8 @@ def deliveries(db: Connection, *states: str) -> Sequence[Row[Any]]:
 
 
 def retry_dead(db: Connection, now: float, delivery_id: int | None = None, destination: str | None = None) -> int:
-    """Send a dead letter again, or all of them, or all to a destination, with patience as for a new delivery.
+    """Send a dead letter again, or all of them, or all to a destination, with patience as for a new delivery; what a
+    destination had as often as it may have it, once more.
 
     Returns how many.
     """
@@ -229,7 +259,8 @@ def retry_dead(db: Connection, now: float, delivery_id: int | None = None, desti
         chosen = and_(chosen, delivery.c.id == delivery_id)
     if destination is not None:
         chosen = and_(chosen, delivery.c.destination == destination)
-    again = {"state": "queued", "ready_at": now, "failures": 0, "tried_from": None}
+    one_more = case((delivery.c.copies < retry.MOST_COPIES, delivery.c.copies), else_=retry.MOST_COPIES - 1)
+    again = {"state": "queued", "ready_at": now, "failures": 0, "tried_from": None, "copies": one_more}
     return db.execute(update(delivery).where(chosen).values(**again)).rowcount
 
 
@@ -270,6 +301,8 @@ def _read(db: Connection, query: Select[Any]) -> list[Outgoing]:
             failures=row.failures,
             tried_from=row.created_at if row.tried_from is None else row.tried_from,
             asked=row.asked,
+            copies=row.copies,
+            status=row.status,
         )
         for row in db.execute(query)
     ]

@@ -75,7 +75,7 @@ class Fault(StrEnum):
     REFUSED = "the peer refuses the object"
     NOT_ACCEPTED = "the peer does not accept this kind of object"
     FAILED = "the peer failed to process the object"
-    LOST = "the peer took the object and does not have it"
+    LOST = "the peer said that it stored the object, and does not know it when asked"
     UNSENDABLE = "the result's file is missing or damaged"
     NO_PEER = "there is no such peer to send to by DIMSE in the settings"
 
@@ -103,6 +103,9 @@ class Policy:
     final: bool = False
 
 
+#: How often an object is stored by one destination that does not know it afterwards: each time it may have one more.
+MOST_COPIES = 3
+
 _SAME = Effort.SAME
 _LATER = Policy((_SAME,), Limit.TIME)
 
@@ -120,7 +123,7 @@ POLICIES: dict[Fault, Policy] = {
     Fault.BROKEN: _LATER,
     Fault.BUSY: _LATER,
     Fault.FAILED: _LATER,
-    Fault.LOST: _LATER,
+    Fault.LOST: Policy((_SAME,) * (MOST_COPIES - 1)),
     Fault.REJECTED: Policy(),
     Fault.REFUSED: Policy(),
     Fault.UNSENDABLE: Policy(),
@@ -203,6 +206,18 @@ STORE_STATUSES: tuple[tuple[int, int, Fault | None], ...] = (
     (0xC000, 0xCFFF, Fault.REFUSED),  # cannot understand
     (0x0000, 0xFFFF, Fault.FAILED),  # any other failure
 )
+
+
+#: Failure Reasons of storage commitment (PS3.3 C.14.1.1) that say nothing of the object, but that nobody looked.
+UNSERVED = frozenset(
+    {
+        0x0110,  # processing failure
+        0x0131,  # duplicate transaction UID
+        0x0213,  # resource limitation
+    }
+)
+
+COERCED = 0xB000  # warning of a C-STORE (PS3.4 table B.2-1): the peer changed data elements
 
 
 def store_fault(status: int | None) -> Fault | None:

@@ -1,7 +1,7 @@
 """The ledger's tables: everything the gateway knows that must outlive a power cut. Their rules stand in them.
 
     association 1──n instance n──1 series 1──n job 1──1 result 1──n result_object 1──n delivery    event  doomed
-    commitment 1──n commitment_item    count    tally
+    commitment 1──n commitment_item    count    refusal    tally
 
 - An instance is one version of an object's bytes. Of the versions under one study, series and SOP Instance UID exactly
   one counts (`current`, or `conflict` where another version differs); the others are `superseded`. A row whose file is
@@ -17,6 +17,7 @@
 - A commitment is what a sender asked us to be responsible for (PS3.4 Annex J); once all its items are known, the sender
   is told.
 - A count is what a peer answered last when it was asked how many instances a series has, or a study.
+- A refusal is what was not taken from one peer, counted: instances, associations, connections that asked for none.
 - A tally is one counter of `gateway.tallies`: it only grows, in the transaction of what it counts.
 - The ids of jobs, deliveries and commitments are never given again: a claim, or the last list that was heard, may
   outlive its row.
@@ -246,6 +247,8 @@ delivery = Table(
     Column("transaction_uid", Text),  # of the storage commitment asked for last
     Column("confirmed_at", Double),
     Column("status", Integer),  # of the last C-STORE response
+    Column("copies", Integer, nullable=False, server_default="0"),  # times that the destination said it stored it
+    Column("stored_as", Text),  # the SOP Instance UID that it gave it, where it said so
     Column("error_code", Text),
     Column("error", Text),
     one_of("state", "queued", "sending", "stored", "confirmed", "dead", "cancelled"),
@@ -322,6 +325,22 @@ doomed = Table(
     metadata,
     Column("path", Text, primary_key=True),  # relative to the spool; with a last slash: a folder
     Column("at", Double, nullable=False),
+)
+
+refusal = Table(
+    "refusal",
+    metadata,
+    Column("what", Text, primary_key=True),
+    Column("calling_ae", Text, primary_key=True),  # empty where nobody said
+    Column("host", Text, primary_key=True),
+    Column("count", Integer, nullable=False),
+    Column("first_at", Double, nullable=False),
+    Column("last_at", Double, nullable=False),
+    Column("reason", Text, nullable=False),  # of the last
+    Column("sop_instance_uid", Text),  # of the last
+    one_of("what", "instance", "association", "connection"),
+    CheckConstraint("count > 0", name="count"),
+    Index("ix_refusal_last_at", "last_at"),
 )
 
 tally = Table(

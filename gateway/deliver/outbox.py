@@ -32,6 +32,7 @@ from gateway.live import Live
 from gateway.outbox_rows import Outgoing
 from gateway.retry import Fault
 from gateway.settings import GatewaySettings
+from gateway.status import meaning
 from medseg.errors import InputError, UnreadableInstance
 
 logger = logging.getLogger(__name__)
@@ -153,8 +154,8 @@ class Outbox:
         if fault is not None:
             return not self._fail(out, fault, _answered(out, answer), answer.status)
         now, status = self._clock(), answer.status or 0
-        self._ledger.write(lambda db: rows.end_delivery(db, out.claim, status, now, now + ASK_AFTER_S))
-        self._log("delivery.stored", out, logging.INFO, f"stored with {status:04X}H")
+        self._ledger.write(lambda db: outbox_rows.store(db, out, status, now, now + ASK_AFTER_S, answer.stored_as))
+        self._log("delivery.stored", out, logging.INFO, f"stored: {meaning(status)}")
         return True
 
     def _without_companions(self, left: Sequence[Outgoing], failed: Outgoing) -> list[Outgoing]:
@@ -231,10 +232,9 @@ def _answered(out: Outgoing, answer: Answer) -> str:
     if not answer.accepted:
         return f"no presentation context for {_class_of(out)}"
     if answer.status is None:
-        return "no answer to the C-STORE"
-    if answer.status == 0x0122:
-        return f"status 0122H for {_class_of(out)}"
-    return f"status {answer.status:04X}H"
+        return f"no answer to the C-STORE{f': {answer.ending}' if answer.ending else ''}"
+    said = f"it answered: {meaning(answer.status)}"
+    return f"{said} for {_class_of(out)}" if answer.status == 0x0122 else said
 
 
 def _class_of(out: Outgoing) -> str:

@@ -35,12 +35,14 @@ class Hearing(DULServiceProvider):
     """An upper layer that reads what peers mean.
 
     ending: how the association came to its end, where somebody knows: the first reason counts. titles: of the request
-    that is answered. rejected: result, source and reason of an A-ASSOCIATE-RJ that came.
+    that is answered. rejected: result, source and reason of an A-ASSOCIATE-RJ that came. stored_as: the Affected SOP
+    Instance UID of the last C-STORE response.
     """
 
     ending: str | None = None
     titles: bytes | None = None
     rejected: tuple[int, int, int] | None = None
+    stored_as: str | None = None
 
     def because(self, why: str) -> None:
         """Remember why the association ends, unless something else came first."""

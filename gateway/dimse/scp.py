@@ -51,6 +51,7 @@ from gateway.dimse.storing import (
     Store,
     StoreRequest,
 )
+from gateway.status import meaning
 
 if TYPE_CHECKING:
     from gateway.dimse.command import StoreCommand
@@ -368,7 +369,7 @@ class StorageScp:
         self, assoc: ReceivingAssociation, command: StoreCommand, refused: StoreRefused, cause: BaseException
     ) -> None:
         """An instance is answered with a failure."""
-        peer, what = assoc.peer, meanings.status(refused.status)
+        peer, what = assoc.peer, meaning(refused.status)
         assert peer is not None
         facts = {
             "event": "instance.refused",

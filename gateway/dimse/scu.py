@@ -25,6 +25,7 @@ from pydicom.uid import UID
 from pynetdicom import _config, evt
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
+from pynetdicom.dimse_messages import C_STORE_RSP
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.presentation import PresentationContext, build_context, build_role
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
@@ -34,6 +35,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     Verification,
 )
 
+from gateway.dimse import meanings
 from gateway.dimse.commitment import (
     REQUEST,
     UNCOMPRESSED,
@@ -43,6 +45,7 @@ from gateway.dimse.commitment import (
     on_event_report,
     referenced,
 )
+from gateway.dimse.reactor import Hearing
 from gateway.dimse.storing import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from medseg.dicom.headers import MALFORMED, look
 from medseg.errors import MedsegError, UnreadableInstance
@@ -115,10 +118,13 @@ class Answer:
     """What a C-STORE came to. The response's Error Comment (0000,0902) is left out: free text may name the patient.
 
     status: of the response; None where there was none: the association broke, or the context was not accepted.
+    stored_as: Affected SOP Instance UID (0000,1000) of the response. ending: how the association broke, where known.
     """
 
     accepted: bool
     status: int | None = None
+    stored_as: str | None = None
+    ending: str | None = None
 
 
 @dataclass(frozen=True)
@@ -148,13 +154,20 @@ class Miss(StrEnum):
 
 
 class NoAssociation(MedsegError):
-    """A peer that could not be associated with. reject: result, source and reason of an A-ASSOCIATE-RJ."""
+    """A peer that could not be associated with. reject: result, source and reason of an A-ASSOCIATE-RJ. ending: how it
+    came to its end, where known."""
 
     code = "no_association"
 
-    def __init__(self, destination: Destination, miss: Miss, reject: tuple[int, int, int] | None = None) -> None:
-        detail = "" if reject is None else " (result {}, source {}, reason {} of PS3.8 9.3.4)".format(*reject)
-        super().__init__(f"{destination}: {miss}{detail}")
+    def __init__(
+        self,
+        destination: Destination,
+        miss: Miss,
+        reject: tuple[int, int, int] | None = None,
+        ending: str | None = None,
+    ) -> None:
+        detail = ending if reject is None else meanings.reject(*reject)
+        super().__init__(f"{destination}: {miss}{f': {detail}' if detail else ''}")
         self.miss, self.reject = miss, reject
 
 
@@ -176,6 +189,7 @@ class Link:
 
     def __init__(self, assoc: Association, reports: queue.SimpleQueue[CommitmentReport], report_s: float) -> None:
         self._assoc, self._reports, self._report_s = assoc, reports, report_s
+        self._hearing = cast(Hearing, assoc.dul)
         self._message_id = 0
         self._silent = False  # an answer did not come: pynetdicom may not have noticed yet that it is over
 
@@ -200,12 +214,13 @@ class Link:
         if not own and not plain:
             return Answer(accepted=False)
         if not self.alive:
-            return Answer(accepted=True)
+            return Answer(accepted=True, ending=self._hearing.ending)
+        self._hearing.stored_as = None
         try:
             response = self._assoc.send_c_store(file.path if own else dcmread(file.path), self._next_id())
         except RuntimeError:  # the association ended between our look and the sending
-            return Answer(accepted=True)
-        return Answer(True, self._status(response))
+            return Answer(accepted=True, ending=self._hearing.ending)
+        return Answer(True, self._status(response), self._hearing.stored_as, self._hearing.ending)
 
     def commit(self, transaction_uid: str, objects: Sequence[Reference]) -> CommitmentAnswer:
         """Ask for storage commitment, and wait `report_s` for the report to come on this association."""
@@ -321,6 +336,7 @@ def associate(
     handlers: list[Any] = [
         (evt.EVT_CONN_OPEN, _connected, [timeouts.dimse_s, connected]),
         (evt.EVT_N_EVENT_REPORT, _take_report, [answering, reports.put]),
+        (evt.EVT_DIMSE_RECV, _hear_name),
     ]
     contexts = _contexts(proposals)
     try:
@@ -360,17 +376,12 @@ def _contexts(proposals: Iterable[Proposal]) -> list[PresentationContext]:
 
 
 def _missed(destination: Destination, assoc: Association) -> NoAssociation:
-    answer = assoc.acceptor.primitive
+    answer, hearing = assoc.acceptor.primitive, cast(Hearing, assoc.dul)
     if assoc.is_rejected:
-        reply = answer if isinstance(answer, A_ASSOCIATE) else None
-        return NoAssociation(destination, Miss.REJECTED, None if reply is None else _reject(reply))
+        return NoAssociation(destination, Miss.REJECTED, hearing.rejected)
     if isinstance(answer, A_ASSOCIATE) and not assoc.accepted_contexts:
         return NoAssociation(destination, Miss.NOTHING_ACCEPTED)
-    return NoAssociation(destination, Miss.BROKEN)
-
-
-def _reject(reply: A_ASSOCIATE) -> tuple[int, int, int]:
-    return int(reply.result or 1), int(reply.result_source or 1), int(reply.diagnostic or 1)
+    return NoAssociation(destination, Miss.BROKEN, ending=hearing.ending)
 
 
 def _connected(event: Any, timeout_s: float, connected: threading.Event) -> None:
@@ -385,6 +396,13 @@ def no_answer_lost(event: Any) -> None:
     """EVT_CONN_OPEN of any association of pynetdicom's that is to send (`_Sending`), whoever asked for it."""
     event.assoc._reactor_checkpoint = _Pause()
     event.assoc.__class__ = _Sending
+    event.assoc.dul.__class__ = Hearing
+
+
+def _hear_name(event: Any) -> None:
+    """Under which UID a peer says that it stored an object, which pynetdicom does not tell."""
+    if isinstance(event.message, C_STORE_RSP):
+        event.assoc.dul.stored_as = str(event.message.command_set.get("AffectedSOPInstanceUID", "")).strip("\0 ")
 
 
 def _take_report(

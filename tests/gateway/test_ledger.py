@@ -135,6 +135,7 @@ def test_tables_that_are_numbered_anew_keep_what_is_in_them(tmp_path: Path) -> N
     with engine.connect() as db:
         kept = {name: db.execute(text(f"SELECT * FROM {name}")).all() for name in rows_of if name != "series"}
     engine.dispose()
+    kept["delivery"] = [(*row, 0, None) for row in kept["delivery"]]  # no copies yet, under no other name
     with Ledger(url) as ledger, ledger.read() as db:
         assert {name: db.execute(text(f"SELECT * FROM {name}")).all() for name in kept} == kept
         assert db.execute(text("PRAGMA foreign_key_check")).all() == []

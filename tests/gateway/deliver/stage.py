@@ -13,7 +13,7 @@ from typing import Any
 from pydicom import Dataset, dcmread
 from pydicom.uid import SegmentationStorage, generate_uid
 from pynetdicom import AE, evt
-from pynetdicom.dimse_messages import N_ACTION_RSP
+from pynetdicom.dimse_messages import C_STORE_RSP, N_ACTION_RSP
 from pynetdicom.sop_class import (
     Comprehensive3DSRStorage,
     StorageCommitmentPushModel,
@@ -42,6 +42,7 @@ class FakePacs:
     answer: Callable[[str], int | None] = lambda _: 0x0000  # status by SOP Instance UID; None aborts
     reject: tuple[int, int, int] | None = None
     committed: Callable[[str], int | None] = lambda _: None  # failure reason by SOP Instance UID; None: committed
+    renames: Callable[[str], str | None] = lambda _: None  # SOP Instance UID that it answers with, by ours
     finds: Collection[str] = ()
     action_status: int = 0x0000
     reports: bool = True
@@ -77,6 +78,11 @@ class FakePacs:
         return self.action_status, None
 
     def sent(self, event: evt.Event) -> None:
+        if isinstance(event.message, C_STORE_RSP):
+            command = event.message.command_set
+            command.AffectedSOPInstanceUID = (
+                self.renames(command.AffectedSOPInstanceUID) or command.AffectedSOPInstanceUID
+            )
         if isinstance(event.message, N_ACTION_RSP) and self.reports and self.action_status == 0:
             threading.Thread(target=self._report, args=(event.assoc, self.asked[-1]), daemon=True).start()
 

@@ -11,9 +11,10 @@ from pynetdicom import AE
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.sop_class import StorageCommitmentPushModelInstance, Verification
 
-from gateway import outbox_rows
+from gateway import advice, outbox_rows
 from gateway.dimse.commitment import CommitmentReport
 from gateway.outbox_rows import LAST_ASK
+from gateway.retry import MOST_COPIES
 from tests.gateway.deliver.stage import COMMIT, FIND, QUICK, SEG, SR, FakePacs, Stage, serving, staged
 from tests.gateway.receiving import CAREFUL, receiving, until
 
@@ -72,15 +73,93 @@ def test_only_what_was_lost_is_sent_again(stage: Stage, pacs: FakePacs) -> None:
     assert stage.states() == ["confirmed", "confirmed"]
 
 
-def test_a_peer_that_always_loses_is_a_dead_letter_in_the_end(stage: Stage, pacs: FakePacs) -> None:
-    pacs.committed = lambda _: 0x0112
+def until_nothing_is_due(stage: Stage) -> None:
+    """As a sender goes on for the better part of a day, opened anew each time."""
+    for _ in range(40):
+        stage.open()
+        if stage.outbox.due():
+            stage.outbox.serve("pacs")
+        stage.later(1800)
+
+
+@pytest.mark.parametrize("reason", [0x0112, 0x0119, 0x0110, 0x0131, 0x0213, 0xA700])
+def test_a_peer_that_always_loses_gets_three_copies(stage: Stage, pacs: FakePacs, reason: int) -> None:
+    """However much patience is left, and though the sender is another each time. Who retries sends one more."""
+    pacs.committed = lambda _: reason
+    (seg,) = stage.result("seg")
+    until_nothing_is_due(stage)
+    assert (stage.states(), pacs.uids()) == (["dead"], [seg] * MOST_COPIES)
+    row = stage.rows()[seg]
+    assert (row.error_code, row.copies) == ("lost", MOST_COPIES)
+    assert row.error.startswith("the peer said that it stored the object, and does not know it when asked (3 attempts)")
+    assert f"({reason:04X}H)" in row.error
+    assert "UIDs of its own" in advice.for_delivery(row)
+    stage.ledger.write(lambda db: outbox_rows.retry_dead(db, stage.clock.now))
+    until_nothing_is_due(stage)
+    assert (stage.states(), len(pacs.uids())) == (["dead"], MOST_COPIES + 1)
+
+
+def test_silence_and_nothing_found_give_three_copies(stage: Stage, pacs: FakePacs) -> None:
+    pacs.reports = False
+    stage.open(timeouts=replace(QUICK, report_s=0))
     stage.result("seg")
-    began = stage.clock.now
-    while stage.outbox.due() and stage.states() != ["dead"]:
+    for _ in range(40):
         stage.outbox.serve("pacs")
-        stage.later(7200)
-    assert stage.states() == ["dead"]
-    assert 86400 <= stage.clock.now - began < 5 * 86400
+        stage.later(1800)
+    assert (stage.states(), len(pacs.uids())) == (["dead"], MOST_COPIES)
+
+
+@pytest.mark.parametrize("reason", [0x0110, 0x0131, 0x0213])
+def test_a_request_that_was_not_served_is_made_again_before_anything_is_sent_again(
+    stage: Stage, pacs: FakePacs, reason: int
+) -> None:
+    pacs.committed = lambda _: reason
+    seg, sr = sent(stage)
+    for _ in range(2):
+        stage.outbox.serve("pacs")
+        assert stage.states() == ["stored", "stored"]
+        stage.later(61)
+    pacs.committed = lambda _: None
+    stage.outbox.serve("pacs")
+    assert (stage.states(), pacs.uids()) == (["confirmed", "confirmed"], [seg, sr])
+    assert len({asked.TransactionUID for asked in pacs.asked}) == 3
+
+
+def test_what_a_peer_coerced_is_believed_where_it_does_not_know_our_name(stage: Stage, pacs: FakePacs) -> None:
+    pacs.answer = lambda _: 0xB000
+    pacs.committed = lambda uid: 0x0112 if uid == seg else None
+    seg, sr = sent(stage)
+    until_nothing_is_due(stage)
+    assert (stage.states(), pacs.uids()) == (["stored", "confirmed"], [seg, sr])
+    assert stage.rows()[seg].error_code == "renamed"
+    assert "(B000H)" in stage.rows()[seg].error
+
+
+def test_what_a_peer_stored_under_another_name_is_not_asked_after(stage: Stage, pacs: FakePacs) -> None:
+    pacs.renames = lambda uid: "1.2.3.4" if uid == seg else None
+    pacs.committed = lambda _: 0x0112
+    seg, sr = stage.result("seg", "sr")
+    until_nothing_is_due(stage)
+    assert {item.ReferencedSOPInstanceUID for asked in pacs.asked for item in asked.ReferencedSOPSequence} == {sr}
+    assert stage.rows()[seg].stored_as == "1.2.3.4"
+    assert (stage.states(), pacs.uids().count(seg)) == (["stored", "dead"], 1)
+    assert "stored it as 1.2.3.4" in stage.rows()[seg].error
+
+
+def test_a_report_of_something_else_or_of_a_part_moves_nothing_else(stage: Stage, pacs: FakePacs) -> None:
+    seg, sr = sent(stage)
+    pacs.reports = False
+    stage.open(timeouts=replace(QUICK, report_s=0))
+    stage.outbox.serve("pacs")
+    transaction = pacs.asked[0].TransactionUID
+    facts = (stage.clock.now, stage.settings.deliver, 0.5)
+
+    def reported(*committed: str) -> int:
+        return stage.ledger.write(lambda db: outbox_rows.take_report(db, transaction, committed, {}, *facts))
+
+    assert [reported("1.2.3"), reported(sr, "1.2.3"), reported(sr)] == [0, 1, 0]
+    assert stage.states() == ["stored", "confirmed"]
+    assert pacs.uids() == [seg, sr]
 
 
 def test_a_late_report_on_another_association_confirms_once(tmp_path: Path, stage: Stage, pacs: FakePacs) -> None:
