@@ -81,13 +81,15 @@ def status(
     as_json: Json = False,
 ) -> None:
     """What came, what was made of it, and where that is: counts and the latest studies, or one study."""
+    import time
     from dataclasses import asdict
 
-    from gateway import census, heartbeat, moves, studies, summary
+    from gateway import census, heartbeat, moves, refusals, studies, summary
 
     settings = read_settings(config)
     with open_ledger(settings) as ledger, ledger.read() as db:
         counts, told = census.by_state(db), moves.settings_told(db)
+        refused = list(refusals.latest(db, time.time()))
         found = studies.latest(db, STUDIES) if study_uid is None else (studies.study(db, study_uid),)
     beats = heartbeat.beats(settings.gateway.spool)
     shown = [study for study in found if study is not None]
@@ -95,7 +97,8 @@ def status(
         raise UsageError(f"nothing of study {study_uid} is here: never received, or removed by retention or a purge")
     if as_json:
         processes = {beat.process: beat.alive for beat in beats}
-        general = counts | {"settings": told, "processes": processes} if study_uid is None else {}
+        about = {"settings": told, "processes": processes, "refused": [asdict(one) for one in refused]}
+        general = counts | about if study_uid is None else {}
         console.show_json(general | {"studies": [asdict(study) for study in shown]})
         return
     if study_uid is None:
@@ -109,6 +112,8 @@ def status(
             console.show(f"settings: {doubt}")
         for what, states in counts.items():
             console.show(f"{what}: {', '.join(f'{number} {state}' for state, number in states.items()) or 'none'}")
+        for one in refused:
+            console.show(f"refused, {summary.moment(one.last_at)} UTC: {one.line}")
     for study in shown:
         for line in summary.lines(study):
             console.show(line)

@@ -59,6 +59,7 @@ WORKER = "worker"
 def receiver(live: Live, stop: threading.Event, *, listener: socket.socket) -> None:
     from gateway.dimse.scp import StorageScp
     from gateway.receive.commitment import Reporter
+    from gateway.receive.refused import Refusals
     from gateway.receive.spool import Spool
 
     settings, name = live.now, multiprocessing.current_process().name
@@ -66,6 +67,7 @@ def receiver(live: Live, stop: threading.Event, *, listener: socket.socket) -> N
     with Ledger(gateway.database) as ledger:
         ledger.write(lambda db: rows.lose_open_associations(db, time.time(), name))  # of one that died under this name
         spool = Spool(gateway.spool, ledger, watermark(settings), name)
+        refusals = Refusals(ledger, time.time)
         scp = StorageScp(
             spool,
             host=gateway.host,
@@ -73,6 +75,7 @@ def receiver(live: Live, stop: threading.Event, *, listener: socket.socket) -> N
             listener=listener,
             reported=partial(_take_report, ledger, live),
             asked=lambda request: reporter.asked(request),
+            noted=refusals.note,
             **_admission(settings),
         )
         reporter = Reporter(ledger, scp.report, scp.is_open)
@@ -83,7 +86,9 @@ def receiver(live: Live, stop: threading.Event, *, listener: socket.socket) -> N
                 spool.watermark = watermark(settings)
                 scp.admit_by(**_admission(settings))
             reporter.step()
+            refusals.step()
         scp.stop(GRACE_S)
+        refusals.step()
 
 
 def _admission(settings: GatewaySettings) -> dict[str, Any]:

@@ -37,6 +37,7 @@ GATEWAY: tuple[tuple[str, ...], ...] = (
         "tables",
         "rows",
         "moves",
+        "refusals",
         "ledger",
         "migrations",
         "retry",

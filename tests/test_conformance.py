@@ -19,11 +19,11 @@ from pydicom.uid import UID
 from pynetdicom.sop_class import _STORAGE_CLASSES
 
 from gateway.decide.rules import IMAGES
-from gateway.dimse import scp, scu, storing
+from gateway.dimse import door, scp, scu, storing
 from gateway.dimse.commitment import COMMIT, UNCOMPRESSED
 from gateway.dimse.contexts import STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES
 from gateway.outbox_rows import LAST_ASK
-from gateway.retry import POLICIES, STORE_STATUSES, Fault, Limit
+from gateway.retry import MOST_COPIES, POLICIES, STORE_STATUSES, Fault, Limit
 from gateway.settings import GatewaySettings
 from gateway.status import Status
 from medseg.dicom.decode import PLUGINS
@@ -150,6 +150,9 @@ def parameters() -> str:
             ("answer of a peer to a message", f"{sending.dimse_s:g} s", ""),
             ("asynchronous operations window", "not negotiated: one operation at a time", ""),
             ("requests for storage commitment before C-FIND", LAST_ASK - 1, ""),
+            ("times that one peer stores an object it does not know afterwards", MOST_COPIES, ""),
+            ("association request", f"{door.LONGEST_REQUEST} bytes", ""),
+            ("connections of a receiver without a request yet", door.WAITING, ""),
         ),
     )
 

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from gateway import census, heartbeat, studies
+from gateway import census, heartbeat, refusals, studies
 from gateway.summary import counted, moment, seconds
 from gateway.web.site import Site
 
@@ -64,10 +64,12 @@ def routes(site: Site) -> list[Route]:
         with site.ledger.read() as db:
             found = studies.latest(db, SHOWN, before)
             counts = census.by_state(db)
+            refused = [] if before else list(refusals.latest(db, time.time()))
         gateway = site.live.now.gateway
         facts = {
             "studies": found,
             "counts": counts,
+            "refused": refused,
             "before": before,
             "older": found[-1].heard_at if len(found) == SHOWN else None,
             "ae_title": gateway.ae_title,
