@@ -35,6 +35,7 @@ LEVELS = {
     "pynetdicom.dul": logging.CRITICAL,
     "pynetdicom.transport": logging.CRITICAL,
     "uvicorn": logging.WARNING,
+    "uvicorn.error": logging.ERROR,  # what is no request we say ourselves (`gateway.web.protocol`)
 }
 #: What may stand in `extra`: UIDs, ids and numbers of ours, names from the settings, AE titles and addresses of peers.
 FACTS = (

@@ -12,6 +12,7 @@ from gateway.ledger import Ledger
 from gateway.live import Live
 from gateway.settings import LOOPBACK
 from gateway.web.app import make_app
+from gateway.web.protocol import Http
 from gateway.web.site import Site
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ def run(live: Live, stop: threading.Event) -> None:
                 make_app(Site(ledger, live)),
                 log_config=None,
                 access_log=False,
+                http=Http,
                 server_header=False,
                 lifespan="off",
                 ws="none",
