@@ -20,11 +20,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from medseg.bundle.bundle import Bundle
-from medseg.bundle.catalog import choose, fits
+from medseg.bundle.catalog import across, choose, fits
 from medseg.dicom.geometry import classify
 from medseg.dicom.instance import Instance, Slice
 from medseg.dicom.nifti import read_nifti
@@ -54,6 +55,8 @@ from medseg.results.seg import SegWriter
 from medseg.results.verify import verify_seg
 
 RECORD = "result.json"
+_AGAIN = 1.25  # more slices than at the last look at the first of them
+_PARALLEL = 0.9999
 
 
 class Format(StrEnum):
@@ -127,8 +130,8 @@ def plan_nifti(path: Path, bundles: Sequence[Bundle], *, explicit: bool = False)
     return replace(matched, jobs=tuple(replace(job, nifti=path) for job in matched.jobs))
 
 
-def match(stacks: Iterable[Stack], bundles: Sequence[Bundle], *, explicit: bool = False) -> Plan:
-    """The bundle for each stack.
+def match(stacks: Iterable[Stack], bundles: Sequence[Bundle], *, explicit: bool = False, whole: bool = True) -> Plan:
+    """The bundle for each stack. whole: see `medseg.bundle.catalog.fits`.
 
     explicit: the one bundle was named by the user, so its hints about descriptions do not bind; what it needs to
     be right (modality, field of view) does.
@@ -137,7 +140,7 @@ def match(stacks: Iterable[Stack], bundles: Sequence[Bundle], *, explicit: bool 
     refused: list[Refused] = []
     for stack in stacks:
         try:
-            bundle = _named(stack, bundles[0]) if explicit else choose(stack, bundles)
+            bundle = _named(stack, bundles[0], whole=whole) if explicit else choose(stack, bundles, whole=whole)
         except MedsegError as error:
             refused.append(Refused(stack.series, bundles[0].name if explicit else None, error))
         else:
@@ -145,8 +148,8 @@ def match(stacks: Iterable[Stack], bundles: Sequence[Bundle], *, explicit: bool 
     return Plan(tuple(jobs), tuple(refused))
 
 
-def _named(stack: Stack, bundle: Bundle) -> Bundle:
-    reasons = fits(stack, bundle, hints=False)
+def _named(stack: Stack, bundle: Bundle, *, whole: bool) -> Bundle:
+    reasons = fits(stack, bundle, hints=False, whole=whole)
     if reasons:
         raise DoesNotFit(stack.series.series_uid, bundle.name, reasons)
     return bundle
@@ -202,25 +205,26 @@ def follow(
     """Segment a series while it arrives, with the bundle that its first slices call for.
 
     What is to be done is planned when all have come, by `plan`; where that is something else, what was found is dropped
-    and the jobs are still to be run. unfit: called where the first slices call for no bundle, so that the others need
-    not be waited for; it may raise. Raises what `plan` and `segment` raise, but for refusals, which are in the plan.
+    and the jobs are still to be run. No window is computed once it is known that the bundle does not fit: from the
+    first slices, from how far they reach, or from the plan. unfit: called where the first slices call for no bundle, so
+    that the others need not be waited for; it may raise. Raises what `plan` and `segment` raise, but for refusals,
+    which are in the plan.
     """
+    assume = settings.assume_frame_of_reference
+    planning = partial(plan, bundles=bundles, explicit=explicit, assume_frame_of_reference=assume)
     with ThreadPoolExecutor(1, thread_name_prefix="digest") as pool:
-        begun = _Begun(source, pool, cancelled)
+        begun = _Begun(source, pool, planning, cancelled)
         try:
-            bundle = begun.bundle(bundles, explicit=explicit, settings=settings)
+            bundle = begun.bundle(bundles, explicit=explicit, assume=assume)
             labels, result = LabelSpool(), None
-            if bundle is None:
-                unfit()
-            else:
+            if bundle is not None:
                 with suppress(InputError):  # what is wrong with the series as a whole, the plan says
                     result = segment(
                         begun, bundle, labels, settings=settings, on_progress=on_progress, cancelled=cancelled
                     )
-            for _ in begun:
-                check(cancelled)
-            assume = settings.assume_frame_of_reference
-            planned = plan([source.series], bundles, explicit=explicit, assume_frame_of_reference=assume)
+            elif not begun.ended:
+                unfit()
+            planned = begun.plan()
             found = None
             if result is not None and bundle is not None and _is_only_job(planned, result.stack, bundle):
                 found = Found(replace(result, stack=planned.jobs[0].stack), labels)
@@ -230,14 +234,34 @@ def follow(
             raise
 
 
-class _Begun:
-    """A source whose first slices were looked at, and whose instances are digested as they come."""
+class _Void(InputError):
+    """What was begun on the first slices is not what is to be done with them all."""
 
-    def __init__(self, source: SliceSource, pool: ThreadPoolExecutor, cancelled: Cancelled) -> None:
-        self._source, self._pool, self._cancelled = source, pool, cancelled
+    code = "void"
+
+
+class _Begun:
+    """A source whose first slices were looked at, and whose instances are digested as they come.
+
+    planning: what is to be done with the series, once all of it has come. ended: it has.
+    Iterating raises _Void as soon as the bundle that was begun with is known not to be the one.
+    """
+
+    def __init__(
+        self,
+        source: SliceSource,
+        pool: ThreadPoolExecutor,
+        planning: Callable[[Iterable[Series]], Plan],
+        cancelled: Cancelled,
+    ) -> None:
+        self._source, self._pool, self._planning, self._cancelled = source, pool, planning, cancelled
         self._rest = iter(source)
         self._first: list[Slice] = []
         self._digests: dict[int, tuple[Instance, Future[str]]] = {}
+        self._bundle: Bundle | None = None
+        self._reach: _Reach | None = None
+        self._plan: Plan | None = None
+        self.ended = False
 
     @property
     def series(self) -> Series:
@@ -250,27 +274,61 @@ class _Begun:
     def __iter__(self) -> Iterator[Slice | None]:
         while self._first:
             yield self._first.pop(0)
-        for one in self._rest:
-            yield self._noted(one)
+        while not self.ended:
+            one = self._next()
+            if one is not None and self._reach is not None and self._reach.exceeded_by(one):
+                raise _Void("slices reach farther than the bundle was made for")
+            if not self.ended:
+                yield one
+        if self._bundle is not None and [job.bundle for job in self.plan().jobs] != [self._bundle]:
+            raise _Void("all slices together call for something else than the first of them")
 
-    def bundle(self, bundles: Sequence[Bundle], *, explicit: bool, settings: Settings) -> Bundle | None:
-        """The bundle for what the first slices show; None where they show none. What only all can show is left out."""
-        by_name = {one.name: one for one in bundles}
-        anything = [replace(one, expects=replace(one.expects, fov_mm=None, min_slices=0)) for one in bundles]
-        assume = settings.assume_frame_of_reference
-        for one in self._rest:
+    def plan(self) -> Plan:
+        """What is to be done, by all slices: waits for them."""
+        while not self.ended:
             check(self._cancelled)
-            if self._noted(one) is None:
+            self._next()
+        if self._plan is None:
+            self._plan = self._planning([self.series])
+        return self._plan
+
+    def bundle(self, bundles: Sequence[Bundle], *, explicit: bool, assume: bool) -> Bundle | None:
+        """The bundle for what the slices that are here show; None where they show none. Of an arriving series, what
+        only all can show is left out."""
+        enough = 3.0
+        while not self.ended:
+            self._take_what_is_here()
+            if self.ended or len(self._first) < enough:
                 continue
-            assert one is not None
-            self._first.append(one)
-            if len(self._first) < 3:
-                continue
+            enough = _AGAIN * len(self._first)
             verdict = classify(self.series, self._first, assume_frame_of_reference=assume)
             if verdict.stacks:
-                matched = match(verdict.stacks[:1], anything, explicit=explicit)
-                return by_name[matched.jobs[0].bundle.name] if matched.jobs else None
-        return None
+                stack = verdict.stacks[0]
+                for job in match([stack], bundles, explicit=explicit, whole=False).jobs:
+                    self._begin_with(job.bundle, stack)
+                return self._bundle
+        jobs = self.plan().jobs
+        if len(jobs) == 1:
+            self._begin_with(jobs[0].bundle, jobs[0].stack)
+        return self._bundle
+
+    def _begin_with(self, bundle: Bundle, stack: Stack) -> None:
+        self._bundle, self._reach = bundle, _Reach.of(stack, bundle)
+
+    def _take_what_is_here(self) -> None:
+        """At least one slice, or that nothing new is there."""
+        while (one := self._next()) is not None:
+            check(self._cancelled)
+            self._first.append(one)
+        check(self._cancelled)
+
+    def _next(self) -> Slice | None:
+        """None where there is nothing new, or nothing more (`ended`)."""
+        try:
+            return self._noted(next(self._rest))
+        except StopIteration:
+            self.ended = True
+            return None
 
     def digest(self, instance: Instance) -> str:
         """What was said of these very bytes."""
@@ -281,6 +339,29 @@ class _Begun:
         if one is not None and one.instance is not None and id(one.instance) not in self._digests:
             self._digests[id(one.instance)] = one.instance, self._pool.submit(instance_digest, one.instance)
         return one
+
+
+class _Reach:
+    """How far slices like those of a stack reach along their normal, and how far a bundle lets them."""
+
+    def __init__(self, stack: Stack, most_mm: float) -> None:
+        first = stack.slices[0].plane
+        self._normal, self._size, self._most_mm = first.normal, (first.rows, first.columns), most_mm
+        heights = [float(one.plane.position_mm @ self._normal) for one in stack.slices]
+        self._low, self._high = min(heights), max(heights)
+
+    @classmethod
+    def of(cls, stack: Stack, bundle: Bundle) -> _Reach | None:
+        fov_mm = bundle.expects.fov_mm
+        return None if fov_mm is None else cls(stack, fov_mm[across(stack)][1])
+
+    def exceeded_by(self, one: Slice) -> bool:
+        """Whether they reach too far with this slice, too."""
+        plane = one.plane
+        if (plane.rows, plane.columns) == self._size and float(plane.normal @ self._normal) > _PARALLEL:
+            height = float(plane.position_mm @ self._normal)
+            self._low, self._high = min(self._low, height), max(self._high, height)
+        return self._high - self._low > self._most_mm
 
 
 def _is_only_job(planned: Plan, stack: Stack, bundle: Bundle) -> bool:

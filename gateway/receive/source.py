@@ -53,7 +53,7 @@ class SpoolSource:
         if not self._read:
             raise UnreadableInstance(f"series {self._of[1]}", "no image of it can be read")
         if self._series is None:
-            self._series = to_series(tuple(self._read.values()))
+            self._series = to_series([self._read[uid] for uid in sorted(self._read)])  # they came in no order
         return self._series
 
     @property

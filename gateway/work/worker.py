@@ -34,9 +34,9 @@ from medseg.bundle.bundle import Bundle
 from medseg.bundle.catalog import find_bundle, installed
 from medseg.dicom.series import Series, SliceSource
 from medseg.dicom.sources import instance_digest
-from medseg.errors import Interrupted, MedsegError
+from medseg.errors import DoesNotFit, Interrupted, MedsegError, UsageError
 from medseg.inference.segment import Settings
-from medseg.job import RECORD, Followed, Format, Job, Outcome, deciding, follow, plan, run
+from medseg.job import RECORD, Followed, Format, Job, Outcome, Plan, deciding, follow, plan, run
 from medseg.progress import Cancelled
 from medseg.results.identity import ResultKey, stack_key
 from medseg.results.modules import Predecessor
@@ -202,7 +202,7 @@ class Worker:
             planned, revision = done.plan, source.revision
         lease.came.set()
         if not planned.jobs:
-            raise planned.refused[0].error
+            raise _reason(planned)
         formats = frozenset(Format(kind) for kind in rule.results)
         outcomes = [self._segment(job, one, done, formats, settings, cancelled) for one in planned.jobs]
         result = freeze(outcomes, planned.jobs[0].bundle, self._spool)
@@ -283,6 +283,13 @@ class Worker:
         if name not in self._bundles:
             self._bundles[name] = (find_bundle(name),) if name else tuple(installed())
         return self._bundles[name]
+
+
+def _reason(planned: Plan) -> MedsegError:
+    """Why nothing is done: that several bundles fit, else that none takes a volume, else why there is no volume."""
+    errors = [one.error for one in planned.refused]
+    ranks = UsageError, DoesNotFit, MedsegError
+    return min(errors, key=lambda error: next(rank for rank, kind in enumerate(ranks) if isinstance(error, kind)))
 
 
 def _put_off() -> None:

@@ -75,12 +75,13 @@ def find_bundle(name: str, *, trust: bool = False, trained: bool = True) -> Bund
     raise NoSuchBundle(name, tuple(folders))
 
 
-def choose(stack: Stack, bundles: Sequence[Bundle]) -> Bundle:
+def choose(stack: Stack, bundles: Sequence[Bundle], *, whole: bool = True) -> Bundle:
     """The one bundle for a stack: the only one that fits, or the only default among several.
 
+    whole: see `fits`.
     Raises DoesNotFit with the reasons of every bundle, AmbiguousBundle where the choice is the user's.
     """
-    reasons = {bundle.name: fits(stack, bundle) for bundle in bundles}
+    reasons = {bundle.name: fits(stack, bundle, whole=whole) for bundle in bundles}
     fitting = [bundle for bundle in bundles if not reasons[bundle.name]]
     defaults = [bundle for bundle in fitting if bundle.default]
     for candidates in (fitting, defaults):
@@ -95,10 +96,11 @@ def choose(stack: Stack, bundles: Sequence[Bundle]) -> Bundle:
     raise DoesNotFit(uid, " or ".join(reasons) or "(none)", why)
 
 
-def fits(stack: Stack, bundle: Bundle, *, hints: bool = True) -> tuple[str, ...]:
+def fits(stack: Stack, bundle: Bundle, *, hints: bool = True, whole: bool = True) -> tuple[str, ...]:
     """Why the bundle was not made for this stack; empty where it fits. What the series does not say counts as fitting.
 
     hints: also compare the series description, which only guides a choice and never overrules the user's.
+    whole: False where more slices may come: then only what no other slice could change is a reason.
     """
     expects, series = bundle.expects, stack.series
     reasons: list[str] = []
@@ -106,10 +108,13 @@ def fits(stack: Stack, bundle: Bundle, *, hints: bool = True) -> tuple[str, ...]
         reasons.append(f"modality {series.modality}, expected {' or '.join(expects.modality)}")
     if expects.body_part and series.body_part and series.body_part.strip().upper() not in expects.body_part:
         reasons.append(f"body part {series.body_part}, expected {' or '.join(expects.body_part)}")
-    if len(stack.slices) < expects.min_slices:
+    if whole and len(stack.slices) < expects.min_slices:
         reasons.append(f"{len(stack.slices)} slices, expected at least {expects.min_slices}")
-    for axis, found, (least, most) in zip(AXES, extent_mm(stack), expects.fov_mm or (), strict=False):
-        if not least <= found <= most:
+    grows, step_mm = (-1, 0.0) if whole else (across(stack), stack.spacing_mm[0])
+    for number, (found, (least, most)) in enumerate(zip(extent_mm(stack), expects.fov_mm or (), strict=False)):
+        axis = AXES[number]
+        # Slices that are yet to come may lie between these, and then each is thinner than the step between them now.
+        if (number != grows and found < least) or (found - step_mm if number == grows else found) > most:
             reasons.append(f"field of view {found:.0f} mm {axis}, expected {least:g} to {most:g} mm")
     if hints and hinted(series, expects) is False:
         reasons.append(f"series description {series.description!r}, expected {expects.series_description}")
@@ -128,14 +133,23 @@ def extent_mm(stack: Stack) -> tuple[float, float, float]:
 
     Whole voxels count, so 20 slices 2 mm apart are 40 mm.
     """
-    directions = np.abs(stack.affine[:3, :3] / np.linalg.norm(stack.affine[:3, :3], axis=0))
-    # the assignment of grid axes to patient axes whose directions agree best in sum
-    orders = [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)]
-    best = max(orders, key=lambda order: sum(directions[axis, grid] for axis, grid in enumerate(order)))
+    best = _grid_axes(stack)
     _, rows, columns = stack.shape
     planes = float(stack.coordinates.max() - stack.coordinates.min()) + 1
     sizes = [count * step for count, step in zip((planes, rows, columns), stack.spacing_mm, strict=True)]
     return sizes[best[0]], sizes[best[1]], sizes[best[2]]
+
+
+def across(stack: Stack) -> int:
+    """Which of `AXES` the slices follow each other along."""
+    return _grid_axes(stack).index(0)
+
+
+def _grid_axes(stack: Stack) -> tuple[int, int, int]:
+    """The grid axis nearest to each patient axis: the assignment whose directions agree best in sum."""
+    directions = np.abs(stack.affine[:3, :3] / np.linalg.norm(stack.affine[:3, :3], axis=0))
+    orders = [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)]
+    return max(orders, key=lambda order: sum(directions[axis, grid] for axis, grid in enumerate(order)))
 
 
 def values_fit(first_percentile: float, last_percentile: float, expects: Expects) -> str | None:

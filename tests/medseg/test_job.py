@@ -5,20 +5,27 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pydicom import Dataset, dcmread
+from torch import Tensor
 
 from medseg.bundle.bundle import Bundle
+from medseg.bundle.catalog import extent_mm, fits
 from medseg.bundle.load import load_bundle
+from medseg.dicom.geometry import classify
 from medseg.dicom.instance import Instance, Slice
 from medseg.dicom.phantom import Ellipsoid, make_series, write_series
 from medseg.dicom.series import Series
 from medseg.dicom.slices import expand
 from medseg.dicom.sources import find_instances, instance_digest, to_series
 from medseg.errors import DoesNotFit, GeometryRefused, UndecodablePixels
+from medseg.inference.device import Engine
 from medseg.inference.segment import Settings
 from medseg.job import Format, Outcome, follow, plan, run
 from tests.medseg.bundle.zoo import spleen_like
@@ -107,6 +114,122 @@ def test_what_only_the_whole_shows_decides_in_the_end(bundle: Bundle, tmp_path: 
     done = follow(Arriving(given), [tall], settings=SETTINGS)
     assert done.found is None and not done.plan.jobs
     assert isinstance(done.plan.refused[0].error, DoesNotFit)
+
+
+@pytest.fixture
+def windows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many windows each call of the network was given."""
+    seen: list[int] = []
+    forward = Engine._forward
+
+    def counted(self: Engine, given: Tensor) -> Tensor:
+        seen.append(len(given))
+        return forward(self, given)
+
+    monkeypatch.setattr(Engine, "_forward", counted)
+    return seen
+
+
+class Here(Arriving):
+    """All has come."""
+
+    def __iter__(self) -> Iterator[Slice | None]:
+        return (one for one in super().__iter__() if one is not None)
+
+
+def only_for(bundle: Bundle, **expects: object) -> Bundle:
+    return replace(bundle, expects=replace(bundle.expects, **expects))  # type: ignore[arg-type]
+
+
+ANY = (0.0, 1000.0)
+#: The phantom is 48 mm wide and deep, and 30 slices of 2 mm high.
+UNFIT_AT_ONCE = {
+    "too wide": {"fov_mm": ((10.0, 40.0), ANY, ANY)},
+    "too narrow": {"fov_mm": (ANY, (60.0, 90.0), ANY)},
+    "another modality": {"modality": ("MR",)},
+    "another body part": {"body_part": ("HEAD",)},
+}
+UNFIT_IN_THE_END = {
+    "too few slices": {"min_slices": 31},
+    "too short": {"fov_mm": (ANY, ANY, (61.0, 90.0))},
+    "too tall": {"fov_mm": (ANY, ANY, (10.0, 57.0))},
+}
+
+
+@pytest.mark.parametrize("explicit", [True, False], ids=["named", "chosen"])
+@pytest.mark.parametrize("how", UNFIT_AT_ONCE)
+def test_what_the_first_slices_rule_out_is_not_begun(
+    bundle: Bundle, tmp_path: Path, windows: list[int], how: str, explicit: bool
+) -> None:
+    unlike = only_for(bundle, **UNFIT_AT_ONCE[how])
+    series = phantom()
+    for one in series:
+        one.BodyPartExamined = "ABDOMEN"
+    source = Arriving(instances(tmp_path / "study", series))
+    at: list[int] = []
+    done = follow(source, [unlike], lambda: at.append(source.given), explicit=explicit, settings=SETTINGS)
+    assert at == [3] and not windows
+    assert isinstance(done.plan.refused[0].error, DoesNotFit)
+
+
+@pytest.mark.parametrize("how", [*UNFIT_AT_ONCE, *UNFIT_IN_THE_END])
+def test_nothing_is_computed_for_a_whole_series_that_no_bundle_fits(
+    bundle: Bundle, tmp_path: Path, windows: list[int], how: str
+) -> None:
+    unlike = only_for(bundle, **(UNFIT_AT_ONCE | UNFIT_IN_THE_END)[how])
+    series = phantom()
+    for one in series:
+        one.BodyPartExamined = "ABDOMEN"
+    unfit: list[bool] = []
+    given = instances(tmp_path / "study", series)
+    done = follow(Here(given), [unlike], lambda: unfit.append(True), settings=SETTINGS)
+    assert not windows and not unfit and not done.plan.jobs
+    assert isinstance(done.plan.refused[0].error, DoesNotFit)
+
+
+def test_slices_that_reach_too_far_end_what_was_begun(bundle: Bundle, tmp_path: Path, windows: list[int]) -> None:
+    """A few rows of windows are there before the 17th slice reaches beyond 30 mm, and none after it."""
+    given = instances(tmp_path / "study", phantom(70))
+    follow(Arriving(given), [bundle], explicit=True, settings=SETTINGS)
+    whole = sum(windows)
+    windows.clear()
+    unlike = only_for(bundle, fov_mm=(ANY, ANY, (10.0, 30.0)))
+    done = follow(Arriving(given), [unlike], settings=SETTINGS)
+    assert sum(windows) < whole / 3
+    assert isinstance(done.plan.refused[0].error, DoesNotFit)
+
+
+def test_no_window_is_computed_once_the_whole_shows_that_the_bundle_does_not_fit(
+    bundle: Bundle, tmp_path: Path, windows: list[int]
+) -> None:
+    """Here the first row waits for the last slice: it is never run."""
+    given = instances(tmp_path / "study", phantom(6))
+    done = follow(Arriving(given), [only_for(bundle, min_slices=7)], settings=SETTINGS)
+    assert not windows and not done.plan.jobs
+
+
+@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_no_first_slices_rule_out_a_bundle_that_fits_the_whole(bundle: Bundle, data: st.DataObject) -> None:
+    """Whichever slices come first, of whatever extents the bundle was made for."""
+    shape = data.draw(st.tuples(st.integers(3, 12), st.integers(8, 16), st.integers(8, 16)))
+    spacing_mm = data.draw(st.tuples(*[st.sampled_from([0.5, 1.25, 3.0])] * 3))
+    orientation = data.draw(st.sampled_from(["axial", "coronal", "sagittal"]))
+    series = to_series(
+        [
+            Instance(one, lambda: BytesIO(), str(number))
+            for number, one in enumerate(make_series(spacing_mm=spacing_mm, shape=shape, orientation=orientation))
+        ]
+    )
+    (stack,) = classify(series).stacks
+    fov_mm = tuple(
+        data.draw(st.sampled_from([(extent, extent), (0.0, extent), (extent, 500.0)])) for extent in extent_mm(stack)
+    )
+    made_for = only_for(bundle, fov_mm=fov_mm, min_slices=len(stack.slices))
+    assert not fits(stack, made_for)
+    some = data.draw(st.sets(st.integers(0, len(stack.slices) - 1), min_size=3))
+    for part in classify(series, [stack.slices[number] for number in some]).stacks:
+        assert not fits(part, made_for, whole=False)
 
 
 def test_refusals_are_those_of_the_plan(bundle: Bundle, tmp_path: Path) -> None:
