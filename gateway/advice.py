@@ -12,22 +12,30 @@ _AGAIN = "send the series again from where it came"
 
 #: By `job.error_code`. What is not here is a property of the series itself.
 JOB_CODES = {
-    "ambiguous_bundle": "name one of the bundles in the rule",
+    "ambiguous_bundle": "name one of the bundles in the rule (`bundle`)",
     "bundle": _RULE,
     "crashed": "look for the worker's error in the log",
     "error": "look for the worker's error in the log",
     "hung": "see what else the machine does, or choose a bundle with less to compute",
     "invalid_bundle": "mend the bundle: `medseg bundles verify` says what is wrong",
     "ledger_unavailable": _SPOOL,
+    "no_device": "see why the GPU is away",
     "no_such_bundle": "install the bundle, or " + _RULE,
     "out_of_memory": "choose a bundle with a smaller window, or give the machine more memory",
     "output_not_writable": _SPOOL,
     "resources": _SPOOL,
+    "unchecked_precision": _RULE,
     "undecodable_pixels": _AGAIN + ", in another transfer syntax",
     "unreadable_instance": _AGAIN,
     "usage": _RULE,
     "verification_failed": "keep the log, and report it: the result was not sent",
     "weights_mismatch": "mend the bundle: `medseg bundles verify` says what is wrong",
+}
+#: By the code of the error for which a series was passed over; for others there is nothing to mend.
+PASSED_OVER_CODES = {
+    "does_not_fit": "where it should be segmented, name another bundle in the rule (`bundle`), then " + _AGAIN,
+    "no_frame_of_reference": "where its positions can be trusted, set assume_frame_of_reference = true in the rule, "
+    "then " + _AGAIN,
 }
 #: By `delivery.error_code`, a fault of `gateway.retry`.
 DELIVERY_CODES = {
@@ -47,6 +55,11 @@ DELIVERY_CODES = {
 def for_series(row: Row[Any]) -> str:
     """What to do about a series; empty where nothing is."""
     return "send what is missing; after a quiet time it is taken as it is" if row.state == "held" else ""
+
+
+def for_passed_over(code: str) -> str:
+    """What to do about a series that was passed over; empty where nothing is."""
+    return PASSED_OVER_CODES.get(code, "")
 
 
 def for_job(row: Row[Any]) -> str:

@@ -147,13 +147,14 @@ def _read(db: Connection, study_uids: Sequence[str]) -> tuple[Study, ...]:
         last_at = last_image.get(key, row.last_at)
         heard_at[row.study_uid] = max(heard_at[row.study_uid], row.last_at)
         made = tuple(jobs.get(key, ()))
-        at, by, why = passed_over.get(key, (0.0, None, None))
-        latest = by == made[0].id if by and made else all(job.created_at <= at for job in made)
-        still = row.state != "arriving" and latest
+        over = passed_over.get(key)
+        still = over is not None and row.state != "arriving" and over.is_latest(made)
+        why, code = (over.why, over.code) if over is not None and still else (None, "")
         found[row.study_uid].append(
             Series(
                 row.series_uid, row.instances, row.expected, row.state, row.first_at, last_at, row.complete_at,
-                row.complete_by, why if still else None, json.loads(row.passed_by), advice.for_series(row),
+                row.complete_by, why, json.loads(row.passed_by),
+                advice.for_series(row) or advice.for_passed_over(code),
                 _between(row.first_at, last_at), _between(last_at, row.complete_at),
                 _between(last_at, _seg_stored_at(made)), made,
             )
@@ -179,12 +180,33 @@ def _last_images(db: Connection, study_uids: Sequence[str]) -> dict[tuple[str, s
     return {(study, series): at for study, series, at in db.execute(came.group_by(of.study_uid, of.series_uid))}
 
 
-def _passed_over(db: Connection, study_uids: Sequence[str]) -> dict[tuple[str, str], tuple[float, int | None, str]]:
-    """When, by which job if there was one, and why a series was passed over, as it was told last."""
+@dataclass(frozen=True)
+class _PassedOver:
+    """When, by which job if there was one, and why a series was passed over. code: of the error, if there was one."""
+
+    at: float
+    job_id: int | None
+    why: str
+    code: str = ""
+
+    def is_latest(self, made: Sequence[Job]) -> bool:
+        """Whether no job was made of the series afterwards."""
+        if self.job_id and made:
+            return self.job_id == made[0].id
+        return all(job.created_at <= self.at for job in made)
+
+
+def _passed_over(db: Connection, study_uids: Sequence[str]) -> dict[tuple[str, str], _PassedOver]:
+    """What was told last of each series that was passed over."""
     event = tables.event.c
     kinds = event.kind.in_(("series.passed_over", "series.held"))
     told = db.execute(select(tables.event).where(kinds, event.study_uid.in_(study_uids)).order_by(event.id))
-    return {(row.study_uid, row.series_uid): (row.at, row.job_id, json.loads(row.detail)["why"]) for row in told}
+    found: dict[tuple[str, str], _PassedOver] = {}
+    for row in told:
+        detail = json.loads(row.detail)
+        over = _PassedOver(row.at, row.job_id, detail["why"], detail.get("code", ""))
+        found[row.study_uid, row.series_uid] = over
+    return found
 
 
 def _jobs(db: Connection, study_uids: Sequence[str]) -> dict[tuple[str, str], list[Job]]:

@@ -3,7 +3,8 @@
     MedsegError
     ├── UsageError               the call cannot be carried out as given
     │   ├── AmbiguousBundle          several bundles fit, none is the default
-    │   └── OutputExists             the result folder holds something else
+    │   ├── OutputExists             the result folder holds something else
+    │   └── UncheckedPrecision       the bundle was not checked in that precision
     ├── InputError               what was given cannot be read or segmented
     │   ├── NoSuchInput
     │   ├── EmptyInput
@@ -11,12 +12,14 @@
     │   ├── UnreadableInstance       not DICOM, cut short, or malformed
     │   ├── UndecodablePixels
     │   ├── GeometryRefused          slices that do not form one volume; carries a Reason
-    │   └── DoesNotFit               the bundle was not made for this series
+    │   ├── DoesNotFit               the bundle was not made for this series
+    │   └── NoStudy                  a volume of a NIfTI file, and DICOM is asked for
     ├── BundleError              the bundle cannot be used
     │   ├── NoSuchBundle
     │   ├── InvalidBundle            names the file and the key
     │   └── WeightsMismatch
     ├── ResourceError            memory, disk or device
+    │   ├── NoDevice
     │   ├── OutOfMemory
     │   └── OutputNotWritable
     ├── VerificationFailed       a result that does not read back as written; never delivered
@@ -51,8 +54,7 @@ class AmbiguousBundle(UsageError):
 
     def __init__(self, series_uid: str, bundles: Sequence[str]) -> None:
         super().__init__(
-            f"series {series_uid}: {len(bundles)} bundles fit ({', '.join(bundles)}) and none is the default: "
-            "choose one with --bundle"
+            f"series {series_uid}: {len(bundles)} bundles fit ({', '.join(bundles)}) and none is the default"
         )
         self.series_uid, self.bundles = series_uid, tuple(bundles)
 
@@ -63,8 +65,19 @@ class OutputExists(UsageError):
     code = "output_exists"
 
     def __init__(self, path: Path) -> None:
-        super().__init__(f"{path} holds another result: choose another folder with -o, or replace it with --overwrite")
+        super().__init__(f"{path} holds another result")
         self.path = path
+
+
+class UncheckedPrecision(UsageError):
+    """The bundle was not checked in the precision that is asked for."""
+
+    code = "unchecked_precision"
+
+    def __init__(self, bundle: str, precision: str, checked: Sequence[str]) -> None:
+        allowed = ", ".join(checked) or "fp32"
+        super().__init__(f"bundle {bundle} was not checked in {precision}: it allows {allowed}")
+        self.bundle, self.precision, self.checked = bundle, precision, tuple(checked)
 
 
 class InputError(MedsegError):
@@ -144,6 +157,15 @@ class DoesNotFit(InputError):
         self.series_uid, self.bundle, self.reasons = series_uid, bundle, tuple(reasons)
 
 
+class NoStudy(InputError):
+    """DICOM is asked of a volume that belongs to no study."""
+
+    code = "no_study"
+
+    def __init__(self) -> None:
+        super().__init__("a NIfTI volume has no study to write DICOM for")
+
+
 class BundleError(MedsegError):
     """The bundle cannot be used."""
 
@@ -184,6 +206,16 @@ class ResourceError(MedsegError):
     """Memory, disk or device did not suffice."""
 
     code = "resources"
+
+
+class NoDevice(ResourceError):
+    """The device that is asked for is not here."""
+
+    code = "no_device"
+
+    def __init__(self, name: str, count: int) -> None:
+        super().__init__(f"device {name} is not here: {count} CUDA devices found")
+        self.name, self.count = name, count
 
 
 class OutOfMemory(ResourceError):

@@ -36,6 +36,7 @@ from medseg.errors import (
     GeometryRefused,
     InputError,
     MedsegError,
+    NoStudy,
     OutOfMemory,
     OutputExists,
     OutputNotWritable,
@@ -404,7 +405,7 @@ def run(
     """
     stack = job.stack
     if formats & DICOM and job.nifti is not None:
-        raise InputError("a NIfTI volume has no study to write DICOM for: ask for --format nifti or png")
+        raise NoStudy
     folder = out / job.folder
     key = stack_key(stack, job.bundle.digest, deciding(job.bundle, settings), digest)
     kept = _kept(folder, key)

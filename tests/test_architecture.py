@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -165,3 +166,30 @@ def test_help_loads_nothing_heavy() -> None:
     )
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def messages(tree: ast.Module) -> Iterator[str]:
+    """The texts of a module, without its docstrings."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docstrings = {
+        node.body[0].value
+        for node in ast.walk(tree)
+        if isinstance(node, documented) and node.body and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in docstrings:
+            yield node.value
+
+
+def test_only_the_command_line_speaks_of_its_options() -> None:
+    """What else is said may be shown by the gateway, which has settings instead (`medseg.cli.hints`)."""
+    commands = ("medseg/cli/", "gateway/commands", "gateway/client_commands", "gateway/operator_commands")
+    others = ("gateway/options", "gateway/demo", "gateway/reference", "medseg/bundle/template")  # commands, documents
+    wrong = [
+        (name, text)
+        for name, tree in modules()
+        if not name.startswith((*commands, *others))
+        for text in messages(tree)
+        if re.search(r"--[a-z]|\s-o\b", text)
+    ]
+    assert not wrong

@@ -75,7 +75,8 @@ def failed(db: Connection, claim: Claim, error: BaseException, now: float, setti
         return False
     code = error.code if isinstance(error, MedsegError) else type(error).__name__
     if is_passed_over(error):
-        moves.tell(db, "series.passed_over", now, job.study_uid, job.series_uid, {"why": str(error)}, job.id)
+        detail = {"why": str(error), "code": code}
+        moves.tell(db, "series.passed_over", now, job.study_uid, job.series_uid, detail, job.id)
         return rows.end_job(db, claim, "cancelled", now, code=code, error=str(error))
     return _after(db, job, job_fault(error), code, telemetry.said(error), now, settings)
 

@@ -68,7 +68,7 @@ def read_parts(
         except InvalidBundle as error:
             if not trust:
                 raise
-            logger.warning("evaluated by MONAI's parser because of --trust-bundle: %s", error)
+            logger.warning("evaluated by MONAI's parser, since the bundle is trusted: %s", error)
             refused.append(key)
             return {}
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
+from medseg.cli.hints import with_hint
 from medseg.errors import Interrupted, MedsegError
 from medseg.progress import Cancelled, Progress, Report, Stage
 
@@ -59,7 +60,7 @@ def sentence(error: BaseException) -> str:
         return "out of memory: close other programs, or choose a bundle with a smaller window"
     if isinstance(error, OSError) and not isinstance(error, MedsegError):
         return f"{error.filename}: {error.strerror}" if error.filename else str(error)
-    return str(error) or type(error).__name__
+    return with_hint(str(error) or type(error).__name__, error.code if isinstance(error, MedsegError) else "")
 
 
 def show(text: str) -> None:

@@ -209,7 +209,7 @@ class _Run:
     def _tell(self, refused: Refused, how: str) -> None:
         if self.as_json:
             console.show_json(refused.record())
-        console.say(f"{how}: {refused.error}")
+        console.say(f"{how}: {console.sentence(refused.error)}")
 
     def _unreadable(self, error: MedsegError) -> None:
         self.failed.append(error)

@@ -9,6 +9,7 @@ import typer
 
 from medseg.cli import console
 from medseg.cli.exits import INPUT, OK
+from medseg.cli.hints import with_hint
 
 if TYPE_CHECKING:
     from medseg.bundle.bundle import Bundle
@@ -110,4 +111,4 @@ def _present(record: dict[str, Any], as_json: bool) -> None:
         for name, reasons in stack["does_not_fit"].items():
             console.show(f"    not {name}: {'; '.join(reasons)}")
     for refusal in record["refusals"]:
-        console.show(f"  refused, {refusal['reason']}: {refusal['detail']}")
+        console.show(f"  refused, {refusal['reason']}: {with_hint(refusal['detail'], refusal['reason'])}")

@@ -280,8 +280,7 @@ def _too_few(count: int, least: int, reason: Reason, key: _Key) -> str:
 def _no_frame_of_reference(group: _Group) -> Refusal:
     return Refusal(
         Reason.NO_FRAME_OF_REFERENCE,
-        "no FrameOfReferenceUID: positions cannot be related to other objects; "
-        "--assume-frame-of-reference derives one from the SeriesInstanceUID",
+        "no FrameOfReferenceUID: positions cannot be related to other objects",
         len(group.slices),
     )
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from medseg.bundle.bundle import Bundle
 from medseg.bundle.network import load_network
-from medseg.errors import InvalidBundle, OutOfMemory, ResourceError, UsageError
+from medseg.errors import InvalidBundle, NoDevice, OutOfMemory, UncheckedPrecision, UsageError
 from medseg.inference import heap
 from medseg.inference.engines.backends import AUTOCAST, FAILURES, OPENVINO, TORCH, Case, OwnThreads, Run
 from medseg.inference.engines.race import AUTO, Verdict, candidates, choose, race, usable
@@ -37,7 +37,7 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if (device.index or 0) >= count:
-            raise ResourceError(f"device {name} is not here: {count} CUDA devices found; use --device auto or cpu")
+            raise NoDevice(name, count)
         return torch.device("cuda", device.index or 0)
     if device.type != "cpu":
         raise UsageError(f"device {name!r} is not supported; known are auto, cpu, cuda, cuda:N")
@@ -58,8 +58,7 @@ def choose_precision(name: str, bundle: Bundle, device: torch.device) -> str:
     if name not in AUTOCAST:
         raise UsageError(f"no such precision: {name!r}; known are auto, fp32, {', '.join(AUTOCAST)}")
     if name not in bundle.precisions:
-        checked = ", ".join(bundle.precisions) or "fp32"
-        raise UsageError(f"bundle {bundle.name} was not checked in {name}: it allows {checked}; use --precision fp32")
+        raise UncheckedPrecision(bundle.name, name, bundle.precisions)
     return name
 
 

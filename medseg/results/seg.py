@@ -84,8 +84,7 @@ class SegWriter:
             raise GeometryRefused(
                 stack.series.series_uid,
                 "no_frame_of_reference",
-                "no FrameOfReferenceUID, which a SEG must share: give one with --assume-frame-of-reference, "
-                "or ask for NIfTI",
+                "no FrameOfReferenceUID, which a SEG must share",
             )
         numbers = [segment.number for segment in segments]
         if numbers != list(range(1, len(segments) + 1)):

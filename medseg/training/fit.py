@@ -33,16 +33,18 @@ class ForeignCheckpoint(UsageError):
     code = "foreign_checkpoint"
 
     def __init__(self, path: Path) -> None:
-        super().__init__(f"{path}: a checkpoint of another plan, seed or data: start anew without --resume")
+        super().__init__(f"{path}: a checkpoint of another plan, seed or data")
         self.path = path
 
 
 class TrainingStopped(Interrupted):
     """Stopped on request; a checkpoint keeps what was done."""
 
+    code = "training_stopped"
+
     def __init__(self, step: int, steps: int) -> None:
         super().__init__()
-        self.args = (f"stopped after step {step} of {steps}: go on with --resume",)
+        self.args = (f"stopped after step {step} of {steps}",)
         self.step, self.steps = step, steps
 
 

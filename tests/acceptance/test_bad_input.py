@@ -91,7 +91,7 @@ SERIES = [
     pytest.param(with_values(Modality="MR"), "does_not_fit", "modality MR, expected CT", id="wrong modality"),
     pytest.param(without("RescaleSlope", "RescaleIntercept"), "ct_without_rescale", "Rescale", id="CT without rescale"),
     pytest.param(with_values(RescaleType="US"), "ct_not_hu", "HU", id="CT not in HU"),
-    pytest.param(without("FrameOfReferenceUID"), "no_frame_of_reference", "--assume-frame-of-reference", id="no FoR"),
+    pytest.param(without("FrameOfReferenceUID"), "no_frame_of_reference", "no FrameOfReferenceUID", id="no FoR"),
     pytest.param(undecodable, "undecodable_pixels", "cannot be decoded", id="undecodable pixels"),
 ]
 
@@ -120,6 +120,13 @@ def test_a_series_with_a_flaw_alone_ends_in_exit_code_3(
     assert ran.code == 3
     assert says in ran.error
     assert not [name for name in left_over(tmp_path) if name != "study-medseg"]
+
+
+def test_an_option_that_helps_is_named(medseg: Medseg, spleen: Path, tmp_path: Path) -> None:
+    changed(tmp_path / "study", without("FrameOfReferenceUID"))
+    for command in ("infer", "inspect"):
+        ran = medseg(command, "study")
+        assert "--assume-frame-of-reference derives one" in ran.out + ran.err
 
 
 def test_gantry_tilt_is_done_and_told(medseg: Medseg, spleen: Path, tmp_path: Path) -> None:

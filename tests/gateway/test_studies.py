@@ -105,6 +105,20 @@ def test_what_was_passed_over_says_why_until_there_is_a_job(ledger: Ledger) -> N
     assert series.passed_over is None and "`medseg jobs release 1`" in series.jobs[0].next_step
 
 
+def test_a_series_that_a_setting_would_let_in_names_that_setting(ledger: Ledger) -> None:
+    def pass_over(db: Connection) -> None:
+        rows.file_instance(db, stored(series=SERIES, at=100))
+        moves.complete_series(db, STUDY, SERIES, 1, "quiet", 101)
+        detail = {"why": "series 1.3: no FrameOfReferenceUID", "code": "no_frame_of_reference"}
+        moves.tell(db, "series.passed_over", 101, STUDY, SERIES, detail)
+
+    ledger.write(pass_over)
+    with ledger.read() as db:
+        (study,) = studies.latest(db, 1)
+    assert "assume_frame_of_reference = true" in study.series[0].next_step
+    assert "next step" in "\n".join(summary.lines(study))
+
+
 def test_every_fault_of_a_delivery_has_its_advice_and_no_other() -> None:
     of_jobs = ("INPUT", "CANCELLED", "MISCONFIGURED", "OUT_OF_MEMORY", "DISK_FULL", "CRASHED", "HUNG", "UNVERIFIED")
     of_deliveries = {fault.name.lower() for fault in Fault} - {name.lower() for name in (*of_jobs, "DRAINED")}

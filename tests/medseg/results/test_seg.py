@@ -329,7 +329,7 @@ def test_a_lossy_source_stays_marked(tmp_path):
 
 def test_no_frame_of_reference_no_segmentation(tmp_path):
     stack = replace(make_stack(), frame_of_reference_uid="")
-    with pytest.raises(GeometryRefused, match="--assume-frame-of-reference"):
+    with pytest.raises(GeometryRefused, match="no FrameOfReferenceUID"):
         SegWriter(tmp_path / "seg.dcm", made()).begin(stack, SEGMENTS, exclusive=True)
 
 

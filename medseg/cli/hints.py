@@ -1,0 +1,21 @@
+"""What the command line offers against an error: its options, by the error's code. Errors themselves name no option,
+since the gateway tells them, too, and has settings in their place.
+"""
+
+from __future__ import annotations
+
+HINTS = {
+    "ambiguous_bundle": "choose one with --bundle",
+    "foreign_checkpoint": "start anew without --resume",
+    "no_device": "use --device auto or cpu",
+    "no_frame_of_reference": "--assume-frame-of-reference derives one from the SeriesInstanceUID",
+    "no_study": "ask for --format nifti or png",
+    "output_exists": "choose another folder with -o, or replace it with --overwrite",
+    "training_stopped": "go on with --resume",
+    "unchecked_precision": "use --precision fp32",
+}
+
+
+def with_hint(text: str, code: str) -> str:
+    """A sentence, and what may be done about what it says by an option."""
+    return f"{text}: {HINTS[code]}" if code in HINTS else text
