@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -95,7 +94,9 @@ COLUMNS = (
 
 
 def _told(row: Row[Any]) -> str:
-    again = f", again at {datetime.fromtimestamp(row.ready_at):%H:%M:%S}" if row.state == "queued" else ""
+    from gateway.summary import moment
+
+    again = f", again at {moment(row.ready_at)} UTC" if row.state == "queued" else ""
     failed = f", failed {row.failures} times{again}" if row.failures else ""
     why = f": {row.error}" if row.error else ""
     return f"{row.id} {row.state} {row.kind} of series {row.series_uid} to {row.destination}{failed}{why}"

@@ -24,6 +24,7 @@ from enum import StrEnum
 from typing import Any, ClassVar, TypeAlias
 
 from gateway.forms import Form, ae_title, string, text
+from medseg.dicom.planes import PLANES
 
 #: Whether a value is admitted; None where it cannot be compared.
 Admitted: TypeAlias = bool | None
@@ -282,9 +283,6 @@ def _completed(value: str, unit: str) -> int | None:
         return None
     months = 12 * (then.year - born.year) + then.month - born.month - (then.day < born.day)
     return months if unit == "M" else (then - born).days
-
-
-PLANES = ("axial", "sagittal", "coronal", "oblique")
 
 
 @dataclass(frozen=True)

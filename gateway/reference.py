@@ -15,11 +15,11 @@ from typing import Any
 from pydicom.datadict import tag_for_keyword
 from pydicom.tag import Tag
 
-from gateway.decide.conditions import OBLIQUE_DEG
 from gateway.forms import as_toml
 from gateway.read import forms_of
 from gateway.settings import GROUPS, LISTS
 from gateway.when import CALLED_AE, CALLING_AE, KEYWORDS, PLANE, SLICES, SUBJECTS, VRS, form_of
+from medseg.dicom.planes import OBLIQUE_DEG
 
 
 @dataclass(frozen=True)

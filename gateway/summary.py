@@ -59,7 +59,7 @@ def _job(job: Job) -> Iterator[str]:
     mode = "" if job.mode == "on" else f" ({job.mode})"
     yield f"job {job.id} {job.state}: {bundle}, rule {job.rule}{mode}, attempt {job.attempt}, {times}"
     if job.error:
-        yield f"  {job.error_code}: {job.error}"
+        yield f"  {job.error}"
     yield from _next(job.next_step)
     if done:
         yield from _indented(_result(done))

@@ -19,15 +19,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
-import numpy as np
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
-from gateway.patterns import PLANES
 from gateway.when import CALLED_AE, CALLING_AE, PLANE, SLICES, Condition, Either, Not, Term, conditions
-
-#: How far the normal of an oblique image is at least from each axis of the patient, in degrees. A gantry is tilted, and
-#: heads are imaged along the canthomeatal line or the hippocampus, by less.
-OBLIQUE_DEG = 25.0
+from medseg.dicom.planes import plane
 
 #: What an age is made of where there is none, and the plane: subject to DICOM keywords.
 _MADE_OF = {"PatientAge": ("PatientAge", "PatientBirthDate", "StudyDate"), PLANE: ("ImageOrientationPatient",)}
@@ -147,7 +142,7 @@ def _values(subject: str, facts: Facts) -> tuple[str, ...] | None:
         value = known[subject]
         return None if value is None else (str(value),)
     if subject == PLANE:
-        return (plane(facts.tags.get("ImageOrientationPatient", ())),)
+        return (_plane(facts.tags.get("ImageOrientationPatient", ())),)
     if subject == "PatientAge":
         return _age(facts.tags)
     return facts.tags.get(subject) or ("",)
@@ -160,25 +155,11 @@ def _age(tags: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
     return stated if any(stated) else ("-".join(dates) if all(dates) else "",)
 
 
-def plane(orientation: Iterable[str]) -> str:
-    """The plane of an image by its ImageOrientationPatient (PS3.3 C.7.6.2.1.1); empty where that says none.
-
-    axial, sagittal or coronal where the image's normal is less than OBLIQUE_DEG from the axis of that plane.
-    """
+def _plane(orientation: Iterable[str]) -> str:
     try:
-        cosines = np.array([float(part) for part in orientation])
+        return plane([float(part) for part in orientation])
     except ValueError:
         return ""
-    if cosines.shape != (6,) or not np.isfinite(cosines).all():
-        return ""
-    row, column = cosines[:3], cosines[3:]
-    lengths = np.linalg.norm(row), np.linalg.norm(column)
-    if min(lengths) < 0.9 or max(lengths) > 1.1 or abs(row @ column) > 0.1:
-        return ""
-    normal = np.abs(np.cross(row, column))
-    axis = int(normal.argmax())
-    angle_deg = np.degrees(np.arccos(min(1.0, normal[axis] / np.linalg.norm(normal))))
-    return ("sagittal", "coronal", "axial")[axis] if angle_deg < OBLIQUE_DEG else PLANES[-1]
 
 
 def _is_personal(subject: str) -> bool:

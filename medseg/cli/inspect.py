@@ -75,6 +75,7 @@ def _series(
 
 def _stack(stack: Stack, bundles: tuple[Bundle, ...]) -> dict[str, Any]:
     from medseg.bundle.catalog import fits
+    from medseg.dicom.planes import plane
 
     misfits = {bundle.name: fits(stack, bundle) for bundle in bundles}
     return {
@@ -82,6 +83,7 @@ def _stack(stack: Stack, bundles: tuple[Bundle, ...]) -> dict[str, Any]:
         "rows": stack.shape[1],
         "columns": stack.shape[2],
         "spacing_mm": [round(value, 4) for value in stack.spacing_mm],
+        "plane": plane((*stack.affine[:3, 2] / stack.spacing_mm[2], *stack.affine[:3, 1] / stack.spacing_mm[1])),
         "tilt_deg": round(stack.tilt_deg, 2),
         "phase": stack.phase,
         "findings": [{"code": finding.code, "detail": finding.detail} for finding in stack.findings],
@@ -103,7 +105,8 @@ def _present(record: dict[str, Any], as_json: bool) -> None:
         k, j, i = stack["spacing_mm"]
         phase = f"  {stack['phase']}" if stack["phase"] else ""
         console.show(
-            f"  volume {stack['slices']} x {stack['rows']} x {stack['columns']}, {k:g} x {j:g} x {i:g} mm{phase}: "
+            f"  volume {stack['slices']} x {stack['rows']} x {stack['columns']}, {k:g} x {j:g} x {i:g} mm"
+            f"{', ' if stack['plane'] else ''}{stack['plane']}{phase}: "
             f"fits {', '.join(stack['fits']) or 'no bundle'}"
         )
         for finding in stack["findings"]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from datetime import date, timedelta
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pydicom
 import pytest
 from hypothesis import given
@@ -18,12 +16,13 @@ from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, EnhancedMRImageStorage
 
-from gateway.decide.conditions import OBLIQUE_DEG, Verdict, look, plane
+from gateway.decide.conditions import Verdict, look
 from gateway.decide.rules import SeriesFacts, choose, explain, keywords, series_facts
 from gateway.patterns import AGES, DATE_TIMES, DATES, TIMES
 from gateway.read import InvalidSettings, read_settings
 from gateway.settings import Rule
 from gateway.when import Either, Not, Term, conditions
+from tests.medseg.dicom.test_planes import turned
 
 HOLDS, FAILS, UNKNOWN, OPEN = Verdict.HOLDS, Verdict.FAILS, Verdict.UNKNOWN, Verdict.OPEN
 
@@ -210,34 +209,6 @@ def test_no_explanation_tells_an_age_or_a_date(tags: dict[str, str]) -> None:
 
 
 # Planes.
-
-
-def turned(degrees: float, axis: int = 0, start: str = "axial") -> list[str]:
-    """The orientation of a plane, turned about an axis of the patient."""
-    rows = {"axial": ([1, 0, 0], [0, 1, 0]), "sagittal": ([0, 1, 0], [0, 0, -1]), "coronal": ([1, 0, 0], [0, 0, -1])}
-    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    first, second = (axis + 1) % 3, (axis + 2) % 3
-    turn = np.eye(3)
-    turn[first, first] = turn[second, second] = cos
-    turn[first, second], turn[second, first] = -sin, sin
-    return [str(float(f"{part:.6g}")) for direction in rows[start] for part in turn @ np.array(direction)]
-
-
-@pytest.mark.parametrize("start", ["axial", "sagittal", "coronal"])
-@pytest.mark.parametrize("axis", [0, 1, 2])
-@pytest.mark.parametrize("degrees", [-44, -26, -24, 0, 10, 24, 26, 44])
-def test_planes_are_named_by_their_normal(start: str, axis: int, degrees: float) -> None:
-    normal = {"axial": 2, "sagittal": 0, "coronal": 1}[start]
-    oblique = abs(degrees) > OBLIQUE_DEG and axis != normal  # a turn about the normal stays in the plane
-    assert plane(turned(degrees, axis, start)) == ("oblique" if oblique else start)
-
-
-@pytest.mark.parametrize(
-    "orientation",
-    [(), ("1", "0", "0"), ("a",) * 6, ("0",) * 6, ("nan",) * 6, tuple("100100"), tuple("100050")],
-)
-def test_no_plane_where_the_orientation_says_none(orientation: tuple[str, ...]) -> None:
-    assert plane(orientation) == ""
 
 
 def test_planes_as_conditions() -> None:

@@ -1,0 +1,32 @@
+"""How images lie in the patient, in one word."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+PLANES: Final = ("axial", "sagittal", "coronal", "oblique")
+
+#: How far the normal of an oblique image is at least from each axis of the patient, in degrees. A gantry is tilted, and
+#: heads are imaged along the canthomeatal line or the hippocampus, by less.
+OBLIQUE_DEG: Final = 25.0
+_SKEWED = 0.1  # lengths and dot product of the two directions, from 1 and 0: beyond it they are none
+
+
+def plane(cosines: Sequence[float]) -> str:
+    """The plane of an image by its ImageOrientationPatient (PS3.3 C.7.6.2.1.1), six values; empty where they say none.
+
+    axial, sagittal or coronal where the image's normal is less than OBLIQUE_DEG from the axis of that plane.
+    """
+    if len(cosines) != 6 or not np.isfinite(cosines).all():
+        return ""
+    row, column = np.array(cosines[:3]), np.array(cosines[3:])
+    lengths = np.linalg.norm(row), np.linalg.norm(column)
+    if any(abs(length - 1) > _SKEWED for length in lengths) or abs(row @ column) > _SKEWED:
+        return ""
+    normal = np.abs(np.cross(row, column))
+    axis = int(normal.argmax())
+    angle_deg = np.degrees(np.arccos(min(1.0, normal[axis] / np.linalg.norm(normal))))
+    return ("sagittal", "coronal", "axial")[axis] if angle_deg < OBLIQUE_DEG else PLANES[-1]
