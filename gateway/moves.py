@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, case, exists, func, insert, select, true, update
+from sqlalchemy import Connection, Row, and_, case, exists, func, insert, null, select, true, update
 
 from gateway import rows, stages
 from gateway.prepared import UPSERT
@@ -154,8 +154,10 @@ def make_job(db: Connection, new: NewJob, at: float) -> int:
     """
     begun = _same_begun(db, new)
     if begun is not None:
-        fixed = {"revision": new.revision, "due": new.due, "ready_at": at, "started_at": at}
+        fixed: dict[str, Any] = {"revision": new.revision, "due": new.due, "ready_at": at, "started_at": at}
         state = case((job.c.state == "waiting", "queued"), else_=job.c.state)
+        for name in ("error_code", "error"):  # why it was not begun with; that an attempt failed is kept
+            fixed[name] = case((job.c.failures > 0, job.c[name]), else_=null())
         db.execute(update(job).where(job.c.id == begun).values(state=state, **fixed))
         stages.job_claimed(db, begun, at)
         return begun

@@ -33,6 +33,7 @@ from sqlalchemy import (
 from gateway import stages, tallies
 from gateway.prepared import UPSERT, Prepared
 from gateway.tables import association, delivery, doomed, event, instance, job, result_object, series
+from medseg.errors import MedsegError
 
 COUNTING = ("current", "conflict")
 
@@ -318,10 +319,14 @@ def requeue_job(db: Connection, claim: Claim, ready_at: float, *, code: str, err
     return moved
 
 
-def release_job(db: Connection, claim: Claim, ready_at: float) -> bool:
-    """A job gives way to another: it is claimed again, not before `ready_at` unless its series is complete before."""
-    again = case((job.c.revision == 0, ready_at), else_=job.c.ready_at)
-    return _move(db, job, "running", claim, {"state": UNCLAIMED, "ready_at": again} | _NO_LEASE)
+def release_job(db: Connection, claim: Claim, ready_at: float, why: MedsegError | None = None) -> bool:
+    """A job gives way to another: it is claimed again, not before `ready_at` unless its series is complete before.
+
+    why: there is nothing to begin with, as far as is known yet.
+    """
+    again: dict[str, Any] = {"ready_at": case((job.c.revision == 0, ready_at), else_=job.c.ready_at)}
+    told = {} if why is None else {"error_code": why.code, "error": str(why)}
+    return _move(db, job, "running", claim, {"state": UNCLAIMED} | again | told | _NO_LEASE)
 
 
 #: The state of a job that nobody works on.

@@ -196,7 +196,7 @@ class Followed:
 def follow(
     source: SliceSource,
     bundles: Sequence[Bundle],
-    unfit: Callable[[], None] = lambda: None,
+    unfit: Callable[[MedsegError], None] = lambda _: None,
     *,
     explicit: bool = False,
     settings: Settings,
@@ -207,9 +207,9 @@ def follow(
 
     What is to be done is planned when all have come, by `plan`; where that is something else, what was found is dropped
     and the jobs are still to be run. No window is computed once it is known that the bundle does not fit: from the
-    first slices, from how far they reach, or from the plan. unfit: called where the first slices call for no bundle, so
-    that the others need not be waited for; it may raise. Raises what `plan` and `segment` raise, but for refusals,
-    which are in the plan.
+    first slices, from how far they reach, or from the plan. unfit: called with the reason where the first slices call
+    for no bundle, so that the others need not be waited for; it may raise. Raises what `plan` and `segment` raise, but
+    for refusals, which are in the plan.
     """
     assume = settings.assume_frame_of_reference
     planning = partial(plan, bundles=bundles, explicit=explicit, assume_frame_of_reference=assume)
@@ -223,8 +223,8 @@ def follow(
                     result = segment(
                         begun, bundle, labels, settings=settings, on_progress=on_progress, cancelled=cancelled
                     )
-            elif not begun.ended:
-                unfit()
+            elif begun.unfit is not None:
+                unfit(begun.unfit)
             planned = begun.plan()
             found = None
             if result is not None and bundle is not None and _is_only_job(planned, result.stack, bundle):
@@ -244,7 +244,8 @@ class _Void(InputError):
 class _Begun:
     """A source whose first slices were looked at, and whose instances are digested as they come.
 
-    planning: what is to be done with the series, once all of it has come. ended: it has.
+    planning: what is to be done with the series, once all of it has come. ended: it has. unfit: why the first slices of
+    an arriving series call for no bundle.
     Iterating raises _Void as soon as the bundle that was begun with is known not to be the one.
     """
 
@@ -263,6 +264,7 @@ class _Begun:
         self._reach: _Reach | None = None
         self._plan: Plan | None = None
         self.ended = False
+        self.unfit: MedsegError | None = None
 
     @property
     def series(self) -> Series:
@@ -305,8 +307,11 @@ class _Begun:
             verdict = classify(self.series, self._first, assume_frame_of_reference=assume)
             if verdict.stacks:
                 stack = verdict.stacks[0]
-                for job in match([stack], bundles, explicit=explicit, whole=False).jobs:
+                matched = match([stack], bundles, explicit=explicit, whole=False)
+                for job in matched.jobs:
                     self._begin_with(job.bundle, stack)
+                for refused in matched.refused:
+                    self.unfit = refused.error
                 return self._bundle
         jobs = self.plan().jobs
         if len(jobs) == 1:

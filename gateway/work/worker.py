@@ -133,7 +133,11 @@ class Lease:
 
 
 class PutOff(Exception):
-    """What has come of a series is nothing to begin with: its job is done when all has."""
+    """What has come of a series is nothing to begin with: its job is done when all has. why: as far as is known yet."""
+
+    def __init__(self, why: MedsegError) -> None:
+        super().__init__(str(why))
+        self.why = why
 
 
 class Worker:
@@ -169,7 +173,8 @@ class Worker:
             if until is None:
                 self._fail(claim, error)
             else:
-                self._ledger.write(lambda db: rows.release_job(db, claim, until))
+                why = error.why if isinstance(error, PutOff) else None
+                self._ledger.write(lambda db: rows.release_job(db, claim, until, why))
             logger.info("job %d dropped for now", job.id, extra={"event": "job.dropped"} | facts)
         except (MedsegError, OSError, MemoryError, RuntimeError) as error:
             mine = self._fail(claim, error)
@@ -292,8 +297,8 @@ def _reason(planned: Plan) -> MedsegError:
     return min(errors, key=lambda error: next(rank for rank, kind in enumerate(ranks) if isinstance(error, kind)))
 
 
-def _put_off() -> None:
-    raise PutOff
+def _put_off(why: MedsegError) -> None:
+    raise PutOff(why)
 
 
 def _settings(rule: Rule, effort: Effort) -> Settings:

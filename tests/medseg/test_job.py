@@ -167,7 +167,7 @@ def test_what_the_first_slices_rule_out_is_not_begun(
         one.BodyPartExamined = "ABDOMEN"
     source = Arriving(instances(tmp_path / "study", series))
     at: list[int] = []
-    done = follow(source, [unlike], lambda: at.append(source.given), explicit=explicit, settings=SETTINGS)
+    done = follow(source, [unlike], lambda _: at.append(source.given), explicit=explicit, settings=SETTINGS)
     assert at == [3] and not windows
     assert isinstance(done.plan.refused[0].error, DoesNotFit)
 
@@ -182,7 +182,7 @@ def test_nothing_is_computed_for_a_whole_series_that_no_bundle_fits(
         one.BodyPartExamined = "ABDOMEN"
     unfit: list[bool] = []
     given = instances(tmp_path / "study", series)
-    done = follow(Here(given), [unlike], lambda: unfit.append(True), settings=SETTINGS)
+    done = follow(Here(given), [unlike], lambda _: unfit.append(True), settings=SETTINGS)
     assert not windows and not unfit and not done.plan.jobs
     assert isinstance(done.plan.refused[0].error, DoesNotFit)
 

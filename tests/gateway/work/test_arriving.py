@@ -306,6 +306,7 @@ def test_a_series_that_no_bundle_fits_is_not_waited_for(
     with here.working():
         here.store(ultrasound[:30])
         here.wait_for_jobs("a look", lambda jobs: jobs == [("waiting", 0)] and box.rows("job")[0].attempt == 1)
+        assert box.rows("job")[0].error_code == "does_not_fit"
         here.store(other[:30])
         wait_for("windows over the other", lambda: windows)
         here.store([*ultrasound[30:], *other[30:]])
