@@ -1,4 +1,9 @@
-"""Command sets (PS3.7 6.3, 9.3.1): implicit VR little endian elements of group 0000."""
+"""Command sets (PS3.7 6.3, 9.3.1): implicit VR little endian elements of group 0000.
+
+Read as others read them: elements in any order, without a group length or with a wrong one, beside elements of other
+groups (which say nothing here), with NUL bytes behind the last; a US in four bytes is the number that it is. Of an
+element that comes twice the last counts.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +16,7 @@ from gateway.status import Status
 C_STORE_RQ, C_STORE_RSP = 0x0001, 0x8001
 NO_DATA_SET = 0x0101
 
+GROUP_LENGTH = 0x0000
 AFFECTED_SOP_CLASS_UID = 0x0002
 COMMAND_FIELD = 0x0100
 MESSAGE_ID = 0x0110
@@ -20,6 +26,13 @@ COMMAND_DATA_SET_TYPE = 0x0800
 STATUS = 0x0900
 ERROR_COMMENT = 0x0902
 AFFECTED_SOP_INSTANCE_UID = 0x1000
+EVENT_TYPE_ID, ACTION_TYPE_ID = 0x1002, 0x1008
+UNSIGNED = frozenset(
+    {
+        COMMAND_FIELD, MESSAGE_ID, MESSAGE_ID_BEING_RESPONDED_TO, PRIORITY, COMMAND_DATA_SET_TYPE, STATUS,
+        EVENT_TYPE_ID, ACTION_TYPE_ID,
+    }
+)  # fmt: skip
 
 P_DATA_TF = 0x04
 COMMAND, LAST = 0x01, 0x02  # bits of the message control header (PS3.8 E.2)
@@ -38,22 +51,33 @@ def elements(data: bytes) -> dict[int, bytes]:
     position = 0
     while position < len(data):
         if position + 8 > len(data):
-            raise MalformedCommand("the command set ends inside an element")
+            if any(data[position:]):
+                raise MalformedCommand("the command set ends inside an element")
+            break
         group, element, length = _ELEMENT.unpack_from(data, position)
         position += 8
-        if group != 0x0000:
-            raise MalformedCommand(f"element ({group:04X},{element:04X}) in a command set")
         if position + length > len(data):
             raise MalformedCommand(f"({group:04X},{element:04X}) is longer than its command set")
-        found[element] = data[position : position + length]
+        if group == 0x0000:
+            found[element] = data[position : position + length]
         position += length
     return found
 
 
+def written(found: Mapping[int, bytes]) -> bytes:
+    """A command set as the standard has it: elements in order, each US in two bytes, the group length first."""
+    values = {element: value for element, value in sorted(found.items()) if element != GROUP_LENGTH}
+    for element in UNSIGNED & values.keys():
+        number = unsigned(values, element)
+        values[element] = values[element] if number is None else number.to_bytes(2, "little")
+    return _with_length(values)
+
+
 def unsigned(found: Mapping[int, bytes], element: int) -> int | None:
-    """A US element's value, or None where it is absent or not two bytes long."""
+    """A US element's value, or None where it is absent or no number of two bytes."""
     value = found.get(element, b"")
-    return int.from_bytes(value, "little") if len(value) == 2 else None
+    number = int.from_bytes(value, "little")
+    return number if len(value) in (2, 4) and number <= 0xFFFF else None
 
 
 def uid(found: Mapping[int, bytes], element: int) -> str:
@@ -98,8 +122,7 @@ def store_response(command: StoreCommand, status: Status, comment: str = "") -> 
         ERROR_COMMENT: _even(comment[:64], b" "),
         AFFECTED_SOP_INSTANCE_UID: _even(command.sop_instance_uid, b"\0"),
     }
-    body = b"".join(_ELEMENT.pack(0, element, len(value)) + value for element, value in values.items() if value)
-    return _ELEMENT.pack(0, 0, 4) + len(body).to_bytes(4, "little") + body
+    return _with_length({element: value for element, value in values.items() if value})
 
 
 def p_data(context_id: int, command_set: bytes, maximum_length: int) -> bytes:
@@ -113,6 +136,11 @@ def _fragments(context_id: int, command_set: bytes, size: int) -> Iterator[bytes
         piece = command_set[start : start + size]
         control = COMMAND | (LAST if start + size >= len(command_set) else 0)
         yield _PDU_AND_PDV.pack(P_DATA_TF, len(piece) + 6, len(piece) + 2, context_id, control) + piece
+
+
+def _with_length(values: Mapping[int, bytes]) -> bytes:
+    body = b"".join(_ELEMENT.pack(0, element, len(value)) + value for element, value in values.items())
+    return _ELEMENT.pack(0, GROUP_LENGTH, 4) + len(body).to_bytes(4, "little") + body
 
 
 def _even(text: str, padding: bytes) -> bytes:

@@ -9,8 +9,8 @@ this machine takes its place. It is fed bytes as they come from the socket, in p
 
 Fragments of a C-STORE's data set go straight to `Incoming.write`, and its end to `Incoming.finish`; the answer comes
 back as bytes to send. Everything else is handed over untouched: any PDU but P-DATA-TF (release, abort, garbage) stays
-unconsumed, and a command that is not a C-STORE-RQ (C-ECHO, N-ACTION …) is given back re-framed as one PDU, so that
-pynetdicom's own state machine and services see what they always see.
+unconsumed, and a command that is not a C-STORE-RQ (C-ECHO, N-ACTION …) is given back as one PDU, its elements in order,
+so that pynetdicom's own state machine and services see what they always see.
 
 What breaks the rules raises ProtocolError, for the caller to abort the association: a PDV longer than its PDU, a data
 fragment before its command, a command fragment or another context inside a message (PS3.8 D.1: the fragments of one
@@ -37,6 +37,7 @@ from gateway.dimse.command import (
     p_data,
     store_response,
     unsigned,
+    written,
 )
 from gateway.dimse.storing import Incoming
 from gateway.status import Status, StoreRefused, refusal
@@ -191,7 +192,7 @@ class Transfer:
         try:
             found = elements(bytes(self._command_set))
             if unsigned(found, COMMAND_FIELD) != C_STORE_RQ:
-                return self._hand_over(position)
+                return self._hand_over(position, written(found))
             command = StoreCommand.of(found)
         except MalformedCommand as error:
             raise ProtocolError(str(error)) from error
@@ -211,10 +212,10 @@ class Transfer:
                 self._refuse(refusal(error), error)
         return None
 
-    def _hand_over(self, position: int) -> Fed:
+    def _hand_over(self, position: int, command_set: bytes) -> Fed:
         """The command in a PDU of its own, then a header for what is left of the PDU it came in."""
         assert self._context_id is not None
-        again = p_data(self._context_id, bytes(self._command_set), 0)
+        again = p_data(self._context_id, command_set, 0)
         if self._pdu_left:
             again += _PDU_HEADER.pack(P_DATA_TF, self._pdu_left)
         self._pdu_left = 0
