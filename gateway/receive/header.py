@@ -1,7 +1,8 @@
 """Who an instance is, read from the first bytes of its data set without decoding the rest.
 
 Elements of a data set stand in order of their tags (PS3.5 7.1), so the UIDs that make a path are near the front:
-(0008,0016) (0008,0018) (0020,000D) (0020,000E). The walk skips values by their lengths and reads nothing else.
+(0008,0016) (0008,0018) (0020,000D) (0020,000E). The walk skips values by their lengths and reads nothing else; where
+senders keep another order it goes on to the end.
 """
 
 from __future__ import annotations
@@ -84,22 +85,27 @@ def identify(data: Data, transfer_syntax_uid: str, *, whole: bool) -> Identity:
 
 def _identity(data: Data, encoding: _Encoding, whole: bool) -> Identity:
     found: dict[int, str] = {}
-    position, size = 0, len(data)
-    while position < size:
-        tag, vr, length, position = _element(data, position, encoding)
-        if tag > SERIES_INSTANCE_UID:
-            break
-        if length == UNDEFINED:
-            position = _after_sequence(data, position, _IMPLICIT_LE if vr == b"UN" else encoding, 0)
-            continue
-        if tag in WANTED:
-            if position + length > size:
+    position, size, beyond = 0, len(data), False
+    try:
+        while position < size:
+            tag, vr, length, position = _element(data, position, encoding)
+            beyond = beyond or tag > SERIES_INSTANCE_UID
+            if beyond and len(found) == len(WANTED):
+                break
+            if length == UNDEFINED:
+                position = _after_sequence(data, position, _IMPLICIT_LE if vr == b"UN" else encoding, 0)
+                continue
+            if tag in WANTED:
+                if position + length > size:
+                    raise NeedMore
+                found[tag] = _uid(bytes(data[position : position + length]))
+            position += length
+        else:
+            if not whole or (position > size and not beyond):
                 raise NeedMore
-            found[tag] = _uid(bytes(data[position : position + length]))
-        position += length
-    else:
-        if position > size or not whole:
-            raise NeedMore
+    except (NeedMore, NotDicom, struct.error):
+        if not (whole and beyond):  # else what is looked for is where it should be, or nowhere
+            raise
     return Identity(
         found.get(SOP_CLASS_UID, ""),
         found.get(SOP_INSTANCE_UID, ""),

@@ -40,7 +40,7 @@ def open_archive(
         archive = ZipFile(path)
     except (BadZipFile, NotImplementedError, ValueError) as error:
         raise UnsafeArchive(path, f"not a readable zip archive ({error})") from error
-    entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+    entries = [entry for entry in archive.infolist() if not entry.filename.endswith("/")]
     danger = _danger(entries, limits)
     if danger:
         archive.close()

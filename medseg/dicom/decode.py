@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
-from pydicom.encaps import get_frame
+from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import as_pixel_options
 from pydicom.uid import (
@@ -41,7 +41,7 @@ from medseg.dicom.encoding import MOST_INFLATED, find_encoding, inflated
 from medseg.dicom.gdcm_process import decode_jpeg
 from medseg.dicom.headers import MALFORMED, look, read_data_set, transfer_syntax
 from medseg.dicom.instance import Instance, Pixels, Slice
-from medseg.dicom.pixel_element import fragments, pixel_element
+from medseg.dicom.pixel_element import Fragments, fragments, pixel_element
 from medseg.dicom.stored import Bits, Scaling, bits_of
 from medseg.errors import UndecodablePixels
 from medseg.progress import Cancelled, check, never
@@ -156,28 +156,39 @@ def _encapsulated(stream: BinaryIO, options: dict[str, Any], syntax: UID, index:
         raise NotImplementedError("no decoder for this transfer syntax")
     if options["samples_per_pixel"] != 1:
         raise ValueError(f"{options['samples_per_pixel']} samples per pixel: expected one grey value")
-    closed = fragments(stream).closed
+    there = fragments(stream)
+    frame = _frame(stream, there, index, options["number_of_frames"])
+    options["number_of_frames"] = 1
     if syntax == RLELossless:
-        if not closed:
+        if not there.closed:
             raise ValueError("cut short: encapsulated pixel data have no end")
-        return bits.values(_by_plugin(stream, options, syntax, index))
-    begin = stream.tell()
-    frame = get_frame(stream, index, number_of_frames=options["number_of_frames"])
+        return bits.values(_by_plugin(frame, options, syntax))
     coded = (jpeg_2000 if syntax in JPEG2000TransferSyntaxes else jpeg)(frame)
-    _check_frame(coded, options, bits, closed=closed and syntax not in _JPEG)
+    _check_frame(coded, options, bits, closed=there.closed and syntax not in _JPEG)
     if syntax in _JPEG:
         if coded.precision < bits.stored:
             raise ValueError(f"a JPEG image of {coded.precision} bits: expected {bits.stored}")
         if PLUGINS[syntax] == "gdcm" or coded.precision > 8:
             return _values(_jpeg_by_gdcm(frame, coded, syntax, bits), coded, bits)
         options["bits_allocated"] = 8
-    stream.seek(begin)
-    return _values(_by_plugin(stream, options, syntax, index), coded, bits)
+    return _values(_by_plugin(frame, options, syntax), coded, bits)
 
 
-def _by_plugin(stream: BinaryIO, options: dict[str, Any], syntax: UID, index: int) -> NDArray[Any]:
+def _frame(stream: BinaryIO, there: Fragments, index: int, frames: int) -> bytes:
+    """The code stream of a frame. Offsets are needed, and right, only where a frame of several has many fragments."""
+    if frames != 1 and len(there.places) != frames:
+        return get_frame(stream, index, number_of_frames=frames)
+    parts = []
+    for begin, length in there.places if frames == 1 else there.places[index : index + 1]:
+        stream.seek(begin)
+        parts.append(stream.read(length))
+    return b"".join(parts)
+
+
+def _by_plugin(frame: bytes, options: dict[str, Any], syntax: UID) -> NDArray[Any]:
     """Samples of all allocated bits."""
-    stored, _ = get_decoder(syntax).as_array(stream, index=index, raw=True, decoding_plugin=PLUGINS[syntax], **options)
+    source = encapsulate([frame], has_bot=False)
+    stored, _ = get_decoder(syntax).as_array(source, index=0, raw=True, decoding_plugin=PLUGINS[syntax], **options)
     return stored
 
 

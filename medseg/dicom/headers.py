@@ -53,6 +53,7 @@ MALFORMED = (
 
 _QUOTED = re.compile(r"""'[^']*'|"[^"]*\"""")
 _REQUIRED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+_UID = re.compile(r"[!-\[\]-~]*")  # what a result can refer to, the forms of PS3.5 9.1 or not
 _NUMBERS = frozenset(("DS", "IS"))
 _TEXT = frozenset(("AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"))
 _PIXEL_GROUP = 0x7FE00000
@@ -77,7 +78,7 @@ class Attributes:
             if tag in dataset:
                 try:
                     value = dataset[tag].value
-                except MALFORMED:
+                except (*MALFORMED, OSError):
                     return _as_text(dataset.get_item(tag, keep_deferred=True))
                 return None if value in ("", b"") or (isinstance(value, MultiValue) and not value) else value
         return None
@@ -170,6 +171,9 @@ def _read(stream: BinaryIO, open_stream: Callable[[], BinaryIO], name: str) -> I
     absent = [keyword for keyword in _REQUIRED if not look(header).text(keyword)]
     if absent:
         raise UnreadableInstance(name, f"no {', '.join(absent)} in its header")
+    wrong = [one for one in (*_REQUIRED, "FrameOfReferenceUID") if not _UID.fullmatch(look(header).text(one))]
+    if wrong:
+        raise UnreadableInstance(name, f"{', '.join(wrong)} of characters that no UID can have")
     _slim(header)
     if offset is not None and pixels is None and "Rows" in header:
         raise UnreadableInstance(name, "cut short: the file ends before the pixel data")

@@ -37,7 +37,7 @@ DAMAGED: Final = (
     WrapStructError,
     zlib.error,
 )
-_MM: Final = {"unknown": 1.0, "mm": 1.0, "meter": 1000.0, "micron": 0.001}
+_MM: Final = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # nifti1.h: NIFTI_UNITS_METER, _MM, _MICRON
 _GZIP_AT_MOST: Final = 1100  # to one, of deflate
 _APART: Final = 0.05  # of a voxel's edge
 
@@ -93,7 +93,6 @@ def affine_of(path: Path, image: nibabel.Nifti1Image) -> tuple[Vector, tuple[Fin
     """
     header = image.header
     sform, qform = int(header["sform_code"]), int(header["qform_code"])
-    unit = header.get_xyzt_units()[0]
     findings = []
     try:
         if sform <= 0:
@@ -109,11 +108,16 @@ def affine_of(path: Path, image: nibabel.Nifti1Image) -> tuple[Vector, tuple[Fin
     if sform <= 0 and qform <= 0:
         detail = "neither sform nor qform is set: the orientation in the patient is a guess"
         findings.append(Finding("no_orientation", detail))
-    if unit not in _MM:
-        raise UnreadableInstance(str(path), f"distances in {unit}: expected mm, meter or micron")
     scaled = affine.copy()
-    scaled[:3] *= _MM[unit]
+    scaled[:3] *= _unit_mm(path, int(header["xyzt_units"]))
     return scaled, tuple(findings)
+
+
+def _unit_mm(path: Path, units: int) -> float:
+    """How many mm the unit of distances has; mm where none is said. units: of distances, and of time above them."""
+    if units & 7 not in _MM:
+        raise UnreadableInstance(str(path), f"xyzt_units is {units}: distances in no known unit")
+    return _MM[units & 7]
 
 
 def spans(affine: Vector) -> bool:

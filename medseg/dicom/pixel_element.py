@@ -48,26 +48,28 @@ def pixel_element(stream: BinaryIO, *, implicit: bool, little: bool) -> PixelEle
 class Fragments(NamedTuple):
     """Fragments of encapsulated pixel data.
 
-    end: where they end. closed: whether there is a delimiter; without one, at the very end of an object, some may lack.
+    places: where each begins, and its length. end: where the last ends. closed: whether there is a delimiter; without
+    one, at the very end of an object, some may lack.
     """
 
+    places: tuple[tuple[int, int], ...]
     end: int
     closed: bool
 
 
 def fragments(stream: BinaryIO) -> Fragments:
-    """Look at the items that begin where the stream is, and leave it there.
+    """Look at the items that begin where the stream is (the first is the offset table), and leave it there.
 
     Raises ValueError where they are cut short, or damaged: a JPEG decoder paints what is missing grey and says nothing.
     """
     begin = stream.tell()
     end = stream.seek(0, 2)
-    at, items = begin, 0
+    at, places = begin, list[tuple[int, int]]()
     while True:
         stream.seek(at)
         head = stream.read(8)
         if len(head) < 8:
-            if items < 2 or head.strip(b"\0"):
+            if len(places) < 2 or head.strip(b"\0"):
                 raise ValueError(f"cut short: encapsulated pixel data have no end after {end - begin} bytes")
             closed = False
             break
@@ -78,9 +80,9 @@ def fragments(stream: BinaryIO) -> Fragments:
             break
         if tag != _ITEM:
             raise ValueError(f"damaged: ({group:04X},{element:04X}) where a fragment of pixel data should begin")
-        items += 1
+        places.append((at + 8, length))
         at += 8 + length
         if at > end:
             raise ValueError(f"cut short: a fragment of pixel data lacks {at - end} of {length} bytes")
     stream.seek(begin)
-    return Fragments(at, closed)
+    return Fragments(tuple(places[1:]), at, closed)

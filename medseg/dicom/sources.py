@@ -133,7 +133,11 @@ def _candidates(path: Path) -> tuple[list[_Candidate], list[Skipped]]:
 
 def _referenced(path: Path, directory: Instance) -> tuple[list[_Candidate], list[Skipped]]:
     candidates, missing = [], []
-    for name in referenced_names(directory.header):
+    try:
+        names = referenced_names(directory.header)
+    except (*MALFORMED, OSError) as error:  # what pydicom raises inside a sequence is one
+        raise UnreadableInstance(str(path), "a DICOMDIR whose records are malformed") from error
+    for name in names:
         file = resolve(path.parent, name)
         if file is None:
             missing.append(Skipped(name, SkipReason.MISSING, f"{path.name} refers to it and it is not there"))

@@ -34,14 +34,13 @@ def write_nifti(path: Path, labels: LabelSpool, provenance: Provenance, *, like:
     header = nibabel.Nifti1Header()
     header.set_data_dtype(np.uint8)
     header.set_data_shape(shape if labels.exclusive else (*shape, len(labels.segments)))
-    affine, space, unit = ras_affine(stack), 1, "mm"
+    affine, space, unit = ras_affine(stack), 1, 2  # mm
     if like is not None:
         source = nibabel.load(like)
         if np.linalg.det(source.affine) * np.linalg.det(affine) < 0:  # its slices were turned round when read
             nearest = nearest[::-1]
         affine, space = source.affine, int(source.header["sform_code"]) or int(source.header["qform_code"])
-        known = source.header.get_xyzt_units()[0]
-        unit = "mm" if known == "unknown" else known
+        unit = int(source.header["xyzt_units"]) & 7 or unit
     header.set_sform(affine, code=space)
     # the quaternion form knows no shear
     header.set_qform(affine, code=space if abs(stack.tilt_deg) < 0.01 else 0)

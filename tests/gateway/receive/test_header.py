@@ -63,6 +63,18 @@ def test_the_identity_pydicom_wrote(syntax: str, undefined: bool) -> None:
     assert identify(memoryview(data), syntax, whole=False) == identity_of(instance)
 
 
+@pytest.mark.parametrize("rest", [b"", b"\xfc\xff\xfc\xffOB\0\0\xff\0\0\0"], ids=["", "and rubbish at the end"])
+def test_an_identity_out_of_order(rest: bytes) -> None:
+    """PS3.5 7.1 asks for ascending tags; some senders have others, and every reader takes them."""
+    instance = make_ct()
+    data = encode(instance)
+    at, pixels = data.index(b"\x08\0\x16\0UI"), data.index(b"\xe0\x7f\x10\0O")
+    for shuffled in (data[pixels:] + data[:pixels], data[:at] + data[pixels:] + data[at:pixels] + rest):
+        assert identify(shuffled, ExplicitVRLittleEndian, whole=True) == identity_of(instance)
+        with pytest.raises(NeedMore):
+            identify(shuffled[: at + 40], ExplicitVRLittleEndian, whole=False)
+
+
 def test_a_deflated_identity() -> None:
     instance = with_sequences(True)
     packer = zlib.compressobj(wbits=-15)

@@ -173,6 +173,16 @@ def test_a_missing_delimiter_at_the_very_end(syntax: UID) -> None:
         stored_plane(instance_of(parts[:second]))
 
 
+@pytest.mark.parametrize("syntax", [*COMPRESSED, RLELossless], ids=lambda syntax: syntax.name)
+@pytest.mark.parametrize("table", [b"", b"\0\0\0\0", b"\x07\0\0\0", b"\0\0\0\0\xff\xff\xff\0"])
+def test_an_offset_table_is_not_needed_for_one_frame(syntax: UID, table: bytes) -> None:
+    frame = frame_of(TRUTH.astype("<u2"), syntax, 16 if syntax == RLELossless else 12)
+    content = to_bytes(with_frame(image(), syntax, frame))
+    at = content.index(b"\xfe\xff\0\xe0\0\0\0\0")
+    content = content[: at + 4] + len(table).to_bytes(4, "little") + table + content[at + 8 :]
+    assert (stored_plane(instance_of(content)) == TRUTH).all()
+
+
 def test_rle_without_delimiter_is_refused() -> None:
     content = to_bytes(with_frame(image(), RLELossless, frame_of(TRUTH.astype("<u2"), RLELossless, 16)))
     with pytest.raises(UndecodablePixels, match="cut short"):
