@@ -120,6 +120,7 @@ StationName = "MR01"
     yield from f"""
 Any other key is a DICOM keyword, such as `ImageType` or `MagneticFieldStrength`; of a multi-frame image its functional
 groups are asked, too, those of the first frame. Where an attribute has several values, one that is admitted suffices.
+Where the images of a series differ, most of them decide ([what a series is](operations.md#what-a-series-is)).
 
 - **Texts** are compared as a whole; `*` stands for anything, upper and lower case are the same; no more is special.
 - **Dates and times**: a part of one, such as `"2026"` or `"202601"`, means all that begins so; ranges are written as in
