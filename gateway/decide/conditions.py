@@ -39,6 +39,7 @@ class Verdict(StrEnum):
     OPEN = "not known yet"
 
 
+NOTHING = "nothing"  # was found
 _SIGNS = {
     Verdict.HOLDS: "is",
     Verdict.FAILS: "is not",
@@ -82,6 +83,8 @@ class Finding:
             yield f"{self.key}: {self.verdict}"
             for finding in self.inner:
                 yield from (f"  {line}" for line in finding.lines())
+        elif self.verdict is Verdict.UNKNOWN and self.found == NOTHING:
+            yield f"{self.key}: there is nothing to compare with {self.wanted}"
         else:
             yield f"{self.key}: {self.found} {_SIGNS[self.verdict]} {self.wanted}"
 
@@ -132,7 +135,7 @@ def _compare(condition: Condition, facts: Facts) -> Finding:
 
 
 def _shown(subject: str, values: tuple[str, ...]) -> str:
-    return "nothing" if not any(values) else "the value" if _is_personal(subject) else "\\".join(values)
+    return NOTHING if not any(values) else "the value" if _is_personal(subject) else "\\".join(values)
 
 
 def _values(subject: str, facts: Facts) -> tuple[str, ...] | None:

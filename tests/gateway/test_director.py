@@ -40,6 +40,25 @@ def test_a_quiet_series_becomes_a_job(tmp_path: Path) -> None:
         assert (job.state, job.mode, job.bundle, job.rule, job.revision) == ("queued", "on", "", "default", 6)
 
 
+@pytest.mark.parametrize(("born", "expected"), [("19800101", ["queued"]), ("20000101", []), ("", [])])
+def test_dates_ages_and_planes_are_asked_of_what_was_received(tmp_path: Path, born: str, expected: list[str]) -> None:
+    when = 'plane = "axial", StudyDate = ">=20230601", PatientAge = "40..60", not = { series_description = "*scout*" }'
+    with inbox(tmp_path) as box:
+        rules = f'[[rule]]\nname = "wanted"\nwhen = {{ {when} }}\n'
+        director, clock = Director(box.ledger, box.folder, settings(tmp_path, rules)), Clock()
+        series = phantom()
+        for one in series:
+            one.PatientBirthDate = born
+        box.send(series)
+        director.step(*clock.after(0))
+        director.step(*clock.after(QUIET_S + 1))
+        assert states(box) == expected
+        why = "".join(event.detail for event in box.rows("event") if event.kind == "series.passed_over")
+        assert bool(why) is not bool(expected)
+        assert ("there is nothing to compare with 40..60" in why) is not bool(born)
+        assert "2000" not in why and "20240101" not in why
+
+
 @pytest.mark.parametrize(
     ("ending", "slices", "wait_s"),
     [

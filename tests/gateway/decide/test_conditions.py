@@ -218,7 +218,7 @@ def test_planes_as_conditions() -> None:
     assert verdict('plane = ["sagittal", "coronal"]', **upright) is HOLDS
     assert verdict('plane = "axial"') is verdict('not = { plane = "axial" }') is UNKNOWN
     assert lines('plane = "axial"', **upright) == ["a: does not match", '  plane: coronal is not "axial"']
-    assert lines('plane = "axial"')[1] == '  plane: nothing cannot be compared with "axial"'
+    assert lines('plane = "axial"')[1] == '  plane: there is nothing to compare with "axial"'
 
 
 def test_multi_frame_images_are_asked_by_their_first_frame() -> None:
@@ -283,7 +283,7 @@ def test_what_is_inside_is_explained() -> None:
         "  not: holds",
         '    series_description: nothing is not "*scout*"',
         "  any: holds",
-        "    EchoTime: nothing cannot be compared with <9",
+        "    EchoTime: there is nothing to compare with <9",
         "    all: holds",
         '      modality: CT is "CT"',
         "      slices: 30 is >9",
