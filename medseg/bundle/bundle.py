@@ -67,6 +67,8 @@ class Bundle:
 
     digest: SHA-256 (hex) over the configuration files and the weights.
     network: the resolved `network_def` configuration.
+    weights: the file that is loaded. weights_twin: one beside it that must hold the same tensors. weights_entry: of a
+        checkpoint of several, the state dict that is the network's.
     flips: axes of a window along which it is also looked at mirrored. members: further weights of the same network;
         scores are averaged over them all (`ensemble`).
     preprocessing, postprocessing: the resolved transform chains, for the fallback through MONAI's transforms.
@@ -91,6 +93,8 @@ class Bundle:
     precisions: tuple[str, ...]
     default: bool
     research_only: bool
+    weights_twin: Path | None = None
+    weights_entry: str | None = None
     flips: tuple[int, ...] = ()
     members: tuple[Path, ...] = ()
     preprocessing: Mapping[str, Any] = field(default_factory=dict)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from medseg.bundle.bundle import Bundle, Code, Segment
@@ -27,6 +29,8 @@ def details(bundle: Bundle) -> dict[str, Any]:
     barriers = bundle.recipe.barriers()
     return summary(bundle) | {
         "digest": bundle.digest,
+        "weights": bundle.weights.relative_to(bundle.path).as_posix(),
+        "weights_sha256": _sha256(bundle.weights),
         "network": str(bundle.network.get("_target_", "made by MONAI's parser")),
         "inputs": _inputs(bundle),
         "precisions": list(bundle.precisions),
@@ -76,9 +80,15 @@ def verify(bundle: Bundle) -> dict[str, Any]:
         "bundle": bundle.name,
         "version": bundle.version,
         "digest": bundle.digest,
+        "weights": bundle.weights.relative_to(bundle.path).as_posix(),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "verified": True,
     }
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _segment(segment: Segment) -> dict[str, Any]:

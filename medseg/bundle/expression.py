@@ -1,14 +1,16 @@
 """The `$` expressions of a bundle configuration, read without evaluating Python.
 
 MONAI hands the text after `$` to `eval`. Here it is parsed, and the tree is walked by a reader that knows numbers,
-strings, lists, tuples, arithmetic, comparisons, a choice (`a if b else c`), an item (`@pixdim[0]`) and references
-(`@id::key`). There are no names, no attributes and no calls, so there is nothing through which code could run.
-Four phrases that real configurations use are known as a whole, by their tree:
+strings, f-strings, lists, tuples, dicts, arithmetic, comparisons, a choice (`a if b else c`), an item (`@pixdim[0]`)
+and references (`@id::key`). There are no names, no attributes and no calls, so there is nothing through which code
+could run. A few phrases that real configurations use are known as a whole, by their tree:
 
     $torch.device(...)        the device: `DEVICE`, whichever it names, since the caller chooses
     $torch.float32            a data type, also of numpy: `Dtype`
     $@network_def.to(@device) the thing referred to
     $None, $True, $False
+    $os.path.join(a, b)       a path of these parts; so are $Path(a) and $Path(a) / b
+    $os.path.exists(a)        asked of `exists`, which the caller gives; so is $os.path.isfile(a)
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import ast
 import math
 import operator
+import posixpath
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +32,7 @@ LARGEST: Final = 2**53  # magnitude of an integer, so that it is also exact as a
 MOST_ITEMS: Final = 10_000  # of a list or string made by an expression
 
 Resolve: TypeAlias = Callable[[str], Any]
+Exists: TypeAlias = Callable[[str], bool]
 
 
 class Device(Enum):
@@ -85,11 +89,40 @@ COMPARISONS: Final[dict[type[ast.cmpop], Callable[[Any, Any], bool]]] = {
 }
 
 
-def evaluate(text: str, resolve: Resolve) -> Any:
+@dataclass(frozen=True)
+class Parsed:
+    """An expression's tree, in which a name `reference__n` stands for `references[n]`."""
+
+    body: ast.expr
+    references: tuple[str, ...]
+
+    def reference(self, node: ast.AST) -> str | None:
+        """The reference (without its `@`) that a node of the tree stands for."""
+        if not isinstance(node, ast.Name) or not node.id.startswith("reference__"):
+            return None
+        return self.references[int(node.id.removeprefix("reference__"))]
+
+
+def nothing_there(_: str) -> bool:
+    raise RefusedError("a file that is asked for")
+
+
+def evaluate(text: str, resolve: Resolve, exists: Exists = nothing_there) -> Any:
     """Value of an expression (without its `$`); `resolve` gives the value of a reference (without its `@`).
 
     Raises RefusedError for anything outside the grammar and for values out of bounds; whatever `resolve` raises passes.
     """
+    parsed = parse(text)
+    return read(parsed, parsed.body, resolve, exists)
+
+
+def read(parsed: Parsed, node: ast.expr, resolve: Resolve, exists: Exists = nothing_there) -> Any:
+    """Value of a part of an expression; see `evaluate`."""
+    return _Reader(parsed, resolve, exists).read(node)
+
+
+def parse(text: str) -> Parsed:
+    """The tree of an expression (without its `$`). Raises RefusedError."""
     if len(text) > LONGEST:
         raise RefusedError(f"an expression of {len(text)} characters; at most {LONGEST} are read")
     if "__" in text:
@@ -107,7 +140,7 @@ def evaluate(text: str, resolve: Resolve) -> Any:
         raise RefusedError(f"{text[:60]!r} is not an expression") from None
     if _deeper_than(body, DEEPEST):
         raise RefusedError(f"operations nested deeper than {DEEPEST}")
-    return _Reader(references, resolve).read(body)
+    return Parsed(body, tuple(references))
 
 
 def _deeper_than(node: ast.expr, limit: int) -> bool:
@@ -118,9 +151,8 @@ def _deeper_than(node: ast.expr, limit: int) -> bool:
 
 
 class _Reader:
-    def __init__(self, references: list[str], resolve: Resolve) -> None:
-        self._references = references
-        self._resolve = resolve
+    def __init__(self, parsed: Parsed, resolve: Resolve, exists: Exists) -> None:
+        self._parsed, self._resolve, self._exists = parsed, resolve, exists
 
     def read(self, node: ast.expr) -> Any:
         known = self._phrase(node)
@@ -135,8 +167,14 @@ class _Reader:
                 return [self.read(item) for item in items]
             case ast.Tuple(elts=items):
                 return tuple(self.read(item) for item in items)
+            case ast.Dict(keys=keys, values=items):
+                return {_name(key): self.read(item) for key, item in zip(keys, items, strict=True)}
+            case ast.JoinedStr(values=[_, *_] as parts):
+                return _bounded("".join(self._part(part) for part in parts))
             case ast.UnaryOp(op=operation, operand=operand):
                 return self._unary(operation, self.read(operand))
+            case ast.BinOp(left=left, op=ast.Div(), right=right) if _is_path(left):
+                return self._path([left, right])
             case ast.BinOp(left=left, op=operation, right=right):
                 return _arithmetic(operation, self.read(left), self.read(right))
             case ast.Compare(left=left, ops=[comparison], comparators=[right]):
@@ -160,12 +198,43 @@ class _Reader:
             case ast.Call(func=ast.Attribute(value=ast.Name() as thing, attr="to"), args=[device], keywords=[]):
                 if self.read(device) is DEVICE:
                     return self._reference(thing)
+            case ast.Call(args=[_, *_] as parts, keywords=[]):
+                match dotted(node.func):
+                    case "os.path.join" | "Path" | "pathlib.Path":
+                        return self._path(parts)
+                    case "os.path.exists" | "os.path.isfile" if len(parts) == 1:
+                        return self._exists(self._path(parts))
+                    case "str" if len(parts) == 1:
+                        return self._as_text(self.read(parts[0]))
         return None
 
+    def _path(self, parts: list[ast.expr]) -> str:
+        names = [self.read(part) for part in parts]
+        if not all(isinstance(name, str) for name in names):
+            raise RefusedError("a path of other things than strings")
+        return str(_bounded(posixpath.join(*names)))
+
+    def _part(self, part: ast.expr) -> str:
+        """Of an f-string."""
+        match part:
+            case ast.FormattedValue(value=value, conversion=-1, format_spec=None):
+                text = self.read(value)
+                if isinstance(text, str):
+                    return text
+            case ast.Constant(value=str() as text):
+                return text
+        raise RefusedError("an f-string of other things than strings")
+
+    def _as_text(self, value: Any) -> str:
+        if not isinstance(value, str | int | float):
+            raise RefusedError(f"{_kind(value)} as a string")
+        return str(value)
+
     def _reference(self, node: ast.Name) -> Any:
-        if not node.id.startswith("reference__"):
+        name = self._parsed.reference(node)
+        if name is None:
             raise RefusedError(f"the name {node.id!r} in an expression")
-        return self._resolve(self._references[int(node.id.removeprefix("reference__"))])
+        return self._resolve(name)
 
     def _unary(self, operation: ast.unaryop, value: Any) -> Any:
         if isinstance(operation, ast.Not):
@@ -173,6 +242,31 @@ class _Reader:
         if not _is_number(value) or isinstance(operation, ast.Invert):
             raise RefusedError(f"{_words(operation)} of {_kind(value)}")
         return -value if isinstance(operation, ast.USub) else +value
+
+
+def dotted(node: ast.expr) -> str:
+    """A name such as "torch.load"; empty for anything else."""
+    match node:
+        case ast.Name(id=name):
+            return name
+        case ast.Attribute(value=value, attr=name) if dotted(value):
+            return f"{dotted(value)}.{name}"
+    return ""
+
+
+def _name(key: ast.expr | None) -> str:
+    if isinstance(key, ast.Constant) and isinstance(key.value, str):
+        return key.value
+    raise RefusedError("a dict whose keys are not strings")
+
+
+def _is_path(node: ast.expr) -> bool:
+    match node:
+        case ast.Call(func=function):
+            return dotted(function) in ("Path", "pathlib.Path")
+        case ast.BinOp(left=left, op=ast.Div()):
+            return _is_path(left)
+    return False
 
 
 def _arithmetic(operation: ast.operator, left: Any, right: Any) -> Any:

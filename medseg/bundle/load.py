@@ -2,7 +2,7 @@
 
     configs/metadata.json    version, licence, channels; key "medseg": what MONAI's metadata cannot say
     configs/inference.json   network_def, preprocessing, inferer, postprocessing
-    models/                  model.safetensors, or model.pt (a state dict)
+    models/                  the weights that inference.json loads (`weights`), else model.safetensors or model.pt
     LICENSE
 
 Loading reads JSON and hashes files; it executes nothing (`safe_config`) and does not open the weights (`network`).
@@ -18,17 +18,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from medseg.bundle.bundle import Bundle, Expects, Postprocess, Segment
-from medseg.bundle.parts import Parts, read_parts
+from medseg.bundle.parts import NETWORK, Parts, read_parts
 from medseg.bundle.safe_config import SafeConfig, inside, read_json
 from medseg.bundle.schema import Reader
 from medseg.bundle.segments import segments_from_channels, segments_from_metadata
+from medseg.bundle.weights import find_weights
 from medseg.errors import InvalidBundle, NoSuchBundle
 
 logger = logging.getLogger(__name__)
 
 METADATA: Final = "configs/metadata.json"
 INFERENCE: Final = "configs/inference.json"
-WEIGHTS: Final = ("models/model.safetensors", "models/model.pt")
 PRECISIONS: Final = ("fp32", "bf16", "fp16")
 # metadata's word -> DICOM Modality (PS3.3 C.7.3.1.1.1)
 MODALITIES: Final = {"CT": "CT", "MR": "MR", "MRI": "MR", "PET": "PT", "PT": "PT", "US": "US"}
@@ -54,19 +54,22 @@ def load_bundle(path: Path, *, trust: bool = False, trained: bool = True) -> Bun
     own = about.reader("medseg")
     inputs, outputs = _formats(about)
     parts = read_parts(name, root, config, inputs, outputs, trust=trust)
-    weights = _weights(name, root, trained)
+    key = next(key for key in NETWORK if key in config)
+    weights = find_weights(name, root, config, key, trained=trained, trust=trust)
     members = _members(own, root, trained)
     _check_versions(name, about)
     bundle = Bundle(
         name=name,
         version=about.text("version", "0"),
         path=root,
-        digest=_digest(name, root, (weights, *members), scripts=parts.trusted),
+        digest=_digest(name, root, (weights.file, *members), scripts=parts.trusted),
         description=str(about.maybe_text("description") or about.maybe_text("task") or ""),
         licence=_licence(root, about),
         metadata=about.content,
         network=parts.network,
-        weights=weights,
+        weights=weights.file,
+        weights_twin=weights.twin,
+        weights_entry=weights.entry,
         in_channels=parts.in_channels,
         out_channels=parts.out_channels,
         recipe=parts.recipe,
@@ -96,17 +99,6 @@ def _formats(about: Reader) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         entry = entries.get(usual, next(iter(entries.values()), {}))
         found.append(entry if isinstance(entry, Mapping) else {})
     return found[0], found[1]
-
-
-def _weights(name: str, root: Path, trained: bool) -> Path:
-    for file in WEIGHTS:
-        if (root / file).exists() or (root / file).is_symlink():
-            return inside(name, root, file)
-    if not trained:
-        return root / WEIGHTS[0]
-    if (root / "models/model.ts").exists():
-        raise InvalidBundle(name, "models/model.ts", "TorchScript is not read: it can run code; save the state dict")
-    raise InvalidBundle(name, WEIGHTS[0], "no weights: a bundle has models/model.safetensors or models/model.pt")
 
 
 def _members(own: Reader, root: Path, trained: bool) -> tuple[Path, ...]:

@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError
@@ -54,6 +54,8 @@ def load_network(bundle: Bundle, device: torch.device) -> nn.Module:
     the tensors are not the network's.
     """
     networks = [_with_weights(bundle, path) for path in (bundle.weights, *bundle.members)]
+    if bundle.weights_twin is not None:
+        _check_twin(bundle, networks[0], bundle.weights_twin)
     network = Ensemble(networks, bundle.flips) if bundle.members or bundle.flips else networks[0]
     try:
         return network.to(device).eval()
@@ -72,6 +74,14 @@ def _with_weights(bundle: Bundle, path: Path) -> nn.Module:
     _compare(bundle.name, network.state_dict(), weights)
     network.load_state_dict(weights, strict=True)
     return network
+
+
+def _check_twin(bundle: Bundle, network: nn.Module, twin: Path) -> None:
+    """Raise InvalidBundle where a file beside the weights, which counts as the same, holds others."""
+    others, mine = read_weights(bundle, twin), network.state_dict()
+    if others.keys() != mine.keys() or not all(torch.equal(mine[key], others[key].to(mine[key])) for key in mine):
+        name, other = (path.relative_to(bundle.path).as_posix() for path in (bundle.weights, twin))
+        raise InvalidBundle(bundle.name, name, f"holds other weights than {other} beside it: remove the one not meant")
 
 
 def build_network(bundle: Bundle) -> nn.Module:
@@ -125,12 +135,17 @@ def read_weights(bundle: Bundle, path: Path) -> dict[str, torch.Tensor]:
     except UNREADABLE as error:
         why = "not a file of plain tensors: it is damaged, or unpickling it could run code; save the state dict"
         raise InvalidBundle(name, key, why) from error
-    for nested in NESTED:
-        if isinstance(content, Mapping) and isinstance(content.get(nested), Mapping):
+    first = (bundle.weights_entry,) if bundle.weights_entry and path in (bundle.weights, bundle.weights_twin) else ()
+    for nested in (*first, *(() if first and _has(content, first[0]) else NESTED)):
+        if _has(content, nested):
             content = content[nested]
     if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise InvalidBundle(name, key, "expected a state dict: names and tensors")
     return {str(tensor): value for tensor, value in content.items()}
+
+
+def _has(content: Any, nested: str) -> bool:
+    return isinstance(content, Mapping) and isinstance(content.get(nested), Mapping)
 
 
 def _is_torchscript(path: Path) -> bool:

@@ -170,7 +170,16 @@ class Recipe:
             for step in self.steps
             if needs_whole(step)
         ]
+        if self.zeros_matter and not reasons:
+            reasons = ["which voxels are zero after resampling depends on the number of slices"]
         return (*([self.fallback] if self.fallback else []), *reasons)
+
+    @property
+    def zeros_matter(self) -> bool:
+        """Whether a step after a linear resampling asks which voxels are not zero."""
+        steps = iter(self.steps)
+        resampled = any(isinstance(step, Resample) and step.interpolation is Interpolation.LINEAR for step in steps)
+        return resampled and any(isinstance(step, Normalize) and step.nonzero for step in steps)
 
 
 def needs_whole(step: Step) -> bool:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +31,8 @@ DEEPEST: Final = 60  # nested values, references counted
 MOST_VALUES: Final = 50_000  # of one resolved part
 MOST_VISITS: Final = 500_000  # of values while resolving; copies made by `%` count each time
 DEVICE_IDS: Final = frozenset({"device"})
+ROOT: Final = "bundle_root"
+TWINS: Final = (".pt", ".pth", ".ckpt")  # of what a .safetensors of the same stem holds the same weights
 OURS: Final = frozenset({"LoadImaged", "SaveImaged"})  # medseg reads and writes itself, so only their keys matter
 RESERVED: Final = frozenset({"_target_", "_disabled_", "_requires_", "_desc_", "_mode_"})
 
@@ -123,6 +125,8 @@ class SafeConfig:
         key = key.replace("#", "::")
         if key in DEVICE_IDS:
             return DEVICE
+        if key == ROOT:  # wherever its author had it
+            return "."
         if key in self._underway:
             raise InvalidBundle(self._bundle, key, f"refers to itself: {' -> '.join((*self._underway, key))}")
         if len(self._underway) > DEEPEST:
@@ -134,6 +138,32 @@ class SafeConfig:
             finally:
                 self._underway.pop()
         return self._resolved[key]
+
+    def top(self) -> Iterator[tuple[str, Any]]:
+        """Keys of the configuration, and what is written there."""
+        yield from self._content.items()
+
+    def raw(self, key: str) -> Any:
+        """What is written under `a::b`, unresolved. Raises InvalidBundle where there is no such key."""
+        return self._raw(self._content, key.replace("#", "::"))
+
+    def written(self, text: str, key: str) -> tuple[Any, str]:
+        """What a macro (without its `%`) stands for, unresolved, and the key it then has. Raises InvalidBundle."""
+        file, _, name = text.replace("#", "::").rpartition(".json")
+        if file:
+            return self._raw(self._include(f"{file.removeprefix('configs/')}.json", key), name.lstrip(":")), key
+        origin = self.absolute(name, key)
+        return self._raw(self._content, origin), origin
+
+    def resolve(self, value: Any, key: str) -> Any:
+        """A value that is written at `key`, resolved. Raises InvalidBundle."""
+        return self._counted(self._resolve(value, key, 0), key)
+
+    def exists(self, name: str) -> bool:
+        """Whether the bundle has a file of that name, or weights of that name as safetensors."""
+        path = self._root / name
+        files = [path, path.with_suffix(".safetensors")] if path.suffix in TWINS else [path]
+        return any(file.is_file() and file.resolve().is_relative_to(self._root) for file in files)
 
     def _raw(self, content: Any, key: str) -> Any:
         value = content
@@ -171,15 +201,15 @@ class SafeConfig:
     def _text(self, text: str, key: str, depth: int) -> Any:
         if text.startswith("$"):
             try:
-                return evaluate(text[1:], lambda name: self.get(self._absolute(name, key)))
+                return evaluate(text[1:], lambda name: self.get(self.absolute(name, key)), self.exists)
             except RefusedError as refusal:
                 raise InvalidBundle(self._bundle, key, f"{refusal}; only arithmetic and references are read") from None
         if text.startswith("%"):
             return self._macro(text[1:], key, depth)
         whole = REFERENCE.fullmatch(text)
-        return self.get(self._absolute(whole[1], key)) if whole else text
+        return self.get(self.absolute(whole[1], key)) if whole else text
 
-    def _absolute(self, name: str, key: str) -> str:
+    def absolute(self, name: str, key: str) -> str:
         """A relative id counts levels up from the key it stands at: `::a` is beside it, `::::a` one further up."""
         name = name.replace("#", "::")
         plain = name.lstrip(":")
@@ -190,12 +220,8 @@ class SafeConfig:
         return "::".join((*parts[:-levels], plain)) if levels else plain
 
     def _macro(self, text: str, key: str, depth: int) -> Any:
-        file, _, name = text.replace("#", "::").rpartition(".json")
-        if not file:
-            origin = self._absolute(name, key)
-            return self._resolve(self._raw(self._content, origin), origin, depth + 1)
-        other = self._include(f"{file.removeprefix('configs/')}.json", key)
-        return self._resolve(self._raw(other, name.lstrip(":")), key, depth + 1)
+        value, origin = self.written(text, key)
+        return self._resolve(value, origin, depth + 1)
 
     def _include(self, file: str, key: str) -> dict[str, Any]:
         """Another configuration file of the bundle, from configs/ itself, so that the digest covers it."""

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from medseg.bundle.load import INFERENCE, METADATA, WEIGHTS
+from medseg.bundle.load import INFERENCE, METADATA
+from medseg.bundle.weights import USUAL
 from medseg.errors import UsageError
 
 FAMILIES: Final = ("FCN", "SegNet", "UNet2015", "PSPNet", "DeepLabV3", "DeepLabV3Plus", "MeshNet")
@@ -113,8 +114,8 @@ def meshnet_bundle(folder: Path, weights: Path, architecture: Path) -> None:
         licence=about.get("licence", "not said"),
     )
     _write(folder, inference, metadata, card, {})
-    (folder / WEIGHTS[0]).parent.mkdir()
-    shutil.copyfile(weights, folder / WEIGHTS[0])
+    (folder / USUAL[0]).parent.mkdir()
+    shutil.copyfile(weights, folder / USUAL[0])
 
 
 def _small(name: str) -> dict[str, Any]:

@@ -24,9 +24,11 @@ from medseg.dicom.instance import Pixels, Slice
 from medseg.dicom.series import SliceSource
 from medseg.inference.decoding import AHEAD, Decoder
 from medseg.inference.gathered import Gathered, scaled
+from medseg.inference.resample import InPlane
 from medseg.inference.restore import Back, so_far
 from medseg.inference.streaming import Rows
 from medseg.inference.track import MANY, Track, lay, plan
+from medseg.inference.zeros import Sampler, Sampling
 from medseg.progress import Stage, StageClock
 
 _FEWEST: Final = 3
@@ -143,6 +145,7 @@ class Passage:
         self._early: dict[int, Slice] = {}
         self._raw: dict[int, Tensor] = {}  # what was decoded, or brought to the model's rows and columns
         self._decoded = 0
+        self._sampling: Sampling | None = None
         self._slab = torch.empty(1, 0, 0, 0)  # prepared slices: `held` of them, from `first` on
         self._first = self._held = 0
         self._restored, self._restoring = 0, Lock()  # source slices whose way back was given, to a thread beside
@@ -291,19 +294,29 @@ class Passage:
         return scaled(self._resampled(m), self.plan.course.after)
 
     def _resampled(self, m: int) -> Tensor:
-        if self.plan.there is None:
+        there = self.plan.there
+        if there is None:
             return self._source(m)
-        slices, in_plane = self.plan.there
+        if isinstance(there, Sampler):
+            self._hold(*there.span(m))
+            if self._sampling is None or self._sampling.sampler is not there:
+                self._sampling = Sampling(there, self._raw.__getitem__)
+            return self._sampling.plane(m)
+        slices, in_plane = there
         early = slices.dense  # once for each slice to the model's rows and columns
         lower, upper = int(slices.lower[m]), int(slices.upper[m])
+        self._hold(lower, upper, in_plane if early else None)
+        plane = slices.mix(self._raw.__getitem__, m)
+        return plane if early else in_plane(plane)
+
+    def _hold(self, lower: int, upper: int, in_plane: InPlane | None = None) -> None:
+        """Let `_raw` have source slices lower..upper, brought to the model's rows and columns where that is given."""
         while self._decoded <= upper:
             number = self._decoded
             plane = self._source(number)
-            self._raw[number] = in_plane(plane) if early else plane
+            self._raw[number] = plane if in_plane is None else in_plane(plane)
         for number in [number for number in self._raw if number < lower]:
             del self._raw[number]
-        plane = slices.mix(self._raw.__getitem__, m)
-        return plane if early else in_plane(plane)
 
     def _source(self, number: int) -> Tensor:
         """Source slice `number` (1, rows, columns) after the steps before the resampling; each once, in order."""

@@ -24,6 +24,7 @@ from medseg.dicom.instance import Vector
 from medseg.inference.grid import Frame, index_map, oriented, parallel, resampled, source_frame
 from medseg.inference.resample import axis_taps, resample_affine, resample_separable, resample_slices, taps
 from medseg.inference.statistics import Gathering, Pointwise
+from medseg.inference.zeros import Sampler, Sampling
 
 STRAIGHTEN = Resample(spacing_mm=())  # spacing kept, shear removed
 
@@ -109,14 +110,21 @@ def prepare(voxels: Tensor, affine: Vector, recipe: Recipe, *, tilted: bool = Fa
     for step in way.before:
         voxels = scale(voxels, step)
     if way.resampling is not None:
-        voxels = _to_grid(voxels, way.resampling)
+        voxels = _to_grid(voxels, way.resampling, zeros=recipe.zeros_matter)
     for step in way.after:
         voxels = scale(voxels, step)
     return Prepared(voxels, way.frame, way.resampling)
 
 
-def _to_grid(voxels: Tensor, how: Resampling) -> Tensor:
+def _to_grid(voxels: Tensor, how: Resampling, *, zeros: bool) -> Tensor:
     step, old, new = how.step, how.old, how.new
+    sampler = Sampler.between(old, new, step) if zeros else None
+    if sampler is not None:
+        result = voxels.new_empty((voxels.shape[0], *new.stored_shape))
+        sampling = Sampling(sampler, lambda n: voxels[:, n])
+        for k in range(result.shape[1]):
+            result[:, k] = sampling.plane(k)
+        return result
     if not parallel(old, new):
         return resample_affine(voxels, index_map(old, new), new.stored_shape, step)
     return resample_separable(

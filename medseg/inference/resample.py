@@ -85,7 +85,7 @@ def taps(
 
     `align_corners` matters to Padding.REFLECTION alone: about voxel centres if true, else about outer edges.
     """
-    place = _inside(coordinates, old, pad, align_corners)
+    place = brought_inside(coordinates, old, pad, align_corners)
     below = np.rint(place) if interpolation is Interpolation.NEAREST else np.floor(place)
     # A whole number missed by rounding error would need the plane after it: take it as whole.
     near = np.rint(place)
@@ -148,7 +148,7 @@ def axis_taps(
     return along(0), along(1), along(2)
 
 
-def _inside(place: Vector, size: int, pad: Padding, align_corners: bool) -> Vector:
+def brought_inside(place: Vector, size: int, pad: Padding, align_corners: bool) -> Vector:
     """Coordinates brought back into an axis of `size` voxels; left as they are for zeros outside."""
     if pad is Padding.ZEROS:
         return place
@@ -277,7 +277,7 @@ def resample_plane(
     at_i = np.arange(columns)[None, :, None] * matrix[:3, 2]
     place = at_j + at_i + (matrix[:3, 0] * k + matrix[:3, 3])  # (rows, columns, 3): old index (k, j, i)
     for axis, size in enumerate((depth, *slab.shape[2:])):
-        place[..., axis] = _inside(place[..., axis], size, pad, align_corners)
+        place[..., axis] = brought_inside(place[..., axis], size, pad, align_corners)
     place[..., 0] -= first
     scaled = (2.0 * place + 1.0) / np.array(slab.shape[1:]) - 1.0  # grid_sample's units with align_corners=False
     grid = torch.from_numpy(scaled[None, None, :, :, ::-1].astype(np.float32)).to(slab.device)

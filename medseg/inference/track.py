@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from medseg.inference.prepare import Course, course
 from medseg.inference.resample import InPlane, Taps, axis_taps
 from medseg.inference.restore import Parallel, way_back
 from medseg.inference.windows import Layout, layout
+from medseg.inference.zeros import Sampler
 
 MANY: Final = 1 << 13  # slices: stands for a number that is not known
 _OFF_NORMAL_PIXELS: Final = 0.01  # what moves no voxel by more is no slant, as in `grid.parallel`
@@ -87,14 +88,19 @@ def lay(stack: Stack, recipe: Recipe) -> Track | str:
     track = _along(stack.slices)
     if track is None:
         return "slices that lie aslant are resampled as a whole"
+    if recipe.zeros_matter:  # to the last bit, so that the grid is the one that MONAI reads
+        track = replace(track, affine=stack.affine)
     axes = course(track.affine, stack.shape, recipe).frame.axes
     if axes.flipped[axes.model_axis(0)]:
         if not _oriented_first(recipe):
             return "the recipe turns slices round after it has resampled them"
-        track = _along(stack.slices[::-1])
+        if recipe.zeros_matter:
+            track = replace(track.turned(len(stack.slices)), count=None)
+        else:
+            track = _along(stack.slices[::-1])
         assert track is not None
     how = course(track.affine, stack.shape, recipe).resampling
-    if how is not None and not parallel(how.old, how.new):
+    if how is not None and not (parallel(how.old, how.new) and parallel(how.new, how.old)):
         return "slices that lie aslant are resampled as a whole"
     roi = list(recipe.window.roi)
     if len(roi) == 2:
@@ -161,22 +167,32 @@ def _on_grid(places: Vector) -> bool:
     return bool(np.abs(places - np.arange(len(places))).max() <= _ON_GRID)
 
 
+There: TypeAlias = tuple[Taps, InPlane] | Sampler | None
+
+
 @dataclass(frozen=True, eq=False)
 class Plan:
     """Everything that is to be done with the slices of a track, where there are `count` of them.
 
-    there: to the model's grid along k, and in the plane; None where that is the source's grid. back: from there.
+    there: to the model's grid along k, and in the plane, or as MONAI's zeros ask for; None where that is the source's
+        grid. back: from there.
     """
 
     count: int
     course: Course
-    there: tuple[Taps, InPlane] | None
+    there: There
     back: Parallel
     where: Layout
 
     def needed(self, prepared: int) -> int:
         """How many slices the first `prepared` slices of the model's grid are made of."""
-        return prepared if self.there is None else int(self.there[0].upper[prepared - 1]) + 1
+        match self.there:
+            case None:
+                return prepared
+            case Sampler():  # its coordinates depend on the number of slices
+                return self.count
+            case slices, _:
+                return int(slices.upper[prepared - 1]) + 1
 
     def agrees(self, other: Plan, *, prepared: int, restored: int) -> bool:
         """Whether the first `prepared` slices and the windows over them are those of another plan, for fewer slices,
@@ -192,7 +208,12 @@ class Plan:
 
     def mirrored(self) -> Plan:
         """The same for slices that come from the other end."""
-        there = None if self.there is None else (self.there[0].reversed(), self.there[1])
+        there = self.there
+        match there:
+            case Sampler():
+                there = there.reversed()
+            case slices, in_plane:
+                there = slices.reversed(), in_plane
         back = replace(self.back, slices=self.back.slices.reversed())
         return replace(self, there=there, back=back, where=self.where.mirrored())
 
@@ -202,8 +223,9 @@ def plan(track: Track, count: int, recipe: Recipe) -> Plan:
     if track.count is not None:
         return plan(track.straight(count), count, recipe).mirrored()
     way = course(track.affine, (count, *track.shape), recipe)
-    how, there = way.resampling, None
-    if how is not None:
+    how = way.resampling
+    there: There = Sampler.between(how.old, how.new, how.step) if how is not None and recipe.zeros_matter else None
+    if how is not None and there is None:
         step = how.step
         k, j, i = axis_taps(how.old, how.new, step.interpolation, step.padding, align_corners=step.align_corners)
         there = k, InPlane.of(j, i)
@@ -212,8 +234,10 @@ def plan(track: Track, count: int, recipe: Recipe) -> Plan:
     return Plan(count, way, there, back, layout(way.frame.stored_shape, way.frame.axes, recipe.window))
 
 
-def _same_way(a: tuple[Taps, InPlane] | None, b: tuple[Taps, InPlane] | None, count: int) -> bool:
-    if a is None or b is None:
+def _same_way(a: There, b: There, count: int) -> bool:
+    if isinstance(a, Sampler) and isinstance(b, Sampler):
+        return a.same(b)
+    if not isinstance(a, tuple) or not isinstance(b, tuple):
         return a is b
     return a[0].begins_like(b[0], count) and _equal(a[1].rows, b[1].rows) and _equal(a[1].columns, b[1].columns)
 

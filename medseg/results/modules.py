@@ -131,6 +131,7 @@ class Provenance:
     made_at: goes into ContentDate and ContentTime; never into a UID.
     research_use: mark the objects as not for diagnosis (ContentQualification RESEARCH, PS3.3 C.8.13.2.1.1).
     predecessor: what this result takes the place of, because images came late or were corrected.
+    weights: the file that was loaded, within the bundle.
     """
 
     key: ResultKey
@@ -140,6 +141,7 @@ class Provenance:
     made_at: datetime
     research_use: bool = True
     predecessor: Predecessor | None = None
+    weights: str = ""
 
     @classmethod
     def of(
@@ -153,7 +155,8 @@ class Provenance:
     ) -> Provenance:
         """What `bundle` makes under `key`; a bundle for research only stays marked as such."""
         research_use = research_use or bundle.research_only
-        return cls(key, bundle.name, bundle.version, bundle.digest, made_at, research_use, predecessor)
+        weights = bundle.weights.relative_to(bundle.path).as_posix()
+        return cls(key, bundle.name, bundle.version, bundle.digest, made_at, research_use, predecessor, weights)
 
     def description(self, kind: str) -> str:
         """A SeriesDescription (LO, 64 characters) such as "AI hippocampus SEG, updated (research use)"."""

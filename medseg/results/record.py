@@ -52,6 +52,7 @@ def result_record(
         "result_key": provenance.key.digest,
         "sop_instance_uids": uids,
         "bundle_digest": provenance.bundle_digest,
+        "weights": provenance.weights,
         "phase": result.stack.phase,
     }
 

@@ -87,7 +87,8 @@ def train(
     cases, _ = split(find_cases(data), plan.held_out)
     if not cases:
         raise NoCases(data, "to train with")
-    if (out / WEIGHTS).exists() and not overwrite:
+    weights = out / bundle.weights.relative_to(bundle.path).with_suffix(".safetensors")
+    if weights.exists() and not overwrite:
         raise OutputExists(out)
     checkpoint = prepare_folder(bundle.path, out)
     if not resume:
@@ -105,7 +106,7 @@ def train(
         on_step=on_step,
         cancelled=cancelled,
     )
-    write_weights(trained.network, out / WEIGHTS)
+    write_weights(trained.network, weights)
     record = TrainingRecord(
         bundle=f"{bundle.name} {bundle.version}",
         seed=plan.seed,
@@ -114,7 +115,7 @@ def train(
         held_out=plan.held_out,
         data_sha256=data_sha256,
         plan_sha256=plan_sha256,
-        weights_sha256=hashlib.sha256((out / WEIGHTS).read_bytes()).hexdigest(),
+        weights_sha256=hashlib.sha256(weights.read_bytes()).hexdigest(),
         final_loss=round(trained.loss, 6),
         wall_s=round(trained.wall_s, 1),
         cpu_s=round(trained.cpu_s, 1),
