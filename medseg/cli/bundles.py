@@ -41,7 +41,18 @@ def inspect(name: Named, as_json: AsJson = False) -> None:
         console.show_json(record)
         return
     console.show(f"{record['name']} {record['version']}: {record['description']}")
-    for key in ("licence", "research_only", "digest", "weights", "network", "inputs", "precisions", "expects", "postprocess"):
+    shown = (
+        "licence",
+        "research_only",
+        "digest",
+        "weights",
+        "network",
+        "inputs",
+        "precisions",
+        "expects",
+        "postprocess",
+    )
+    for key in shown:
         console.show(f"  {key.replace('_', ' ')}: {_words(record[key])}")
     for step in record["steps"]:
         console.show(f"  step: {step}")
