@@ -75,7 +75,7 @@ def find_weights(
 def _usual(bundle: str, root: Path, trained: bool) -> Weights:
     files = [inside(bundle, root, file) for file in USUAL if _there(root, file)]
     if files:
-        return Weights(*files)
+        return Weights(files[0], files[1] if len(files) > 1 else None)
     if not trained:
         return Weights(root / USUAL[0])
     if (root / "models/model.ts").exists():
