@@ -44,6 +44,8 @@ def parse(text: str) -> tuple[dict[str, Any], dict[Key, int]]:
         place = _PLACE_IN_ERROR.search(str(error))
         line = place and place[1]
         raise NotToml(_PLACE_IN_ERROR.sub("", str(error)), int(line) if line else None) from error
+    except RecursionError as error:
+        raise NotToml("tables or lists lie too deep inside each other", None) from error
     lines: dict[Key, int] = {}
     for key, number in _lines(text.replace("\r\n", "\n")):
         lines.setdefault(key, number)

@@ -288,6 +288,12 @@ def test_what_is_not_toml_has_a_line(text: str, line: int | None) -> None:
     assert line is None or found.line == line
 
 
+def test_what_lies_too_deep_is_refused_in_words() -> None:
+    deep = "[[rule]]\nwhen = " + "{ not = " * 5000 + "{}" + " }" * 5000
+    assert "too deep" in problem(deep).message
+    assert "too deep" in problem("x = " + "[" * 5000 + "]" * 5000).message
+
+
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(InvalidSettings, match="No such file"):
         load_settings(tmp_path / "absent.toml")
