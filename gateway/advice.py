@@ -17,6 +17,8 @@ JOB_CODES = {
     "crashed": "look for the worker's error in the log",
     "error": "look for the worker's error in the log",
     "hung": "see what else the machine does, or choose a bundle with less to compute",
+    "less_complete": "send what is missing; or let the result lack it",
+    "no_identity": "send an image of that patient again, or merge to another patient",
     "invalid_bundle": "mend the bundle: `medseg bundles verify` says what is wrong",
     "ledger_unavailable": _SPOOL,
     "no_device": "see why the GPU is away",
@@ -52,8 +54,20 @@ DELIVERY_CODES = {
 }
 
 
-def for_series(row: Row[Any]) -> str:
-    """What to do about a series; empty where nothing is."""
+def for_conflict(row: Row[Any]) -> str:
+    """What to do about a study with images of several patients; empty where that is settled."""
+    if row.state != "open":
+        return ""
+    return (
+        f"`medseg studies show {row.study_uid}` tells whose the images say they are; wait for the rest of a "
+        "correction, or settle it: `medseg studies merge` or `medseg studies split`"
+    )
+
+
+def for_series(row: Row[Any], *, stopped: bool = False) -> str:
+    """What to do about a series; empty where nothing is. stopped: its study has images of several patients."""
+    if row.state == "held" and stopped:
+        return f"settle whose the images are: `medseg studies show {row.study_uid}`"
     return "send what is missing; after a quiet time it is taken as it is" if row.state == "held" else ""
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-from gateway import moves
-from gateway.decide import facts, rules
+from gateway import moves, patients
+from gateway.decide import facts, rules, settle
 from gateway.decide.facts import ImageFacts
 from gateway.decide.jobs import begun_for, job_for
 from gateway.decide.rules import SeriesFacts
@@ -26,6 +26,7 @@ from medseg.dicom.instance import Instance
 logger = logging.getLogger(__name__)
 
 LATE = "came later than late_s after the last decision"
+TWO_PATIENTS = "the images of its study name two patients (medseg studies)"
 RESTORED = "what had been lost was sent again"
 LACKING = "{} of its images were deleted by retention ([retain] inputs_s) before this came: send the whole series again"
 
@@ -53,6 +54,7 @@ class Director:
         self._known: dict[tuple[str, str], tuple[Sequence[ImageFacts], SeriesFacts | None]] = {}
         self._held: dict[tuple[str, str], int] = {}
         self._begun: dict[tuple[str, str], NewJob | None] = {}
+        self._stopped: set[str] = set()  # studies with images of two patients
 
     def step(self, now_s: float, wall_s: float) -> None:
         """Look at what is new, and carry out what is due.
@@ -65,6 +67,8 @@ class Director:
             self._known.clear()
         with self._ledger.read() as db:
             self._watch.look(db, now_s, wall_s)
+            stopped = {row.study_uid: patients.whose(db, row.study_uid) for row in patients.open_conflicts(db)}
+        self._tell_patients(stopped, wall_s)
         for study_uid, series_uid in self._watch.restored:
             revision = self._watch.revisions[study_uid, series_uid]
             whole = study_uid, series_uid, revision, RESTORED, wall_s
@@ -195,9 +199,25 @@ class Director:
             self._hold(study_uid, series_uid, LACKING.format(gone))
         return gone > 0
 
+    def _tell_patients(self, stopped: dict[str, list[str]], wall_s: float) -> None:
+        """Say once that a study has images of two patients, and let go on those whose images all say the same again.
+
+        stopped: studies, with whom their images name.
+        """
+        for study_uid in stopped.keys() - self._stopped:
+            told = {"event": "patient.conflict", "study": study_uid}
+            logger.error("study %s has images of two patients: nothing is made of it", study_uid, extra=told)
+        alike = {study_uid for study_uid, said in stopped.items() if len(patients.groups(said)) <= 1}
+        for study_uid in alike:
+            self._ledger.write(lambda db, study_uid=study_uid: settle.close(db, study_uid, wall_s))  # type: ignore[misc]
+        self._stopped = stopped.keys() - alike
+
     def _carry_out(self, study_uid: str, verdict: _Verdict, now_s: float, wall_s: float) -> None:
         """Unless something came meanwhile: then the next look sees it."""
         series_uid = verdict.series_uid
+        if verdict.rule is not None and study_uid in self._stopped:
+            self._hold(study_uid, series_uid, TWO_PATIENTS)
+            return
         if verdict.rule is not None and self._lacks_images(study_uid, series_uid):
             return
         revision = self._watch.revisions[study_uid, series_uid]

@@ -70,7 +70,8 @@ def lost_instances(db: Connection, of: Row[Any]) -> int:
 
 def first_instances(db: Connection, study_uid: str, series_uid: str, last_id: int) -> Sequence[Row[Any]]:
     """The versions of the instances of a series up to one of them, in the order they first came."""
-    came = and_(_of(instance, study_uid, series_uid), instance.c.id <= last_id, instance.c.state != "missing")
+    told = instance.c.state.not_in(("missing", "pending", "copy"))
+    came = and_(_of(instance, study_uid, series_uid), instance.c.id <= last_id, told)
     return db.execute(select(instance).where(came).order_by(instance.c.id)).all()
 
 
@@ -90,7 +91,7 @@ def complete_series(
     at: float,
     passed_by: Mapping[str, int] | None = None,
 ) -> bool:
-    """All of a series is here; False where something came after that revision.
+    """All of a series is here; False where something came after that revision, or is still to be compared.
 
     passed_by: what of it is not segmented, and how many of it; None where that is known already.
     """
@@ -99,7 +100,9 @@ def complete_series(
     done |= {"taken_at": at, "taken_id": latest}
     if passed_by is not None:
         done["passed_by"] = json.dumps(dict(passed_by))
-    still = and_(_of(series, study_uid, series_uid), series.c.revision == revision, series.c.state != "complete")
+    pending = exists().where(_of(instance, study_uid, series_uid), instance.c.state == "pending")
+    same = and_(series.c.revision == revision, ~pending, series.c.state != "complete")
+    still = and_(_of(series, study_uid, series_uid), same)
     moved = db.execute(update(series).where(still).values(done)).rowcount == 1
     if moved:
         stages.series_complete(db, study_uid, series_uid)
@@ -193,6 +196,8 @@ def cancel_jobs(db: Connection, study_uid: str, series_uid: str, at: float, *, b
 
 LATER = "images came after the job was made: another job has them, or no rule wants them"
 CHANGED = "its series changed after the job was made: it is for the series as it is now"
+#: Why a job failed that makes a person's retry mean: without what is missing.
+ACCEPTED = ("images_lost", "less_complete")
 LOST = "{} of its images are lost: send them again, then run the job again; or run it again without them"
 
 
@@ -249,7 +254,15 @@ def retry_job(db: Connection, job_id: int, at: float) -> str:
     if (arriving and row.revision) or db.execute(select(exists().where(later))).scalar():
         return f"job {job_id} is not run again: another job has the images of its series, or will have them"
     then = {"state": "waiting"} if arriving else {"state": "queued", "revision": of.revision}
-    again = {"ready_at": at, "failures": 0, "tried_from": None, "finished_at": None, "error_code": None, "error": None}
+    again = {
+        "may_lack": int(row.error_code in ACCEPTED),
+        "ready_at": at,
+        "failures": 0,
+        "tried_from": None,
+        "finished_at": None,
+        "error_code": None,
+        "error": None,
+    }
     db.execute(update(job).where(job.c.id == job_id).values(**then, **again))
     return ""
 
@@ -295,13 +308,14 @@ class NewObject:
 
 @dataclass(frozen=True)
 class NewResult:
-    """What a job came to. facts: the records of `result.json`, one for each stack."""
+    """What a job came to. facts: the records of `result.json`, one for each stack. sources: what each was made of."""
 
     result_key: str
     bundle: str
     bundle_version: str
     facts: Sequence[Mapping[str, Any]]
     objects: tuple[NewObject, ...]
+    sources: Sequence[Mapping[str, Any]] = ()
 
 
 def has_result(db: Connection, result_key: str) -> bool:
@@ -351,6 +365,7 @@ def finish_job(db: Connection, claim: Claim, new: NewResult, destinations: Itera
         "bundle_version": new.bundle_version,
         "predecessor_id": None if before is None else before.id,
         "facts": json.dumps(list(new.facts)),
+        "sources": json.dumps(list(new.sources)),
         "created_at": now,
     }
     result_id = db.execute(insert(result).returning(result.c.id), facts).scalar_one()

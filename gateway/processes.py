@@ -46,6 +46,7 @@ from medseg.progress import Cancelled
 
 if TYPE_CHECKING:
     from gateway.dimse.commitment import CommitmentReport
+    from gateway.receive.parts import Parts
     from gateway.receive.source import SpoolSource
 
 logger = logging.getLogger(__name__)
@@ -119,6 +120,7 @@ def _take_report(ledger: Ledger, live: Live, report: CommitmentReport) -> None:
 def director(live: Live, stop: threading.Event) -> None:
     from gateway.director import Director
     from gateway.keep.retention import Retention
+    from gateway.receive.comparison import Comparison
     from gateway.receive.inquiry import Inquiry
 
     spool = live.now.gateway.spool
@@ -126,6 +128,7 @@ def director(live: Live, stop: threading.Event) -> None:
         directs, retains = Director(ledger, spool, live.now), Retention(ledger, spool)
         inquiry = Inquiry(ledger, spool, live)
         threading.Thread(target=inquiry.run, args=(stop,), name="inquiry", daemon=True).start()
+        threading.Thread(target=Comparison(ledger, spool).run, args=(stop,), name="comparison", daemon=True).start()
         while not stop.wait(LOOK_S):
             settings = directs.settings = live.now
             directs.step(time.monotonic(), time.time())
@@ -169,6 +172,11 @@ class Desk:
 
         spool = self._live.now.gateway.spool
         return read_series(self._ledger, spool, job.study_uid, job.series_uid, job.revision, cancelled)
+
+    def parted(self, series: Series, cancelled: Cancelled) -> Parts | None:
+        from gateway.receive.parts import parted
+
+        return parted(self._ledger, self._live.now.gateway.spool, series, cancelled)
 
     def follow(self, job: Row[Any], cancelled: Cancelled) -> SpoolSource:
         from gateway.receive.source import SpoolSource

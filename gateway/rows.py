@@ -30,9 +30,9 @@ from sqlalchemy import (
     update,
 )
 
-from gateway import stages, tallies
+from gateway import patients, stages, tallies
 from gateway.prepared import UPSERT, Prepared
-from gateway.tables import association, delivery, doomed, event, instance, job, result_object, series
+from gateway.tables import association, delivery, doomed, event, instance, job, result, result_object, series
 from medseg.errors import MedsegError
 
 COUNTING = ("current", "conflict")
@@ -43,7 +43,7 @@ class Filed(StrEnum):
 
     NEW = "new"
     DUPLICATE = "duplicate"  # these very bytes are there already: the new file is not needed
-    CONFLICT = "conflict"  # other bytes under the same UIDs: both are kept, the later one counts
+    CONFLICT = "conflict"  # other bytes under the same UIDs: both are kept; the later one counts if its image differs
     RESTORED = "restored"  # these very bytes were there, and their file was lost or deleted by retention
 
 
@@ -51,6 +51,7 @@ class Filed(StrEnum):
 class StoredInstance:
     """An instance whose file is in the spool.
 
+    patient: whom an image names (`gateway.patients.key`); None for what is no image.
     path: of the file, relative to the spool.
     offset_bytes, size_bytes, sha256: of the data set, in the file and as sent.
     association_id: None for a file that was adopted at start.
@@ -69,6 +70,7 @@ class StoredInstance:
     association_id: str | None
     priority: int
     received_at: float
+    patient: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +147,12 @@ def file_instance(db: Connection, new: StoredInstance) -> Filed:
     """Take an instance into the ledger, once per content.
 
     Of several versions under the same study, series and SOP Instance UID the one first seen last counts, whatever is
-    sent again afterwards; each of them is kept, and the conflict told.
+    sent again afterwards; each of them is kept, and the conflict told. Other bytes of an image that names the same
+    patient count from when they were compared (`take_version`, `keep_copy`).
     """
     filed = _file(db, new)
+    if filed is not Filed.DUPLICATE and new.patient:
+        patients.note(db, new.study_uid, new.patient, new.calling_ae, new.received_at)
     tallies.add(db, (*tallies.INSTANCES.plus(outcome=filed), *tallies.RECEIVED_BYTES.plus(new.size_bytes)))
     return filed
 
@@ -174,11 +179,37 @@ def _file(db: Connection, new: StoredInstance) -> Filed:
         db.execute(update(instance).where(instance.c.id == known.id).values(found_again))
         _add_to_series(db, new, more=0 if counting else 1, changed=not counting)
         return Filed.RESTORED
-    db.execute(update(instance).where(_same_uids(new), instance.c.state.in_(COUNTING)).values(state="superseded"))
-    db.execute(insert(instance), facts | {"state": "conflict"})
-    _add_to_series(db, new, more=0, changed=True)
-    record(db, "instance.conflict", new.received_at, new, {"versions": len(versions) + 1, "sha256": new.sha256})
+    to_be_compared = any(one.deleted_at is None and patients.adds_nothing(one.patient, new.patient) for one in versions)
+    mine = db.execute(insert(instance).returning(instance.c.id), facts | {"state": "pending"}).scalar_one()
+    if to_be_compared:
+        _add_to_series(db, new, more=0, changed=False)
+    else:
+        take_version(db, mine, new.received_at)
     return Filed.CONFLICT
+
+
+def take_version(db: Connection, instance_id: int, at: float) -> bool:
+    """A pending version of an instance counts from now on, and the others do not. False where it is not pending."""
+    new = db.execute(select(instance).where(instance.c.id == instance_id, instance.c.state == "pending")).one_or_none()
+    if new is None:
+        return False
+    db.execute(update(instance).where(_same_uids(new), instance.c.state.in_(COUNTING)).values(state="superseded"))
+    db.execute(update(instance).where(instance.c.id == instance_id).values(state="conflict"))
+    versions = db.execute(select(func.count()).select_from(instance).where(_same_uids(new))).scalar_one()
+    _add_to_series(db, new, more=0, changed=True)
+    record(db, "instance.conflict", at, new, {"versions": versions, "sha256": new.sha256})
+    return True
+
+
+def keep_copy(db: Connection, instance_id: int, at: float, why: str) -> bool:
+    """A pending version of an instance holds nothing that counts. False where it is not pending."""
+    mine = and_(instance.c.id == instance_id, instance.c.state == "pending")
+    new = db.execute(select(instance).where(mine)).one_or_none()
+    if new is None:
+        return False
+    db.execute(update(instance).where(mine).values(state="copy"))
+    record(db, "instance.copy", at, new, {"why": why, "sha256": new.sha256})
+    return True
 
 
 def lose_instance(db: Connection, path: str, at: float) -> bool:
@@ -209,7 +240,7 @@ def names_file(db: Connection, path: str) -> bool:
     return bool(db.execute(select(exists().where(instance.c.path == path))).scalar())
 
 
-def _same_uids(new: StoredInstance) -> Any:
+def _same_uids(new: StoredInstance | Row[Any]) -> Any:
     return and_(
         instance.c.study_uid == new.study_uid,
         instance.c.series_uid == new.series_uid,
@@ -217,7 +248,7 @@ def _same_uids(new: StoredInstance) -> Any:
     )
 
 
-def _add_to_series(db: Connection, new: StoredInstance, *, more: int, changed: bool) -> None:
+def _add_to_series(db: Connection, new: StoredInstance | Row[Any], *, more: int, changed: bool) -> None:
     facts = {"study_uid": new.study_uid, "series_uid": new.series_uid, "at": new.received_at}
     _ADD_TO_SERIES.execute_all(db, [facts | {"more": more, "changed": int(changed)}])
 
@@ -258,7 +289,7 @@ def _claimable(now: float) -> Any:
     its = and_(series.c.study_uid == job.c.study_uid, series.c.series_uid == job.c.series_uid)
     decided = exists().where(its, series.c.state == "complete").correlate(job)
     free = or_(ready, and_(job.c.state == "running", job.c.lease_until < now))
-    return and_(free, or_(job.c.revision == 0, decided))
+    return and_(free, or_(job.c.revision == 0, decided), ~patients.stopped(job.c.study_uid).correlate(job))
 
 
 def awaited(db: Connection, now: float, *, arriving: bool) -> bool:
@@ -271,7 +302,10 @@ def claim_delivery(db: Connection, destination: str, owner: str, now: float, unt
     """Take the delivery to `destination` that waits longest. What refers to a segmentation does not overtake it."""
     ready = and_(delivery.c.state == "queued", delivery.c.ready_at <= now)
     dropped = and_(delivery.c.state == "sending", delivery.c.lease_until < now)
-    mine = and_(delivery.c.destination == destination, or_(ready, dropped), ~_segmentation_pends(owner, now))
+    its = select(result.c.study_uid).join(result_object, result_object.c.result_id == result.c.id)
+    study_uid = its.where(result_object.c.id == delivery.c.object_id).correlate(delivery).scalar_subquery()
+    free = and_(~_segmentation_pends(owner, now), ~patients.stopped(study_uid).correlate(delivery))
+    mine = and_(delivery.c.destination == destination, or_(ready, dropped), free)
     first = select(delivery.c.id).where(mine).order_by(delivery.c.ready_at, delivery.c.id)
     tried_from = case((delivery.c.tried_from.is_(None), now), else_=delivery.c.tried_from)
     lease = {"state": "sending", "lease_owner": owner, "lease_until": until, "tried_from": tried_from}

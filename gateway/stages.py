@@ -92,7 +92,8 @@ def _of_delivery(delivery_id: int) -> Any:
 
 def _last_image_at(db: Connection, of: Row[Any]) -> float | None:
     """When the last image that a job is about came: each version that came made a new revision of its series."""
-    came = select(instance.c.received_at).where(_of(instance, of.study_uid, of.series_uid))
+    version = instance.c.state.not_in(("pending", "copy"))
+    came = select(instance.c.received_at).where(_of(instance, of.study_uid, of.series_uid), version)
     first = came.order_by(instance.c.id).limit(of.revision).subquery()
     return db.execute(select(func.max(first.c.received_at))).scalar()
 

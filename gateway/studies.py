@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, func, select
 
-from gateway import advice, tables
+from gateway import advice, patients, tables
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,34 @@ class Series:
 
 
 @dataclass(frozen=True)
+class Patient:
+    """A patient whom images of a study name, by a letter: who sent the first of them, when, and how many count."""
+
+    letter: str
+    calling_ae: str
+    first_at: float
+    instances: int
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """Images of several patients in a study. state: open (work on it is stopped), or how it was settled. merged_to: the
+    letter of the patient whose all images are."""
+
+    state: str
+    since_at: float
+    settled_at: float | None
+    merged_to: str | None
+    patients: tuple[Patient, ...]
+    next_step: str
+
+
+@dataclass(frozen=True)
 class Study:
-    """A study, its series in the order they came. heard_at: when anything came, also what had come before."""
+    """A study, its series in the order they came. heard_at: when anything came, also what had come before.
+
+    conflict: None where its images never named several patients.
+    """
 
     study_uid: str
     received: int
@@ -118,6 +144,7 @@ class Study:
     last_at: float
     heard_at: float
     series: tuple[Series, ...]
+    conflict: Conflict | None = None
 
 
 def latest(db: Connection, limit: int, before: float | None = None) -> tuple[Study, ...]:
@@ -137,9 +164,10 @@ def study(db: Connection, study_uid: str) -> Study | None:
 
 def _read(db: Connection, study_uids: Sequence[str]) -> tuple[Study, ...]:
     passed_over = _passed_over(db, study_uids)
-    jobs = _jobs(db, study_uids)
+    jobs, conflicts = _jobs(db, study_uids), _conflicts(db, study_uids)
     last_image = _last_images(db, study_uids)
     heard_at: dict[str, float] = defaultdict(float)
+    stopped = {uid for uid, one in conflicts.items() if one.state == "open"}
     found: dict[str, list[Series]] = defaultdict(list)
     rows = select(tables.series).where(tables.series.c.study_uid.in_(study_uids))
     for row in db.execute(rows.order_by(tables.series.c.first_at, tables.series.c.series_uid)):
@@ -154,7 +182,7 @@ def _read(db: Connection, study_uids: Sequence[str]) -> tuple[Study, ...]:
             Series(
                 row.series_uid, row.instances, row.expected, row.state, row.first_at, last_at, row.complete_at,
                 row.complete_by, why, json.loads(row.passed_by),
-                advice.for_series(row) or advice.for_passed_over(code),
+                advice.for_series(row, stopped=row.study_uid in stopped) or advice.for_passed_over(code),
                 _between(row.first_at, last_at), _between(last_at, row.complete_at),
                 _between(last_at, _seg_stored_at(made)), made,
             )
@@ -167,6 +195,7 @@ def _read(db: Connection, study_uids: Sequence[str]) -> tuple[Study, ...]:
             max(one.last_at for one in found[uid]),
             heard_at[uid],
             tuple(found[uid]),
+            conflicts.get(uid),
         )
         for uid in study_uids
         if uid in found
@@ -177,7 +206,24 @@ def _last_images(db: Connection, study_uids: Sequence[str]) -> dict[tuple[str, s
     """When the last image of each series came for the first time."""
     of = tables.instance.c
     came = select(of.study_uid, of.series_uid, func.max(of.received_at)).where(of.study_uid.in_(study_uids))
+    came = came.where(of.state.not_in(("pending", "copy")))
     return {(study, series): at for study, series, at in db.execute(came.group_by(of.study_uid, of.series_uid))}
+
+
+def _conflicts(db: Connection, study_uids: Sequence[str]) -> dict[str, Conflict]:
+    conflict = tables.patient_conflict
+    found = {}
+    for row in db.execute(select(conflict).where(conflict.c.study_uid.in_(study_uids))).all():
+        letters = patients.letters(patients.known(db, row.study_uid))
+        found[row.study_uid] = Conflict(
+            row.state, row.since_at, row.settled_at, letters.get(row.winner),
+            tuple(
+                Patient(one.letter, one.calling_ae, one.first_at, one.instances)
+                for one in patients.described(db, row.study_uid)
+            ),
+            advice.for_conflict(row),
+        )  # fmt: skip
+    return found
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 
-from gateway.studies import Delivery, Job, Result, Series, Study
+from gateway.studies import Conflict, Delivery, Job, Result, Series, Study
 from gateway.telemetry import printable
 
 
@@ -32,8 +32,20 @@ def counted(things: Mapping[str, int]) -> str:
 def lines(study: Study) -> Iterator[str]:
     """A study with its series, jobs, results and deliveries."""
     yield printable(f"study {study.study_uid}: {study.received} instances, the last at {moment(study.last_at)} UTC")
+    if study.conflict is not None:
+        yield from map(printable, _indented(_conflict(study.conflict)))
     for series in study.series:
         yield from map(printable, _indented(_series(series)))
+
+
+def _conflict(conflict: Conflict) -> Iterator[str]:
+    """Whose the images of a study say they are: by letters, never by names."""
+    how = {"open": "work on it is stopped", "merged": f"merged to patient {conflict.merged_to}", "split": "split"}
+    yield f"images of {len(conflict.patients)} patients since {moment(conflict.since_at)} UTC: {how[conflict.state]}"
+    for one in conflict.patients:
+        sent = f"first sent by {one.calling_ae or 'unknown'} at {moment(one.first_at)} UTC"
+        yield f"  patient {one.letter}: {one.instances} images that count, {sent}"
+    yield from _next(conflict.next_step)
 
 
 def _series(series: Series) -> Iterator[str]:

@@ -1,11 +1,14 @@
 """The ledger's tables: everything the gateway knows that must outlive a power cut. Their rules stand in them.
 
     association 1──n instance n──1 series 1──n job 1──1 result 1──n result_object 1──n delivery    event  doomed
-    commitment 1──n commitment_item    count    refusal    tally
+    commitment 1──n commitment_item    count    refusal    tally    study_patient    patient_conflict
 
 - An instance is one version of an object's bytes. Of the versions under one study, series and SOP Instance UID exactly
-  one counts (`current`, or `conflict` where another version differs); the others are `superseded`. A row whose file is
-  gone is `missing` and counts for nothing.
+  one counts (`current`, or `conflict` where another version differs); the others are `superseded`. Other bytes of an
+  image are `pending` until they are compared, and a `copy` where they hold the same image. A row whose file is gone is
+  `missing` and counts for nothing.
+- A study is of one patient (`study_patient`); where its images name two, `patient_conflict` stops all work on it until
+  that is settled (`gateway.patients`).
 - A series gathers arrival facts. `revision` grows with every change of its counting instances, so that work begun on
   an older revision shows. What had come by its last decision is taken: `taken_id` is the latest instance of that.
 - A job is one bundle on one series. `attempt` grows with every claim and fences out whoever comes back late. While its
@@ -130,7 +133,8 @@ instance = Table(
     Column("received_at", Double, nullable=False),
     Column("state", Text, nullable=False),
     Column("deleted_at", Double),  # when retention deleted its file; what it is stays known
-    one_of("state", "current", "conflict", "superseded", "missing"),
+    Column("patient", Text),  # whom an image names, as a digest (`gateway.patients`); none for what is no image
+    one_of("state", "current", "conflict", "superseded", "missing", "pending", "copy"),
     CheckConstraint("size_bytes > 0 AND offset_bytes > 0 AND length(sha256) = 64", name="bytes"),
     ForeignKeyConstraint(["study_uid", "series_uid"], ["series.study_uid", "series.series_uid"], **DEFERRED),
     UniqueConstraint(
@@ -145,6 +149,29 @@ instance = Table(
         **where("state IN ('current', 'conflict')"),
     ),
     Index("ix_instance_sop_instance_uid", "sop_instance_uid"),
+    Index("ix_instance_pending", "study_uid", "series_uid", **where("state = 'pending'")),
+)
+
+study_patient = Table(
+    "study_patient",
+    metadata,
+    Column("study_uid", Text, primary_key=True),
+    Column("patient", Text, primary_key=True),  # a digest
+    Column("calling_ae", Text, nullable=False),  # who sent the first image that names them
+    Column("first_at", Double, nullable=False),
+)
+
+patient_conflict = Table(
+    "patient_conflict",
+    metadata,
+    Column("study_uid", Text, primary_key=True),
+    Column("state", Text, nullable=False),
+    Column("winner", Text),  # whose all images are, as a digest
+    Column("since_at", Double, nullable=False),
+    Column("settled_at", Double),
+    one_of("state", "open", "merged", "split"),
+    CheckConstraint("(state = 'open') = (settled_at IS NULL)", name="settled"),
+    CheckConstraint("(state = 'merged') = (winner IS NOT NULL)", name="winner"),
 )
 
 job = Table(
@@ -171,6 +198,9 @@ job = Table(
     Column("finished_at", Double),
     Column("error_code", Text),
     Column("error", Text),
+    Column(
+        "may_lack", Integer, nullable=False, server_default="0"
+    ),  # 1: a person lets it replace what is more complete
     one_of("mode", "on", "shadow"),
     one_of("state", "waiting", "held", "queued", "running", "done", "failed", "cancelled"),
     CheckConstraint("(state = 'running') = (lease_until IS NOT NULL)", name="lease"),
@@ -201,6 +231,7 @@ result = Table(
     Column("bundle_version", Text, nullable=False),
     Column("predecessor_id", Integer, ForeignKey("result.id"), unique=True),
     Column("facts", Text, nullable=False),  # JSON: volumes, flags, timings
+    Column("sources", Text, nullable=False, server_default="[]"),  # JSON: what each stack was made of
     Column("created_at", Double, nullable=False),
     CheckConstraint("predecessor_id <> id", name="predecessor"),
     Index(

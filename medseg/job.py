@@ -394,7 +394,7 @@ def run(
     *,
     settings: Settings,
     overwrite: bool = False,
-    predecessor: Predecessor | None = None,
+    predecessors: tuple[Predecessor, ...] = (),
     found: Found | None = None,
     digest: Digest = instance_digest,
     on_progress: Report = silent,
@@ -402,7 +402,7 @@ def run(
 ) -> Outcome:
     """Segment one stack and write its results into `out / job.folder`: all verified, or nothing at all.
 
-    predecessor: the result that this one takes the place of. found: what the stack was segmented to already
+    predecessors: the results that this one takes the place of. found: what the stack was segmented to already
     (`follow`). digest: of an instance of the stack.
 
     A folder that already holds the same result is left as it is. Raises InputError where DICOM is asked of a NIfTI
@@ -422,7 +422,7 @@ def run(
         with _staged(folder) as staging:
             if found is None:
                 found = _segmented(job, settings, on_progress, cancelled)
-            made = Provenance.of(job.bundle, key, datetime.now(), predecessor=predecessor)
+            made = Provenance.of(job.bundle, key, datetime.now(), predecessors=predecessors)
             record = _written(job, found, staging, folder, formats, made, cancelled)
     except MemoryError as error:
         raise OutOfMemory(

@@ -55,6 +55,7 @@ GATEWAY: tuple[tuple[str, ...], ...] = (
         "studies",
         "summary",
         "signals",
+        "patients",
     ),
     ("dimse",),
     ("receive", "decide", "work", "deliver", "keep"),
@@ -62,7 +63,7 @@ GATEWAY: tuple[tuple[str, ...], ...] = (
     ("processes", "notify"),
     ("service",),
     ("options",),
-    ("client_commands", "operator_commands", "checks", "demo", "reference"),
+    ("client_commands", "operator_commands", "study_commands", "checks", "demo", "reference"),
     ("commands",),
 )
 FLOORS = {"medseg": MEDSEG, "gateway": GATEWAY}
@@ -83,6 +84,7 @@ HOMES: dict[str, tuple[str, ...]] = {
         "gateway/commands",
         "gateway/client_commands",
         "gateway/operator_commands",
+        "gateway/study_commands",
         "gateway/options",
     ),
     "rich": ("medseg/cli",),
@@ -183,7 +185,13 @@ def messages(tree: ast.Module) -> Iterator[str]:
 
 def test_only_the_command_line_speaks_of_its_options() -> None:
     """What else is said may be shown by the gateway, which has settings instead (`medseg.cli.hints`)."""
-    commands = ("medseg/cli/", "gateway/commands", "gateway/client_commands", "gateway/operator_commands")
+    commands = (
+        "medseg/cli/",
+        "gateway/commands",
+        "gateway/client_commands",
+        "gateway/operator_commands",
+        "gateway/study_commands",
+    )
     others = ("gateway/options", "gateway/demo", "gateway/reference", "medseg/bundle/template")  # commands, documents
     wrong = [
         (name, text)

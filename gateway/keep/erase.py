@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, delete, func, or_, select
 
-from gateway import signals
+from gateway import patients, signals
 from gateway.keep.doomed import doom, folder_of
 from gateway.tables import delivery, event, instance, job, result, result_object, series
 
@@ -63,6 +63,8 @@ def erase(db: Connection, study_uid: str, at: float, series_uid: str | None = No
     signals.forget(db, study_uid, series_uid)
     for table in (job, instance, series):
         db.execute(delete(table).where(_of(table, study_uid, series_uid)))
+    if not content(db, study_uid).series:
+        patients.forget(db, study_uid)
     return there
 
 

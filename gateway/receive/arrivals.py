@@ -71,8 +71,8 @@ class Series:
     request_ended: a STOW request that brought instances has ended, and nothing came since.
     corrected: instances of this generation that replaced others.
     fresh: something has come that was not taken. taken_s: when the generation before was.
-    late: how often something came after all that was here had been taken. pace_s: the longest pause before that, of
-        those up to LONGEST_PACE_S.
+    late: how often something came after all that was here had been taken. pace_s: the longest pause before a new image
+        that did, of those up to LONGEST_PACE_S.
     one_each: no association has brought more than one instance.
     """
 
@@ -198,9 +198,9 @@ def _arrived(arrivals: Arrivals, event: InstanceArrived, now_s: float) -> Arriva
 
 def _late(arrivals: Arrivals, event: InstanceArrived, series: Series, now_s: float) -> tuple[Arrivals, Series]:
     """An instance came after all that was here had been taken: a new generation, and what is learned from its pause."""
-    pause_s = now_s - series.last_s
-    pace_s = max(series.pace_s, pause_s) if pause_s <= LONGEST_PACE_S else series.pace_s
-    if series.one_each and event.sop_instance_uid not in series.images:
+    pause_s, corrects = now_s - series.last_s, event.sop_instance_uid in series.images
+    pace_s = series.pace_s if corrects or pause_s > LONGEST_PACE_S else max(series.pace_s, pause_s)
+    if series.one_each and not corrects:
         longest_s = max(arrivals.paces_s.get(event.sender, 0.0), pace_s)
         arrivals = replace(arrivals, paces_s={**arrivals.paces_s, event.sender: longest_s})
     series = replace(

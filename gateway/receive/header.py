@@ -1,23 +1,29 @@
 """Who an instance is, read from the first bytes of its data set without decoding the rest.
 
 Elements of a data set stand in order of their tags (PS3.5 7.1), so the UIDs that make a path are near the front:
-(0008,0016) (0008,0018) (0020,000D) (0020,000E). The walk skips values by their lengths and reads nothing else; where
-senders keep another order it goes on to the end.
+(0008,0016) (0008,0018) (0020,000D) (0020,000E), and before these whose it is: (0010,0020) (0010,0021). The walk skips
+values by their lengths and reads nothing else; where senders keep another order it goes on to the end.
 """
 
 from __future__ import annotations
 
 import struct
+import warnings
 import zlib
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
+from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
+
+from gateway import patients
 
 SOP_CLASS_UID, SOP_INSTANCE_UID = 0x00080016, 0x00080018
 STUDY_INSTANCE_UID, SERIES_INSTANCE_UID = 0x0020000D, 0x0020000E
+CHARACTER_SET, PATIENT_ID, ISSUER_OF_PATIENT_ID = 0x00080005, 0x00100020, 0x00100021
 FILE_META_LENGTH, TRANSFER_SYNTAX_UID, SOURCE_AE_TITLE = 0x00020000, 0x00020010, 0x00020016
-WANTED = frozenset((SOP_CLASS_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID, SERIES_INSTANCE_UID))
+NEEDED = frozenset((SOP_CLASS_UID, SOP_INSTANCE_UID, PATIENT_ID, STUDY_INSTANCE_UID, SERIES_INSTANCE_UID))
+WANTED = NEEDED | {CHARACTER_SET, ISSUER_OF_PATIENT_ID}
 
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 UNDEFINED = 0xFFFFFFFF
@@ -39,12 +45,13 @@ class NotDicom(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The UIDs of a composite instance; empty where the data set has none."""
+    """The UIDs of a composite instance; empty where the data set has none. patient: `gateway.patients.key`."""
 
     sop_class_uid: str
     sop_instance_uid: str
     study_uid: str
     series_uid: str
+    patient: str = ""
 
 
 class FileMeta(NamedTuple):
@@ -84,13 +91,13 @@ def identify(data: Data, transfer_syntax_uid: str, *, whole: bool) -> Identity:
 
 
 def _identity(data: Data, encoding: _Encoding, whole: bool) -> Identity:
-    found: dict[int, str] = {}
+    found: dict[int, bytes] = {}
     position, size, beyond = 0, len(data), False
     try:
         while position < size:
             tag, vr, length, position = _element(data, position, encoding)
             beyond = beyond or tag > SERIES_INSTANCE_UID
-            if beyond and len(found) == len(WANTED):
+            if beyond and found.keys() >= NEEDED:
                 break
             if length == UNDEFINED:
                 position = _after_sequence(data, position, _IMPLICIT_LE if vr == b"UN" else encoding, 0)
@@ -98,7 +105,7 @@ def _identity(data: Data, encoding: _Encoding, whole: bool) -> Identity:
             if tag in WANTED:
                 if position + length > size:
                     raise NeedMore
-                found[tag] = _uid(bytes(data[position : position + length]))
+                found[tag] = bytes(data[position : position + length])
             position += length
         else:
             if not whole or (position > size and not beyond):
@@ -106,12 +113,28 @@ def _identity(data: Data, encoding: _Encoding, whole: bool) -> Identity:
     except (NeedMore, NotDicom, struct.error):
         if not (whole and beyond):  # else what is looked for is where it should be, or nowhere
             raise
+    character_set = found.get(CHARACTER_SET, b"")
+    patient, issuer = (_text(found.get(tag, b""), character_set) for tag in (PATIENT_ID, ISSUER_OF_PATIENT_ID))
     return Identity(
-        found.get(SOP_CLASS_UID, ""),
-        found.get(SOP_INSTANCE_UID, ""),
-        found.get(STUDY_INSTANCE_UID, ""),
-        found.get(SERIES_INSTANCE_UID, ""),
+        _uid(found.get(SOP_CLASS_UID, b"")),
+        _uid(found.get(SOP_INSTANCE_UID, b"")),
+        _uid(found.get(STUDY_INSTANCE_UID, b"")),
+        _uid(found.get(SERIES_INSTANCE_UID, b"")),
+        patients.key(patient, issuer),
     )
+
+
+def _text(value: bytes, character_set: bytes) -> str:
+    """A text in the character set that a data set names (PS3.3 C.12.1.1.2), leniently."""
+    if value.isascii() and b"\x1b" not in value:
+        return value.decode("ascii")
+    names = [name.strip() for name in _uid(character_set).split("\\")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what pydicom says of a wrong one quotes the text
+        try:
+            return decode_bytes(value, convert_encodings(names), {ord("\\")})
+        except (LookupError, ValueError):
+            return value.decode("latin-1")
 
 
 def _element(data: Data, position: int, encoding: _Encoding) -> tuple[int, bytes, int, int]:

@@ -27,6 +27,7 @@ from gateway.ledger import Ledger
 from gateway.receive.header import NotDicom, file_meta_of, identify
 from gateway.receive.spool import INCOMING, Spool, instance_path
 from gateway.rows import Filed, StoredInstance
+from medseg.dicom.classes import is_image_class
 
 logger = logging.getLogger(__name__)
 
@@ -130,6 +131,7 @@ def _read(spool: Spool, file: Path) -> StoredInstance:
         association_id=None,
         priority=0,
         received_at=file.stat().st_mtime,
+        patient=identity.patient if is_image_class(identity.sop_class_uid) else None,
     )
 
 

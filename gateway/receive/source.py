@@ -81,7 +81,7 @@ class SpoolSource:
                     given.add(one.path)
                     self._read.pop(one.sop_instance_uid, None)
                     self._series = None
-                    instance = self._image(one)
+                    instance = read_image(self._spool, one)
                     if instance is not None:
                         self._read[one.sop_instance_uid] = instance
                         yield instance
@@ -91,21 +91,6 @@ class SpoolSource:
             yield None
             time.sleep(max(looked_s + POLL_S - time.monotonic(), 0.0))
 
-    def _image(self, row: Row[Any]) -> Instance | None:
-        """An instance that may be segmented; None where it is none, or was sent so that it cannot be read."""
-        if row.sop_class_uid not in IMAGES:
-            return None
-        file = self._spool / row.path
-        try:
-            instance = read_instance(partial(file.open, "rb"), row.sop_instance_uid)
-        except UnreadableInstance as error:
-            if not _is_as_sent(file, row):
-                raise
-            told = {"event": "instance.unreadable", "sop_instance": row.sop_instance_uid}
-            logger.warning("left out of its series: %s", error, extra=told)
-            return None
-        return None if made_by_medseg(instance.header) or "Rows" not in instance.header else instance
-
     def __iter__(self) -> Iterator[Slice | None]:
         for instance in self.instances():
             if instance is None:
@@ -113,6 +98,22 @@ class SpoolSource:
                 continue
             with suppress(GeometryRefused):
                 yield from expand(instance)
+
+
+def read_image(spool: Path, row: Row[Any]) -> Instance | None:
+    """An instance that may be segmented; None where it is none, or was sent so that it cannot be read."""
+    if row.sop_class_uid not in IMAGES:
+        return None
+    file = spool / row.path
+    try:
+        instance = read_instance(partial(file.open, "rb"), row.sop_instance_uid)
+    except UnreadableInstance as error:
+        if not _is_as_sent(file, row):
+            raise
+        told = {"event": "instance.unreadable", "sop_instance": row.sop_instance_uid}
+        logger.warning("left out of its series: %s", error, extra=told)
+        return None
+    return None if made_by_medseg(instance.header) or "Rows" not in instance.header else instance
 
 
 def _is_as_sent(file: Path, row: Row[Any]) -> bool:

@@ -44,6 +44,7 @@ from gateway.receive.newfile import NewFile
 from gateway.rows import Filed, StoredInstance
 from gateway.settings import Limits
 from gateway.status import Status, StoreRefused
+from medseg.dicom.classes import is_image_class
 from medseg.errors import MedsegError
 
 logger = logging.getLogger(__name__)
@@ -317,9 +318,9 @@ class Reception:
         filed = self._spool.file(stored)
         logger.debug("instance %s", filed, extra={"event": "instance.filed", "sop_instance": identity.sop_instance_uid})
         if filed is Filed.CONFLICT:
-            logger.warning(
-                "instance received again with other content",
-                extra={"event": "instance.conflict", "sop_instance": identity.sop_instance_uid},
+            logger.info(
+                "instance received again with other bytes",
+                extra={"event": "instance.again", "sop_instance": identity.sop_instance_uid},
             )
 
     def discard(self) -> None:
@@ -373,4 +374,5 @@ class Reception:
             association_id=self._request.peer.id,
             priority=self._request.priority,
             received_at=time.time(),
+            patient=identity.patient if is_image_class(identity.sop_class_uid) else None,
         )

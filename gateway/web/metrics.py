@@ -25,7 +25,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway import census, heartbeat, tallies
+from gateway import census, heartbeat, patients, tallies
 from gateway.tallies import BOUNDS_S, COUNTS, LATENCIES, Observed
 from gateway.web.site import Site
 from medseg import __version__
@@ -81,6 +81,8 @@ def gauges(db: Connection, now: float) -> Iterator[Metric]:
     yield family
     dead = found["delivery"].get("dead", 0)
     yield GaugeMetricFamily("medseg_dead_letters", "Deliveries that only a person can set going again.", value=dead)
+    stopped = len(patients.open_conflicts(db))
+    yield GaugeMetricFamily("medseg_patient_conflicts", "Studies with images of two patients, stopped.", value=stopped)
     open_now = census.open_associations(db)
     yield GaugeMetricFamily("medseg_associations_open", "Associations of senders that are open.", value=open_now)
     help_text = "How long the oldest series arrives, job waits for a worker, delivery for its destination."

@@ -13,14 +13,15 @@ from pydicom.filereader import read_file_meta_info
 
 from gateway.files import sync
 from gateway.moves import NewObject, NewResult
+from gateway.work.coverage import Sources
 from medseg.bundle.bundle import Bundle
 from medseg.job import DICOM, Outcome
 
 RESULTS = "results"
 
 
-def freeze(outcomes: Sequence[Outcome], bundle: Bundle, spool: Path) -> NewResult:
-    """Sync what was written for each stack of a series, and describe it for the ledger.
+def freeze(outcomes: Sequence[Outcome], sources: Sequence[Sources], bundle: Bundle, spool: Path) -> NewResult:
+    """Sync what was written for each stack of a series, and describe it for the ledger. sources: of each.
 
     The key of one stack is the key of the result; that of several is made of all of theirs.
     """
@@ -37,7 +38,8 @@ def freeze(outcomes: Sequence[Outcome], bundle: Bundle, spool: Path) -> NewResul
         sync(folder)
     keys = [outcome.record["result_key"] for outcome in outcomes]
     whole = keys[0] if len(keys) == 1 else hashlib.sha256("\n".join(sorted(keys)).encode()).hexdigest()
-    return NewResult(whole, bundle.name, bundle.version, [dict(outcome.record) for outcome in outcomes], tuple(objects))
+    facts, made_of = [dict(outcome.record) for outcome in outcomes], [one.record() for one in sources]
+    return NewResult(whole, bundle.name, bundle.version, facts, tuple(objects), made_of)
 
 
 def _object(kind: str, file: Path, spool: Path) -> NewObject:

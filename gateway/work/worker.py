@@ -16,7 +16,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -24,16 +24,18 @@ from typing import Any, Protocol
 
 from sqlalchemy import Connection, Row
 
-from gateway import moves, retry, rows
+from gateway import moves, patients, retry, rows
 from gateway.ledger import Ledger
+from gateway.patients import Basis
 from gateway.retry import Effort
 from gateway.rows import Claim
 from gateway.settings import Rule
+from gateway.work.coverage import LessComplete, Sources, lacks, replaced
 from gateway.work.results import RESULTS, freeze
 from medseg.bundle.bundle import Bundle
 from medseg.bundle.catalog import find_bundle, installed
-from medseg.dicom.series import Series, SliceSource
-from medseg.dicom.sources import instance_digest
+from medseg.dicom.instance import Instance
+from medseg.dicom.series import Series, SliceSource, Stack
 from medseg.errors import DoesNotFit, Interrupted, MedsegError, UsageError
 from medseg.inference.segment import Settings
 from medseg.job import RECORD, Followed, Format, Job, Outcome, Plan, deciding, follow, plan, run
@@ -58,6 +60,18 @@ class Arriving(SliceSource, Protocol):
     def revision(self) -> int: ...
 
 
+class Parts(Protocol):
+    """A series by whose it is. series: with the key of the patient. basis: on which that holds."""
+
+    @property
+    def series(self) -> tuple[tuple[str, Series], ...]: ...
+
+    @property
+    def basis(self) -> Basis: ...
+
+    def digest(self, instance: Instance) -> str: ...
+
+
 class Desk(Protocol):
     """What the worker asks of the other rooms."""
 
@@ -71,6 +85,10 @@ class Desk(Protocol):
 
     def read(self, job: Row[Any], cancelled: Cancelled) -> Series | None:
         """The series of a job; None where it is not any more what the job was made for."""
+        ...
+
+    def parted(self, series: Series, cancelled: Cancelled) -> Parts | None:
+        """A series by whose it is; None where its study has images of two patients and nobody has settled that."""
         ...
 
     def follow(self, job: Row[Any], cancelled: Cancelled) -> Arriving:
@@ -121,12 +139,12 @@ class Lease:
                 logger.warning("lease not renewed: %s", error, extra={"event": "job.unrenewed", "job": self._claim.id})
 
     def _look(self, db: Connection, now: float) -> None:
-        """Give way to a job whose series is complete; if nothing comes of ours, to any."""
+        """Give way to a job whose series is complete; if nothing comes of ours, to any. Stop where our study is."""
         job = moves.job_under(db, self._claim)
         series = None if job is None else moves.series_row(db, job.study_uid, job.series_uid)
         if job is None or series is None or job.revision not in (0, series.revision):
             self.lost.set()
-        elif job.revision == 0 and rows.awaited(db, now, arriving=False):
+        elif patients.is_stopped(db, job.study_uid) or (job.revision == 0 and rows.awaited(db, now, arriving=False)):
             self.yields_until = now
         elif job.revision == 0 and now - series.last_at > SILENCE_S and rows.awaited(db, now, arriving=True):
             self.yields_until = WHEN_COMPLETE
@@ -194,27 +212,39 @@ class Worker:
         rule = self._desk.rule(job)
         settings = _settings(rule, retry.effort(job.error_code, job.failures))
         bundles, explicit = self._bundles_of(job.bundle), bool(job.bundle)
+        followed: Followed | None = None
         if job.revision:
             series, revision = self._desk.read(job, cancelled), job.revision
-            if series is None:
-                return self._keep(claim)
-            assume = rule.assume_frame_of_reference
-            planned = plan([series], bundles, explicit=explicit, assume_frame_of_reference=assume)
-            done = Followed(planned, None, instance_digest)
         else:
             source = self._desk.follow(job, cancelled)
-            done = follow(source, bundles, _put_off, explicit=explicit, settings=settings, cancelled=cancelled)
-            planned, revision = done.plan, source.revision
+            followed = follow(source, bundles, _put_off, explicit=explicit, settings=settings, cancelled=cancelled)
+            series, revision = source.series, source.revision
+        parts = None if series is None else self._desk.parted(series, cancelled)
+        if parts is None:
+            return self._keep(claim)
+        if followed is not None and [part for _, part in parts.series] == [series]:
+            done = followed
+        else:
+            assume, parted = rule.assume_frame_of_reference, [part for _, part in parts.series]
+            planned = plan(parted, bundles, explicit=explicit, assume_frame_of_reference=assume)
+            done = Followed(planned, None, parts.digest)
         lease.came.set()
-        if not planned.jobs:
-            raise _reason(planned)
+        if not done.plan.jobs:
+            raise _reason(done.plan)
+        sources = [Sources.of(one.stack, _patient_of(one.stack, parts)) for one in done.plan.jobs]
+        predecessors = self._predecessors(job, done.plan.jobs, sources)
         formats = frozenset(Format(kind) for kind in rule.results)
-        outcomes = [self._segment(job, one, done, formats, settings, cancelled) for one in planned.jobs]
-        result = freeze(outcomes, planned.jobs[0].bundle, self._spool)
+        outcomes = [
+            self._segment(one, done, formats, settings, before, cancelled)
+            for one, before in zip(done.plan.jobs, predecessors, strict=True)
+        ]
+        result = freeze(outcomes, sources, done.plan.jobs[0].bundle, self._spool)
 
         def finish(db: Connection) -> bool:
             mine = moves.job_under(db, claim)
             if mine is None or mine.revision != revision:
+                return False
+            if patients.basis(db, job.study_uid, job.series_uid) != parts.basis:  # it is another patient's by now
                 return False
             to = self._desk.destinations(db, job, rule) if job.mode == "on" else ()
             return moves.finish_job(db, claim, result, to, time.time())
@@ -240,11 +270,11 @@ class Worker:
 
     def _segment(
         self,
-        of: Row[Any],
         job: Job,
         done: Followed,
         formats: frozenset[Format],
         settings: Settings,
+        predecessors: tuple[Predecessor, ...],
         cancelled: Cancelled,
     ) -> Outcome:
         """A result in the folder named for its key.
@@ -263,21 +293,29 @@ class Worker:
             self._spool / RESULTS,
             formats,
             settings=settings,
-            predecessor=self._predecessor(of, job),
+            predecessors=predecessors,
             found=done.found,
             digest=done.digest,
             cancelled=cancelled,
         )
 
-    def _predecessor(self, of: Row[Any], job: Job) -> Predecessor | None:
-        """What the result of a stack takes the place of: that of the same phase of the same series."""
+    def _predecessors(
+        self, of: Row[Any], jobs: Sequence[Job], sources: Sequence[Sources]
+    ) -> list[tuple[Predecessor, ...]]:
+        """What each stack's result takes the place of. Raises LessComplete, unless a person has allowed that."""
         with self._ledger.read() as db:
-            before = moves.current_result(db, of.study_uid, of.series_uid, job.bundle.name)
-        for record in [] if before is None else json.loads(before.facts):
-            if record["phase"] == job.stack.phase:
-                outputs = record["outputs"]
-                return Predecessor(ResultKey(record["result_key"]), seg="seg" in outputs, sr="sr" in outputs)
-        return None
+            before = moves.current_result(db, of.study_uid, of.series_uid, jobs[0].bundle.name)
+        if before is None:
+            return [() for _ in jobs]
+        records = json.loads(before.facts)
+        known = [Sources.from_record(record) for record in json.loads(before.sources)]
+        if len(known) != len(records):  # made by a version of medseg that did not write down of what
+            numbers = [list(range(len(records))) for _ in jobs]
+        else:
+            if not of.may_lack and (why := lacks(known, sources)):
+                raise LessComplete(of.series_uid, why)
+            numbers = replaced(known, sources)
+        return [tuple(_predecessor(records[n]) for n in some) for some in numbers]
 
     def _is_filed(self, folder: str) -> bool:
         with self._ledger.read() as db:
@@ -295,6 +333,16 @@ def _reason(planned: Plan) -> MedsegError:
     errors = [one.error for one in planned.refused]
     ranks = UsageError, DoesNotFit, MedsegError
     return min(errors, key=lambda error: next(rank for rank, kind in enumerate(ranks) if isinstance(error, kind)))
+
+
+def _predecessor(record: Mapping[str, Any]) -> Predecessor:
+    outputs = record["outputs"]
+    return Predecessor(ResultKey(record["result_key"]), seg="seg" in outputs, sr="sr" in outputs)
+
+
+def _patient_of(stack: Stack, parts: Parts) -> str:
+    first = stack.slices[0].instance
+    return next(patient for patient, series in parts.series if any(one is first for one in series.instances))
 
 
 def _put_off(why: MedsegError) -> None:

@@ -63,13 +63,18 @@ def class_name(sop_class_uid: str) -> str:
     return uid.UID(sop_class_uid).name or "no SOP class"
 
 
+def is_image_class(sop_class_uid: str) -> bool:
+    """Whether objects of a SOP class may be images, as far as its UID tells."""
+    return sop_class_uid == _RT_IMAGE or not sop_class_uid.startswith(_NOT_IMAGES)
+
+
 def why_no_image(instance: Instance) -> str | None:
     """Why an instance holds no image at all, by its class; None where it may."""
     if is_directory(instance.header):
         return "a DICOMDIR: the files beside it were looked at instead"
     sop_class = uid.UID(instance.sop_class_uid)
     no_image = "Rows" not in instance.header and "Image Storage" not in sop_class.name
-    if (sop_class.startswith(_NOT_IMAGES) and sop_class != _RT_IMAGE) or no_image:
+    if not is_image_class(sop_class) or no_image:
         return f"{sop_class.name}: not an image to segment"
     return None
 

@@ -10,6 +10,7 @@ import logging
 import struct
 import unicodedata
 from collections.abc import Iterable
+from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -130,7 +131,7 @@ class Provenance:
     bundle_digest: SHA-256 (hex) of the bundle's configuration and weights.
     made_at: goes into ContentDate and ContentTime; never into a UID.
     research_use: mark the objects as not for diagnosis (ContentQualification RESEARCH, PS3.3 C.8.13.2.1.1).
-    predecessor: what this result takes the place of, because images came late or were corrected.
+    predecessors: what this result takes the place of, because images came late or were corrected.
     weights: the file that was loaded, within the bundle.
     """
 
@@ -140,7 +141,7 @@ class Provenance:
     bundle_digest: str
     made_at: datetime
     research_use: bool = True
-    predecessor: Predecessor | None = None
+    predecessors: tuple[Predecessor, ...] = ()
     weights: str = ""
 
     @classmethod
@@ -151,16 +152,16 @@ class Provenance:
         made_at: datetime,
         *,
         research_use: bool = True,
-        predecessor: Predecessor | None = None,
+        predecessors: tuple[Predecessor, ...] = (),
     ) -> Provenance:
         """What `bundle` makes under `key`; a bundle for research only stays marked as such."""
         research_use = research_use or bundle.research_only
         weights = bundle.weights.relative_to(bundle.path).as_posix()
-        return cls(key, bundle.name, bundle.version, bundle.digest, made_at, research_use, predecessor, weights)
+        return cls(key, bundle.name, bundle.version, bundle.digest, made_at, research_use, predecessors, weights)
 
     def description(self, kind: str) -> str:
         """A SeriesDescription (LO, 64 characters) such as "AI hippocampus SEG, updated (research use)"."""
-        ending = f" {kind}{', updated' if self.predecessor else ''}{' (research use)' if self.research_use else ''}"
+        ending = f" {kind}{', updated' if self.predecessors else ''}{' (research use)' if self.research_use else ''}"
         return f"AI {plain(self.bundle)}"[: 64 - len(ending)] + ending
 
     @property
@@ -272,6 +273,18 @@ def finish(dataset: Dataset, stack: Stack, provenance: Provenance) -> None:
     for keyword in _TYPE_2:
         if keyword not in dataset:
             setattr(dataset, keyword, "")
+
+
+def under_identity(header: Dataset, identity: Dataset) -> Dataset:
+    """A header with the patient and study of another one, in the character set of that."""
+    changed = deepcopy(header)
+    for keyword in _PATIENT_AND_STUDY:
+        copy_element(identity, changed, keyword)
+    if "SpecificCharacterSet" not in identity and "SpecificCharacterSet" in changed:
+        del changed.SpecificCharacterSet
+    implicit, little = changed.original_encoding
+    changed.set_original_encoding(implicit, little, identity.original_character_set)
+    return changed
 
 
 def copy_element(source: Dataset, target: Dataset, keyword: str) -> None:

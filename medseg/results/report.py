@@ -78,10 +78,13 @@ def write_report(path: Path, result: SegmentationResult, provenance: Provenance,
         is_verified=False,
     )
     report.CurrentRequestedProcedureEvidenceSequence = [_evidence(result, provenance, instances, with_seg=with_seg)]
-    before = provenance.predecessor
-    if before is not None and before.sr:  # PS3.3 C.17.2
-        document = (before.key.uid("sr.series"), [(Comprehensive3DSRStorage, before.key.uid("sr"))])
-        report.PredecessorDocumentsSequence = [_study_reference(result, [document])]
+    documents = [
+        (before.key.uid("sr.series"), [(Comprehensive3DSRStorage, before.key.uid("sr"))])
+        for before in provenance.predecessors
+        if before.sr
+    ]
+    if documents:  # PS3.3 C.17.2
+        report.PredecessorDocumentsSequence = [_study_reference(result, documents)]
     finish(report, stack, provenance)
     with replacing(path) as temporary:
         temporary.write_bytes(file_head(report))

@@ -162,17 +162,19 @@ class SegWriter:
         if "PositionReferenceIndicator" not in head:
             head.PositionReferenceIndicator = ""
         head.ReferencedSeriesSequence = [_referenced_series(stack)]
-        before = made.predecessor
-        if before is not None and before.seg:
-            named = instance_reference(SegmentationStorage, before.key.uid("seg"))
+        replaced = [before.key for before in made.predecessors if before.seg]
+        for key in replaced:
             series = series_reference(
-                before.key.uid("seg.series"),
-                [(SegmentationStorage, before.key.uid("seg"))],
+                key.uid("seg.series"),
+                [(SegmentationStorage, key.uid("seg"))],
                 keyword="ReferencedInstanceSequence",
             )
             head.ReferencedSeriesSequence.append(series)
-            named.PurposeOfReferenceCodeSequence = [REPLACED]
-            head.ReferencedImageSequence = [named]  # General Reference, PS3.3 C.12.4; a SEG is an image
+        if replaced:
+            named = [instance_reference(SegmentationStorage, key.uid("seg")) for key in replaced]
+            for one in named:
+                one.PurposeOfReferenceCodeSequence = [REPLACED]
+            head.ReferencedImageSequence = named  # General Reference, PS3.3 C.12.4; a SEG is an image
         organization = made.key.uid("seg.dimensions")
         head.DimensionOrganizationSequence[0].DimensionOrganizationUID = organization
         for index in head.DimensionIndexSequence:

@@ -137,7 +137,9 @@ def test_tables_that_are_numbered_anew_keep_what_is_in_them(tmp_path: Path) -> N
     engine.dispose()
     kept["delivery"] = [(*row, 0, None) for row in kept["delivery"]]  # no copies yet, under no other name
     with Ledger(url) as ledger, ledger.read() as db:
-        assert {name: db.execute(text(f"SELECT * FROM {name}")).all() for name in kept} == kept
+        for name, before in kept.items():  # what later versions added stands behind
+            after = db.execute(text(f"SELECT * FROM {name}")).all()
+            assert [row[: len(old)] for row, old in zip(after, before, strict=True)] == before
         assert db.execute(text("PRAGMA foreign_key_check")).all() == []
         assert db.execute(text("SELECT taken_at, taken_id FROM series")).all() == [(6.0, 2), (None, None)]
         assert compare_metadata(MigrationContext.configure(db), tables.metadata) == []

@@ -10,6 +10,7 @@ import threading
 
 from tests.gateway.faults.faulty import Faulty, phantom, store_all
 from tests.gateway.receiving import data_set_of, encode
+from tests.gateway.running import wait_for
 
 
 def test_case_06_duplicates(gateway: Faulty) -> None:
@@ -23,6 +24,7 @@ def test_case_06_duplicates(gateway: Faulty) -> None:
     elsewhere[0].SOPInstanceUID = series[0].SOPInstanceUID
     assert store_all(gateway.port, series) == [0] * 8
     assert store_all(gateway.port, [*series, corrected[3], series[3], elsewhere[0]]) == [0] * 11
+    wait_for("the comparison", lambda: all(row.state != "pending" for row in gateway.instances(series)))
     rows = gateway.instances(series)
     kept = {(row.sop_instance_uid, row.state): data_set_of(gateway.spool / row.path) for row in rows}
     wanted = {(one.SOPInstanceUID, "current"): encode(one) for one in series if one is not series[3]}

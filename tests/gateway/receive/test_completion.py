@@ -932,3 +932,14 @@ def test_a_count_ends_the_longer_wait() -> None:
     service.play(one_by_one(range(5), 6), until_s=24.5)
     events: list[Timed] = [(25.0, counted(5)), (27.5, counted(5))]
     assert service.play(events)[-1].reason is Reason.COUNT and service.jobs[-1].at_s == approx(27.5)
+
+
+def test_a_correction_is_no_pace() -> None:
+    other = {"what": image(3, digest="corrected")}
+    again: list[Timed] = [
+        (9.0, AssociationOpened("a2", "CT01")),
+        (9.1, arrived(3, "a2", **other)),
+        (9.1, AssociationReleased("a2")),
+    ]  # type: ignore[arg-type]
+    service = played([*sent(range(10)), *again])
+    assert [job.at_s for job in service.jobs] == [approx(4), approx(9.1 + 6)] and not service.arrivals.paces_s

@@ -17,6 +17,7 @@ from pydicom.uid import (
     JPEG2000Lossless,
 )
 
+from gateway import patients
 from gateway.receive.header import Identity, NeedMore, NotDicom, identify
 from tests.gateway.receiving import encode, make_ct
 
@@ -48,6 +49,7 @@ def identity_of(instance: Dataset) -> Identity:
         str(instance.SOPInstanceUID),
         str(instance.StudyInstanceUID),
         str(instance.SeriesInstanceUID),
+        patients.key(str(instance.PatientID)),
     )
 
 

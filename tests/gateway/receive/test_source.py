@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway import moves
+from gateway.receive.comparison import Comparison
 from gateway.receive.source import SpoolSource, read_series
 from medseg.errors import Interrupted
 from tests.gateway.spooling import Inbox, inbox, phantom
@@ -75,8 +76,9 @@ def test_a_corrected_instance_takes_the_place_of_the_first(tmp_path: Path) -> No
     with inbox(tmp_path) as box:
         series = phantom()
         box.send(series)
-        corrected = phantom(ImageComments="corrected")[2]
+        corrected = phantom(ImageComments="corrected", PatientName="Corrected^Name")[2]
         box.send([corrected])
+        assert Comparison(box.ledger, box.folder).step()
         complete(box, 7)
         source = source_of(box)
         assert len([one for one in source.instances() if one]) == 6

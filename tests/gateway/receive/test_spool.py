@@ -19,6 +19,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate
 from gateway.dimse.storing import Ending, Peer, StoreRequest
 from gateway.keep.doomed import sweep
 from gateway.ledger import Ledger, LedgerUnavailable
+from gateway.receive.comparison import Comparison
 from gateway.receive.reconcile import Reconciliation, reconcile
 from gateway.receive.spool import Spool, Watermark, folder_name
 from gateway.status import Status, StoreRefused, refusal
@@ -142,6 +143,8 @@ def test_duplicates_are_kept_once_and_conflicts_both(store: Receiver) -> None:
     for _ in range(2):
         for one in (instance, instance, other, elsewhere):
             put(store.spool, one)
+    while Comparison(store.ledger, store.spool.folder).step():
+        pass
     assert [row.state for row in store.rows()] == ["superseded", "conflict", "current"]
     assert sorted(map(data_set_of, store.files())) == sorted(map(encode, (instance, other, elsewhere)))
     assert [row.kind for row in store.rows("event")] == ["instance.conflict"]
@@ -209,6 +212,8 @@ def test_parallel_duplicates(tmp_path: Path) -> None:
             thread.join()
         assert statuses == [0] * 60
         assert sorted(map(data_set_of, receiver.files())) == sorted(versions)
+        while Comparison(receiver.ledger, receiver.spool.folder).step():
+            pass
         states = [row.state for row in receiver.rows()]
         assert sorted(states) == ["conflict", "superseded", "superseded"]
         assert states[-1] == "conflict"

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, insert
 from gateway import moves, outbox_rows, rows, tables
 from gateway.retry import Fault
 from gateway.settings import Deliver
+from tests.gateway.spooling import phantom
 from tests.gateway.test_ledger import stored
 from tests.gateway.test_stages import SERIES, STUDY, pass_through
 from tests.gateway.web.served import Page, Served, served
@@ -149,3 +150,17 @@ def test_older_studies_are_a_link_away(site: Served) -> None:
 def test_before_anything_came_it_says_where_to_send(site: Served) -> None:
     assert "Send a study to AE title MEDSEG at 127.0.0.1:11112" in Page(site.get("/").body).text
     assert "http-equiv" in site.get("/").body and "http-equiv" not in site.get("/?refresh=0").body
+
+
+def test_a_study_of_two_patients_is_shown_by_letters(site: Served) -> None:
+    series = phantom(PatientID="SECRET-ONE", PatientName="Secret^One")
+    site.box.send(series[:3])
+    for one in series[3:]:
+        one.PatientID, one.PatientName = "SECRET-TWO", "Secret^Two"
+    site.box.send(series[3:])
+    study = series[0].StudyInstanceUID
+    for path in ("/", f"/studies/{study}"):
+        page = site.get(path).body
+        assert "Images of 2 patients" in page and "Patient A: 3 images" in page and "Patient B: 3 images" in page
+        assert "medseg studies show" in page and "secret" not in page.lower()
+    assert "medseg_patient_conflicts 1.0" in site.get("/metrics").body

@@ -164,20 +164,12 @@ def a_localizer() -> list[Dataset]:
     return phantom(slices=3, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
 
 
-def of_three_patients() -> list[Dataset]:
-    series = phantom(slices=3)
-    for number, one in enumerate(series):
-        one.PatientID = str(number)
-    return series
-
-
 @pytest.mark.parametrize("named", [True, False], ids=["by the bundle of the rule", "by any bundle"])
 @pytest.mark.parametrize(
     ("made", "state", "code"),
     [
         (two_slices, "cancelled", "too_few_slices"),
         (a_localizer, "cancelled", "localizer"),
-        (of_three_patients, "failed", "mixed_patient"),
     ],
 )
 def test_what_forms_no_volume_is_passed_over_with_its_reason(
@@ -305,7 +297,10 @@ def test_an_object_that_is_current_again_is_sent_after_all(box: Inbox, tmp_path:
     assert box.ledger.write(lambda db: rows.lose_instance(db, last, time.time()))
     now = time.time()
     new = replace(job_of(box), revision=len(series) + 1)
-    box.ledger.write(lambda db: moves.make_job(db, new, now))
+    again = box.ledger.write(lambda db: moves.make_job(db, new, now))
+    here.worker.step()
+    assert box.rows("job")[-1].error_code == "less_complete"
+    assert box.ledger.write(lambda db: moves.retry_job(db, again, time.time())) == ""
     here.worker.step()
     assert sorted(row.state for row in box.rows("delivery")) == ["cancelled", "queued", "queued"]
 
