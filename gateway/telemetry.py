@@ -172,6 +172,12 @@ def _short(path: str) -> str:
     return file.relative_to(PACKAGES).as_posix() if file.is_relative_to(PACKAGES) else "/".join(file.parts[-2:])
 
 
+def _package(path: str) -> str:
+    """The installed package that a file is of; the root logger's name for another."""
+    _, installed, rest = path.rpartition("site-packages/")
+    return rest.partition("/")[0] if installed else ""
+
+
 def _is_of(name: str, packages: tuple[str, ...]) -> bool:
     return name.partition(".")[0] in packages
 
@@ -189,6 +195,8 @@ def _warned(
     file: TextIO | None = None,  # noqa: ARG001
     line: str | None = None,  # noqa: ARG001
 ) -> None:
+    if logging.getLogger(_package(filename)).getEffectiveLevel() > logging.WARNING:
+        return
     logging.getLogger(__name__).warning(
         "%s at %s:%d", category.__name__, _short(filename), lineno, extra={"event": "library"}
     )
