@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import struct
 import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless
 
 from gateway import moves
+from gateway.dimse.storing import Ending, StoreRequest
 from gateway.receive.comparison import Comparison
 from gateway.receive.source import SpoolSource, read_series
+from medseg.dicom.encoding import find_encoding
 from medseg.errors import Interrupted
+from tests.gateway.receiving import encode
 from tests.gateway.spooling import Inbox, inbox, phantom
 
 
@@ -84,3 +90,31 @@ def test_a_corrected_instance_takes_the_place_of_the_first(tmp_path: Path) -> No
         assert len([one for one in source.instances() if one]) == 6
         comments = [str(one.header.get("ImageComments", "")) for one in source.series.instances]
         assert sorted(comments)[-1] == "corrected" and len(comments) == 6
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+@pytest.mark.parametrize("stray", [JPEG2000Lossless, ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_file_meta_that_a_sender_left_in_the_data_set_says_nothing(tmp_path: Path, syntax: UID, stray: UID) -> None:
+    """The presentation context alone says how a data set is encoded, and the ledger where it begins."""
+    value = str(stray).encode() + b"\0" * (len(stray) % 2)
+    length = struct.pack("<L", len(value)) if syntax.is_implicit_VR else b"UI" + struct.pack("<H", len(value))
+    inside = struct.pack("<HH", 0x0002, 0x0010) + length + value
+    series = phantom()
+    with inbox(tmp_path) as box:
+        peer = box.open()
+        for one in series:
+            incoming = box.spool.begin(StoreRequest(peer, one.SOPClassUID, one.SOPInstanceUID, syntax, 0))
+            incoming.write(memoryview(inside + encode(one, syntax)))
+            incoming.finish()
+        box.spool.closed(peer, Ending.RELEASED)
+        complete(box, 6)
+        for row in box.rows("instance"):
+            with (box.folder / row.path).open("rb") as file:
+                coded = find_encoding(file)
+            assert (coded.offset, coded.syntax) == (row.offset_bytes, row.transfer_syntax_uid)
+        found = {one.instance.sop_instance_uid: one for one in source_of(box) if one and one.instance}
+        for one in series:
+            plane = found[one.SOPInstanceUID]
+            stored = np.frombuffer(one.PixelData, "<u2").reshape(32, 32)
+            assert np.array_equal(plane.read(), stored.astype(np.float32) + float(one.RescaleIntercept))
+            assert [remark.code for remark in plane.instance.remarks] == ["file_meta_in_data_set"]  # type: ignore[union-attr]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import jpeg_ls
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydicom import Dataset
-from pydicom.uid import UID, JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless
+from pydicom.uid import UID, JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, JPEGLSNearLossless
 
 from medseg.dicom.decode import stored_plane
 from medseg.dicom.geometry import Reason, classify
@@ -127,6 +128,27 @@ def test_a_code_stream_that_ends_within_the_value() -> None:
     with_frame(dataset, JPEG2000Lossless, frame_of(truth, JPEG2000Lossless, 14))
     with pytest.raises(UndecodablePixels, match=r"14 bits: expected 12 \(BitsStored\) or 16 \(HighBit\)"):
         stored_plane(instance_of(dataset))
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_lossy_value_a_little_beyond_its_range_does_not_wrap(signed: bool) -> None:
+    """Near-lossless, in 16 bits: what was 4095 may come back as 4098, and is no air."""
+    least, most = (-2048, 2047) if signed else (0, 4095)
+    truth = np.random.default_rng(3).choice([*range(least, least + 4), *range(most - 3, most + 1)], (ROWS, COLUMNS))
+    frame = bytes(jpeg_ls.encode_buffer((truth & 0xFFFF).astype("<u2").tobytes(), ROWS, COLUMNS, 1, 16, lossy_error=3))
+    decoded = np.frombuffer(jpeg_ls.decode_pixel_data(frame)[0], "<i2" if signed else "<u2").reshape(ROWS, COLUMNS)
+    assert decoded.max() > most or decoded.min() < least  # there is something to show
+    found = stored_plane(instance_of(with_frame(image(16, 12, 11, signed=signed), JPEGLSNearLossless, frame)))
+    assert (found == decoded.clip(least, most)).all()
+    assert np.abs(found.astype(int) - truth).max() <= 3
+
+
+def test_bits_above_a_lossy_value_are_no_part_of_it() -> None:
+    truth = np.random.default_rng(4).integers(100, 4000, (ROWS, COLUMNS))
+    words = (truth | np.where(truth % 2, 0x8000, 0)).astype("<u2")
+    frame = bytes(jpeg_ls.encode_buffer(words.tobytes(), ROWS, COLUMNS, 1, 16, lossy_error=2))
+    found = stored_plane(instance_of(with_frame(image(16, 12, 11, signed=False), JPEGLSNearLossless, frame)))
+    assert np.abs(found.astype(int) - truth).max() <= 2
 
 
 NONSENSE = [
