@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, select
 
 from gateway import advice, patients, tables
+from medseg.names import uid_name
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,14 @@ def latest(db: Connection, limit: int, before: float | None = None) -> tuple[Stu
 def study(db: Connection, study_uid: str) -> Study | None:
     """A study; None where there is nothing of it."""
     return next(iter(_read(db, [study_uid])), None)
+
+
+def named(db: Connection, name: str) -> Study | None:
+    """The study whose UID is none, by the name that stands for it (`medseg.names.uid_name`)."""
+    if not name.startswith("x"):
+        return None
+    known = db.execute(select(tables.series.c.study_uid).distinct()).scalars()
+    return next((study(db, uid) for uid in known if uid_name(uid) == name), None)
 
 
 def _read(db: Connection, study_uids: Sequence[str]) -> tuple[Study, ...]:

@@ -13,7 +13,8 @@
     │   ├── UndecodablePixels
     │   ├── GeometryRefused          slices that do not form one volume; carries a Reason
     │   ├── DoesNotFit               the bundle was not made for this series
-    │   └── NoStudy                  a volume of a NIfTI file, and DICOM is asked for
+    │   ├── NoStudy                  a volume of a NIfTI file, and DICOM is asked for
+    │   └── Incomplete               something of the input is in no result, and none may be missing
     ├── BundleError              the bundle cannot be used
     │   ├── NoSuchBundle
     │   ├── InvalidBundle            names the file and the key
@@ -22,6 +23,7 @@
     │   ├── NoDevice
     │   ├── OutOfMemory
     │   └── OutputNotWritable
+    ├── Unforeseen               an error of ours: what was met was not thought of
     ├── VerificationFailed       a result that does not read back as written; never delivered
     └── Interrupted              the user or the scheduler said stop
 
@@ -32,7 +34,8 @@ Errors rise untouched to a boundary; each boundary (the command line, a DIMSE st
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
+from traceback import extract_tb
 
 
 class MedsegError(Exception):
@@ -166,6 +169,16 @@ class NoStudy(InputError):
         super().__init__("a NIfTI volume has no study to write DICOM for")
 
 
+class Incomplete(InputError):
+    """Something of the input is in no result, and it was asked that nothing be missing."""
+
+    code = "incomplete"
+
+    def __init__(self, what: str, left_out: Sequence[str]) -> None:
+        super().__init__(f"{what}: {'; '.join(left_out)}: nothing may be missing")
+        self.left_out = tuple(left_out)
+
+
 class BundleError(MedsegError):
     """The bundle cannot be used."""
 
@@ -232,6 +245,18 @@ class OutputNotWritable(ResourceError):
     def __init__(self, path: Path, why: str) -> None:
         super().__init__(f"{path}: cannot write results: {why}")
         self.path, self.why = path, why
+
+
+class Unforeseen(MedsegError):
+    """An error of ours, told as one sentence: what and where, without the values, which may be a patient's."""
+
+    code = "unforeseen"
+
+    def __init__(self, what: str, error: BaseException) -> None:
+        last = extract_tb(error.__traceback__)[-1:]
+        where = "".join(f" at {PurePath(frame.filename).name}:{frame.lineno}" for frame in last)
+        super().__init__(f"{what}: {type(error).__name__}{where}: this was not foreseen; please report it")
+        self.error = error
 
 
 class VerificationFailed(MedsegError):

@@ -26,10 +26,11 @@ from typing import Any, TypeAlias
 
 from medseg.bundle.bundle import Bundle
 from medseg.bundle.catalog import across, choose, fits
+from medseg.dicom import left_out as left
 from medseg.dicom.geometry import classify
 from medseg.dicom.instance import Instance, Slice
 from medseg.dicom.nifti import read_nifti
-from medseg.dicom.series import Series, SliceSource, Stack
+from medseg.dicom.series import LeftOut, Level, Series, SliceSource, Stack
 from medseg.dicom.sources import instance_digest
 from medseg.errors import (
     DoesNotFit,
@@ -40,11 +41,13 @@ from medseg.errors import (
     OutOfMemory,
     OutputExists,
     OutputNotWritable,
+    Unforeseen,
 )
 from medseg.inference.device import choose_device, choose_precision
-from medseg.inference.labels import SegmentationResult
+from medseg.inference.labels import Flag, SegmentationResult
 from medseg.inference.segment import Settings, StackSource, segment
 from medseg.inference.spool import LabelSpool
+from medseg.names import file_name
 from medseg.progress import Cancelled, Report, Stage, check, never, silent
 from medseg.results.identity import ResultKey, stack_key
 from medseg.results.modules import Predecessor, Provenance
@@ -85,15 +88,16 @@ class Job:
 
 @dataclass(frozen=True, eq=False)
 class Refused:
-    """A series, or a part of one, that is not segmented; the error says why."""
+    """A series, or a part of one, that is not segmented; the error says why. left_out: what else is not."""
 
     series: Series
     bundle: str | None
     error: MedsegError
+    left_out: tuple[LeftOut, ...] = ()
 
     def record(self) -> dict[str, Any]:
         """As a line of JSON (docs/json.md)."""
-        return refusal_record(self.series.study_uid, self.series.series_uid, self.bundle, self.error)
+        return refusal_record(self.series.study_uid, self.series.series_uid, self.bundle, self.error, self.left_out)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,18 +115,41 @@ def plan(
     explicit: bool = False,
     assume_frame_of_reference: bool = False,
 ) -> Plan:
-    """Sort out the geometry of each series of one study, and match what it holds with bundles."""
-    verdicts = [
-        classify(one, assume_frame_of_reference=assume_frame_of_reference)
-        for one in sorted(series, key=lambda s: (s.number if s.number is not None else -1, s.series_uid))
-    ]
-    refused = [
-        Refused(verdict.series, None, GeometryRefused(verdict.series.series_uid, refusal.reason, refusal.detail))
-        for verdict in verdicts
+    """Sort out the geometry of each series of one study, and match what it holds with bundles.
+
+    A stack carries what was left out of its series, and findings of what may be a loss.
+    """
+    jobs: list[Job] = []
+    refused: list[Refused] = []
+    for one in sorted(series, key=lambda s: (s.number if s.number is not None else -1, s.series_uid)):
+        try:
+            planned = _plan_series(one, bundles, explicit, assume_frame_of_reference)
+        except MedsegError as error:
+            refused.append(Refused(one, None, error, one.left_out))
+        except (MemoryError, OSError):
+            raise
+        except Exception as error:  # noqa: BLE001 - what nobody thought of is this series' error, and not the others'
+            refused.append(Refused(one, None, Unforeseen(f"series {one.series_uid}", error), one.left_out))
+        else:
+            for job in planned.jobs:
+                jobs.append(replace(job, folder=_folder(job.stack, job.bundle, {made.folder for made in jobs})))
+            refused += planned.refused
+    return Plan(tuple(jobs), tuple(refused))
+
+
+def _plan_series(series: Series, bundles: Sequence[Bundle], explicit: bool, assume_frame: bool) -> Plan:
+    """The jobs of one series: each of its stacks knows what of the series is not in any of them."""
+    verdict = classify(series, assume_frame_of_reference=assume_frame)
+    matched = match(verdict.stacks, bundles, explicit=explicit)
+    unfit = tuple(LeftOut(one.error.code, 1, "volumes", f"of the same series, {one.error}") for one in matched.refused)
+    whole = (*left.missing(series), *series.left_out)
+    around = (*left.of_refusals(verdict.refusals), *(unfit if matched.jobs else ()), *whole)
+    jobs = (replace(job, stack=left.told(job.stack, around)) for job in matched.jobs)
+    refused = (
+        Refused(series, None, GeometryRefused(series.series_uid, refusal.reason, refusal.detail), whole)
         for refusal in verdict.refusals
-    ]
-    matched = match([stack for verdict in verdicts for stack in verdict.stacks], bundles, explicit=explicit)
-    return Plan(matched.jobs, (*refused, *matched.refused))
+    )
+    return Plan(tuple(jobs), (*refused, *(replace(one, left_out=whole) for one in matched.refused)))
 
 
 def plan_nifti(path: Path, bundles: Sequence[Bundle], *, explicit: bool = False) -> Plan:
@@ -156,20 +183,13 @@ def _named(stack: Stack, bundle: Bundle, *, whole: bool) -> Bundle:
     return bundle
 
 
-def _folder(stack: Stack, bundle: Bundle, taken: set[str]) -> str:
+def _folder(stack: Stack, bundle: Bundle, taken: Iterable[str]) -> str:
     """SERIESNUMBER_BUNDLE, with -2, -3, ... where a study repeats a number or a series splits into stacks."""
-    number = stack.series.number if stack.series.number is not None else 0
-    names = [f"{number}{suffix}_{bundle.name}" for suffix in ("", *(f"-{n}" for n in range(2, len(taken) + 2)))]
-    return next(name for name in names if name not in taken)
-
-
-def default_out(path: Path) -> Path:
-    """`study-medseg` beside `study/`, `study.zip` or `study.nii.gz`."""
-    whole = path.resolve()
-    if whole.name.upper() == "DICOMDIR":
-        whole = whole.parent
-    name = whole.name if whole.is_dir() else whole.name.removesuffix(".gz").rsplit(".", 1)[0]
-    return whole.with_name(f"{name or whole.name}-medseg")
+    used = {name.casefold() for name in taken}
+    number = file_name(str(stack.series.number or 0))
+    bundle_name = file_name(bundle.name)
+    names = (f"{number}{suffix}_{bundle_name}" for suffix in ("", *(f"-{n}" for n in range(2, len(used) + 2))))
+    return next(name for name in names if name.casefold() not in used)
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,7 +248,7 @@ def follow(
             planned = begun.plan()
             found = None
             if result is not None and bundle is not None and _is_only_job(planned, result.stack, bundle):
-                found = Found(replace(result, stack=planned.jobs[0].stack), labels)
+                found = Found(_told_of(result, planned.jobs[0].stack), labels)
             return Followed(planned, found, begun.digest)
         except BaseException:
             pool.shutdown(cancel_futures=True)
@@ -376,6 +396,17 @@ def _is_only_job(planned: Plan, stack: Stack, bundle: Bundle) -> bool:
         return False
     mine, its = ([(one.instance, one.frame) for one in s.slices] for s in (stack, planned.jobs[0].stack))
     return len(mine) == len(its) and all(a is b and m == n for (a, m), (b, n) in zip(mine, its, strict=True))
+
+
+def _told_of(result: SegmentationResult, stack: Stack) -> SegmentationResult:
+    """A result as one of the stack of the plan, which knows what the whole series left out."""
+    news = [one for one in stack.findings if one.level is Level.WARNING and one not in result.stack.findings]
+    return replace(
+        result,
+        stack=stack,
+        flags=(*(Flag(one.code, one.detail) for one in news), *result.flags),
+        warnings=(*(one.detail for one in news), *result.warnings),
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -526,7 +557,8 @@ def _kept(folder: Path, key: ResultKey) -> dict[str, Any] | None:
     """The record of the same result, where the folder holds one whose files are all there."""
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        same = record["result_key"] == key.digest and all(Path(p).is_file() for p in record["outputs"].values())
+        files = [folder / FILES[Format(kind)] for kind in record["outputs"]]  # it may have been moved as a whole
+        same = record["result_key"] == key.digest and all(file.is_file() for file in files)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return record if same else None

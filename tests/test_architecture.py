@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # From the ground up: a room may import itself and the rooms of floors below, never one beside it on its own floor.
 MEDSEG: tuple[tuple[str, ...], ...] = (
-    ("errors", "progress"),
+    ("errors", "progress", "names", "places", "texts"),
     ("dicom",),
     ("networks",),
     ("bundle",),

@@ -26,6 +26,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 
 from gateway.dimse.commitment import UNCOMPRESSED
 from gateway.dimse.scu import no_answer_lost
+from medseg.names import uid_name
 
 NO_SUCH_OBJECT_INSTANCE = 0x0112  # Failure Reason (PS3.3 C.14.1.1)
 
@@ -73,7 +74,7 @@ class SmallPacs:
 
     def file(self, sop_instance_uid: str) -> Path:
         """Where it keeps an object."""
-        return self._folder / f"{sop_instance_uid}.dcm"
+        return self._folder / f"{uid_name(sop_instance_uid)}.dcm"
 
     def _store(self, event: Any) -> int:
         uid = str(event.request.AffectedSOPInstanceUID)

@@ -15,8 +15,10 @@ Only for when no receiver runs.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import mmap
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,7 @@ from gateway.receive.header import NotDicom, file_meta_of, identify
 from gateway.receive.spool import INCOMING, Spool, instance_path
 from gateway.rows import Filed, StoredInstance
 from medseg.dicom.classes import is_image_class
+from medseg.names import LONGEST_ON_DISK, file_name
 
 logger = logging.getLogger(__name__)
 
@@ -90,12 +93,22 @@ def remove_parts(folder: Path, which: str = "*") -> list[Path]:
 
 
 def _quarantine(spool: Spool, file: Path) -> str:
-    """Out of the way, under a name that says where it was."""
-    there = spool.quarantine / _relative(spool, file).replace("/", "_")
+    """Out of the way, under a name that says where it was, and that nothing else has."""
+    there = spool.quarantine / _free_name(spool, _relative(spool, file))
     file.rename(there)
     sync(file.parent)
     sync(spool.quarantine)
     return _relative(spool, there)
+
+
+def _free_name(spool: Spool, path: str) -> str:
+    """`studies_STUDY_...`, as a purge looks for it; the rest is a hash where the whole is no name, or taken."""
+    whole = path.replace("/", "_")
+    study = "_".join(file_name(part) for part in path.split("/")[:2])
+    digest = hashlib.sha256(os.fsencode(path)).hexdigest()
+    shorter = (f"{study}_{digest}{f'-{number}' if number else ''}" for number in itertools.count())
+    names = itertools.chain([whole] if len(os.fsencode(whole)) <= LONGEST_ON_DISK else [], shorter)
+    return next(name for name in names if not os.path.lexists(spool.quarantine / name))
 
 
 def _read(spool: Spool, file: Path) -> StoredInstance:

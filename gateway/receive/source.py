@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,10 @@ from sqlalchemy import Row
 
 from gateway import moves
 from gateway.ledger import Ledger
-from medseg.dicom.classes import IMAGES, made_by_medseg
+from medseg.dicom.classes import IMAGES, class_name, made_by_medseg
 from medseg.dicom.headers import read_instance
 from medseg.dicom.instance import Instance, Slice
-from medseg.dicom.series import Series
+from medseg.dicom.series import LeftOut, Series
 from medseg.dicom.slices import expand
 from medseg.dicom.sources import to_series
 from medseg.errors import GeometryRefused, UnreadableInstance
@@ -45,6 +47,8 @@ class SpoolSource:
         self._ledger, self._spool, self._of, self._cancelled = ledger, spool, (study_uid, series_uid), cancelled
         self._read: dict[str, Instance] = {}
         self._series: Series | None = None
+        self._others: dict[str, LeftOut] = {}
+        self._missing: tuple[LeftOut, ...] = ()
         self.revision = 0
 
     @property
@@ -53,7 +57,8 @@ class SpoolSource:
         if not self._read:
             raise UnreadableInstance(f"series {self._of[1]}", "no image of it can be read")
         if self._series is None:
-            self._series = to_series([self._read[uid] for uid in sorted(self._read)])  # they came in no order
+            series = to_series([self._read[uid] for uid in sorted(self._read)])  # they came in no order
+            self._series = replace(series, left_out=self._left_out())
         return self._series
 
     @property
@@ -76,13 +81,18 @@ class SpoolSource:
             with self._ledger.read() as db:
                 row = moves.series_row(db, *self._of)
                 found = moves.counting_instances(db, *self._of)
+            if (missing := _missing(row)) != self._missing:
+                self._missing, self._series = missing, None
             for one in found:
                 if one.path not in given:
                     given.add(one.path)
                     self._read.pop(one.sop_instance_uid, None)
+                    self._others.pop(one.sop_instance_uid, None)
                     self._series = None
-                    instance = read_image(self._spool, one)
-                    if instance is not None:
+                    instance = _read_object(self._spool, one)
+                    if isinstance(instance, LeftOut):
+                        self._others[one.sop_instance_uid] = instance
+                    else:
                         self._read[one.sop_instance_uid] = instance
                         yield instance
             self.revision = row.revision
@@ -90,6 +100,11 @@ class SpoolSource:
                 return
             yield None
             time.sleep(max(looked_s + POLL_S - time.monotonic(), 0.0))
+
+    def _left_out(self) -> tuple[LeftOut, ...]:
+        alike = Counter(self._others.values())
+        others = (replace(one, count=count) for one, count in sorted(alike.items(), key=str))
+        return (*others, *self._missing)
 
     def __iter__(self) -> Iterator[Slice | None]:
         for instance in self.instances():
@@ -102,8 +117,14 @@ class SpoolSource:
 
 def read_image(spool: Path, row: Row[Any]) -> Instance | None:
     """An instance that may be segmented; None where it is none, or was sent so that it cannot be read."""
+    found = _read_object(spool, row)
+    return found if isinstance(found, Instance) else None
+
+
+def _read_object(spool: Path, row: Row[Any]) -> Instance | LeftOut:
+    """An instance that may be segmented, or why it is none."""
     if row.sop_class_uid not in IMAGES:
-        return None
+        return _beside(f"{class_name(row.sop_class_uid)}: not of the images of its series")
     file = spool / row.path
     try:
         instance = read_instance(partial(file.open, "rb"), row.sop_instance_uid)
@@ -112,8 +133,22 @@ def read_image(spool: Path, row: Row[Any]) -> Instance | None:
             raise
         told = {"event": "instance.unreadable", "sop_instance": row.sop_instance_uid}
         logger.warning("left out of its series: %s", error, extra=told)
-        return None
-    return None if made_by_medseg(instance.header) or "Rows" not in instance.header else instance
+        return LeftOut("unreadable", 1, "objects", error.why)
+    if made_by_medseg(instance.header):
+        return _beside("made by medseg")
+    return instance if "Rows" in instance.header else LeftOut("unreadable", 1, "objects", "no image attributes")
+
+
+def _beside(why: str) -> LeftOut:
+    return LeftOut("not_an_image", 1, "objects", why, lost=False)
+
+
+def _missing(row: Row[Any]) -> tuple[LeftOut, ...]:
+    """What its sender says there is of a series, and never came."""
+    if row.expected is None or row.expected <= row.instances:
+        return ()
+    why = f"the sender says that there are {row.expected}, {row.instances} came"
+    return (LeftOut("announced", row.expected - row.instances, "objects", why, here=False),)
 
 
 def _is_as_sent(file: Path, row: Row[Any]) -> bool:

@@ -14,11 +14,9 @@ reception, so no rename ever replaces a file, however many senders send the same
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import mmap
 import os
-import re
 import secrets
 import shutil
 import struct
@@ -46,6 +44,7 @@ from gateway.settings import Limits
 from gateway.status import Status, StoreRefused
 from medseg.dicom.classes import is_image_class
 from medseg.errors import MedsegError
+from medseg.names import LONGEST_UID, uid_name
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +54,6 @@ INCOMING, STUDIES = "incoming", "studies"
 ROOM_CHECK_S = 1.0
 FOLDERS_KNOWN = 10_000
 MAKES = 10  # an empty folder may be tidied away (`gateway.keep`) between its making and the rename into it
-_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
-_LONGEST_UID = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,17 +74,10 @@ class Watermark:
         return not full and usage.free >= self.free_bytes
 
 
-def folder_name(uid: str) -> str:
-    """A path component for a UID: itself where it is a UID (PS3.5 9.1), else a hash of it."""
-    if len(uid) <= _LONGEST_UID and _UID.fullmatch(uid):
-        return uid
-    return "x" + hashlib.sha256(uid.encode()).hexdigest()[:40]
-
-
 def instance_path(identity: Identity, token: str) -> str:
     """Where an instance belongs, relative to the spool; the token makes it one of a kind."""
     study, series, instance = (
-        folder_name(uid) for uid in (identity.study_uid, identity.series_uid, identity.sop_instance_uid)
+        uid_name(uid) for uid in (identity.study_uid, identity.series_uid, identity.sop_instance_uid)
     )
     return f"{STUDIES}/{study}/{series}/{instance}.{token}.dcm"
 
@@ -194,7 +184,7 @@ class Spool:
     def begin(self, request: StoreRequest) -> Reception:
         """Start an instance. Raises StoreRefused, OSError."""
         for uid in (request.sop_class_uid, request.sop_instance_uid):
-            if len(uid) > _LONGEST_UID or not uid.isprintable():
+            if len(uid) > LONGEST_UID or not uid.isprintable():
                 raise StoreRefused(Status.CANNOT_UNDERSTAND, "malformed UID in the command")
         if not self.has_room():
             raise StoreRefused(Status.OUT_OF_RESOURCES, "disk is full, send again later")
@@ -343,7 +333,7 @@ class Reception:
         if identity.sop_instance_uid != self._request.sop_instance_uid:
             raise StoreRefused(Status.DATA_SET_MISMATCH, "SOP instance of data set and command differ")
         for uid in (identity.study_uid, identity.series_uid):
-            if not uid or len(uid) > _LONGEST_UID or not uid.isprintable():
+            if not uid or len(uid) > LONGEST_UID or not uid.isprintable():
                 raise StoreRefused(Status.CANNOT_UNDERSTAND, "Study or Series Instance UID missing or malformed")
         return identity
 

@@ -7,7 +7,6 @@ import hashlib
 import time
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -18,6 +17,7 @@ from starlette.routing import Route
 from gateway import census, heartbeat, refusals, studies
 from gateway.summary import counted, moment, seconds
 from gateway.web.site import Site
+from medseg.names import uid_name
 
 TEMPLATES = Path(__file__).parent / "templates"
 STYLE = (TEMPLATES / "style.css").read_text("utf-8")
@@ -34,8 +34,8 @@ _MOODS = {
 
 
 def address(study_uid: str) -> str:
-    """Where the page of a study is."""
-    return f"/studies/{quote(study_uid, safe='')}"
+    """Where the page of a study is; what is no UID, such as `..`, would be taken for a place by a browser."""
+    return f"/studies/{uid_name(study_uid)}"
 
 
 def mood(state: str) -> str:
@@ -81,7 +81,7 @@ def routes(site: Site) -> list[Route]:
     def one_study(request: Request) -> Response:
         study_uid = request.path_params["study_uid"]
         with site.ledger.read() as db:
-            found = studies.study(db, study_uid)
+            found = studies.study(db, study_uid) or studies.named(db, study_uid)
         if found is None:
             return page("missing.html", request, {"study_uid": study_uid}, 404)
         return page("study.html", request, {"study": found})

@@ -5,6 +5,7 @@ Nothing heavy is imported here, nor by a command module at its top: `medseg --he
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 import warnings
@@ -61,6 +62,9 @@ def main() -> None:
     # pydicom quotes the values it doubts, which may be a patient's; what matters here we say in our own words.
     warnings.filterwarnings("ignore", category=UserWarning, module="pydicom")
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+    for stream in (sys.stdout, sys.stderr):  # a name that the locale cannot write is no reason to stop
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except (MedsegError, KeyboardInterrupt, MemoryError, OSError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from collections import Counter
@@ -19,6 +18,7 @@ from rich.progress import Progress as Bars
 from medseg.cli.hints import with_hint
 from medseg.errors import Interrupted, MedsegError
 from medseg.progress import Cancelled, Progress, Report, Stage
+from medseg.texts import to_json, valid
 
 if TYPE_CHECKING:
     from medseg.dicom.sources import Skipped
@@ -31,7 +31,7 @@ results = Console(highlight=False, soft_wrap=True)
 
 def say(text: str) -> None:
     """A message, on stderr."""
-    messages.print(text, markup=False)
+    messages.print(valid(text), markup=False)
 
 
 def tell_skipped(skipped: Sequence[Skipped]) -> None:
@@ -44,12 +44,12 @@ def tell_skipped(skipped: Sequence[Skipped]) -> None:
 
 def warn(text: str) -> None:
     """A warning, on stderr."""
-    messages.print(f"warning: {text}", style="yellow", markup=False)
+    messages.print(f"warning: {valid(text)}", style="yellow", markup=False)
 
 
 def fail(error: BaseException) -> None:
     """An error as one sentence, on stderr."""
-    messages.print(f"error: {sentence(error)}", style="red", markup=False)
+    messages.print(f"error: {valid(sentence(error))}", style="red", markup=False)
 
 
 def sentence(error: BaseException) -> str:
@@ -65,13 +65,14 @@ def sentence(error: BaseException) -> str:
 
 def show(text: str) -> None:
     """A result, on stdout."""
-    results.print(text, markup=False)
+    results.print(valid(text), markup=False)
 
 
 def show_json(record: Mapping[str, Any]) -> None:
     """A result as one line of JSON, on stdout."""
-    sys.stdout.write(json.dumps(record, ensure_ascii=False) + "\n")
     sys.stdout.flush()
+    sys.stdout.buffer.write(to_json(record))
+    sys.stdout.buffer.flush()
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from __future__ import annotations
 HINTS = {
     "ambiguous_bundle": "choose one with --bundle",
     "foreign_checkpoint": "start anew without --resume",
+    "incomplete": "without --strict what is here is segmented, and the report tells of the rest",
     "no_device": "use --device auto or cpu",
     "no_frame_of_reference": "--assume-frame-of-reference derives one from the SeriesInstanceUID",
     "no_study": "ask for --format nifti or png",

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medseg.cli import console
-from medseg.cli.exits import INPUT, OK, SOME_FAILED, exit_code
-from medseg.errors import AmbiguousBundle, Interrupted, MedsegError, UsageError
+from medseg.cli.exits import INPUT, OK, RESOURCES, SOME_FAILED, exit_code
+from medseg.errors import (
+    AmbiguousBundle,
+    GeometryRefused,
+    Incomplete,
+    InputError,
+    Interrupted,
+    MedsegError,
+    OutOfMemory,
+    ResourceError,
+    Unforeseen,
+    UsageError,
+)
+from medseg.places import result_folders
+from medseg.texts import shown
 
 if TYPE_CHECKING:
     from medseg.bundle.bundle import Bundle
@@ -28,6 +41,8 @@ EXAMPLES = """
   medseg infer study/ --format seg,sr,png --json       one JSON object per result on stdout
 
   medseg infer brain.nii.gz                            NIfTI in, NIfTI out
+
+  medseg infer one.nii.gz two.nii.gz -o results        results/one/ and results/two/
 """
 
 
@@ -36,7 +51,10 @@ def infer(
     bundle: Annotated[
         str | None, typer.Option(metavar="NAME|DIR", help="The bundle; default: the one that fits.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Result folder; default: PATH-medseg/.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="Result folder; default: PATH-medseg/. Several paths: one in it each."),
+    ] = None,
     formats: Annotated[
         str | None,
         typer.Option("--format", metavar="LIST", help="Of seg, sr, nifti, png; default seg,sr (nifti for NIfTI)."),
@@ -60,6 +78,9 @@ def infer(
         bool, typer.Option("--trust-bundle", help="Let the bundle's configuration execute code. Only your own.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace other results in the result folder.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail where a file, slice or announced image is missing from a result.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per result on stdout.")] = False,
 ) -> None:
     """Segment images and write DICOM-SEG with a structured report.
@@ -79,9 +100,17 @@ def infer(
     wanted = _formats(formats)
     bundles = _bundles(bundle, trust=trust_bundle)
     with console.interruptible() as cancelled:
-        run = _Run(bundles, bundle is not None, settings, overwrite, as_json, cancelled)
-        for path in paths:
-            run.path(path, out, wanted, frozenset(series or ()), several=len(paths) > 1)
+        run = _Run(
+            bundles,
+            settings,
+            cancelled,
+            explicit=bundle is not None,
+            overwrite=overwrite,
+            strict=strict,
+            as_json=as_json,
+        )
+        for path, folder in zip(paths, result_folders(paths, out), strict=True):
+            run.path(path, folder, wanted, frozenset(series or ()))
     raise typer.Exit(run.exit_code())
 
 
@@ -107,83 +136,98 @@ def _bundles(name: str | None, *, trust: bool) -> tuple[Bundle, ...]:
     return tuple(installed())
 
 
+@dataclass(frozen=True, eq=False)
+class _Study:
+    """What is to be done with one study of an input. nifti: it is a NIfTI volume, and has no UID."""
+
+    uid: str
+    plan: Plan
+    nifti: bool = False
+
+
 class _Run:
     """One call of the command: what was done, refused and failed over all its paths."""
 
     def __init__(
         self,
         bundles: tuple[Bundle, ...],
-        explicit: bool,
         settings: Settings,
-        overwrite: bool,
-        as_json: bool,
         cancelled: Cancelled,
+        *,
+        explicit: bool,
+        overwrite: bool,
+        strict: bool,
+        as_json: bool,
     ) -> None:
-        self.bundles, self.explicit, self.settings = bundles, explicit, settings
-        self.overwrite, self.as_json, self.cancelled = overwrite, as_json, cancelled
+        self.bundles, self.settings, self.cancelled = bundles, settings, cancelled
+        self.explicit, self.overwrite, self.strict, self.as_json = explicit, overwrite, strict, as_json
         self.done = 0
         self.refused: list[MedsegError] = []
         self.failed: list[BaseException] = []
 
-    def path(
-        self, path: Path, out: Path | None, formats: frozenset[Format] | None, only: frozenset[str], *, several: bool
-    ) -> None:
-        """Everything in one path; an input that cannot be read does not stop the others."""
-        from medseg.job import Format, default_out
+    def path(self, path: Path, root: Path, formats: frozenset[Format] | None, only: frozenset[str]) -> None:
+        """Everything in one path; whatever goes wrong with an input does not stop the others."""
+        from medseg.job import Format
+        from medseg.names import uid_name
 
         try:
-            plans = list(self._plans(path, only))
+            studies, lost = self._studies(path, only)
+            several = len(studies) > 1
+            for study in studies:
+                wanted = formats or frozenset({Format.NIFTI} if study.nifti else {Format.SEG, Format.SR})
+                for refused in study.plan.refused:
+                    self._refuse(refused)
+                for job in study.plan.jobs:
+                    self._job(job, root / uid_name(study.uid) if several else root, wanted)
+            if self.strict and lost:
+                self._unreadable(Incomplete(shown(path), lost))
         except Interrupted:
             raise
-        except MedsegError as error:
-            self._unreadable(error)
-            return
-        root = out or default_out(path)
-        cohort = len(plans) > 1 or (several and out is not None)
-        for study_uid, nifti, plan in plans:
-            wanted = formats or frozenset({Format.NIFTI} if nifti else {Format.SEG, Format.SR})
-            for refused in plan.refused:
-                self._refuse(refused)
-            for job in plan.jobs:
-                self._job(job, root / study_uid if cohort and study_uid else root, wanted)
+        except Exception as error:  # noqa: BLE001 - what nobody thought of is this input's error, and not the others'
+            self._unreadable(_as_ours(shown(path), error))
 
-    def _plans(self, path: Path, only: frozenset[str]) -> Iterator[tuple[str, bool, Plan]]:
+    def _studies(self, path: Path, only: frozenset[str]) -> tuple[list[_Study], list[str]]:
+        """The studies of a path, and what was lost of it that no series answers for."""
+        from medseg.dicom import left_out
         from medseg.dicom.nifti import is_nifti
         from medseg.dicom.sources import find_instances
         from medseg.errors import EmptyInput
         from medseg.job import plan, plan_nifti
 
         if is_nifti(path):
-            yield "", True, plan_nifti(path, self.bundles, explicit=self.explicit)
-            return
-        with console.progress(str(path)) as report:
+            return [_Study("", plan_nifti(path, self.bundles, explicit=self.explicit), nifti=True)], []
+        with console.progress(shown(path)) as report:
             found = find_instances(path, on_progress=report, cancelled=self.cancelled)
         console.tell_skipped(found.skipped)
         if not found.instances:
             raise EmptyInput(path, found.looked_at)
-        series = [one for one in found.series() if not only or one.series_uid in only]
+        series = left_out.series_of(found)
         missing = only - {one.series_uid for one in series}
         if missing:
-            raise UsageError(f"{path}: no series {', '.join(sorted(missing))}")
+            raise UsageError(f"{shown(path)}: no series {', '.join(sorted(missing))}")
+        studies = []
         for study_uid in sorted({one.study_uid for one in series}):
-            of_study = [one for one in series if one.study_uid == study_uid]
-            yield (
-                study_uid,
-                False,
-                plan(
-                    of_study,
-                    self.bundles,
-                    explicit=self.explicit,
-                    assume_frame_of_reference=self.settings.assume_frame_of_reference,
-                ),
+            planned = plan(
+                [one for one in series if one.study_uid == study_uid],
+                self.bundles,
+                explicit=self.explicit,
+                assume_frame_of_reference=self.settings.assume_frame_of_reference,
             )
+            studies.append(_Study(study_uid, _only(planned, only)))
+        answered = {left_out.key(job.stack.series) for study in studies for job in study.plan.jobs}
+        unanswered = [one for one in series if left_out.key(one) not in answered]
+        lost = {file.sentence for one in unanswered for file in one.left_out if file.lost}
+        return studies, sorted(lost)
 
     def _job(self, job: Job, out: Path, formats: frozenset[Format]) -> None:
         from medseg.job import Refused, run
 
         uid = job.stack.series.series_uid
+        lost = [one.sentence for one in job.stack.left_out if one.lost]
         try:
-            with console.progress(uid or str(out)) as report:
+            if self.strict and lost:
+                raise Incomplete(f"series {uid}", lost)
+            with console.progress(uid or shown(out)) as report:
                 outcome = run(
                     job,
                     out,
@@ -195,15 +239,20 @@ class _Run:
                 )
         except Interrupted:
             raise
-        except MedsegError as error:
-            self.failed.append(error)
-            self._tell(Refused(job.stack.series, job.bundle.name, error), "failed")
+        except Exception as error:  # noqa: BLE001 - see `path`
+            ours = _as_ours(f"series {uid}" if uid else shown(job.nifti or out), error)
+            self.failed.append(ours)
+            self._tell(Refused(job.stack.series, job.bundle.name, ours, job.stack.left_out), "failed")
         else:
             self.done += 1
             self._result(outcome)
 
     def _refuse(self, refused: Refused) -> None:
-        self.refused.append(refused.error)
+        from medseg.dicom.left_out import is_volume
+
+        is_lost = isinstance(refused.error, GeometryRefused) and is_volume(refused.error.reason)
+        unforeseen = isinstance(refused.error, Unforeseen)
+        (self.failed if unforeseen or (self.strict and is_lost) else self.refused).append(refused.error)
         self._tell(refused, "refused")
 
     def _tell(self, refused: Refused, how: str) -> None:
@@ -212,10 +261,11 @@ class _Run:
         console.say(f"{how}: {console.sentence(refused.error)}")
 
     def _unreadable(self, error: MedsegError) -> None:
+        from medseg.results.record import refusal_record
+
         self.failed.append(error)
         if self.as_json:
-            record = {"study_uid": None, "series_uid": None, "bundle": None}
-            console.show_json(record | {"error": {"code": error.code, "message": str(error)}})
+            console.show_json(refusal_record(None, None, None, error))
         console.fail(error)
 
     def _result(self, outcome: Outcome) -> None:
@@ -225,7 +275,7 @@ class _Run:
         record = outcome.record
         found = ", ".join(f"{segment['label']} {segment['volume_ml']:.2f} ml" for segment in record["segments"])
         state = "up to date" if outcome.up_to_date else f"{record['timings_s']['total']:.1f} s"
-        console.show(f"{outcome.folder}: {found or 'nothing found'} ({state})")
+        console.show(f"{shown(outcome.folder)}: {found or 'nothing found'} ({state})")
         for flag in record["flags"]:
             console.warn(f"{flag['code']}: {flag['message']}")
         for warning in record["warnings"]:
@@ -238,3 +288,26 @@ class _Run:
         if any(isinstance(error, AmbiguousBundle) for error in self.refused):
             return exit_code(next(error for error in self.refused if isinstance(error, AmbiguousBundle)))
         return OK if self.done else INPUT
+
+
+def _only(planned: Plan, series_uids: frozenset[str]) -> Plan:
+    """The part of a plan that is about these series; folders keep the names they have in the whole."""
+    if not series_uids:
+        return planned
+    return replace(
+        planned,
+        jobs=tuple(job for job in planned.jobs if job.stack.series.series_uid in series_uids),
+        refused=tuple(one for one in planned.refused if one.series.series_uid in series_uids),
+    )
+
+
+def _as_ours(what: str, error: Exception) -> MedsegError:
+    """An error as one of ours: as it is, of the machine, or not foreseen."""
+    if isinstance(error, MedsegError):
+        return error
+    if isinstance(error, MemoryError):
+        return OutOfMemory(f"{what}: {console.sentence(error)}")
+    if isinstance(error, OSError):
+        kind = ResourceError if exit_code(error) == RESOURCES else InputError
+        return kind(f"{what}: {error.strerror or error}")
+    return Unforeseen(what, error)

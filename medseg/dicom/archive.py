@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import stat
+import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ def open_archive(
     """
     try:
         archive = ZipFile(path)
-    except (BadZipFile, NotImplementedError, ValueError) as error:
+    except (BadZipFile, EOFError, LookupError, NotImplementedError, OSError, ValueError, struct.error) as error:
         raise UnsafeArchive(path, f"not a readable zip archive ({error})") from error
     entries = [entry for entry in archive.infolist() if not entry.filename.endswith("/")]
     danger = _danger(entries, limits)

@@ -51,6 +51,8 @@ MALFORMED = (
     zlib.error,
 )
 
+EMPTY, NOT_DICOM = "empty file", "not a DICOM file"
+
 _QUOTED = re.compile(r"""'[^']*'|"[^"]*\"""")
 _REQUIRED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 _UID = re.compile(r"[!-\[\]-~]*")  # what a result can refer to, the forms of PS3.5 9.1 or not
@@ -154,7 +156,7 @@ def read_instance(open_stream: Callable[[], BinaryIO], name: str) -> Instance:
 def _read(stream: BinaryIO, open_stream: Callable[[], BinaryIO], name: str) -> Instance:
     start = stream.read(132)
     if start[128:] != b"DICM" and not _starts_like_dataset(start):
-        raise UnreadableInstance(name, "empty file" if not start else "not a DICOM file")
+        raise UnreadableInstance(name, EMPTY if not start else NOT_DICOM)
     stream.seek(0)
     coded = find_encoding(stream)
     header = read_header(stream, coded)

@@ -12,9 +12,35 @@ import numpy as np
 from medseg.dicom.instance import Instance, Slice, Vector
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """Something that came with a series, or was announced by it, and is in no volume of it.
+
+    code: a stable name. of: what is counted ("files", "slices", "images" ...). why: one phrase. lost: whether it may
+    have belonged to the images; what is no image, or lay there twice, is told all the same. here: False for what was
+    announced and never came.
+    """
+
+    code: str
+    count: int
+    of: str
+    why: str
+    lost: bool = True
+    here: bool = True
+
+    @property
+    def sentence(self) -> str:
+        """For a person."""
+        what = self.of if self.count != 1 else self.of.removesuffix("s")
+        return f"{self.count} {what} {'left out' if self.here else 'missing'}: {self.why}"
+
+
 @dataclass(frozen=True, eq=False)
 class Series:
-    """The instances of one SeriesInstanceUID, in no order, with what a rule or a person asks of it first."""
+    """The instances of one SeriesInstanceUID, in no order, with what a rule or a person asks of it first.
+
+    left_out: what came with them, or was said to come, and is not among them.
+    """
 
     study_uid: str
     series_uid: str
@@ -23,6 +49,7 @@ class Series:
     description: str
     body_part: str
     instances: tuple[Instance, ...]
+    left_out: tuple[LeftOut, ...] = ()
 
 
 class Level(StrEnum):
@@ -52,6 +79,7 @@ class Stack:
     thickness_mm: (K,) extent each plane stands for along the normal: half-way to its neighbours.
     frame_of_reference_uid: "" for NIfTI.
     phase: "" or what distinguishes this stack from others of the same series ("EchoNumbers=2").
+    left_out: what came with its series and is not in it; where that may be a loss, `findings` say so, too.
     """
 
     series: Series
@@ -63,6 +91,7 @@ class Stack:
     tilt_deg: float = 0.0
     phase: str = ""
     findings: tuple[Finding, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import BinaryIO, cast
 from zipfile import is_zipfile
 
 from medseg.dicom.archive import open_archive
 from medseg.dicom.classes import class_name, why_no_image
-from medseg.dicom.dicomdir import referenced_names, resolve
+from medseg.dicom.dicomdir import Reference, references, resolve
 from medseg.dicom.encoding import find_encoding
 from medseg.dicom.headers import MALFORMED, is_directory, look, read_instance, transfer_syntax
 from medseg.dicom.images import images_of, said_by
@@ -46,11 +47,12 @@ class SkipReason(StrEnum):
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that was left out, and why in one sentence."""
+    """A file that was left out, and why in one sentence. series_uid: where a directory says of which it is."""
 
     name: str
     code: SkipReason
     why: str
+    series_uid: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +97,7 @@ def find_instances(path: Path, *, on_progress: Report = silent, cancelled: Cance
         raise NoSuchInput(path)
     candidates, skipped = _candidates(path)
     instances = []
+    directories = []
     with ThreadPoolExecutor(_READERS, thread_name_prefix="headers") as pool:
         for done, outcome in enumerate(pool.map(_look, candidates), 1):
             if cancelled():
@@ -102,12 +105,15 @@ def find_instances(path: Path, *, on_progress: Report = silent, cancelled: Cance
                 raise Interrupted
             if isinstance(outcome, Skipped):
                 skipped.append(outcome)
+            elif is_directory(outcome.header):
+                directories.append(outcome)
             else:
                 instances.append(outcome)
             on_progress(Progress(Stage.READ, done, len(candidates)))
     kept, repeated = _without_copies(instances)
     images, beside = _without_others(kept)
-    return Found(tuple(images), (*skipped, *repeated, *beside), len(candidates))
+    told = _told_by(directories, candidates)
+    return Found(tuple(images), (*skipped, *told, *repeated, *beside), len(candidates))
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,8 @@ class _Candidate:
 
 def _candidates(path: Path) -> tuple[list[_Candidate], list[Skipped]]:
     if path.is_dir():
-        return [_file(file) for file in _files_below(path)], []
+        unread: list[Skipped] = []
+        return [_file(file) for file in _files_below(path, unread)], unread
     if is_zipfile(path):
         return [_Candidate(f"{path.name}/{name}", peek, whole) for name, peek, whole in open_archive(path)], []
     try:
@@ -133,17 +140,49 @@ def _candidates(path: Path) -> tuple[list[_Candidate], list[Skipped]]:
 
 def _referenced(path: Path, directory: Instance) -> tuple[list[_Candidate], list[Skipped]]:
     candidates, missing = [], []
-    try:
-        names = referenced_names(directory.header)
-    except (*MALFORMED, OSError) as error:  # what pydicom raises inside a sequence is one
-        raise UnreadableInstance(str(path), "a DICOMDIR whose records are malformed") from error
-    for name in names:
-        file = resolve(path.parent, name)
+    for one in _references(path, directory):
+        file = resolve(path.parent, one.name)
         if file is None:
-            missing.append(Skipped(name, SkipReason.MISSING, f"{path.name} refers to it and it is not there"))
+            missing.append(_missing(directory, one))
         else:
             candidates.append(_file(file))
     return candidates, missing
+
+
+def _references(path: PurePath, directory: Instance) -> list[Reference]:
+    try:
+        return references(directory.header)
+    except (*MALFORMED, OSError) as error:  # what pydicom raises inside a sequence is one
+        raise UnreadableInstance(str(path), "a DICOMDIR whose records are malformed") from error
+
+
+def _told_by(directories: Iterable[Instance], candidates: Iterable[_Candidate]) -> list[Skipped]:
+    """Directories among the files, and what they refer to and is not there."""
+    there = {str(PurePath(candidate.name)).casefold() for candidate in candidates}
+    told = []
+    for one in directories:
+        path = PurePath(one.name)
+        try:
+            listed = _references(path, one)
+        except UnreadableInstance as error:
+            told.append(Skipped(one.name, SkipReason.UNREADABLE, error.why))
+            continue
+        told.append(
+            Skipped(one.name, SkipReason.NOT_AN_IMAGE, "a DICOMDIR: the files beside it were looked at instead")
+        )
+        absent = (ref for ref in listed if not ref.name or str(path.parent / ref.name).casefold() not in there)
+        told += [_missing(one, reference) for reference in absent]
+    return told
+
+
+def _missing(directory: Instance, reference: Reference) -> Skipped:
+    where = PurePath(directory.name)
+    name = str(where.parent / reference.name) if reference.name else f"a record of {where}"
+    if not reference.image:
+        why = f"{where.name} refers to it and it is not there; no image, by its record"
+        return Skipped(name, SkipReason.NOT_AN_IMAGE, why, reference.series_uid)
+    why = f"{where.name} refers to it and it is not there"
+    return Skipped(name, SkipReason.MISSING, why, reference.series_uid)
 
 
 def _file(path: Path) -> _Candidate:
@@ -154,20 +193,33 @@ def _opener(path: Path) -> Callable[[], BinaryIO]:
     return cast(Callable[[], BinaryIO], partial(path.open, "rb"))
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
-    """All regular files, sorted; linked folders are entered, each folder once."""
+def _files_below(folder: Path, unread: list[Skipped]) -> Iterator[Path]:
+    """All regular files, sorted; linked folders are entered, each folder once. unread: gets what cannot be entered."""
     entered: set[tuple[int, int]] = set()
-    for root, folders, names in os.walk(folder, followlinks=True):
+
+    def fail(error: OSError) -> None:
+        why = f"a folder that cannot be read: {error.strerror or error}"
+        unread.append(Skipped(str(error.filename), SkipReason.UNREADABLE, why))
+
+    for root, folders, names in os.walk(folder, onerror=fail, followlinks=True):
         status = os.stat(root)  # noqa: PTH116 - one call per folder
         if (status.st_dev, status.st_ino) in entered:
             folders.clear()
             continue
         entered.add((status.st_dev, status.st_ino))
         folders.sort()
-        for name in sorted(names):
-            path = Path(root, name)
-            if path.is_file() or path.is_symlink():
-                yield path
+        yield from (path for name in sorted(names) if _may_be_read(path := Path(root, name), unread))
+
+
+def _may_be_read(path: Path, unread: list[Skipped]) -> bool:
+    """Whether reading a file comes to an end; a link to nothing does."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return path.is_symlink()
+    if not stat.S_ISREG(mode) and path.is_symlink():
+        unread.append(Skipped(str(path), SkipReason.UNREADABLE, "a link to what is no file"))
+    return stat.S_ISREG(mode)
 
 
 def _look(candidate: _Candidate) -> Instance | Skipped:
@@ -177,6 +229,8 @@ def _look(candidate: _Candidate) -> Instance | Skipped:
         nested = candidate.name.lower().endswith(".zip")
         why = "an archive inside: give it by itself" if nested else error.why
         return Skipped(candidate.name, SkipReason.NESTED_ARCHIVE if nested else SkipReason.UNREADABLE, why)
+    if is_directory(instance.header):
+        return instance
     kind = why_no_image(instance)
     if kind:
         return Skipped(candidate.name, SkipReason.NOT_AN_IMAGE, kind)
@@ -190,12 +244,12 @@ def _without_copies(instances: list[Instance]) -> tuple[list[Instance], list[Ski
     keys = [_identity(instance) for instance in instances]
     often = {key for key, count in Counter(keys).items() if count > 1}
     kept, repeated = [], []
-    seen: dict[tuple[str, ...], str] = {}
+    seen: dict[tuple[str, ...], Instance] = {}
     for key, instance in zip(keys, instances, strict=True):
         if key in often:
-            first = seen.setdefault((*key, instance_digest(instance)), instance.name)
-            if first != instance.name:
-                repeated.append(Skipped(instance.name, SkipReason.DUPLICATE, f"the same object as {first}"))
+            first = seen.setdefault((*key, instance_digest(instance)), instance)
+            if first is not instance:
+                repeated.append(Skipped(instance.name, SkipReason.DUPLICATE, f"the same object as {first.name}"))
                 continue
         kept.append(instance)
     return kept, repeated

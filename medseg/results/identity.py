@@ -70,7 +70,10 @@ def stack_key(
 ) -> ResultKey:
     """The key of what `stack` becomes; asks for the digest of every instance once, which reads it by default."""
     digests = stack_digests(stack, digest)
-    return result_key(digests, bundle_digest, settings, part=f"{stack.phase}|{stack.frame_of_reference_uid}")
+    part = [stack.phase, stack.frame_of_reference_uid]
+    # The report says what was lost: where that changes, it is another report, and no UID may name two.
+    part += sorted(one.sentence for one in stack.left_out if one.lost)
+    return result_key(digests, bundle_digest, settings, part="|".join(part))
 
 
 def stack_digests(stack: Stack, digest: Callable[[Instance], str] = instance_digest) -> tuple[str, ...]:

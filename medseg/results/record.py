@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from medseg.dicom.series import LeftOut
 from medseg.errors import MedsegError
 from medseg.inference.labels import SegmentationResult
 from medseg.results.files import replacing
 from medseg.results.modules import Provenance
+from medseg.texts import shown, to_json
 
 
 def result_record(
@@ -27,7 +28,7 @@ def result_record(
         "series_uid": result.stack.series.series_uid,
         "bundle": provenance.bundle,
         "bundle_version": provenance.bundle_version,
-        "outputs": {name: str(path) for name, path in outputs.items()},
+        "outputs": {name: shown(path) for name, path in outputs.items()},
         "segments": [
             {
                 "number": found.segment.number,
@@ -54,20 +55,33 @@ def result_record(
         "bundle_digest": provenance.bundle_digest,
         "weights": provenance.weights,
         "phase": result.stack.phase,
+        "left_out": left_out_records(result.stack.left_out),
     }
 
 
-def refusal_record(study_uid: str, series_uid: str, bundle: str | None, error: MedsegError) -> dict[str, Any]:
-    """The record of a series that gave no result."""
+def refusal_record(
+    study_uid: str | None,
+    series_uid: str | None,
+    bundle: str | None,
+    error: MedsegError,
+    left_out: Iterable[LeftOut] = (),
+) -> dict[str, Any]:
+    """The record of a series, or of a whole input, that gave no result."""
     return {
         "study_uid": study_uid,
         "series_uid": series_uid,
         "bundle": bundle,
         "error": {"code": error.code, "message": str(error)},
+        "left_out": left_out_records(left_out),
     }
+
+
+def left_out_records(left_out: Iterable[LeftOut]) -> list[dict[str, Any]]:
+    """What is in no result, as JSON."""
+    return [{"code": one.code, "count": one.count, "of": one.of, "why": one.why, "lost": one.lost} for one in left_out]
 
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
     """Raises OutputNotWritable."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_bytes(to_json(record, indent=2))

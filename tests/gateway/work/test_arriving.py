@@ -139,8 +139,11 @@ def assert_as_infer(here: Room, series: Sequence[Dataset], bundle: Path, folder:
     assert np.array_equal(seg.pixel_array, expected.pixel_array) and seg.pixel_array.any()
 
 
-def test_windows_run_while_the_series_arrives(box: Inbox, tmp_path: Path, bundle: Path, windows: list[int]) -> None:
-    here, series = Room(box, tmp_path, f'bundle = "{bundle}"'), phantom()
+@pytest.mark.parametrize("announced", [40, 50])
+def test_windows_run_while_the_series_arrives(
+    box: Inbox, tmp_path: Path, bundle: Path, windows: list[int], announced: int
+) -> None:
+    here, series = Room(box, tmp_path, f'bundle = "{bundle}"'), phantom(ImagesInAcquisition=announced)
     here.store(series[:1])
     assert here.jobs() == [("waiting", 0)]
     with here.working():
@@ -152,6 +155,7 @@ def test_windows_run_while_the_series_arrives(box: Inbox, tmp_path: Path, bundle
         here.wait_for_jobs("the result", lambda jobs: jobs == [("done", 40)])
     (record,) = here.records()
     assert record["streamed"], record["streamed_reason"]
+    assert [row["count"] for row in record["left_out"]] == ([10] if announced == 50 else [])
     assert box.rows("job")[0].attempt == 1
     assert_as_infer(here, series, bundle, tmp_path)
 

@@ -13,7 +13,7 @@ import pytest
 from pydicom import Dataset, dcmread
 from sqlalchemy import update
 
-from gateway import moves, outbox_rows, rows, studies
+from gateway import moves, outbox_rows, rows, studies, tables
 from gateway.director import Director
 from gateway.live import Live
 from gateway.processes import Desk
@@ -90,6 +90,36 @@ def test_a_job_keeps_what_its_rule_said(box: Inbox, tmp_path: Path, bundle: Path
     assert [(job.rule, job.state) for job in box.rows("job")] == [("old", "done")]
     assert [one.kind for one in box.rows("result_object")] == ["sr"]
     assert [one.destination for one in box.rows("delivery")] == ["pacs"]  # no peer any more: it will be a dead letter
+
+
+def test_what_is_missing_is_told_on_the_page_and_in_the_report(box: Inbox, tmp_path: Path, bundle: Path) -> None:
+    """Images that headers announce, slices that are in no volume, and what the sender says there is."""
+    here, series = room(box, tmp_path, f'bundle = "{bundle}"'), phantom(slices=8)
+    for one in series:
+        one.ImagesInAcquisition = 11
+    for one in series[6:]:
+        one.ImageOrientationPatient = [0, 1, 0, 0, 0, 1]
+    localizer = phantom(seed=1)[0]
+    localizer.StudyInstanceUID, localizer.SeriesInstanceUID = series[0].StudyInstanceUID, series[0].SeriesInstanceUID
+    localizer.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    here.make_job([*series, localizer])
+    here.director.step(here.clock.after(600)[0], time.time())  # what is announced is waited for
+    box.ledger.write(lambda db: db.execute(update(tables.series).values(expected=15)))
+    assert here.worker.step()
+    with box.ledger.read() as db:
+        (study,) = studies.latest(db, 1)
+    (job,) = study.series[0].jobs
+    assert job.result is not None
+    said = [flag for flag in job.result.flags if "missing:" in flag or "left out:" in flag]
+    assert len(said) == 3
+    assert said[0].startswith("2 slices left out: 2 slices apart from the others (ImageOrientationPatient=")
+    assert said[1:] == [
+        "2 images missing: ImagesInAcquisition announces 11, 9 came",
+        "6 objects missing: the sender says that there are 15, 9 came",
+    ]
+    (sr,) = [box.folder / one.path for one in box.rows("result_object") if one.kind == "sr"]
+    texts = [str(element.value) for element in dcmread(sr).iterall() if element.keyword == "TextValue"]
+    assert set(said) <= set(texts)
 
 
 def test_a_later_result_names_the_one_before(box: Inbox, tmp_path: Path, bundle: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from medseg.dicom.series import LeftOut
 from medseg.errors import GeometryRefused, OutputNotWritable
 from medseg.inference.labels import Flag
 from medseg.results.files import replacing
@@ -68,11 +69,13 @@ def test_why_a_result_did_not_stream_is_told():
 
 def test_the_record_of_a_refusal():
     error = GeometryRefused("1.2", "missing_slices", "no slice at 3 mm")
-    assert refusal_record("1", "1.2", "b", error) == {
+    lost = LeftOut("unreadable", 2, "files", "empty file")
+    assert refusal_record("1", "1.2", "b", error, [lost]) == {
         "study_uid": "1",
         "series_uid": "1.2",
         "bundle": "b",
         "error": {"code": "missing_slices", "message": "series 1.2: no slice at 3 mm"},
+        "left_out": [{"code": "unreadable", "count": 2, "of": "files", "why": "empty file", "lost": True}],
     }
 
 
