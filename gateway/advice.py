@@ -88,7 +88,7 @@ def for_job(row: Row[Any]) -> str:
     if cause is None and row.error_code and row.error_code[0].isupper():  # a Python exception that nobody foresaw
         cause = JOB_CODES["crashed"]
     if cause is None:
-        return "the series itself cannot be segmented; with other images it may be"
+        return f"the series itself cannot be segmented: send other images, or `medseg jobs dismiss {row.id}`"
     return f"{cause}; then `medseg jobs retry {row.id}`"
 
 

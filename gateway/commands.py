@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from gateway import client_commands, operator_commands, study_commands
+from gateway import client_commands, operator_commands, replay_commands, study_commands
 from gateway.options import Config, Json, open_ledger, read_settings, settings_file
 from medseg.cli import console
 from medseg.errors import UsageError
@@ -30,6 +30,7 @@ def register(app: typer.Typer) -> None:
     client_commands.register(app)
     operator_commands.register(app)
     study_commands.register(app)
+    replay_commands.register(app, jobs_app)
     jobs_app.command("retry", epilog="[bold]Example[/bold]  medseg jobs retry 17")(operator_commands.retry_job)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-from gateway import moves, patients
+from gateway import moves, patients, replays
 from gateway.decide import facts, rules, settle
 from gateway.decide.facts import ImageFacts
 from gateway.decide.jobs import begun_for, job_for
@@ -79,10 +79,24 @@ class Director:
         for study_uid, fresh in list(self._watch.fresh()):
             for series_uid in fresh:
                 self._begin(study_uid, series_uid, wall_s)
+        self._ask_again(now_s, wall_s)
         self._watch.forget(now_s)
         self._held = {key: revision for key, revision in self._held.items() if key in self._watch.revisions}
         self._begun = {key: rule for key, rule in self._begun.items() if key in self._watch.revisions}
         self._known = {key: known for key, known in self._known.items() if key in self._watch.revisions}
+
+    def _ask_again(self, now_s: float, wall_s: float) -> None:
+        """Ask the rules of now about series that were sent again, once nothing more of them comes."""
+        with self._ledger.read() as db:
+            again = replays.sent_again(db, wall_s - self.settings.complete.quiet_s)
+            for row in again:
+                self._watch.recall(db, row.study_uid, now_s, wall_s)
+        for row in again:
+            rule = self._rule(row.study_uid, row.series_uid)
+            new = None if rule is None else job_for(rule, row.study_uid, row.series_uid, row.revision, wall_s)
+            if self._ledger.write(lambda db, row=row, new=new: replays.decide_again(db, row, new, wall_s)):  # type: ignore[misc]
+                told = {"event": "series.asked_anew", "study": row.study_uid, "series": row.series_uid}
+                logger.info("series sent again: the rules of now are asked", extra=told)
 
     def _begin(self, study_uid: str, series_uid: str, wall_s: float) -> None:
         """A job for a series of which the first slices have come: a worker may follow it.

@@ -56,6 +56,8 @@ GATEWAY: tuple[tuple[str, ...], ...] = (
         "summary",
         "signals",
         "patients",
+        "replays",
+        "troubles",
     ),
     ("dimse",),
     ("receive", "decide", "work", "deliver", "keep"),
@@ -63,7 +65,7 @@ GATEWAY: tuple[tuple[str, ...], ...] = (
     ("processes", "notify"),
     ("service",),
     ("options",),
-    ("client_commands", "operator_commands", "study_commands", "checks", "demo", "reference"),
+    ("client_commands", "operator_commands", "replay_commands", "study_commands", "checks", "demo", "reference"),
     ("commands",),
 )
 FLOORS = {"medseg": MEDSEG, "gateway": GATEWAY}
@@ -85,6 +87,7 @@ HOMES: dict[str, tuple[str, ...]] = {
         "gateway/client_commands",
         "gateway/operator_commands",
         "gateway/study_commands",
+        "gateway/replay_commands",
         "gateway/options",
     ),
     "rich": ("medseg/cli",),
@@ -191,6 +194,7 @@ def test_only_the_command_line_speaks_of_its_options() -> None:
         "gateway/client_commands",
         "gateway/operator_commands",
         "gateway/study_commands",
+        "gateway/replay_commands",
     )
     others = ("gateway/options", "gateway/demo", "gateway/reference", "medseg/bundle/template")  # commands, documents
     wrong = [

@@ -83,6 +83,7 @@ class Watch(Generic[T]):
         still_open = {row.id for row in moves.open_associations(db)}
         self._open(db, still_open, now_s)
         unsettled = moves.unsettled_series(db)
+        self._drop_reopened(unsettled)
         self._drop_erased({(row.study_uid, row.series_uid): row.first_at for row in unsettled})
         known = set(self.arrivals.studies)
         for row in unsettled:
@@ -101,6 +102,11 @@ class Watch(Generic[T]):
         self._started = True
         fresh = {(study_uid, one) for study_uid, several in self.fresh() for one in several}
         self.restored = {(row.study_uid, row.series_uid) for row in unsettled if row.state == "arriving"} - fresh
+
+    def recall(self, db: Connection, study_uid: str, now_s: float, wall_s: float) -> None:
+        """Observe a study of which nothing is undecided."""
+        if study_uid not in self.arrivals.studies:
+            self._load(db, study_uid, now_s, wall_s)
 
     def fresh(self) -> Iterator[tuple[str, list[str]]]:
         """Studies with their series of which something was not taken."""
@@ -155,6 +161,14 @@ class Watch(Generic[T]):
         anew = {key for key, at in first_at.items() if self._first_at.get(key, at) != at}
         for study_uid in {study_uid for study_uid, _ in anew | (fresh - first_at.keys())}:
             self._drop(study_uid)
+
+    def _drop_reopened(self, unsettled: Sequence[Row[Any]]) -> None:
+        """Drop the studies of which a series that was taken is to be decided upon anew: all of it counts as new."""
+        for row in unsettled:
+            study = self.arrivals.studies.get(row.study_uid)
+            series = None if study is None else study.series.get(row.series_uid)
+            if row.taken_at is None and series is not None and series.taken_s is not None:
+                self._drop(row.study_uid)
 
     def _observe(self, event: Event, now_s: float) -> None:
         self.arrivals = arriving.observe(self.arrivals, event, now_s)
