@@ -26,12 +26,13 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import TypeAlias
 
+import numpy as np
+
 from gateway.receive.arrivals import WHOLE, Arrivals, List, Series, Study
 from gateway.receive.events import Image
 from gateway.settings import Complete as Settings
+from medseg.dicom.spacing import same_mm
 
-#: Positions nearer than this are one position.
-SAME_MM = 0.01
 #: A step this many times the smallest one leaves room for a slice.
 GAP = 1.5
 
@@ -225,8 +226,9 @@ def _uneven(positions: list[float]) -> bool:
     |  |  |  |      |  |     a gap          |     |     |  |  |     the others of an interleaved series are to come
     """
     steps, here = [], [1]
+    same = same_mm(np.array(positions))
     for lower, upper in pairwise(positions):
-        if upper - lower > SAME_MM:
+        if upper - lower > same:
             steps.append(upper - lower)
             here.append(1)
         else:

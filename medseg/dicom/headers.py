@@ -11,7 +11,7 @@ import math
 import re
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from decimal import InvalidOperation
 from functools import cache, lru_cache
 from io import BytesIO
@@ -31,6 +31,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 from medseg.dicom.encoding import MOST_INFLATED, Encoding, by_bytes, find_encoding, inflated, wrong_syntax
 from medseg.dicom.instance import Instance, Remark
 from medseg.dicom.pixel_element import PIXEL_KEYWORDS, PixelElement, fragments, pixel_element
+from medseg.dicom.private import kept
 from medseg.errors import UnreadableInstance
 
 #: What pydicom, zlib and zipfile raise for bytes that are not what they claim to be.
@@ -84,6 +85,11 @@ class Attributes:
                     return _as_text(dataset.get_item(tag, keep_deferred=True))
                 return None if value in ("", b"") or (isinstance(value, MultiValue) and not value) else value
         return None
+
+    def present(self, tags: Mapping[int, Any]) -> list[int]:
+        """Those of the tags that are in any of the data sets, in their order."""
+        here = set().union(*(tags.keys() & dataset.keys() for dataset in self._datasets))
+        return [tag for tag in tags if tag in here]
 
     def text(self, keyword: str) -> str:
         """The value as text, its parts joined by backslashes; empty where there is none."""
@@ -305,10 +311,12 @@ def _starts_like_dataset(start: bytes) -> bool:
 def _slim(header: Dataset) -> None:
     """Make a header small, since it stays in memory as long as its series does.
 
-    Vendors keep 10-100 KB of private protocol in every slice: dropped. Most values are the same in every slice of a
-    series: kept once. Raw elements never change, pydicom replaces one in its data set when it converts the value.
+    Vendors keep 10-100 KB of private protocol in every slice: dropped, but for what tells volumes apart (`private`).
+    Most values are the same in every slice of a series: kept once. Raw elements never change, pydicom replaces one in
+    its data set when it converts the value.
     """
-    for tag in [tag for tag in header.keys() if tag.is_private]:  # noqa: SIM118 - iterating a Dataset converts values
+    known = kept(header)
+    for tag in [tag for tag in header.keys() if tag.is_private and tag not in known]:  # noqa: SIM118 - as in `kept`
         del header[tag]
     for element in list(header.values()):
         if isinstance(element, RawDataElement) and element.length <= _SHARED_BYTES:

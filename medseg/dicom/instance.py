@@ -33,7 +33,7 @@ class Remark:
 class Instance:
     """A DICOM object: its header, and how to open its bytes again.
 
-    header: the data set without PixelData and private elements, with `file_meta`.
+    header: the data set without PixelData, and of private elements only those of `private`; with `file_meta`.
     open: gives the whole object as a binary stream, file meta included.
     name: for messages to the user (a path, a zip entry); never a patient's name.
     pixel_offset: where the PixelData element begins in those bytes; None: not known, or inside a deflated data set.
@@ -84,7 +84,7 @@ class Slice:
     read: decodes the plane to modality values (HU for CT), float32, (rows, columns); raises UndecodablePixels.
     instance: None for a plane that came from NIfTI.
     frame: 1-based number in a multi-frame instance, else None.
-    phase: what tells planes of one position apart (acquisition, echo, b-value, ...), name to value.
+    phase: what may tell planes of one series apart (acquisition, echo, b-value, ...), name to value; see `traits`.
     """
 
     plane: Plane

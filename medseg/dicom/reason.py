@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -34,3 +35,13 @@ class Reason(StrEnum):
     NOT_ON_A_LINE = "not_on_a_line"
     MISSING_SLICES = "missing_slices"
     IRREGULAR_SPACING = "irregular_spacing"
+    INTERLEAVED_VOLUMES = "interleaved_volumes"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Slices that are not segmented: why, in one sentence, and how many."""
+
+    reason: Reason
+    detail: str
+    slices: int

@@ -12,34 +12,8 @@ from medseg.dicom.headers import Attributes, frames, look
 from medseg.dicom.instance import Instance, Plane, Slice, Vector
 from medseg.dicom.reason import Reason
 from medseg.dicom.stored import scaling
+from medseg.dicom.traits import dimension_names, traits
 from medseg.errors import GeometryRefused, UnreadableInstance
-
-#: What may tell planes of one position apart, most telling first.
-PHASE_KEYWORDS = (
-    "TemporalPositionIndex",
-    "TemporalPositionIdentifier",
-    "TemporalPositionTimeOffset",
-    "AcquisitionNumber",
-    "EchoNumbers",
-    "EffectiveEchoTime",
-    "EchoTime",
-    "DiffusionBValue",
-    "DiffusionGradientOrientation",
-    "InversionTime",
-    "FlipAngle",
-    "NominalPercentageOfCardiacPhase",
-    "NominalCardiacTriggerDelayTime",
-    "TriggerTime",
-    "ConvolutionKernel",
-    "KVP",
-    "StackID",
-    "FrameType",
-    "ImageType",
-    "ComplexImageComponent",
-    "AcquisitionTime",
-    "ContentTime",
-    "FrameAcquisitionDateTime",
-)
 
 _COLOUR = {"PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"}
 _UNIT_TOLERANCE = 1e-3
@@ -58,15 +32,16 @@ def expand(instance: Instance) -> tuple[Slice, ...]:
             views = frames(header)
         except UnreadableInstance as error:
             raise _refuse(instance, Reason.MALFORMED_HEADER, error.why) from error
-        return tuple(_slice(instance, number, view) for number, view in enumerate(views, 1))
+        dimensions = dimension_names(look(header))
+        return tuple(_slice(instance, number, view, dimensions) for number, view in enumerate(views, 1))
     view = look(header)
     if (view.number("NumberOfFrames") or 1) > 1:
         # A classic object with frames says where none of them is; a Siemens mosaic is not among these.
         raise _refuse(instance, Reason.MULTIFRAME_WITHOUT_GEOMETRY, "several frames without functional groups")
-    return (_slice(instance, None, view),)
+    return (_slice(instance, None, view, ()),)
 
 
-def _slice(instance: Instance, frame: int | None, view: Attributes) -> Slice:
+def _slice(instance: Instance, frame: int | None, view: Attributes, dimensions: tuple[str, ...]) -> Slice:
     check_image(instance, view)
     modality = view.text("Modality")
     if modality == "CT":
@@ -76,13 +51,8 @@ def _slice(instance: Instance, frame: int | None, view: Attributes) -> Slice:
         scale = scaling(view, modality)
     except ValueError as error:
         raise _refuse(instance, Reason.MALFORMED_HEADER, str(error)) from error
-    phase = {keyword: value for keyword in PHASE_KEYWORDS if (value := _phase_value(view, keyword))}
+    phase = traits(instance, frame, view, dimensions)
     return Slice(plane, partial(read_plane, instance, frame, scale), instance, frame, phase)
-
-
-def _phase_value(view: Attributes, keyword: str) -> str:
-    # The first two values say how an image was made, the others what it shows: magnitude, water, b-value map.
-    return "\\".join(view.texts(keyword)[2:]) if keyword in ("ImageType", "FrameType") else view.text(keyword)
 
 
 def check_image(instance: Instance, view: Attributes) -> None:

@@ -33,7 +33,7 @@ from medseg.inference.zeros import Sampler
 MANY: Final = 1 << 13  # slices: stands for a number that is not known
 _OFF_NORMAL_PIXELS: Final = 0.01  # what moves no voxel by more is no slant, as in `grid.parallel`
 _ON_GRID: Final = 0.05  # of the spacing: positions are rounded
-_ROUNDED_MM: Final = 5e-7
+_ROUNDED: Final = 5e-7  # of the spacing
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,8 +157,8 @@ def rounded_spacing(heights: Vector) -> float:
     steps = len(heights) - 1
     spacing = float(heights[-1]) / steps
     uneven = float(np.abs(heights - spacing * np.arange(len(heights))).max())
-    allowed = max(3 * uneven / steps, _ROUNDED_MM)
-    rounded = (round(spacing, digits) for digits in range(8))
+    allowed = max(3 * uneven / steps, _ROUNDED * spacing)
+    rounded = (float(f"{spacing:.{digits}g}") for digits in range(1, 9))
     return next((one for one in rounded if abs(one - spacing) <= allowed and _on_grid(heights / one)), spacing)
 
 

@@ -252,7 +252,7 @@ REFUSED = [
     pytest.param(
         lambda: [moved(dataset, (3.0 * (place % 2), 0, 0)) for place, dataset in enumerate(made())],
         Reason.NOT_ON_A_LINE,
-        "2.70 mm off the line",
+        "2.7 mm off the line",
         id="slices zigzag",
     ),
     pytest.param(
