@@ -1,11 +1,11 @@
 """Which slices of a series form volumes: each accepted, split or refused, with its reason.
 
 A decision about slices alone, with no file read. Positions are projected on the slice normal (PS3.3 C.7.6.2.1.1);
-InstanceNumber, SliceLocation, SpacingBetweenSlices, GantryDetectorTilt and the order of files say nothing here.
+SliceLocation, GantryDetectorTilt and the order of files say nothing here.
 
-    slices -> belong together? (patient, frame of reference, size, pixel spacing, orientation)      else groups
-           -> one slice for each position? (echo, time point, b-value, ...)                         else phases
-           -> on a line, evenly spaced? (one missing slice is bridged, a change of spacing splits)  -> Stack
+    slices -> share what a volume shares? (patient, frame of reference, size, ...: `groups`)        else groups
+           -> show the same, one for each position, and fill a line? (echo, time, ...: `volumes`)   else volumes
+           -> evenly spaced? (one missing slice is bridged, a change of spacing splits: `spacing`)  -> Stack
 """
 
 from __future__ import annotations

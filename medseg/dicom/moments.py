@@ -42,7 +42,8 @@ def moments(texts: Sequence[str]) -> Vector | None:
     days, times = [day for day, _ in known], np.array([time for _, time in known])
     dated = [day for day in days if day is not None]
     if len(dated) == len(days) and (len(set(dated)) > 1 or np.ptp(times) <= _DAY_S / 2):
-        return np.array(dated) * _DAY_S + times
+        since: Vector = np.array(dated) * _DAY_S + times
+        return since
     if 0 < len(dated) < len(days):
         return None
     return _round_the_day(times % _DAY_S)

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from medseg.dicom.instance import Slice, Vector
 from medseg.dicom.reason import Reason
-from medseg.dicom.spacing import Grid, base_step, place_on_grid, position_numbers, written_mm
+from medseg.dicom.spacing import Grid, place_on_grid, position_numbers, written_mm
 
 _OFF_LINE_PIXELS = 0.1
 _OVERLAP = 1.1  # slices this much thicker than their spacing overlap
+_DENSE = 1.4
 _SPARSE = 0.5
 _SAME_SPACING = 0.02
 
@@ -79,7 +80,7 @@ class Ordered:
     def too_dense(self) -> bool:
         """Whether slices would overlap if all lay between the others; quickly."""
         mean = float(np.ptp(self.heights_mm)) / max(len(self) - 1, 1)
-        return self.stated("SliceThickness") > 1.1 * _OVERLAP * mean
+        return self.stated("SliceThickness") > _DENSE * mean
 
     def one_finer(self) -> bool | None:
         """Whether slices that lie between each other are packages of one volume, rather than several volumes.
@@ -87,7 +88,8 @@ class Ordered:
         Slices of one volume are as thick as their spacing, or thinner. Where the thickness (PS3.3 C.7.6.2) is that of a
         wider spacing, each set of them is a volume of its own. None: neither it nor SpacingBetweenSlices tells.
         """
-        step = max(base_step(self.heights_mm), float(np.ptp(self.heights_mm)) / max(len(self) - 1, 1))
+        grid = self.grid()
+        step = grid.spacing_mm if isinstance(grid, Grid) else float(np.ptp(self.heights_mm)) / max(len(self) - 1, 1)
         thickness = self.stated("SliceThickness")
         if thickness > _OVERLAP * step:
             return False

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from medseg.dicom.instance import Slice, Vector
 from medseg.dicom.moments import moments
 from medseg.dicom.ordered import Ordered, Places
+from medseg.dicom.spacing import base_step
 from medseg.dicom.traits import EVIDENCE, Kind, kind_of, rank_of
 
 _MOST_COLUMNS = 20
@@ -224,7 +225,8 @@ def joined(ordered: Ordered, cells: Sequence[Places]) -> list[Places] | None:
     """Cells in their order, as many together as make up one volume: slabs that continue each other, packages of which
     one lies between the slices of the other. The same number for each volume where that is possible.
 
-    None where a cell could as well be of the volume before or after, or where that takes too long to say.
+    None where it is not certain: a cell could as well be of the volume before or after, two volumes could be halves of
+    one, or it takes too long to say.
     """
     positions = ordered.positions()
     bounds = _equal_runs(ordered, cells, _clash(positions, cells, 0)) or _longest_runs(ordered, cells, positions)
@@ -238,7 +240,25 @@ def joined(ordered: Ordered, cells: Sequence[Places]) -> list[Places] | None:
             and all(_belong(ordered, run) for run in (before, after))
         ):
             return None
-    return [np.sort(np.concatenate(cells[begin:end])) for begin, end in pairwise(bounds)]
+    volumes = [np.sort(np.concatenate(cells[begin:end])) for begin, end in pairwise(bounds)]
+    return None if _halves(ordered, volumes) else volumes
+
+
+def _halves(ordered: Ordered, volumes: Sequence[Places]) -> bool:
+    """Whether of two volumes one begins where another ends, or lies between the slices of the next, which are
+    thin enough for that."""
+    heights = ordered.heights_mm
+    ends = np.array([(heights[places[0]], heights[places[-1]]) for places in volumes])
+    step = max(base_step(heights[places]) for places in volumes)
+    gaps = ends[None, :, 0] - ends[:, None, 1]
+    if ((gaps > 0) & (gaps < 2 * step)).any():
+        return True
+    positions = ordered.positions()
+    for pair in pairwise(volumes):
+        both = np.sort(np.concatenate(pair))
+        if _once(positions, both) and lie_between(pair) and ordered.part(both).one_finer() is not False:
+            return True
+    return False
 
 
 def _equal_runs(ordered: Ordered, cells: Sequence[Places], most: int) -> list[int] | None:

@@ -22,7 +22,7 @@ FINE = 0.04  # positions written at least so finely may be even
 ROUNDED = 0.4  # positions written more coarsely than this are not rounded but wrong
 BRIDGED_SLICES = 1
 _LEAP = 1 / SAME
-_NOTHING = 1e-6
+_NOTHING = 1e-3
 _LEAST_ERROR = 2e-7  # of a number: 12.3 kept in 32 bits is written as 12.3000002
 
 
@@ -115,7 +115,7 @@ def place_on_grid(heights: Vector, written: float = 0.0) -> Grid | tuple[Reason,
     wrong = np.abs(steps - multiples * base)
     fine = 1.001 * rounded if rounded <= FINE * base else 0.0
     even = bool((wrong <= max(fine, UNIFORM * base)).all())
-    if not even and wrong.max() > UNEVEN * base and _off_best_grid(heights, numbers) > 0.51 * rounded:
+    if not even and wrong.max() > UNEVEN * base and _off_best_grid(heights, numbers) > 0.8 * rounded:
         at = int(np.argmax(wrong))
         where = f"{listed(heights[at : at + 2], base, ' and ')} mm along the normal"
         expected = f"expected {length(base)} mm within 10 %"
@@ -136,10 +136,10 @@ def place_on_grid(heights: Vector, written: float = 0.0) -> Grid | tuple[Reason,
 
 
 def _off_best_grid(heights: Vector, numbers: Vector) -> float:
-    """How far, in mm, the farthest slice is off the uniform grid that fits all best."""
+    """How far, in mm, the farthest slice is off a uniform grid laid through the middle of all."""
     centred = numbers - numbers.mean()
     slope = float(centred @ heights / (centred @ centred))
-    return float(np.abs(heights - heights.mean() - slope * centred).max())
+    return float(np.ptp(heights - slope * numbers)) / 2
 
 
 def split_at_changes(

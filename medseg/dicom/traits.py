@@ -155,7 +155,7 @@ _COMPONENTS: Final = frozenset(
     | {"CBF", "CBV", "MTT", "TTP", "TMAX"}
 )
 
-_WANTED: Final = {tag_for_keyword(name): name for name in (*KINDS, *EVIDENCE) if tag_for_keyword(name) is not None}
+_WANTED: Final = {tag: name for name in (*KINDS, *EVIDENCE) if (tag := tag_for_keyword(name)) is not None}
 
 
 def kind_of(name: str) -> Kind:

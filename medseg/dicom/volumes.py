@@ -163,7 +163,7 @@ def _by_turns(ordered: Ordered, column: Column) -> list[Part] | None:
 
 def _all_overlap(parts: Sequence[Part]) -> bool:
     """Whether none of the parts could be what another lacks."""
-    return max(part.places[0] for part in parts) < min(part.places[-1] for part in parts)
+    return bool(max(part.places[0] for part in parts) < min(part.places[-1] for part in parts))
 
 
 def _by_number(ordered: Ordered, positions: Places, min_slices: int, depth: int) -> Iterator[Outcome]:
@@ -199,16 +199,17 @@ def _lying_between(ordered: Ordered, min_slices: int, depth: int) -> Iterator[Ou
             found = _parted(ordered, parts, min_slices, depth)
             if found.clean:
                 yield found
-    finer = ordered.one_finer() if even else False
-    if finer:
+    finer = ordered.one_finer()
+    if finer and even:
         return
+    apart = finer is False or (finer is None and not even)
     by_number = numbered(ordered.slices)
     gathered = [column for column in every if not column.shows]
     for column in (*gathered, *([by_number] if by_number is not None else [])):
         for cells in turns(column, ordered.heights_mm):
             if not lie_between(cells):
                 continue
-            if finer is False:
+            if apart:
                 volumes = joined(ordered, cells) or []
                 if not _even_volumes(ordered, volumes, min_slices, alike=column not in valued):
                     continue
@@ -219,11 +220,11 @@ def _lying_between(ordered: Ordered, min_slices: int, depth: int) -> Iterator[Ou
                     yield _parted(ordered, called_by_turn(column, volumes), min_slices, depth, *findings)
             elif column in valued and _even_volumes(ordered, cells, min_slices, alike=True):
                 yield _ambiguous(ordered, column, cells)
-    if not even:
-        for column in valued:
-            parts = by_value([column])
-            found = _parted(ordered, parts, min_slices, depth) if lie_between([one.places for one in parts]) else None
-            if found is not None and found.volumes:
+    for column in [] if even else valued if apart else [one for one in valued if one.shows]:
+        parts = by_value([column]) if column.shows else _by_turns(ordered, column) or []
+        if len(parts) > 1 and lie_between([one.places for one in parts]):
+            found = _parted(ordered, parts, min_slices, depth)
+            if found.volumes:
                 yield found
 
 
