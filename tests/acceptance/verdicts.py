@@ -18,11 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 from pydicom import dcmread
 
+from medseg.dicom.decode import read_planes
+from medseg.dicom.geometry import Verdict, classify
 from medseg.dicom.phantom import make_series, write_series
+from medseg.dicom.sources import find_instances
 from tests.medseg.bundle.zoo import rewrite, spleen_like
 
+TRUTH_SUFFIX = "_ground_truth.nii.gz"
 HEAD = """# What happens to real series
 
 Made by `python -m tests.acceptance.verdicts ../shared/data`: `medseg infer` on every series of the test data and on
@@ -31,6 +37,27 @@ modality, by `--bundle`. "Written": a SEG and a report were written and verified
 orientations, oblique, feet-first, prone and tilted phantoms are in `tests/acceptance/test_geometry.py`.
 
 | input | modality | shipped bundles | `--bundle` | reason or finding |
+| --- | --- | --- | --- | --- |
+"""
+
+
+MAKERS = """
+## Series of several makers
+
+The archives of `dicom_vendors`, each unzipped: what `medseg inspect` says of their series (frames of reference, which
+de-identification took from some, assumed).
+
+| archive | modality | verdict | volumes | reason |
+| --- | --- | --- | --- | --- |
+"""
+
+TRUTH = """
+## Against the ground truth beside them
+
+The volumes of `dicom2nifti_series` as the NIfTI files beside them have them, made by another program: voxels equal or
+not, and how far the affines differ. Here two slices are enough for a volume.
+
+| series | ground truth | volumes | equal to it | affine within, mm |
 | --- | --- | --- | --- | --- |
 """
 
@@ -122,6 +149,55 @@ def rows(data: Path) -> Iterator[Row]:
                 )
 
 
+def makers(data: Path) -> Iterator[str]:
+    """A row for each series of each archive."""
+    for archive in sorted((data / "dicom_vendors").glob("*.zip")):
+        with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(archive) as packed:
+            packed.extractall(folder)
+            for series in inspected(Path(folder), ("--assume-frame-of-reference",)):
+                volumes = "; ".join(
+                    f"{one['slices']} slices" + (f" ({one['phase']})" if one["phase"] else "")
+                    for one in series["stacks"]
+                )
+                why = [f"{one['reason']}: {one['detail']}" for one in series["refusals"]]
+                why += [f["detail"] for one in series["stacks"] for f in one["findings"] if f["code"] != "phase"]
+                said = "; ".join(dict.fromkeys(text if len(text) < 160 else f"{text[:157]}..." for text in why))
+                modality, verdict = series["modality"], series["verdict"]
+                yield f"| {archive.stem} | {modality} | {verdict} | {volumes or '-'} | {said.replace('|', '/')} |"
+
+
+def truths(data: Path) -> Iterator[str]:
+    """A row for each series with a ground truth."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        with zipfile.ZipFile(data / "dicom_vendors" / "dicom2nifti_series.zip") as packed:
+            packed.extractall(folder)
+        for path in sorted(folder.rglob(f"*{TRUTH_SUFFIX}")):
+            source = path.with_name(path.name.removesuffix(TRUTH_SUFFIX))
+            for series in find_instances(source).series():
+                name = source.parent.relative_to(folder).as_posix()
+                yield f"| {name} | {compared(classify(series, assume_frame_of_reference=True, min_slices=2), path)} |"
+
+
+def compared(verdict: Verdict, truth: Path) -> str:
+    """What of a ground truth the volumes of a series are."""
+    image = nib.as_closest_canonical(nib.load(truth))
+    right = np.asanyarray(image.dataobj)
+    right = right.reshape(*right.shape[:3], -1)
+    size = " x ".join(map(str, right.shape if right.shape[3] > 1 else right.shape[:3]))
+    if not verdict.stacks:
+        return f"{size} | {verdict.refusals[0].reason} | - | -"
+    met, apart = set(), 0.0
+    for stack in verdict.stacks:
+        voxels = np.stack([pixels for _, pixels in read_planes(stack.slices)])
+        affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ stack.affine[:, [2, 1, 0, 3]]
+        ours = nib.as_closest_canonical(nib.Nifti1Image(voxels.transpose(2, 1, 0), affine))
+        mine = np.asanyarray(ours.dataobj)
+        met |= {n for n in range(right.shape[3]) if np.array_equal(mine, right[..., n].astype(np.float32))}
+        apart = max(apart, float(np.abs(ours.affine - image.affine).max()))
+    return f"{size} | {len(verdict.stacks)} | {len(met)} of {right.shape[3]} | {apart:.4f}"
+
+
 def inspected(path: Path, options: tuple[str, ...]) -> list[dict[str, Any]]:
     try:
         return medseg("inspect", path, "--json", *options)
@@ -165,3 +241,9 @@ if __name__ == "__main__":
     for row in rows(Path(sys.argv[1])):
         sys.stdout.write(f"{row}\n")
         sys.stdout.flush()
+    sys.stdout.write(MAKERS)
+    for line in makers(Path(sys.argv[1])):
+        sys.stdout.write(f"{line}\n")
+    sys.stdout.write(TRUTH)
+    for line in truths(Path(sys.argv[1])):
+        sys.stdout.write(f"{line}\n")
