@@ -255,7 +255,7 @@ def retry_job(db: Connection, job_id: int, at: float) -> str:
         return f"job {job_id} is not run again: another job has the images of its series, or will have them"
     then = {"state": "waiting"} if arriving else {"state": "queued", "revision": of.revision}
     again = {
-        "may_lack": int(row.error_code in ACCEPTED),
+        "may_lack": int(row.may_lack or row.error_code in ACCEPTED),
         "ready_at": at,
         "failures": 0,
         "tried_from": None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 from types import SimpleNamespace
 
 import highdicom
@@ -404,7 +405,8 @@ def test_a_series_without_most_attributes(tmp_path, shared_data):
 
 @pytest.mark.parametrize(("only", "asked", "marked"), [(True, False, True), (False, False, False), (False, True, True)])
 def test_a_bundle_for_research_stays_marked(only, asked, marked):
-    bundle = SimpleNamespace(name="b", version="1", digest="0" * 64, research_only=only)
+    file = {"path": Path("b"), "weights": Path("b/models/model.pt")}
+    bundle = SimpleNamespace(name="b", version="1", digest="0" * 64, research_only=only, **file)
     provenance = Provenance.of(bundle, made().key, MADE_AT, research_use=asked)
     assert provenance.research_use is marked
     assert ("research use" in provenance.description("SEG")) is marked
