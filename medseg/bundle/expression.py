@@ -330,6 +330,8 @@ def _bounded(value: Any) -> Any:
         raise RefusedError("an integer too large to be meant")
     if isinstance(value, float) and not math.isfinite(value):
         raise RefusedError("a number that is not finite")
+    if isinstance(value, str) and len(value) > MOST_ITEMS:
+        raise RefusedError(f"a string of {len(value)} characters; at most {MOST_ITEMS} are made")
     if not isinstance(value, bool | int | float | str | list | tuple | None):
         raise RefusedError(f"{_kind(value)} in an expression")
     return value

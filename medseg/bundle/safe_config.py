@@ -19,7 +19,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from medseg.bundle.expression import DEVICE, LARGEST, REFERENCE, RefusedError, evaluate
@@ -161,9 +162,12 @@ class SafeConfig:
 
     def exists(self, name: str) -> bool:
         """Whether the bundle has a file of that name, or weights of that name as safetensors."""
-        path = self._root / name
+        path = PurePosixPath(name)
         files = [path, path.with_suffix(".safetensors")] if path.suffix in TWINS else [path]
-        return any(file.is_file() and file.resolve().is_relative_to(self._root) for file in files)
+        for file in files:
+            with suppress(InvalidBundle):
+                return inside(self._bundle, self._root, str(file)).is_file()
+        return False
 
     def _raw(self, content: Any, key: str) -> Any:
         value = content

@@ -12,8 +12,10 @@ something into the network in a way that is not read is refused, and so is a con
 from __future__ import annotations
 
 import ast
+import os
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -25,10 +27,14 @@ from medseg.errors import InvalidBundle
 
 USUAL: Final = ("models/model.safetensors", "models/model.pt")
 RUNS: Final = ("initialize", "run", "evaluate", "evaluating", "evaluator", "handlers", "val_handlers")
+LOADER: Final = "CheckpointLoader"
 WRAPPERS: Final = ("DataParallel", "DistributedDataParallel")
 READS: Final = ("torch.load", "load_file", "safetensors.torch.load_file")
 TORCHSCRIPT: Final = "TorchScript is not read: it can run code; save the state dict"
-SUSPECT: Final = ("load", "weights", "restore", "checkpoint", "ckpt", "pretrain")
+SUSPECT: Final = ("load", "weights", "restore", "checkpoint", "ckpt", "pretrain", "copy_model_state")
+HARMLESS: Final = ("CheckpointSaver",)
+# methods of a network that give something else than the network
+GIVES_OTHER: Final = ("parameters", "named_parameters", "state_dict", "children", "modules")
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ def find_weights(
     on = [load for load in loads if load.on]
     if not on:
         first = loads[0]
-        _named(bundle, root, _within(bundle, root, first), first, trained)
+        _named(bundle, root, _within(bundle, root, first), first, trained)  # perhaps off because the file is missing
         why = f"{first.path} is named, but as the configuration is set nothing is loaded: let it be loaded"
         raise InvalidBundle(bundle, first.key, why)
     files = {_within(bundle, root, load): load for load in on}
@@ -101,7 +107,7 @@ def _named(bundle: str, root: Path, file: str, load: _Load, trained: bool) -> We
 
 
 def _there(root: Path, file: str) -> bool:
-    return (root / file).exists() or (root / file).is_symlink()
+    return os.path.lexists(root / file)  # also a link that leads nowhere, which is then refused as such
 
 
 def _within(bundle: str, root: Path, load: _Load) -> str:
@@ -109,54 +115,78 @@ def _within(bundle: str, root: Path, load: _Load) -> str:
     path = posixpath.normpath(load.path)
     if path.startswith(f"{root.as_posix()}/"):
         path = path.removeprefix(f"{root.as_posix()}/")
-    if path.startswith(("/", "..")):
+    if path.startswith("/") or path.split("/")[0] == "..":
         why = f"{load.path} leads out of the bundle's folder: weights lie within it (@bundle_root + '/models/...')"
         raise InvalidBundle(bundle, load.key, why)
     return path
 
 
 class _Reader:
-    """Goes through what a configuration runs, and notes what is loaded into the network."""
+    """Goes through what a configuration runs, and notes what is loaded into the network.
+
+    Each key, and each part of another file, is gone through once, so that nothing leads in a circle.
+    """
 
     def __init__(self, bundle: str, root: Path, config: SafeConfig, network: str, trust: bool) -> None:
-        self._bundle, self._root, self._config, self._network = bundle, root, config, network
-        self._trust = trust
+        self._bundle, self._root, self._config, self._trust = bundle, root, config, trust
         self._seen: set[tuple[str, bool]] = set()
+        self._networks = {network: True}  # keys, and whether each is the network
+        self._asked: set[str] = set()  # keys on the way from a load to its file
         self._loads: list[_Load] = []
+        self._unclear: InvalidBundle | None = None  # weights are read, and it is not seen into what
 
     def loads(self) -> list[_Load]:
-        for key in RUNS:
-            if key in self._config:
-                self._follow(key)
-        if not self._loads:  # a loader that nothing here runs still says which weights are the network's
-            for key, value in self._config.top():
-                if isinstance(value, dict) and _is_loader(value):
+        try:
+            for key in RUNS:
+                if key in self._config:
                     self._follow(key)
+            if not self._loads and self._unclear is not None:
+                raise self._unclear
+            if not self._loads:
+                for key, value in self._config.top():
+                    self._spare(value, key)
+        except RecursionError:
+            why = "nested too deep to tell which weights are loaded"
+            raise InvalidBundle(self._bundle, "configs/inference.json", why) from None
         return self._loads
 
-    # ---- going through
+    def _spare(self, value: Any, key: str) -> None:
+        """A loader that nothing here runs still says which weights are the network's."""
+        if isinstance(value, dict) and _class(value) == LOADER:
+            self._component(value, key, on=True)
+        elif isinstance(value, dict | list):
+            for name, item in value.items() if isinstance(value, dict) else enumerate(value):
+                self._spare(item, f"{key}::{name}")
+
+    # ---- going through; on: whether it runs as things are set
 
     def _follow(self, key: str, on: bool = True) -> None:
         key = key.replace("#", "::")
+        if self._is_new(key, on):
+            try:
+                value = self._config.raw(key)
+            except InvalidBundle:  # a name that MONAI itself gives
+                return
+            self._visit(value, key, on)
+
+    def _is_new(self, key: str, on: bool) -> bool:
         if {(key, on), (key, True)} & self._seen:
-            return
+            return False
         self._seen.add((key, on))
-        try:
-            value = self._config.raw(key)
-        except InvalidBundle:  # a name that MONAI itself gives
-            return
-        self._visit(value, key, on)
+        return True
 
     def _visit(self, value: Any, key: str, on: bool) -> None:
         match value:
             case str() if value.startswith("$"):
                 self._expression(value, key, on)
+            case str() if value.startswith("%") and ".json" in value:
+                if self._is_new(value, on):
+                    self._visit(*self._config.written(value[1:], key), on)
             case str() if value.startswith("%"):
-                written, origin = self._config.written(value[1:], key)
-                self._visit(written, origin, on)
+                self._follow(self._config.absolute(value[1:], key), on)
             case str():
-                for name in REFERENCE.findall(value) if REFERENCE.fullmatch(value) else ():
-                    self._follow(self._config.absolute(name, key), on)
+                if reference := REFERENCE.fullmatch(value):
+                    self._follow(self._config.absolute(reference[1], key), on)
             case dict() if "_target_" in value:
                 self._component(value, key, on)
             case dict():
@@ -168,11 +198,14 @@ class _Reader:
 
     def _component(self, value: dict[str, Any], key: str, on: bool) -> None:
         on = on and not self._is_disabled(value, f"{key}::_disabled_")
-        if _is_loader(value):
+        name = _class(value)
+        if name == LOADER:
             self._loader(value, key, on)
         elif on and key.partition("::")[0] not in ("dataset", "dataloader"):
-            for name, item in value.items():
-                self._visit(item, f"{key}::{name}", on)
+            into = any(self._is_network(item, key) for item in value.values())
+            self._suspect(name, str(value["_target_"]), key, reads=value["_target_"] in READS, into=into)
+            for argument, item in value.items():
+                self._visit(item, f"{key}::{argument}", on)
 
     def _is_disabled(self, value: dict[str, Any], key: str) -> bool:
         try:
@@ -182,30 +215,29 @@ class _Reader:
         return disabled is True or str(disabled).strip().lower() == "true"
 
     def _loader(self, value: dict[str, Any], key: str, on: bool) -> None:
-        place = f"{key}::load_dict"
-        names = [name for name, item in self._load_dict(value.get("load_dict"), place) if self._is_network(item, place)]
-        if not names:
-            return
-        place = f"{key}::load_path"
-        self._loads.append(_Load(place, self._path(value.get("load_path"), place), names[0], on))
+        names = self._entries(value.get("load_dict"), f"{key}::load_dict")
+        if names:
+            place = f"{key}::load_path"
+            self._loads.append(_Load(place, self._path(value.get("load_path"), place), names[0], on))
 
-    def _load_dict(self, value: Any, key: str) -> Iterator[tuple[str, Any]]:
-        whole = REFERENCE.fullmatch(value.removeprefix("$")) if isinstance(value, str) else None
-        if whole:
-            yield from self._load_dict(self._config.raw(self._config.absolute(whole[1], key)), key)
-        elif isinstance(value, Mapping):
-            yield from value.items()
-        elif isinstance(value, str) and value.startswith("$"):
-            parsed = self._parse(value, key)
-            match parsed and parsed.body:
-                case ast.Dict(keys=keys, values=items):
-                    assert parsed is not None
-                    for name, item in zip(keys, items, strict=True):
-                        if isinstance(name, ast.Constant):
-                            yield str(name.value), f"@{parsed.reference(item) or ''}"
-                case _:
-                    why = "expected names and networks, found an expression"
-                    raise InvalidBundle(self._bundle, key, f"{why}: which weights are loaded cannot be told")
+    def _entries(self, value: Any, key: str, depth: int = 0) -> list[str]:
+        """The names in a `load_dict` under which the network stands."""
+        if isinstance(value, Mapping):
+            return [name for name, item in value.items() if self._is_network(item, key)]
+        if isinstance(value, str) and depth < 20:
+            if reference := REFERENCE.fullmatch(value.removeprefix("$")):
+                origin = self._config.absolute(reference[1], key)
+                return self._entries(self._config.raw(origin), origin, depth + 1)
+            parsed = self._parse(value, key) if value.startswith("$") else None
+            match parsed:
+                case Parsed(body=ast.Dict(keys=keys, values=items)):
+                    names = [name.value for name in keys if isinstance(name, ast.Constant)]
+                    if len(names) == len(items):
+                        return [
+                            str(n) for n, item in zip(names, items, strict=True) if self._is_part(parsed, item, key)
+                        ]
+        why = "expected names and networks, written out: which weights are loaded cannot be told"
+        raise InvalidBundle(self._bundle, key, why)
 
     def _path(self, value: Any, key: str) -> str:
         try:
@@ -218,26 +250,37 @@ class _Reader:
             raise InvalidBundle(self._bundle, key, f"expected the path of the weights, found {type(path).__name__}")
         return path
 
-    # ---- what is the network
+    # ---- what is the network: its key, on a device, in a wrapper
 
-    def _is_network(self, value: Any, key: str, depth: int = 0) -> bool:
-        """Whether a value is the network, moved to a device or wrapped."""
-        if depth > 20:
-            return False
+    def _is_network(self, value: Any, key: str) -> bool:
         if isinstance(value, Mapping):
-            wrapped = str(value.get("_target_", "")).rpartition(".")[2] in WRAPPERS
-            return wrapped and self._is_network(value.get("module"), key, depth + 1)
-        if not isinstance(value, str) or not value.startswith(("$", "@")):
+            return _class(value) in WRAPPERS and self._is_network(value.get("module"), key)
+        if not isinstance(value, str):
             return False
-        return any(self._names_network(self._config.absolute(name, key), depth) for name in REFERENCE.findall(value))
+        if reference := REFERENCE.fullmatch(value):
+            return self._names_network(self._config.absolute(reference[1], key))
+        parsed = self._parse(value, key) if value.startswith("$") else None
+        return parsed is not None and self._is_part(parsed, parsed.body, key)
 
-    def _names_network(self, name: str, depth: int = 0) -> bool:
-        if name == self._network:
-            return True
-        try:
-            return self._is_network(self._config.raw(name), name, depth + 1)
-        except InvalidBundle:
-            return False
+    def _names_network(self, name: str) -> bool:
+        if name not in self._networks:
+            self._networks[name] = False  # while it is asked: a circle is no network
+            with suppress(InvalidBundle):
+                self._networks[name] = self._is_network(self._config.raw(name), name)
+        return self._networks[name]
+
+    def _is_part(self, parsed: Parsed, node: ast.AST | None, key: str) -> bool:
+        """Whether a part of an expression is the network, or its module, or what a method or wrapper of it gives."""
+        match node:
+            case ast.Name() if name := parsed.reference(node):
+                return self._names_network(self._config.absolute(name, key))
+            case ast.Attribute(value=value, attr=attr):
+                return attr not in GIVES_OTHER and self._is_part(parsed, value, key)
+            case ast.Call(func=function, args=args):
+                return self._is_part(parsed, function, key) or (bool(args) and self._is_part(parsed, args[0], key))
+            case ast.IfExp(body=body, orelse=other):
+                return self._is_part(parsed, body, key) or self._is_part(parsed, other, key)
+        return False
 
     # ---- expressions
 
@@ -247,12 +290,19 @@ class _Reader:
             return parse(text[1:])
         except RefusedError:
             into = any(self._names_network(self._config.absolute(name, key)) for name in REFERENCE.findall(text))
-            if into and any(word in text for word in SUSPECT):
+            if into and _is_suspect(text):
                 raise self._unread(text, key) from None
             return None
 
+    def _suspect(self, word: str, text: str, key: str, *, reads: bool, into: bool) -> None:
+        """A call of that name, not understood: refused beside the network, or where nothing else names weights."""
+        if into and _is_suspect(word):
+            raise self._unread(text, key)
+        if reads and self._unclear is None:
+            self._unclear = self._unread(text, key)
+
     def _unread(self, text: str, key: str) -> InvalidBundle:
-        why = f"{text[:80]!r} loads the network's weights in a way that is not read: name them by a CheckpointLoader"
+        why = f"{text[:80]!r} loads the network's weights in a way that is not read: name them by a {LOADER}"
         return InvalidBundle(self._bundle, key, why)
 
     def _expression(self, text: str, key: str, on: bool) -> None:
@@ -268,17 +318,24 @@ class _Reader:
         match node:
             case ast.IfExp(test=test, body=body, orelse=other):
                 chosen = self._value(parsed, test, key)
+                self._node(parsed, test, key, on)
                 self._node(parsed, body, key, on and chosen is not False)
                 self._node(parsed, other, key, on and chosen is not True)
+                return
             case ast.BoolOp(op=ast.And(), values=values):
                 for value in values:
                     self._node(parsed, value, key, on)
                     on = on and self._value(parsed, value, key) is not False
-            case ast.Call():
-                self._call(parsed, node, key, on)
-            case _:
-                for child in ast.iter_child_nodes(node):
-                    self._node(parsed, child, key, on)
+                return
+            case ast.Call() if source := self._loaded(parsed, node, key):
+                path, entry = self._source(parsed, source, key)
+                self._loads.append(_Load(key, path, entry, on))
+                return
+            case ast.Attribute(attr=word) | ast.Name(id=word) if on:
+                into = any(self._names_network(self._config.absolute(name, key)) for name in parsed.references)
+                self._suspect(word, ast.unparse(parsed.body), key, reads=dotted(node) in READS, into=into)
+        for child in ast.iter_child_nodes(node):
+            self._node(parsed, child, key, on)
 
     def _value(self, parsed: Parsed, node: ast.expr, key: str) -> bool | None:
         """A condition; None where it cannot be told."""
@@ -290,32 +347,15 @@ class _Reader:
     def _resolver(self, key: str) -> Resolve:
         return lambda name: self._config.get(self._config.absolute(name, key))
 
-    def _call(self, parsed: Parsed, node: ast.Call, key: str, on: bool) -> None:
-        given = [*node.args, *(keyword.value for keyword in node.keywords)]
-        of, function = None, dotted(node.func)
-        if isinstance(node.func, ast.Attribute):
-            of, function = node.func.value, node.func.attr
-        into = [item for item in (of, *given) if item is not None and self._is_the_network(parsed, item, key)]
-        if into and of is into[0] and function.startswith("load") and function.endswith("state_dict") and given:
-            self._note(parsed, given[0], key, on)
-        elif into and function in ("copy_model_state", "load_model") and into[0] is given[0] and len(given) > 1:
-            self._note(parsed, given[1], key, on)
-        elif into and any(word in function.lower() for word in SUSPECT):
-            raise self._unread(ast.unparse(node), key)
-        else:
-            for child in ast.iter_child_nodes(node):
-                self._node(parsed, child, key, on)
-
-    def _is_the_network(self, parsed: Parsed, node: ast.AST, key: str) -> bool:
-        """Whether a part of an expression is the network, or its module, or what a method of it gives."""
-        while isinstance(node, ast.Attribute | ast.Call):
-            node = node.value if isinstance(node, ast.Attribute) else node.func
-        name = parsed.reference(node)
-        return name is not None and self._names_network(self._config.absolute(name, key))
-
-    def _note(self, parsed: Parsed, node: ast.expr, key: str, on: bool) -> None:
-        path, entry = self._source(parsed, node, key)
-        self._loads.append(_Load(key, path, entry, on))
+    def _loaded(self, parsed: Parsed, call: ast.Call, key: str) -> ast.expr | None:
+        """What a call loads into the network; None for another call."""
+        given = [*call.args, *(keyword.value for keyword in call.keywords)]
+        match call.func:
+            case ast.Attribute(value=of, attr="load_state_dict") if given and self._is_part(parsed, of, key):
+                return given[0]
+            case ast.Attribute(attr="copy_model_state" | "load_model") | ast.Name(id="copy_model_state" | "load_model"):
+                return given[1] if len(given) > 1 and self._is_part(parsed, given[0], key) else None
+        return None
 
     def _source(self, parsed: Parsed, node: ast.expr, key: str) -> tuple[str, str | None]:
         """Path and entry of a checkpoint that is read by a part of an expression."""
@@ -328,30 +368,36 @@ class _Reader:
             case ast.Call(func=ast.Attribute(value=value, attr="get"), args=[ast.Constant(value=str() as entry), *_]):
                 return self._source(parsed, value, key)[0], entry
             case ast.Call(func=function, args=[path, *_]) if dotted(function) in READS:
-                try:
-                    value = read(parsed, path, self._resolver(key), self._config.exists)
-                except RefusedError as refusal:
-                    why = f"{refusal}; which weights are loaded cannot be told"
-                    raise InvalidBundle(self._bundle, key, why) from None
-                return self._path(value, key), None
-            case ast.Constant(value=str() as path):  # load_model(@network, "models/model.safetensors")
-                return path, None
-        raise self._unread(ast.unparse(node), key)
-
-    def _source_at(self, key: str) -> tuple[str, str | None]:
-        value = self._config.raw(key)
-        if isinstance(value, Mapping) and value.get("_target_") in READS:
-            return self._path(value.get("f", value.get("filename")), f"{key}::f"), None
-        if isinstance(value, str) and REFERENCE.fullmatch(value):
-            return self._source_at(self._config.absolute(value[1:], key))
-        if isinstance(value, str) and value.startswith("$"):
-            parsed = self._parse(value, key)
-            if parsed is not None and not isinstance(parsed.body, ast.Constant | ast.BinOp):
-                match parsed.body:
-                    case ast.Call() | ast.Subscript() | ast.Name():
-                        return self._source(parsed, parsed.body, key)
+                node = path
+        try:
+            value = read(parsed, node, self._resolver(key), self._config.exists)
+        except RefusedError:
+            raise self._unread(ast.unparse(node), key) from None
         return self._path(value, key), None
 
+    def _source_at(self, key: str) -> tuple[str, str | None]:
+        if key in self._asked:
+            raise InvalidBundle(self._bundle, key, "refers to itself")
+        self._asked.add(key)
+        value = self._config.raw(key)
+        parsed = self._parse(value, key) if isinstance(value, str) and value.startswith("$") else None
+        if parsed is not None:
+            source = self._source(parsed, parsed.body, key)
+        elif isinstance(value, str) and (reference := REFERENCE.fullmatch(value)):
+            source = self._source_at(self._config.absolute(reference[1], key))
+        elif isinstance(value, Mapping) and value.get("_target_") in READS:
+            name = "f" if "f" in value else "filename"
+            source = self._path(value.get(name), f"{key}::{name}"), None
+        else:
+            source = self._path(value, key), None
+        self._asked.remove(key)
+        return source
 
-def _is_loader(value: Mapping[str, Any]) -> bool:
-    return str(value.get("_target_", "")).rpartition(".")[2] == "CheckpointLoader"
+
+def _class(value: Mapping[str, Any]) -> str:
+    """The name that a component's `_target_` ends in."""
+    return str(value.get("_target_", "")).rpartition(".")[2]
+
+
+def _is_suspect(name: str) -> bool:
+    return name not in HARMLESS and any(word in name.lower() for word in SUSPECT)

@@ -176,11 +176,11 @@ def blend(first: Tensor, second: Tensor, here: float, there: float) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class InPlane:
-    """Operators along rows and columns; None keeps them as they are."""
+    """Operators along rows and columns, in the planes' own precision; None keeps them as they are."""
 
     rows: Taps | None
     columns: Taps | None
-    _on: dict[torch.device, tuple[Pairs | None, Pairs | None]] = field(default_factory=dict)
+    _on: dict[tuple[torch.device, torch.dtype], tuple[Pairs | None, Pairs | None]] = field(default_factory=dict)
 
     @staticmethod
     def of(rows: Taps, columns: Taps) -> InPlane:
@@ -188,9 +188,10 @@ class InPlane:
 
     def __call__(self, planes: Tensor) -> Tensor:
         """(C, j, i) -> (C, new j, new i)."""
-        if planes.device not in self._on:
-            self._on[planes.device] = _pairs(self.rows, planes.device), _pairs(self.columns, planes.device)
-        rows, columns = self._on[planes.device]
+        place = planes.device, planes.dtype
+        if place not in self._on:
+            self._on[place] = _pairs(self.rows, *place), _pairs(self.columns, *place)
+        rows, columns = self._on[place]
         if columns is not None:
             lower, upper, here, there = columns
             given, planes = planes, planes.new_empty(*planes.shape[:2], len(lower))
@@ -207,15 +208,15 @@ class InPlane:
 
 
 Pairs: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
-"""An operator on a device: indices of the old samples `lower` and `upper`, and their weights (float32), each (n,)."""
+"""An operator on a device: indices of the old samples `lower` and `upper`, and their weights, each (n,)."""
 
 
-def _pairs(along: Taps | None, device: torch.device) -> Pairs | None:
+def _pairs(along: Taps | None, device: torch.device, dtype: torch.dtype) -> Pairs | None:
     if along is None:
         return None
-    given = along.lower, along.upper, *along.weights.astype(np.float32).T
-    lower, upper, here, there = (torch.from_numpy(np.ascontiguousarray(one)).to(device) for one in given)
-    return lower, upper, here, there
+    given = along.lower, along.upper, *along.weights.T
+    lower, upper, here, there = (torch.from_numpy(np.ascontiguousarray(column)).to(device) for column in given)
+    return lower, upper, here.to(dtype), there.to(dtype)
 
 
 def _pieces(old: Tensor, new: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

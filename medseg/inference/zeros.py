@@ -3,8 +3,8 @@
 MONAI samples in float64, at coordinates that miss whole numbers by rounding errors: beside a voxel of 100, one of 0
 that stays where it is becomes 1e-12, and is no longer blank to a step that asks what is not zero. Which voxels do
 depends on the last bit of every coordinate, so here coordinates are made in MONAI's own operations (`SpatialResample`,
-`to_norm_affine`, `affine_grid`) and sampled in float64. It costs more than `resample`, and only recipes that ask for
-what is not zero after a resampling (`Recipe.zeros_matter`) take this way.
+`to_norm_affine`, `affine_grid`), and sampled in float64 where values of both signs can cancel out. It costs more than
+`resample`, and only recipes that ask for what is not zero after a resampling (`Recipe.zeros_matter`) take this way.
 
     theta   [-1, 1] of the new grid -> [-1, 1] of the old one, 4x4, model axes
     place   ((theta @ (x, y, z, 1) + 1) * size - 1) / 2     voxels, along the axis of the slices
@@ -24,7 +24,7 @@ from torch.nn import functional
 from medseg.bundle.recipe import Interpolation, Resample
 from medseg.dicom.instance import Vector
 from medseg.inference.grid import Axes, Frame, between, parallel
-from medseg.inference.resample import Taps, brought_inside
+from medseg.inference.resample import InPlane, Taps, brought_inside
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,38 +179,30 @@ class Sampling:
 
     def __init__(self, sampler: Sampler, of: Callable[[int], Tensor]) -> None:
         self.sampler, self._of = sampler, of
-        self._ready: dict[int, Tensor] = {}  # old slices at the new rows and columns, float64
+        self._in_plane = InPlane(*sampler.aligned[1:]) if sampler.aligned else None
+        self._ready: dict[int, Tensor] = {}  # old slices at the new rows and columns
 
     def plane(self, k: int) -> Tensor:
         """New slice k (C, rows, columns), float32."""
-        if self.sampler.aligned is None:
+        if self.sampler.aligned is None or self._in_plane is None:
             return self.sampler.plane(k, self._of)
-        slices, rows, columns = self.sampler.aligned
-        parts = {int(n): 0.0 for n in (slices.lower[k], slices.upper[k])}
-        for n, weight in zip((slices.lower[k], slices.upper[k]), slices.weights[k], strict=True):
-            parts[int(n)] += float(weight)
-        self._ready = {n: plane for n, plane in self._ready.items() if n in parts}
-        result: Tensor | None = None
-        for n, weight in parts.items():
-            if weight == 0.0 and len(parts) > 1:
-                continue
-            if n not in self._ready:
-                self._ready[n] = _mixed(_mixed(self._of(n), rows, 1), columns, 2)
-            part = self._ready[n] * weight
-            result = part if result is None else result.add_(part)
-        assert result is not None
+        slices, in_plane = self.sampler.aligned[0], self._in_plane
+        pair = zip((slices.lower[k], slices.upper[k]), slices.weights[k], strict=True)
+        parts = {int(n): float(weight) for n, weight in pair if weight} or {int(slices.lower[k]): 0.0}
+        self._ready = {n: self._ready[n] if n in self._ready else in_plane(_fit(self._of(n))) for n in parts}
+        (first, weight), *others = ((self._ready[n], weight) for n, weight in parts.items())
+        result = first * weight
+        for other, weight in others:
+            result = torch.add(result, other, alpha=weight)
         return result.float()
 
 
-def _mixed(plane: Tensor, along: Taps, dim: int) -> Tensor:
-    """(C, j, i) along one of its axes, in float64."""
-    shape = [-1 if dim == axis else 1 for axis in range(3)]
-    here, there = (torch.from_numpy(np.ascontiguousarray(column)).reshape(shape) for column in along.weights.T)
-    result = plane.index_select(dim, torch.from_numpy(np.ascontiguousarray(along.lower))).double().mul_(here)
-    if along.weights[:, 1].any():
-        upper = plane.index_select(dim, torch.from_numpy(np.ascontiguousarray(along.upper))).double()
-        result.add_(upper.mul_(there))
-    return result
+def _fit(plane: Tensor) -> Tensor:
+    """In a precision in which weighted sums are zero where they are in float64.
+
+    Without negative values that is where every part is zero, in float32, too; else parts can cancel out.
+    """
+    return plane if float(plane.min()) >= 0 else plane.double()
 
 
 def _to_unit(shape: tuple[int, int, int], align: bool) -> Vector:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors.torch import save_file
 from medseg.bundle.describe import details
 from medseg.bundle.load import load_bundle
 from medseg.bundle.network import load_network
+from medseg.cli.exits import exit_code
 from medseg.errors import InvalidBundle
 from tests.medseg.bundle import zoo
 
@@ -180,6 +182,40 @@ REFUSED = {
     ),
     "a script": ({"initialize": ["$scripts.load_weights(@network_def, 'models/other.pt')"]}, "not read"),
     "TorchScript": ({"checkpointloader": loader("models/model.ts")}, "TorchScript"),
+    "a folder": ({"checkpointloader": loader("@bundle_root")}, "not a file"),
+    "a path too long": ({"checkpointloader": loader("models/" + "m" * 300 + ".pt")}, "no weights"),
+    "a path of no bytes": ({"checkpointloader": loader("models/\0.pt")}, "no weights"),
+    "a number": ({"checkpointloader": loader("$1 + 1")}, "expected the path of the weights, found int"),
+    "names elsewhere": (
+        {"checkpointloader": loader("models/model.pt", load_dict="$dict(model=@network)")},
+        "load_dict",
+    ),
+    "names unpacked": ({"checkpointloader": loader("models/model.pt", load_dict="$dict(**@highres)")}, "load_dict"),
+    "names in a circle": ({"checkpointloader": loader("models/model.pt", load_dict="@a"), "a": "@a"}, "written out"),
+    "no names": ({"checkpointloader": {"_target_": "CheckpointLoader", "load_path": "models/model.pt"}}, "load_dict"),
+    "a loader of its own": (
+        {"handlers": [{"_target_": "scripts.WeightsLoader", "model": "@network", "path": "models/other.pt"}]},
+        r"handlers::0.*scripts\.WeightsLoader.*not read",
+    ),
+    "a method as a component": (
+        {"initialize": [{"_target_": "$@network_def.load_state_dict", "state_dict": "$torch.load(@ckpt_path)"}]},
+        "not read",
+    ),
+    "a loader in an expression": (
+        {"initialize": ["$CheckpointLoader(load_path=@ckpt_path, load_dict={'model': @network})(@evaluator)"]},
+        "not read",
+    ),
+    "a loop": ({"initialize": ["$[n.load_state_dict(torch.load(@ckpt_path)) for n in [@network]]"]}, "not read"),
+    "a function that is given them": (
+        {"initialize": ["$scripts.give(@network, @checkpoint)"], "checkpoint": "$torch.load(@ckpt_path)"}
+        | {"checkpointloader": 0},
+        "checkpoint.*not read",
+    ),
+    "a checkpoint in a circle": (
+        {"initialize": ["$@network.load_state_dict(@checkpoint)"], "checkpoint": "$@checkpoint['model']"},
+        "refers to itself",
+    ),
+    "a chain too long": ({f"a{n}": f"@a{n + 1}" for n in range(2000)} | {"initialize": ["@a0"]}, "nested too deep"),
 }
 
 
@@ -187,3 +223,92 @@ REFUSED = {
 def test_refused_by_name(changes, why, tmp_path):
     with pytest.raises(InvalidBundle, match=why):
         load_bundle(two_files(tmp_path / "b", **changes))
+
+
+def test_configurations_in_circles_and_of_many_copies_end(tmp_path):
+    """Each would be gone through without end, or 30 ** 30 times."""
+    doubled = {f"a{n}": [f"%a{n + 1}", f"@a{n + 1}"] * 15 for n in range(30)} | {"a30": "@a0"}
+    circles = {"b": "%b", "c": ["@c", "%c"], "d": "$[@d, @b]", "e": ["%inference.json::e"]}
+    networks = {f"n{n}": f"$[{', '.join([f'@n{n + 1}'] * 30)}]" for n in range(30)}
+    wrapped = {"w": {"_target_": "DataParallel", "module": "@w"}}
+    uses = ["@a0", "%b", "@c", "@d", "@e", "$f(@n0)", {"_target_": "DataParallel", "module": "@w"}]
+    changes = doubled | circles | networks | wrapped
+    folder = two_files(tmp_path / "b", **changes, initialize=["$@checkpointloader(@evaluator)", *uses])
+    assert seed_of(folder) == 1
+
+
+@pytest.mark.parametrize("text", ["$f'{@a1}{@a1}'", "$os.path.join(@a1, @a1)", "$@a1 + @a1"])
+def test_a_path_that_doubles_itself_is_refused(text, tmp_path):
+    doubling = {f"a{n}": text.replace("a1", f"a{n + 1}") for n in range(1, 40)} | {"a40": "models/other.pt"}
+    with pytest.raises(InvalidBundle, match="10000"):
+        load_bundle(two_files(tmp_path / "b", **doubling, checkpointloader=loader("@a1")))
+
+
+@pytest.mark.parametrize("name", ["other.pt", "other.safetensors"])
+@pytest.mark.parametrize("folder_too", [False, True])
+def test_links_out_of_the_bundle_are_refused(name, folder_too, tmp_path):
+    folder = two_files(tmp_path / "b", checkpointloader=loader("@ckpt_path"))
+    away = (folder / "models").rename(tmp_path / "elsewhere")
+    save_file(weights(2, folder), away / "other.safetensors")
+    if folder_too:
+        (folder / "models").symlink_to(away)
+    else:
+        (folder / "models").mkdir()
+        (folder / "models" / name).symlink_to(away / name)
+    with pytest.raises(InvalidBundle, match="leads out of the bundle's folder"):
+        load_bundle(folder)
+
+
+def test_nothing_that_a_configuration_says_is_run(tmp_path):
+    """Whatever it is: read or refused, and the file that any of it would make is not there."""
+    mark = tmp_path / "was run"
+    code = f"open({str(mark)!r}, 'w')"
+    for n, changes in enumerate(
+        (
+            {"checkpointloader": loader(f"${code}")},
+            {"checkpointloader": loader("models/model.pt", load_dict=f"${code}")},
+            {"checkpointloader": loader("models/model.pt", _disabled_=f"${code}")},
+            {"checkpointloader": loader("models/model.pt", extra=f"${code}")},
+            {"initialize": [f"$@network.load_state_dict(torch.load({code}))"]},
+            {"initialize": [f"$@network.load_state_dict({code})", f"${code}", {"_target_": f"${code}"}]},
+            {"initialize": [f"$@checkpointloader(@evaluator) if {code} else None", {"_target_": "open", "file": "x"}]},
+            {"ckpt_path": f"${code}", "checkpointloader": loader("$str(@ckpt_path) + f'{@ckpt_path}'")},
+        )
+    ):
+        folder = two_files(tmp_path / str(n), **changes)
+        with suppress(InvalidBundle):
+            load_network(load_bundle(folder), CPU)
+        assert not mark.exists(), changes
+
+
+def test_a_twin_is_read_as_tensors_alone(tmp_path):
+    folder, mark = two_files(tmp_path / "b"), tmp_path / "was run"
+
+    class Payload:
+        def __reduce__(self):
+            return mark.touch, ()
+
+    save_file(weights(1, folder), folder / "models/model.safetensors")
+    torch.save({"model": Payload()}, folder / "models/model.pt")
+    with pytest.raises(InvalidBundle, match=r"models/model\.pt: not a file of plain tensors"):
+        load_network(load_bundle(folder), CPU)
+    assert not mark.exists()
+
+
+def test_the_command_line_refuses_with_its_own_code(tmp_path):
+    folder = two_files(tmp_path / "b", checkpointloader=loader("models/none.pt"))
+    with pytest.raises(InvalidBundle, match=r"models/none\.pt") as refusal:
+        load_bundle(folder)
+    assert exit_code(refusal.value) == 4
+
+
+def test_what_a_name_means_beside_the_network(tmp_path):
+    optimizer = {"optimizer": "$torch.optim.Adam(@network.parameters())"}
+    both = loader("@ckpt_path", load_dict={"optimizer": "@optimizer", "ema": "$torch.compile(@network.to(@device))"})
+    assert seed_of(two_files(tmp_path / "a", checkpointloader=both, **optimizer)) == 3
+    written = loader("@ckpt_path", load_dict="${'optimizer': @optimizer, 'ema': @network_def.to(@device)}")
+    assert seed_of(two_files(tmp_path / "b", checkpointloader=written, **optimizer)) == 3
+    spare = {"checkpointloader": 0, "initialize": [], "spare": {"loaders": [loader("@ckpt_path")]}}
+    assert seed_of(two_files(tmp_path / "c", **spare)) == 2
+    saver = {"handlers": [{"_target_": "CheckpointSaver", "save_dict": {"model": "@network"}, "net": "@network"}]}
+    assert seed_of(two_files(tmp_path / "d", **saver)) == 1
