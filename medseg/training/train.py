@@ -21,6 +21,7 @@ from torch import nn
 
 import medseg
 from medseg.bundle.bundle import Bundle
+from medseg.bundle.safe_config import TWINS
 from medseg.errors import InvalidBundle, OutputExists, OutputNotWritable
 from medseg.progress import Cancelled, check, never
 from medseg.training.data import Case, HeldOut, NoCases, digest, find_cases, split
@@ -88,7 +89,8 @@ def train(
     if not cases:
         raise NoCases(data, "to train with")
     weights = out / bundle.weights.relative_to(bundle.path).with_suffix(".safetensors")
-    if weights.exists() and not overwrite:
+    twins = [weights.with_suffix(suffix) for suffix in TWINS if weights.with_suffix(suffix) != out / CHECKPOINT]
+    if any(file.exists() for file in (weights, *twins)) and not overwrite:
         raise OutputExists(out)
     checkpoint = prepare_folder(bundle.path, out)
     if not resume:
@@ -107,6 +109,8 @@ def train(
         cancelled=cancelled,
     )
     write_weights(trained.network, weights)
+    for twin in twins:  # of the weights that were there before
+        twin.unlink(missing_ok=True)
     record = TrainingRecord(
         bundle=f"{bundle.name} {bundle.version}",
         seed=plan.seed,
@@ -161,6 +165,7 @@ def prepare_folder(bundle: Path, out: Path) -> Path:
 
 def write_weights(network: nn.Module, path: Path) -> None:
     """The state dict as safetensors, beside its place and then moved there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".part")
     beside.write_bytes(save({name: value.cpu().contiguous() for name, value in network.state_dict().items()}))
     beside.replace(path)

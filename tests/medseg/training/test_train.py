@@ -76,6 +76,31 @@ def test_existing_weights_are_kept(small_bundle: Path, phantom_cases: Path, tmp_
     assert run(small_bundle, phantom_cases, tmp_path / "out", steps=2, overwrite=True).steps == 2
 
 
+def test_weights_of_either_form_count_as_there(small_bundle: Path, phantom_cases: Path, tmp_path: Path) -> None:
+    (tmp_path / "out/models").mkdir(parents=True)
+    (old := tmp_path / "out/models/model.pt").touch()
+    with pytest.raises(OutputExists):
+        run(small_bundle, phantom_cases, tmp_path / "out", steps=1)
+    run(small_bundle, phantom_cases, tmp_path / "out", steps=1, overwrite=True)
+    assert not old.exists()
+    assert load_bundle(tmp_path / "out").weights_twin is None
+
+
+@pytest.mark.parametrize(("named", "written"), [("fold0/net.pt", "fold0/net.safetensors"), ("net.bin", None)])
+def test_weights_go_where_the_configuration_loads_them(
+    named: str, written: str | None, small_bundle: Path, phantom_cases: Path, tmp_path: Path
+) -> None:
+    file = small_bundle / "configs" / "inference.json"
+    loader = {"_target_": "CheckpointLoader", "load_path": f"models/{named}", "load_dict": {"model": "@network_def"}}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"handlers": [loader]}))
+    if written is None:
+        with pytest.raises(InvalidBundle, match=r"models/net\.bin: .*training writes"):
+            run(small_bundle, phantom_cases, tmp_path / "out", steps=1)
+    else:
+        run(small_bundle, phantom_cases, tmp_path / "out", steps=1)
+        assert load_bundle(tmp_path / "out").weights == tmp_path / "out/models" / written
+
+
 def test_trained_in_place(small_bundle: Path, phantom_cases: Path) -> None:
     run(small_bundle, phantom_cases, small_bundle, steps=1)
     assert load_bundle(small_bundle).weights == small_bundle / WEIGHTS
