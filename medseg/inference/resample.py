@@ -215,7 +215,7 @@ def _pairs(along: Taps | None, device: torch.device, dtype: torch.dtype) -> Pair
     if along is None:
         return None
     given = along.lower, along.upper, *along.weights.T
-    lower, upper, here, there = (torch.from_numpy(np.ascontiguousarray(column)).to(device) for column in given)
+    lower, upper, here, there = (torch.from_numpy(column.copy()).to(device) for column in given)
     return lower, upper, here.to(dtype), there.to(dtype)
 
 
