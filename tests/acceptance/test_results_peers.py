@@ -298,7 +298,7 @@ def test_a_result_that_replaces_another_names_it(tmp_path):
     stack = make_stack(shape=(16, 40, 36), objects=OBJECTS)
     labels = place(stack)
     old = made("before")
-    new = made("after", predecessor=Predecessor(old.key, seg=True, sr=True))
+    new = made("after", predecessors=(Predecessor(old.key, seg=True, sr=True),))
     seg, report = tmp_path / "seg.dcm", tmp_path / "sr.dcm"
     feed(SegWriter(seg, new), stack, SEGMENTS, labels)
     verify_seg(seg, stack, SEGMENTS, labels, exclusive=True)
@@ -327,7 +327,7 @@ def test_a_result_that_replaces_another_names_it(tmp_path):
 
 def test_a_result_names_nothing_that_was_not_there(tmp_path):
     stack = make_stack(shape=(6, 16, 20))
-    new = made("after", predecessor=Predecessor(made("before").key, seg=False, sr=True))
+    new = made("after", predecessors=(Predecessor(made("before").key, seg=False, sr=True),))
     feed(SegWriter(tmp_path / "seg.dcm", new), stack, SEGMENTS, blobs(stack.shape))
     written = dcmread(tmp_path / "seg.dcm")
     assert "ReferencedImageSequence" not in written
