@@ -21,6 +21,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from medseg.dicom.series import StackSource
+from medseg.inference.segment import segment
+from medseg.inference.settings import Settings
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
@@ -30,7 +34,6 @@ from medseg.bundle.catalog import find_bundle  # noqa: E402
 from medseg.dicom.nifti import read_nifti  # noqa: E402
 from medseg.dicom.series import Stack  # noqa: E402
 from medseg.inference.labels import LabelPlane  # noqa: E402
-from medseg.inference.segment import Settings, StackSource, segment  # noqa: E402
 from medseg.training.data import find_cases, split  # noqa: E402
 from medseg.training.plan import read_plan  # noqa: E402
 

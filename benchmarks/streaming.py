@@ -37,6 +37,15 @@ import torch
 from pydicom import Dataset
 from pydicom.uid import UID
 
+from medseg.inference.engines.device import steady_batch
+from medseg.inference.engines.engine import Engine
+from medseg.inference.segment import NETWORKS
+from medseg.inference.settings import Settings
+from medseg.job.folder import Format
+from medseg.job.follow import follow
+from medseg.job.plan import plan
+from medseg.job.run import run
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from medseg.bundle.bundle import Bundle  # noqa: E402 - found from the checkout
@@ -46,9 +55,6 @@ from medseg.dicom.phantom import make_series  # noqa: E402
 from medseg.dicom.series import Series  # noqa: E402
 from medseg.dicom.slices import expand  # noqa: E402
 from medseg.dicom.sources import find_instances, to_series  # noqa: E402
-from medseg.inference.device import Engine, steady_batch  # noqa: E402
-from medseg.inference.segment import NETWORKS, Settings  # noqa: E402
-from medseg.job import Format, follow, plan, run  # noqa: E402
 from medseg.progress import Progress, Stage  # noqa: E402
 from tests.medseg.bundle import zoo  # noqa: E402
 

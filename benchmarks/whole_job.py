@@ -35,7 +35,7 @@ from streaming import ROOT, make_bundle, make_study  # beside this file; makes t
 
 from medseg.bundle.bundle import Bundle
 from medseg.bundle.load import load_bundle
-from medseg.inference.device import Engine
+from medseg.inference.engines.engine import Engine
 from medseg.inference.segment import NETWORKS
 from medseg.results.seg import read_tables
 
@@ -82,8 +82,10 @@ def plain(bundle: Path, study: Path, out: Path) -> dict[str, float]:
 def medseg_way(precision: str, engine: str) -> Callable[[Path, Path, Path], dict[str, float]]:
     def way(folder: Path, study: Path, out: Path) -> dict[str, float]:
         from medseg.dicom.sources import find_instances, to_series
-        from medseg.inference.segment import Settings
-        from medseg.job import Format, plan, run
+        from medseg.inference.settings import Settings
+        from medseg.job.folder import Format
+        from medseg.job.plan import plan
+        from medseg.job.run import run
 
         bundle = replace(load_bundle(folder), precisions=("fp32", "bf16"))
         settings = Settings(device="cpu", precision=precision, engine=engine)

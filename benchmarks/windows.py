@@ -28,13 +28,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medseg.inference.engines.backends import BACKENDS, made
+from medseg.inference.engines.case import FAILURES, Case, Run
+from medseg.inference.engines.device import choose_device, runs_in
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from monai.networks.nets import DynUNet, SegResNet, UNet  # noqa: E402
 
-from medseg.inference.device import choose_device, runs_in  # noqa: E402 - found from the checkout
-from medseg.inference.engines.backends import BACKENDS, FAILURES, Case, Run, made  # noqa: E402
-from medseg.inference.engines.race import AUTO, CLOSE, SAME_LABELS, choose  # noqa: E402
+from medseg.inference.engines.selection import AUTO, CLOSE, SAME_LABELS, choose  # noqa: E402
 
 SIDE = 96
 

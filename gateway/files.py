@@ -13,3 +13,11 @@ def sync(path: str | Path) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
+
+
+def is_whole(file: Path, length: int) -> bool:
+    """Whether a file is there with so many bytes."""
+    try:
+        return file.stat().st_size == length
+    except OSError:
+        return False

@@ -3,7 +3,7 @@
     spool/processes/<name>      the process's id and start; touched every second, as long as its loop turns
 
 A file's time, and not a row of the ledger: a beat need not outlive a power cut, must cost no commit, and takes no room
-on a full disk. What was logged is written down here too (`gateway.tallies.EVENTS`), a few seconds after it was.
+on a full disk. What was logged is written down here too (`gateway.ledger.tallies.EVENTS`), a few seconds after it was.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway import tallies, telemetry
-from gateway.ledger import Ledger, LedgerUnavailable
-from gateway.tallies import EVENTS
+from gateway import logs
+from gateway.ledger import tallies
+from gateway.ledger.ledger import Ledger, LedgerUnavailable
+from gateway.ledger.tallies import EVENTS
 
 FOLDER = "processes"
 BEAT_S = 1.0
@@ -131,12 +132,12 @@ class Heart:
 
     def _count(self, ledger: Ledger | None) -> Ledger | None:
         """Write down what was logged."""
-        taken = telemetry.COUNTS.take()
+        taken = logs.COUNTS.take()
         grown = [one for (event, level), n in taken.items() for one in EVENTS.plus(n, event=event, level=level)]
         if grown:
             try:
                 ledger = ledger or Ledger(self._database)
-                ledger.write(lambda db: tallies.add(db, grown))
+                ledger.write(tallies.add, grown)
             except LedgerUnavailable:
-                telemetry.COUNTS.give_back(taken)
+                logs.COUNTS.give_back(taken)
         return ledger

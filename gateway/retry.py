@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
 
-from gateway.settings import Deliver
+from gateway.settings.model import Deliver
 from medseg import errors
 
 
@@ -45,13 +45,13 @@ class DeadLetter:
 
 
 @dataclass(frozen=True)
-class Stop:
+class GiveUp:
     """Not again at all."""
 
     reason: str
 
 
-Next: TypeAlias = RetryAt | DeadLetter | Stop
+Next: TypeAlias = RetryAt | DeadLetter | GiveUp
 
 
 class Fault(StrEnum):
@@ -142,7 +142,7 @@ def decide(fault: Fault, attempts: int, age_s: float, settings: Deliver, random:
     """
     policy = POLICIES[fault]
     if policy.final:
-        return Stop(fault.value)
+        return GiveUp(fault.value)
     if policy.limit is Limit.TIME and age_s >= settings.give_up_s:
         return DeadLetter(f"{fault.value}: given up after {attempts} attempts in {age_s / 3600:.1f} h")
     if policy.limit is Limit.EFFORTS and attempts > len(policy.efforts):
@@ -238,3 +238,41 @@ PERMANENT_REJECTS: dict[tuple[int, int], Fault] = {
 def reject_fault(result: int, source: int, reason: int) -> Fault:
     """The fault that a rejected association is."""
     return Fault.BUSY if result == 2 else PERMANENT_REJECTS.get((source, reason), Fault.REJECTED)
+
+
+#: Statuses of C-STORE (PS3.4 table B.2-1), Failure Reasons of storage commitment (PS3.3 C.14.1.1), and those of all
+#: services (PS3.7 Annex C): first, last, meaning. The first row in which a status lies decides.
+MEANINGS: tuple[tuple[int, int, str], ...] = (
+    (0x0000, 0x0000, "success"),
+    (0x0001, 0x0001, "requested optional attributes are not supported"),
+    (0x0105, 0x0105, "no such attribute"),
+    (0x0106, 0x0106, "invalid attribute value"),
+    (0x0107, 0x0107, "attribute list error"),
+    (0x0110, 0x0110, "processing failure"),
+    (0x0111, 0x0111, "duplicate SOP instance"),
+    (0x0112, 0x0112, "no such object instance"),
+    (0x0116, 0x0116, "attribute value out of range"),
+    (0x0117, 0x0117, "invalid object instance"),
+    (0x0118, 0x0118, "no such SOP class"),
+    (0x0119, 0x0119, "class and instance conflict"),
+    (0x0122, 0x0122, "SOP class not supported"),
+    (0x0124, 0x0124, "not authorized"),
+    (0x0131, 0x0131, "duplicate transaction UID"),
+    (0x0210, 0x0210, "duplicate invocation"),
+    (0x0211, 0x0211, "unrecognized operation"),
+    (0x0212, 0x0212, "mistyped argument"),
+    (0x0213, 0x0213, "resource limitation"),
+    (0xA700, 0xA7FF, "out of resources"),
+    (0xA900, 0xA9FF, "data set does not match its SOP class"),
+    (0xB000, 0xB000, "stored with data elements coerced"),
+    (0xB006, 0xB006, "stored with elements discarded"),
+    (0xB007, 0xB007, "stored, though the data set does not match its SOP class"),
+    (0xB000, 0xBFFF, "stored with a warning"),
+    (0xC000, 0xCFFF, "cannot understand"),
+    (0x0000, 0xFFFF, "a status of its own"),
+)
+
+
+def meaning(number: int) -> str:
+    """What a status or a Failure Reason says, with its number as the standard writes it."""
+    return f"{next(words for first, last, words in MEANINGS if first <= number <= last)} ({number:04X}H)"

@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # From the ground up: a room may import itself and the rooms of floors below, never one beside it on its own floor.
 MEDSEG: tuple[tuple[str, ...], ...] = (
-    ("errors", "progress", "names", "places", "texts"),
+    ("errors", "progress", "texts"),
+    ("names",),
     ("dicom",),
     ("networks",),
     ("bundle",),
@@ -25,78 +26,39 @@ MEDSEG: tuple[tuple[str, ...], ...] = (
     ("training",),
     ("cli",),
 )
-# The rooms of the gateway hand work on through rows of the ledger; the director and the processes put them together.
+# The rooms in the middle of the gateway hand work on through rows of the ledger; `serve` puts them together.
 GATEWAY: tuple[tuple[str, ...], ...] = (
-    (
-        "forms",
-        "patterns",
-        "toml",
-        "when",
-        "status",
-        "settings",
-        "read",
-        "tables",
-        "rows",
-        "moves",
-        "refusals",
-        "ledger",
-        "migrations",
-        "retry",
-        "outbox_rows",
-        "live",
-        "files",
-        "prepared",
-        "tallies",
-        "stages",
-        "telemetry",
-        "heartbeat",
-        "census",
-        "advice",
-        "studies",
-        "summary",
-        "signals",
-        "patients",
-        "replays",
-        "troubles",
-    ),
+    ("files", "logs", "settings"),
+    ("retry",),
+    ("ledger",),
+    ("heartbeat",),
     ("dimse",),
-    ("receive", "decide", "work", "deliver", "keep"),
-    ("director", "web"),
-    ("processes", "notify"),
-    ("service",),
-    ("options",),
-    ("client_commands", "operator_commands", "replay_commands", "study_commands", "checks", "demo", "reference"),
-    ("commands",),
+    ("receive", "complete", "decide", "work", "deliver", "keep", "show"),
+    ("web",),
+    ("serve",),
+    ("cli",),
 )
 FLOORS = {"medseg": MEDSEG, "gateway": GATEWAY}
-GROUND = {room for floors in FLOORS.values() for room in floors[0]}  # single files that share the lowest floor
+GROUND = {"errors", "progress", "texts", "files", "logs"}  # single files without a floor of their own
 
 HOMES: dict[str, tuple[str, ...]] = {
     "highdicom": ("medseg/results",),
     "monai": ("medseg/bundle", "medseg/inference/fallback", "medseg/training"),
     "nibabel": (
         "medseg/dicom/nifti",
-        "medseg/inference/grid",
+        "medseg/inference/grids/grid",
         "medseg/results/nifti",
         "medseg/training",
         "medseg/cli/demo",
     ),
-    "typer": (
-        "medseg/cli",
-        "gateway/commands",
-        "gateway/client_commands",
-        "gateway/operator_commands",
-        "gateway/study_commands",
-        "gateway/replay_commands",
-        "gateway/options",
-    ),
+    "typer": ("medseg/cli", "gateway/cli"),
     "rich": ("medseg/cli",),
     "PIL": ("medseg/results",),
     "pynetdicom": ("gateway/dimse",),
-    "alembic": ("gateway/ledger", "gateway/migrations"),
+    "alembic": ("gateway/ledger", "gateway/ledger/migrations"),
     "torch": ("medseg/bundle", "medseg/inference", "medseg/networks", "medseg/training", "medseg/cli"),
-    "openvino": ("medseg/inference/engines/backends",),
-    "torch_tensorrt": ("medseg/inference/engines/backends",),
+    "openvino": ("medseg/inference/engines/openvino",),
+    "torch_tensorrt": ("medseg/inference/engines/tensorrt",),
     "starlette": ("gateway/web",),
     "uvicorn": ("gateway/web",),
     "jinja2": ("gateway/web",),
@@ -190,13 +152,18 @@ def test_only_the_command_line_speaks_of_its_options() -> None:
     """What else is said may be shown by the gateway, which has settings instead (`medseg.cli.hints`)."""
     commands = (
         "medseg/cli/",
-        "gateway/commands",
-        "gateway/client_commands",
-        "gateway/operator_commands",
-        "gateway/study_commands",
-        "gateway/replay_commands",
+        "gateway/cli/commands",
+        "gateway/cli/client",
+        "gateway/cli/operator",
+        "gateway/cli/studies",
+        "gateway/cli/replay",
     )
-    others = ("gateway/options", "gateway/demo", "gateway/reference", "medseg/bundle/template")  # commands, documents
+    others = (
+        "gateway/cli/options",
+        "gateway/cli/demo",
+        "gateway/cli/reference",
+        "medseg/bundle/template",
+    )  # commands, documents
     wrong = [
         (name, text)
         for name, tree in modules()

@@ -19,16 +19,16 @@ from pydicom.uid import UID
 from pynetdicom.sop_class import _STORAGE_CLASSES
 
 from gateway.decide.rules import IMAGES
-from gateway.dimse import door, scp, scu, storing
+from gateway.dimse import door, scp, scu, store
 from gateway.dimse.commitment import COMMIT, UNCOMPRESSED
 from gateway.dimse.contexts import STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES
-from gateway.outbox_rows import LAST_ASK
+from gateway.dimse.status import Status
+from gateway.ledger.deliveries import LAST_ASK
 from gateway.retry import MOST_COPIES, POLICIES, STORE_STATUSES, Fault, Limit
-from gateway.settings import GatewaySettings
-from gateway.status import Status
+from gateway.settings.model import GatewaySettings
 from medseg.dicom.decode import PLUGINS
 from medseg.results.modules import _PATIENT_AND_STUDY as COPIED
-from medseg.results.modules import Provenance
+from medseg.results.provenance import Provenance
 from medseg.results.report import write_report
 from medseg.results.seg import SegWriter
 from tests.medseg.results.stacks import SEGMENTS, blobs, feed, made, make_result, make_stack
@@ -129,14 +129,14 @@ def rejections() -> str:
 
 
 def parameters() -> str:
-    settings, timeouts, sending = GatewaySettings(), scp.Timeouts(), scu.TIMEOUTS
+    settings, timeouts, sending = GatewaySettings(), scp.AcceptorTimeouts(), scu.TIMEOUTS
     gateway, limits = settings.gateway, settings.limits
     return table(
         ("parameter", "value", "configured by"),
         (
             ("application context", "`1.2.840.10008.3.1.1.1`", ""),
-            ("implementation class UID", f"`{storing.IMPLEMENTATION_CLASS_UID}`", ""),
-            ("implementation version name", f"`{storing.IMPLEMENTATION_VERSION_NAME}`", ""),
+            ("implementation class UID", f"`{store.IMPLEMENTATION_CLASS_UID}`", ""),
+            ("implementation version name", f"`{store.IMPLEMENTATION_VERSION_NAME}`", ""),
             ("AE title", f"`{gateway.ae_title}`, and each `called_ae` of a rule", "`gateway.ae_title`, `rule.when`"),
             ("port", gateway.port, "`gateway.port`"),
             ("address", f"`{gateway.host}`", "`gateway.host`"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.read import load_settings
+from gateway.settings.read import load_settings
 from tests.peers import require
 
 ROOT = Path(__file__).resolve().parent.parent

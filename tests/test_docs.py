@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.main import get_command
 
-from gateway.read import load_settings
+from gateway.settings.read import load_settings
 from medseg.cli.app import app
 from medseg.dicom.reason import Reason
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway import service
-from gateway.checks import checks
-from gateway.read import read_settings
+from gateway.cli.doctor import checks
+from gateway.serve import supervisor
+from gateway.settings.read import read_settings
 from tests.peers import require
 from tests.test_docs import commands
 
@@ -65,8 +65,8 @@ def test_it_starts_stops_and_reloads_as_the_service_does() -> None:
     assert one("Type") == "notify"  # test_reload.py hears it
     assert one("ExecReload") == "/bin/kill -HUP $MAINPID"
     assert one("KillMode") == "mixed"
-    assert float(one("TimeoutStopSec")) > 3 * service.PATIENCE_S
-    assert float(one("TimeoutStartSec")) > service.PATIENCE_S
+    assert float(one("TimeoutStopSec")) > 3 * supervisor.PATIENCE_S
+    assert float(one("TimeoutStartSec")) > supervisor.PATIENCE_S
     assert one("Restart") == "on-failure" and one("RestartPreventExitStatus") == "2"
 
 
@@ -86,7 +86,7 @@ def test_it_takes_away_nothing_that_is_needed() -> None:
 
 def test_its_limit_of_descriptors_is_enough_for_the_doctor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     limit = int(one("LimitNOFILE"))
-    monkeypatch.setattr("gateway.checks.resource.getrlimit", lambda _: (limit, limit))
+    monkeypatch.setattr("gateway.cli.doctor.resource.getrlimit", lambda _: (limit, limit))
     (tmp_path / "medseg.toml").write_text("[limits]\nassociations = 1000\n")
     assert next(check for check in checks(tmp_path / "medseg.toml") if check.name == "file descriptors").ok
 

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
-from gateway.when import CALLED_AE, CALLING_AE, PLANE, SLICES, Condition, Either, Not, Term, conditions
+from gateway.settings.when import CALLED_AE, CALLING_AE, PLANE, SLICES, Condition, Either, Not, Term, conditions
 from medseg.dicom.planes import plane
 
 #: What an age is made of where there is none, and the plane: subject to DICOM keywords.
@@ -32,7 +32,7 @@ _IDENTIFIERS = {"AccessionNumber", "StudyID", "AdmissionID", "RequestedProcedure
 _PERSONAL_VRS = {"PN", "DA", "DT", "TM", "AS"}
 
 
-class Verdict(StrEnum):
+class RuleVerdict(StrEnum):
     HOLDS = "holds"
     FAILS = "fails"
     UNKNOWN = "not known"
@@ -41,14 +41,14 @@ class Verdict(StrEnum):
 
 NOTHING = "nothing"  # was found
 _SIGNS = {
-    Verdict.HOLDS: "is",
-    Verdict.FAILS: "is not",
-    Verdict.UNKNOWN: "cannot be compared with",
-    Verdict.OPEN: "may become",
+    RuleVerdict.HOLDS: "is",
+    RuleVerdict.FAILS: "is not",
+    RuleVerdict.UNKNOWN: "cannot be compared with",
+    RuleVerdict.OPEN: "may become",
 }
-_OPPOSITE = {Verdict.HOLDS: Verdict.FAILS, Verdict.FAILS: Verdict.HOLDS}
-_WEAKEST_FIRST = (Verdict.FAILS, Verdict.OPEN, Verdict.UNKNOWN, Verdict.HOLDS)
-_STRONGEST_FIRST = (Verdict.HOLDS, Verdict.OPEN, Verdict.UNKNOWN, Verdict.FAILS)
+_OPPOSITE = {RuleVerdict.HOLDS: RuleVerdict.FAILS, RuleVerdict.FAILS: RuleVerdict.HOLDS}
+_WEAKEST_FIRST = (RuleVerdict.FAILS, RuleVerdict.OPEN, RuleVerdict.UNKNOWN, RuleVerdict.HOLDS)
+_STRONGEST_FIRST = (RuleVerdict.HOLDS, RuleVerdict.OPEN, RuleVerdict.UNKNOWN, RuleVerdict.FAILS)
 
 
 class Facts(Protocol):
@@ -65,17 +65,17 @@ class Facts(Protocol):
 
 
 @dataclass(frozen=True)
-class Finding:
+class ConditionFinding:
     """A condition, or several in a `not` or `any`, and whether it holds. key: as in the file.
 
     found: what a condition saw, for people; it never shows what tells who the patient is. inner: what it is made of.
     """
 
     key: str
-    verdict: Verdict
+    verdict: RuleVerdict
     found: str = ""
     wanted: str = ""
-    inner: tuple[Finding, ...] = ()
+    inner: tuple[ConditionFinding, ...] = ()
 
     def lines(self) -> Iterator[str]:
         """For people."""
@@ -83,20 +83,20 @@ class Finding:
             yield f"{self.key}: {self.verdict}"
             for finding in self.inner:
                 yield from (f"  {line}" for line in finding.lines())
-        elif self.verdict is Verdict.UNKNOWN and self.found == NOTHING:
+        elif self.verdict is RuleVerdict.UNKNOWN and self.found == NOTHING:
             yield f"{self.key}: there is nothing to compare with {self.wanted}"
         else:
             yield f"{self.key}: {self.found} {_SIGNS[self.verdict]} {self.wanted}"
 
 
-def look(terms: Iterable[Term], facts: Facts) -> tuple[Finding, ...]:
+def look(terms: Iterable[Term], facts: Facts) -> tuple[ConditionFinding, ...]:
     """What each term comes to."""
     return tuple(_look(term, facts) for term in terms)
 
 
-def together(findings: Iterable[Finding]) -> Verdict:
+def together(findings: Iterable[ConditionFinding]) -> RuleVerdict:
     """Whether all of them hold."""
-    return _first(_WEAKEST_FIRST, findings, Verdict.HOLDS)
+    return _first(_WEAKEST_FIRST, findings, RuleVerdict.HOLDS)
 
 
 def keywords(terms: Iterable[Term]) -> frozenset[str]:
@@ -105,33 +105,35 @@ def keywords(terms: Iterable[Term]) -> frozenset[str]:
     return frozenset(keyword for subject in subjects for keyword in _MADE_OF.get(subject, (subject,)))
 
 
-def _first(order: tuple[Verdict, ...], findings: Iterable[Finding], without: Verdict) -> Verdict:
+def _first(order: tuple[RuleVerdict, ...], findings: Iterable[ConditionFinding], without: RuleVerdict) -> RuleVerdict:
     verdicts = {finding.verdict for finding in findings}
     return next((verdict for verdict in order if verdict in verdicts), without)
 
 
-def _look(term: Term, facts: Facts) -> Finding:
+def _look(term: Term, facts: Facts) -> ConditionFinding:
     match term:
         case Condition():
             return _compare(term, facts)
         case Not():
             inner = look(term.terms, facts)
             verdict = together(inner)
-            return Finding("not", _OPPOSITE.get(verdict, verdict), inner=inner)
+            return ConditionFinding("not", _OPPOSITE.get(verdict, verdict), inner=inner)
         case Either():
             ways = [look(way, facts) for way in term.ways]
-            named = tuple(way[0] if len(way) == 1 else Finding("all", together(way), inner=way) for way in ways)
-            return Finding("any", _first(_STRONGEST_FIRST, named, Verdict.FAILS), inner=named)
+            named = tuple(
+                way[0] if len(way) == 1 else ConditionFinding("all", together(way), inner=way) for way in ways
+            )
+            return ConditionFinding("any", _first(_STRONGEST_FIRST, named, RuleVerdict.FAILS), inner=named)
 
 
-def _compare(condition: Condition, facts: Facts) -> Finding:
+def _compare(condition: Condition, facts: Facts) -> ConditionFinding:
     wanted = " or ".join(map(str, condition.wanted))
     values = _values(condition.subject, facts)
     if values is None:
-        return Finding(condition.key, Verdict.OPEN, "what is not known yet", wanted)
+        return ConditionFinding(condition.key, RuleVerdict.OPEN, "what is not known yet", wanted)
     answers = {pattern.admits(value) for pattern in condition.wanted for value in values}
-    verdict = Verdict.HOLDS if True in answers else Verdict.FAILS if False in answers else Verdict.UNKNOWN
-    return Finding(condition.key, verdict, _shown(condition.subject, values), wanted)
+    verdict = RuleVerdict.HOLDS if True in answers else RuleVerdict.FAILS if False in answers else RuleVerdict.UNKNOWN
+    return ConditionFinding(condition.key, verdict, _shown(condition.subject, values), wanted)
 
 
 def _shown(subject: str, values: tuple[str, ...]) -> str:

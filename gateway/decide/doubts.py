@@ -18,10 +18,10 @@ from typing import Final, TypeAlias
 
 from pydicom.datadict import dictionary_VM, dictionary_VR, tag_for_keyword
 
-from gateway.forms import as_toml
-from gateway.patterns import Ages, Exactly, Glob, Moments, Pattern, Plane, Range
-from gateway.settings import Gateway, GatewaySettings, Mode, Peer, Rule
-from gateway.when import CALLING_AE, SLICES, SUBJECTS, Condition, Either, Not, Term, conditions
+from gateway.settings.model import Gateway, GatewaySettings, Mode, Peer, Rule
+from gateway.settings.patterns import Ages, Exactly, Glob, Moments, Pattern, PlanePattern, Range
+from gateway.settings.values import as_toml
+from gateway.settings.when import CALLING_AE, SLICES, SUBJECTS, Condition, Either, Not, Term, conditions
 from medseg.bundle.bundle import Bundle
 from medseg.bundle.catalog import find_bundle, installed
 from medseg.dicom.classes import IMAGES
@@ -316,7 +316,7 @@ def _exclude(one: Condition, other: Condition) -> bool:
 
 def _disjoint(one: Pattern, other: Pattern) -> bool:
     for narrow, wide in ((one, other), (other, one)):
-        literal = isinstance(narrow, Exactly | Plane) or (isinstance(narrow, Glob) and "*" not in narrow.text)
+        literal = isinstance(narrow, Exactly | PlanePattern) or (isinstance(narrow, Glob) and "*" not in narrow.text)
         if literal:
             return wide.admits(narrow.text) is False
     if isinstance(one, Range) and isinstance(other, Range):

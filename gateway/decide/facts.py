@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from gateway.decide import rules
 from gateway.decide.rules import SeriesFacts
-from gateway.settings import Rule
+from gateway.settings.model import Rule
 from medseg.dicom.classes import IMAGES, class_name
 from medseg.dicom.images import agreed, refusal
 from medseg.dicom.instance import Instance

@@ -9,12 +9,13 @@ from typing import Any
 
 from sqlalchemy import Connection, Row
 
-from gateway import moves, rows, telemetry
+from gateway import logs
 from gateway.decide.rules import SeriesFacts, due_s
-from gateway.moves import NewJob
+from gateway.ledger import events, jobs
+from gateway.ledger.claims import Claim
+from gateway.ledger.jobs import NewJob
 from gateway.retry import Fault, RetryAt, decide, job_fault
-from gateway.rows import Claim
-from gateway.settings import Deliver, Mode, Result, Rule, Select
+from gateway.settings.model import Deliver, Mode, ResultForm, Rule, Select
 from medseg.dicom.reason import Reason
 from medseg.errors import DoesNotFit, GeometryRefused, MedsegError
 
@@ -63,22 +64,23 @@ def rule_of(job: Row[Any]) -> Rule:
     if not said:
         return Rule(job.rule)
     send_to = None if said["send_to"] is None else tuple(said["send_to"])
-    results = tuple(map(Result, said["results"]))
+    results = tuple(map(ResultForm, said["results"]))
     return Rule(job.rule, send_to=send_to, results=results, assume_frame_of_reference=said["assume"])
 
 
 def failed(db: Connection, claim: Claim, error: BaseException, now: float, settings: Deliver) -> bool:
     """An attempt ended in an error: again, later, or never; or its series is passed over. False where the claim has run
     out."""
-    job = moves.job_under(db, claim)
+    job = jobs.job_under(db, claim)
     if job is None:
         return False
     code = error.code if isinstance(error, MedsegError) else type(error).__name__
     if is_passed_over(error):
         detail = {"why": str(error), "code": code}
-        moves.tell(db, "series.passed_over", now, job.study_uid, job.series_uid, detail, job.id)
-        return rows.end_job(db, claim, "cancelled", now, code=code, error=str(error))
-    return _after(db, job, job_fault(error), code, telemetry.said(error), now, settings)
+        uids = {"study_uid": job.study_uid, "series_uid": job.series_uid}
+        events.record(db, "series.passed_over", now, detail, job_id=job.id, **uids)
+        return jobs.end_job(db, claim, "cancelled", now, code=code, error=str(error))
+    return _after(db, job, job_fault(error), code, logs.said(error), now, settings)
 
 
 def lost(db: Connection, job: Row[Any], fault: Fault, now: float, settings: Deliver) -> bool:
@@ -93,5 +95,5 @@ def _after(db: Connection, job: Row[Any], fault: Fault, code: str, said: str, no
     age_s = now - (job.created_at if job.tried_from is None else job.tried_from)
     following = decide(fault, job.failures + 1, age_s, settings, random.random())
     if isinstance(following, RetryAt):
-        return rows.requeue_job(db, claim, now + following.delay_s, code=code, error=said, failed=failed)
-    return rows.end_job(db, claim, "failed", now, code=code, error=said, failed=failed)
+        return jobs.requeue_job(db, claim, now + following.delay_s, code=code, error=said, failed=failed)
+    return jobs.end_job(db, claim, "failed", now, code=code, error=said, failed=failed)

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from pydicom import Dataset
 
 from gateway.decide import conditions
-from gateway.decide.conditions import Finding, Verdict
-from gateway.settings import Mode, Peer, Priority, Rule
+from gateway.decide.conditions import ConditionFinding, RuleVerdict
+from gateway.settings.model import Mode, Peer, Priority, Rule
 from medseg.dicom.classes import IMAGES, class_name, made_by_medseg
 from medseg.dicom.headers import first_frame
 
@@ -51,17 +51,17 @@ class Decision:
     """What one rule says to a series. chosen: it is the first whose conditions all hold."""
 
     rule: Rule
-    findings: tuple[Finding, ...]
+    findings: tuple[ConditionFinding, ...]
     chosen: bool = False
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> RuleVerdict:
         return conditions.together(self.findings)
 
     @property
     def matches(self) -> bool:
         """Whether the rule takes the series, as far as is known yet."""
-        return self.verdict in (Verdict.HOLDS, Verdict.OPEN)
+        return self.verdict in (RuleVerdict.HOLDS, RuleVerdict.OPEN)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Explanation:
             yield self.barred
         for decision in self.decisions:
             if decision.chosen:
-                provisional = " as far as is known yet" if decision.verdict is Verdict.OPEN else ""
+                provisional = " as far as is known yet" if decision.verdict is RuleVerdict.OPEN else ""
                 yield f"{decision.rule.name}: chosen{provisional}, mode {decision.rule.mode}"
             elif not decision.matches:
                 yield f"{decision.rule.name}: does not match"
@@ -114,7 +114,7 @@ def choose(facts: SeriesFacts, rules: Sequence[Rule]) -> Rule | None:
 def choose_early(facts: SeriesFacts, rules: Sequence[Rule]) -> Rule | None:
     """The rule that decides whatever else comes of a series that is still arriving; None where that is not known."""
     chosen = explain(replace(facts, slices=None), rules).chosen
-    return chosen.rule if chosen and chosen.verdict is Verdict.HOLDS else None
+    return chosen.rule if chosen and chosen.verdict is RuleVerdict.HOLDS else None
 
 
 def destinations(rule: Rule, calling_ae: str | None, peers: Sequence[Peer]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.decide.rules import SeriesFacts
-from gateway.settings import Select
+from gateway.settings.model import Select
 
 
 @dataclass(frozen=True)

@@ -18,14 +18,15 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, and_, exists, select, update
 
-from gateway import moves, patients
-from gateway.moves import NewJob
-from gateway.tables import delivery, instance, patient_conflict, result, result_object
+from gateway.ledger import instances, patients, series
+from gateway.ledger import jobs as jobs_rows
+from gateway.ledger.jobs import NewJob
+from gateway.ledger.tables import delivery, instance, patient_conflict, result, result_object
 from medseg.errors import UsageError
 
 
 @dataclass(frozen=True)
-class Settled:
+class SettledPatients:
     """jobs: ids of those that make results anew. gone: series for which none can, since images of it were deleted."""
 
     jobs: tuple[int, ...]
@@ -42,7 +43,7 @@ def close(db: Connection, study_uid: str, at: float) -> None:
             _withdraw(db, row)
 
 
-def merge(db: Connection, study_uid: str, letter: str, at: float) -> Settled:
+def merge(db: Connection, study_uid: str, letter: str, at: float) -> SettledPatients:
     """All images of a study are of the patient of that letter. Raises UsageError."""
     known = _several(db, study_uid)
     names = patients.letters(known)
@@ -54,7 +55,7 @@ def merge(db: Connection, study_uid: str, letter: str, at: float) -> Settled:
     return _made_anew(db, study_uid, at, frozenset(mine))
 
 
-def split(db: Connection, study_uid: str, at: float) -> Settled:
+def split(db: Connection, study_uid: str, at: float) -> SettledPatients:
     """Each image of a study is of the patient that it names. Raises UsageError."""
     _several(db, study_uid)
     patients.settle(db, study_uid, None, at)
@@ -68,7 +69,7 @@ def _several(db: Connection, study_uid: str) -> tuple[str, ...]:
     return known
 
 
-def _made_anew(db: Connection, study_uid: str, at: float, winner: frozenset[str] | None) -> Settled:
+def _made_anew(db: Connection, study_uid: str, at: float, winner: frozenset[str] | None) -> SettledPatients:
     """Jobs for the results that were made under another identity. What is held or arriving is decided upon anyway."""
     jobs: list[int] = []
     gone: list[str] = []
@@ -78,17 +79,17 @@ def _made_anew(db: Connection, study_uid: str, at: float, winner: frozenset[str]
         if len(made) == len(wanted) and all(any(set(one) <= set(some) for some in wanted) for one in made):
             continue
         _withdraw(db, row)
-        of = moves.series_row(db, study_uid, row.series_uid)
+        of = series.series_row(db, study_uid, row.series_uid)
         if of.state != "complete":
             continue
-        if moves.deleted_instances(db, study_uid, row.series_uid):
+        if instances.deleted_instances(db, study_uid, row.series_uid):
             gone.append(row.series_uid)
             continue
-        before = moves.job_row(db, row.job_id)
+        before = jobs_rows.job_row(db, row.job_id)
         same = {name: getattr(before, name) for name in ("bundle", "rule", "mode", "terms")}
         new = NewJob(study_uid, row.series_uid, of.revision, state="queued", due=at, **same)
-        jobs.append(moves.make_job(db, new, at))
-    return Settled(tuple(jobs), tuple(gone))
+        jobs.append(jobs_rows.make_job(db, new, at))
+    return SettledPatients(tuple(jobs), tuple(gone))
 
 
 def _wanted(db: Connection, row: Row[Any]) -> list[frozenset[str]]:

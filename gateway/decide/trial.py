@@ -11,11 +11,11 @@ from gateway.decide import rules
 from gateway.decide.facts import image_facts, series_facts
 from gateway.decide.rules import Explanation, SeriesFacts
 from gateway.decide.selection import candidate, select
-from gateway.settings import GatewaySettings, Mode, Rule, Select
+from gateway.settings.model import GatewaySettings, Mode, Rule, Select
 from medseg.bundle.catalog import find_bundle, installed
 from medseg.dicom.series import Series
 from medseg.errors import BundleError
-from medseg.job import plan
+from medseg.job.plan import plan
 
 
 @dataclass(frozen=True, eq=False)

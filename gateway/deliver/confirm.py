@@ -1,7 +1,7 @@
 """Whether a peer has what it said it stored: by storage commitment (PS3.4 Annex J), else by C-FIND.
 
     ask ──> report on the same association ──┬──> confirmed, or lost: only what was lost is sent again
-       └──> on one of the peer's own ────────┘    (`gateway.outbox_rows.take_report`, from the receiver)
+       └──> on one of the peer's own ────────┘    (`gateway.ledger.deliveries.take_report`, from the receiver)
 
 A peer that accepts no storage commitment, or leaves three requests without a report, is asked by C-FIND. One that
 answers neither is believed, and so is one that is no peer any more: its deliveries stay `stored`.
@@ -15,13 +15,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway import outbox_rows
 from gateway.dimse import scu
-from gateway.dimse.commitment import COMMIT, Reference
-from gateway.dimse.scu import FIND, Destination, Link, NoAssociation, Proposal, Timeouts
-from gateway.ledger import Ledger
-from gateway.outbox_rows import FIND_AFTER_S, LAST_ASK, REPORT_WITHIN_S, Outgoing
-from gateway.settings import Deliver
+from gateway.dimse.commitment import COMMIT, ObjectReference
+from gateway.dimse.scu import FIND, Destination, Link, NoAssociation, Proposal, RequestorTimeouts
+from gateway.ledger import deliveries
+from gateway.ledger.deliveries import FIND_AFTER_S, LAST_ASK, REPORT_WITHIN_S, Outgoing
+from gateway.ledger.ledger import Ledger
+from gateway.settings.model import Deliver
 from medseg.errors import UnreadableInstance
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class Confirmer:
     settings: Deliver
     clock: Callable[[], float]
     random: Callable[[], float]
-    timeouts: Timeouts
+    timeouts: RequestorTimeouts
 
     def ask(self, name: str, destination: Destination) -> bool:
         """Ask a destination after what waits for it; whether there was anything."""
@@ -52,10 +52,10 @@ class Confirmer:
         except NoAssociation as error:
             claims, later = [out.claim for out in waiting], now + self.settings.longest_retry_s
             if error.miss is scu.Miss.NOTHING_ACCEPTED:
-                self.ledger.write(lambda db: outbox_rows.believe(db, claims))
+                self.ledger.write(deliveries.accept_unconfirmed, claims)
             else:
                 logger.info("%s", error, extra={"event": "delivery.unasked", "destination": name})
-                self.ledger.write(lambda db: outbox_rows.ask_again(db, claims, later, counts=False))
+                self.ledger.write(deliveries.ask_again, claims, later, counts=False)
         return True
 
     def believe(self, name: str) -> None:
@@ -63,12 +63,12 @@ class Confirmer:
         now = self.clock()
         waiting = self._claim(name, now, now)
         if waiting:
-            self.ledger.write(lambda db: outbox_rows.believe(db, [out.claim for out in waiting]))
+            self.ledger.write(deliveries.accept_unconfirmed, [out.claim for out in waiting])
             facts = {"event": "delivery.believed", "destination": name}
             logger.warning("%d objects are not confirmed: no [[peer]] to ask", len(waiting), extra=facts)
 
     def _claim(self, name: str, now: float, until: float) -> tuple[Outgoing, ...]:
-        return self.ledger.write(lambda db: outbox_rows.claim_unconfirmed(db, name, now, until, MOST))
+        return self.ledger.write(deliveries.claim_unconfirmed, name, now, until, MOST)
 
     def _ask(self, link: Link, waiting: Sequence[Outgoing]) -> None:
         commits = self.settings.commitment and COMMIT in link.accepted
@@ -81,18 +81,18 @@ class Confirmer:
             for out in by_find:
                 self._find(link, out)
         else:
-            self.ledger.write(lambda db: outbox_rows.believe(db, [out.claim for out in by_find]))
+            self.ledger.write(deliveries.accept_unconfirmed, [out.claim for out in by_find])
 
     def _commit(self, link: Link, asked: Sequence[Outgoing]) -> bool:
         """Ask for commitment; whether the peer takes the request. Without a report here it comes later, elsewhere."""
         transaction = f"2.25.{uuid.uuid4().int}"
-        self.ledger.write(lambda db: outbox_rows.note_transaction(db, [out.claim for out in asked], transaction))
-        answer = link.commit(transaction, [Reference(out.sop_class_uid, out.sop_instance_uid) for out in asked])
+        self.ledger.write(deliveries.note_transaction, [out.claim for out in asked], transaction)
+        answer = link.commit(transaction, [ObjectReference(out.sop_class_uid, out.sop_instance_uid) for out in asked])
         report = answer.report
         if report is not None:
             said = (report.transaction_uid, report.committed, report.failed)
             facts = (*said, self.clock(), self.settings, self.random())
-            self.ledger.write(lambda db: outbox_rows.take_report(db, *facts))
+            self.ledger.write(deliveries.take_report, *facts)
         return answer.status == 0x0000
 
     def _find(self, link: Link, out: Outgoing) -> None:
@@ -100,14 +100,14 @@ class Confirmer:
             file = scu.read_file(self.spool / out.path)
         except (OSError, UnreadableInstance) as error:
             logger.warning("cannot ask after a result: %s", error, extra={"event": "delivery.unasked"})
-            self.ledger.write(lambda db: outbox_rows.believe(db, [out.claim]))
+            self.ledger.write(deliveries.accept_unconfirmed, [out.claim])
             return
         found = link.find(file.study_uid, file.series_uid, out.sop_instance_uid)
         now, random = self.clock(), self.random()
         if found:
-            self.ledger.write(lambda db: outbox_rows.confirm(db, out.claim, now))
+            self.ledger.write(deliveries.confirm, out.claim, now)
         elif out.asked < LAST_ASK:
-            self.ledger.write(lambda db: outbox_rows.ask_again(db, [out.claim], now + FIND_AFTER_S, counts=True))
+            self.ledger.write(deliveries.ask_again, [out.claim], now + FIND_AFTER_S, counts=True)
         elif found is not None:
             why = "C-FIND does not find it"
-            self.ledger.write(lambda db: outbox_rows.lose(db, out, now, self.settings, random, why))
+            self.ledger.write(deliveries.lose, out, now, self.settings, random, why)

@@ -23,16 +23,16 @@ from typing import Protocol
 
 from pydicom.uid import UID
 
-from gateway import outbox_rows, retry, rows, telemetry
+from gateway import logs, retry
 from gateway.deliver.confirm import Confirmer
 from gateway.dimse import scu
-from gateway.dimse.scu import TIMEOUTS, Answer, Destination, Link, Miss, NoAssociation, StoredFile, Timeouts
-from gateway.ledger import Ledger, LedgerUnavailable
-from gateway.live import Live
-from gateway.outbox_rows import Outgoing
-from gateway.retry import Fault
-from gateway.settings import GatewaySettings
-from gateway.status import meaning
+from gateway.dimse.scu import TIMEOUTS, Answer, Destination, Link, Miss, NoAssociation, RequestorTimeouts, StoredFile
+from gateway.ledger import deliveries
+from gateway.ledger.deliveries import Outgoing
+from gateway.ledger.ledger import Ledger, LedgerUnavailable
+from gateway.retry import Fault, meaning
+from gateway.settings.current import Live
+from gateway.settings.model import GatewaySettings
 from medseg.errors import InputError, UnreadableInstance
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ ASK_AFTER_S = 5.0  # a peer is given time to file what it stored
 POLL_S = 0.25
 
 
-class Stop(Protocol):
+class StopEvent(Protocol):
     """An event of threading or multiprocessing."""
 
     def is_set(self) -> bool: ...
@@ -61,7 +61,7 @@ class Outbox:
         *,
         clock: Callable[[], float] = time.time,
         chance: Callable[[], float] = random.random,
-        timeouts: Timeouts = TIMEOUTS,
+        timeouts: RequestorTimeouts = TIMEOUTS,
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         """chance: from [0, 1). stopping: asked between objects; what is not sent by then goes back into the queue."""
@@ -86,12 +86,12 @@ class Outbox:
     def recover(self, name: str | None = None) -> int:
         """Take back what a sender that died on this machine had claimed, or a `serve` of a destination that broke off.
         Returns how many deliveries."""
-        return self._ledger.write(lambda db: outbox_rows.drop_leases(db, self._owner, name))
+        return self._ledger.write(deliveries.drop_leases, self._owner, name)
 
     def due(self) -> frozenset[str]:
         """Destinations for which there is something to do."""
         with self._ledger.read() as db:
-            return outbox_rows.destinations_due(db, self._clock())
+            return deliveries.destinations_due(db, self._clock())
 
     def serve(self, name: str) -> None:
         """Send what waits for a destination, over one association; ask after what was sent before."""
@@ -109,9 +109,7 @@ class Outbox:
 
     def _claim(self, name: str) -> tuple[Outgoing, ...]:
         now = self._clock()
-        return self._ledger.write(
-            lambda db: outbox_rows.claim_outgoing(db, name, self._owner, now, now + self._lease_s, MOST)
-        )
+        return self._ledger.write(deliveries.claim_outgoing, name, self._owner, now, now + self._lease_s, MOST)
 
     def _send(self, destination: Destination, batch: Sequence[Outgoing]) -> None:
         files = {out: file for out in batch if (file := self._file(out)) is not None}
@@ -140,21 +138,21 @@ class Outbox:
                 if hashlib.file_digest(stream, "sha256").hexdigest() != out.sha256:
                     raise UnreadableInstance(out.path, "not the bytes that were frozen")
         except (OSError, InputError) as error:
-            self._fail(out, Fault.UNSENDABLE, telemetry.said(error))
+            self._fail(out, Fault.UNSENDABLE, logs.said(error))
             return None
         return file
 
     def _send_one(self, link: Link, out: Outgoing, file: StoredFile) -> bool:
         """Send one object; False where it is to be sent again later."""
         until = self._clock() + self._lease_s
-        if not self._ledger.write(lambda db: rows.renew_delivery(db, out.claim, until)):
+        if not self._ledger.write(deliveries.renew_delivery, out.claim, until):
             return True  # somebody else has it by now
         answer = link.store(file)
         fault = retry.store_fault(answer.status) if answer.accepted else Fault.NOT_ACCEPTED
         if fault is not None:
             return not self._fail(out, fault, _answered(out, answer), answer.status)
         now, status = self._clock(), answer.status or 0
-        self._ledger.write(lambda db: outbox_rows.store(db, out, status, now, now + ASK_AFTER_S, answer.stored_as))
+        self._ledger.write(deliveries.store, out, status, now, now + ASK_AFTER_S, answer.stored_as)
         self._log("delivery.stored", out, logging.INFO, f"stored: {meaning(status)}")
         return True
 
@@ -171,20 +169,20 @@ class Outbox:
         """Note a failure; whether the object is to be sent again."""
         now, chance = self._clock(), self._chance()
         again = self._ledger.write(
-            lambda db: outbox_rows.fail(db, out, fault, now, self._deliver, chance, status=status, detail=detail)
+            deliveries.fail, out, fault, now, self._deliver, chance, status=status, detail=detail
         )
         self._log("delivery.failed" if again else "delivery.dead", out, logging.WARNING, f"{fault.value}: {detail}")
         return again
 
     def _release(self, out: Outgoing) -> None:
-        self._ledger.write(lambda db: rows.release_delivery(db, out.claim))
+        self._ledger.write(deliveries.release_delivery, out.claim)
 
     def _log(self, event: str, out: Outgoing, level: int, message: str) -> None:
         facts = {"event": event, "delivery": out.claim.id, "sop_instance": out.sop_instance_uid}
         logger.log(level, "%s %s", out.kind, message, extra=facts)
 
 
-def run(live: Live, stop: Stop) -> None:
+def run(live: Live, stop: StopEvent) -> None:
     """Send until told to stop; then each destination finishes the object it is at."""
     with Ledger(live.now.gateway.database) as ledger:
         outbox = Outbox(ledger, live.now, stopping=stop.is_set)
@@ -192,7 +190,7 @@ def run(live: Live, stop: Stop) -> None:
             drive(outbox, pool, live, stop)
 
 
-def drive(outbox: Outbox, pool: ThreadPoolExecutor, live: Live, stop: Stop) -> None:
+def drive(outbox: Outbox, pool: ThreadPoolExecutor, live: Live, stop: StopEvent) -> None:
     """Serve whatever is due, each destination by one thread at a time."""
     busy: dict[str, Future[None]] = {}
     left: set[str | None] = {None}  # destinations whose claims nobody works on; None: all, by a sender before this one

@@ -36,7 +36,7 @@ from pynetdicom.timer import Timer
 from pynetdicom.transport import AssociationSocket
 
 from gateway.dimse.commitment import COMMIT, event_report
-from gateway.dimse.pdata import Context, Outcome, ProtocolError, Transfer
+from gateway.dimse.pdata import Context, ProtocolError, StoreOutcome, Transfer
 from gateway.dimse.reactor import Hearing
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     from gateway.dimse.commitment import CommitmentResult
     from gateway.dimse.door import Guest
     from gateway.dimse.pdata import Begin
-    from gateway.dimse.storing import Peer
-    from gateway.status import StoreRefused
+    from gateway.dimse.status import StoreRefused
+    from gateway.dimse.store import AssociationInfo
 
 logger = logging.getLogger(__name__)
 
@@ -328,7 +328,7 @@ class UpperLayer(Hearing):
             while True:
                 fed = transfer.feed(sock.unused())
                 sock.use(fed.consumed)
-                if fed.outcome is Outcome.ANSWER:
+                if fed.outcome is StoreOutcome.ANSWER:
                     sock.send(fed.data)
                     self._idle_timer.restart()
                     assoc.answered()
@@ -336,7 +336,7 @@ class UpperLayer(Hearing):
                     received = True
                     if not (self.to_provider_queue.empty() and self.event_queue.empty()):
                         return True
-                elif fed.outcome is Outcome.OTHER:
+                elif fed.outcome is StoreOutcome.OTHER:
                     transfer.abandon()
                     sock.unread(fed.data)
                     self._slow, self._slow_begun = True, False
@@ -439,7 +439,7 @@ class ReceivingAssociation(Association):
         """beginner: gives what starts its instances. answered: called whenever an instance was answered. left: called
         once, when it is over. refused: called for each instance that is answered with a failure."""
         super().__init__(ae, MODE_ACCEPTOR)
-        self.peer: Peer | None = None  # once admitted
+        self.peer: AssociationInfo | None = None  # once admitted
         self.asked = guest.request
         self._beginner, self._answered, self._left, self._refused = beginner, answered, left, partial(refused, self)
         self._reactor_checkpoint = Checkpoint()

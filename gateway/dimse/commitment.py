@@ -23,7 +23,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 )
 
 from gateway.dimse.pdata import STORE_ERRORS
-from gateway.dimse.storing import Peer
+from gateway.dimse.store import AssociationInfo
 from medseg.dicom.headers import MALFORMED
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ NO_SUCH_ACTION = 0x0123
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
+class ObjectReference:
     """An object by its UIDs (PS3.3 10.8)."""
 
     sop_class_uid: str
@@ -54,9 +54,9 @@ class Reference:
 class CommitmentRequest:
     """What a peer asks us to be responsible for (PS3.4 J.3.2)."""
 
-    peer: Peer
+    peer: AssociationInfo
     transaction_uid: str
-    objects: tuple[Reference, ...]
+    objects: tuple[ObjectReference, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class CommitmentResult:
     """What we report of a request. reasons: Failure Reason of each object, None where it is stored for good."""
 
     transaction_uid: str
-    reasons: Mapping[Reference, int | None]
+    reasons: Mapping[ObjectReference, int | None]
 
     @property
     def event_type(self) -> int:
@@ -97,12 +97,12 @@ def event_report(result: CommitmentResult, transfer_syntax: UID) -> N_EVENT_REPO
     return request
 
 
-def referenced(objects: Iterable[Reference]) -> Items:
+def referenced(objects: Iterable[ObjectReference]) -> Items:
     """The items of a sequence of references."""
     return Items(_item(one) for one in objects)
 
 
-def _item(one: Reference) -> Dataset:
+def _item(one: ObjectReference) -> Dataset:
     item = Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = one.sop_class_uid, one.sop_instance_uid
     return item
@@ -152,7 +152,7 @@ def on_action(event: Any, asked: Callable[[CommitmentRequest], object]) -> tuple
     try:
         information = event.action_information
         objects = tuple(
-            Reference(str(item.ReferencedSOPClassUID), str(item.ReferencedSOPInstanceUID))
+            ObjectReference(str(item.ReferencedSOPClassUID), str(item.ReferencedSOPInstanceUID))
             for item in information.ReferencedSOPSequence
         )
         request = CommitmentRequest(event.assoc.peer, str(information.TransactionUID), objects)

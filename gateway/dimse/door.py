@@ -38,7 +38,7 @@ TICK_S = 1.0
 PIECE = 1 << 16
 
 
-class NotDicom(Exception):
+class NotAnAssociation(Exception):
     """What a connection began with is no association request."""
 
 
@@ -90,13 +90,13 @@ def judge(said: bytes) -> tuple[Request, bytes] | int:
     _, length = HEADER.unpack_from(said)
     end = HEADER.size + length
     if end > LONGEST_REQUEST:
-        raise NotDicom(f"it began with a PDU of {length} bytes, where a request has at most {LONGEST_REQUEST}")
+        raise NotAnAssociation(f"it began with a PDU of {length} bytes, where a request has at most {LONGEST_REQUEST}")
     if len(said) < end:
         return int(end)
     try:
         return negotiation.read_request(said[:end]), said[end:]
     except MalformedPdu as error:
-        raise NotDicom(f"it began with {error}") from error
+        raise NotAnAssociation(f"it began with {error}") from error
 
 
 def _is_no_request(said: bytes) -> NoReturn:
@@ -105,8 +105,8 @@ def _is_no_request(said: bytes) -> NoReturn:
         raise Gone
     _, length = HEADER.unpack_from(said.ljust(HEADER.size, b"\0"))
     if ASSOCIATE_RQ < kind < ABORT and not said[1] and length < LONGEST_REQUEST:
-        raise NotDicom(f"it began with a PDU of type {kind:02X}H, where an association request is due")
-    raise NotDicom(f"it is no DICOM but {protocol(said)}")
+        raise NotAnAssociation(f"it began with a PDU of type {kind:02X}H, where an association request is due")
+    raise NotAnAssociation(f"it is no DICOM but {protocol(said)}")
 
 
 class Door:
@@ -210,8 +210,8 @@ class Door:
             elif piece:
                 visit.needed = asked
             else:
-                raise NotDicom("it ended inside its association request") if visit.said else Gone
-        except NotDicom as error:
+                raise NotAnAssociation("it ended inside its association request") if visit.said else Gone
+        except NotAnAssociation as error:
             self._turn_away(visit, str(error), answer=bool(piece))
         except Gone:
             self._close(visit)

@@ -47,7 +47,7 @@ class Proposed:
 
 
 @dataclass(frozen=True, slots=True)
-class Role:
+class RoleSelection:
     """SCP/SCU role selection (PS3.7 D.3.3.4)."""
 
     sop_class_uid: str
@@ -61,7 +61,7 @@ class User:
 
     maximum_length: int = SAFE_LENGTH
     implementation_class_uid: str = NO_CLASS
-    roles: tuple[Role, ...] = ()
+    roles: tuple[RoleSelection, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,10 +256,10 @@ def _usable(maximum: int) -> int:
     return SAFE_LENGTH if 0 < maximum < 8 else maximum & ~1
 
 
-def _role(value: bytes) -> Role | None:
+def _role(value: bytes) -> RoleSelection | None:
     length = int.from_bytes(value[:2])
     uid, flags = _uid(value[2 : 2 + length]), value[2 + length :]
-    return Role(uid, flags[0] == 1, flags[1] == 1) if uid and len(flags) >= 2 else None
+    return RoleSelection(uid, flags[0] == 1, flags[1] == 1) if uid and len(flags) >= 2 else None
 
 
 def _uid(value: bytes) -> str:

@@ -39,8 +39,8 @@ from gateway.dimse.command import (
     unsigned,
     written,
 )
-from gateway.dimse.storing import Incoming
-from gateway.status import Status, StoreRefused, refusal
+from gateway.dimse.status import Status, StoreRefused, refusal
+from gateway.dimse.store import Incoming
 from medseg.errors import MedsegError
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class Context(NamedTuple):
     transfer_syntax: str
 
 
-class Outcome(Enum):
+class StoreOutcome(Enum):
     """Why `Transfer.feed` returned."""
 
     MORE = "all that could be used was used: more bytes are needed"
@@ -74,7 +74,7 @@ class Outcome(Enum):
 class Fed(NamedTuple):
     """What `Transfer.feed` did: bytes consumed, and bytes to send (ANSWER) or to read again (OTHER)."""
 
-    outcome: Outcome
+    outcome: StoreOutcome
     consumed: int
     data: bytes = b""
 
@@ -128,7 +128,7 @@ class Transfer:
                     position += take
                     self._fragment_left -= take
                 if self._fragment_left:
-                    return Fed(Outcome.MORE, position)
+                    return Fed(StoreOutcome.MORE, position)
                 self._in_fragment = False
                 if self._control & LAST:
                     fed = self._end_of_command(position) if self._control & COMMAND else self._answer(position)
@@ -136,13 +136,13 @@ class Transfer:
                         return fed
                 continue
             if end - position < HEADER:
-                return Fed(Outcome.MORE, position)
+                return Fed(StoreOutcome.MORE, position)
             if self._pdu_left:
                 self._start_fragment(*_PDV_HEADER.unpack_from(data, position))
             else:
                 pdu_type, length = _PDU_HEADER.unpack_from(data, position)
                 if pdu_type != P_DATA_TF:
-                    return Fed(Outcome.OTHER, position)
+                    return Fed(StoreOutcome.OTHER, position)
                 self._start_pdu(length)
             position += HEADER
 
@@ -220,7 +220,7 @@ class Transfer:
             again += _PDU_HEADER.pack(P_DATA_TF, self._pdu_left)
         self._pdu_left = 0
         self._over()
-        return Fed(Outcome.OTHER, position, again)
+        return Fed(StoreOutcome.OTHER, position, again)
 
     def _answer(self, position: int) -> Fed:
         """Finish the instance and say how that went. The message is over, whatever happens."""
@@ -240,7 +240,7 @@ class Transfer:
         else:
             response = store_response(command, self._refused.status, self._refused.comment)
         self._over()
-        return Fed(Outcome.ANSWER, position, p_data(context_id, response, self._peer_maximum_length))
+        return Fed(StoreOutcome.ANSWER, position, p_data(context_id, response, self._peer_maximum_length))
 
     def _refuse(self, refused: StoreRefused, cause: BaseException | None = None) -> None:
         """Remember the answer; what still comes of the data set is read and dropped."""

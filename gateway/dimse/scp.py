@@ -39,23 +39,23 @@ from gateway.dimse.commitment import (
 from gateway.dimse.door import Door, Guest
 from gateway.dimse.negotiation import APPLICATION_CONTEXT, Request
 from gateway.dimse.pdata import STORE_ERRORS, Begin
-from gateway.dimse.storing import (
+from gateway.dimse.store import (
     IMPLEMENTATION_CLASS_UID,
     IMPLEMENTATION_VERSION_NAME,
+    AssociationInfo,
+    AssociationLimits,
     Ending,
     Incoming,
-    Limits,
-    Peer,
-    Refusal,
-    Refused,
+    RefusedCaller,
     Store,
+    StoreRefusal,
     StoreRequest,
 )
-from gateway.status import meaning
+from gateway.retry import meaning
 
 if TYPE_CHECKING:
     from gateway.dimse.command import StoreCommand
-    from gateway.status import StoreRefused
+    from gateway.dimse.status import StoreRefused
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ Caller: TypeAlias = tuple[str, str | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Timeouts:
+class AcceptorTimeouts:
     """acse_s: a connection without an association, and a PDU that was begun. dimse_s: a pause inside a message.
     network_s: an association without a message."""
 
@@ -96,7 +96,7 @@ class Admission:
         self._called = frozenset(called)
         self._callers = None if callers is None else frozenset(callers)
 
-    def refuse(self, peer: Peer) -> Rejection | None:
+    def refuse(self, peer: AssociationInfo) -> Rejection | None:
         """Why a peer is not let in, however much room there is."""
         if peer.called_ae not in self._called:
             return Rejection.CALLED_AE_NOT_RECOGNIZED
@@ -247,13 +247,13 @@ class StorageScp:
         host: str,
         port: int,
         callers: Collection[Caller] | None,
-        limits: Limits,
-        timeouts: Timeouts = Timeouts(),
+        limits: AssociationLimits,
+        timeouts: AcceptorTimeouts = AcceptorTimeouts(),
         maximum_pdu: int = MAXIMUM_PDU,
         listener: socket.socket | None = None,
         reported: Callable[[CommitmentReport], object] | None = None,
         asked: Callable[[CommitmentRequest], object] | None = None,
-        noted: Callable[[Refusal], object] = lambda _: None,
+        noted: Callable[[StoreRefusal], object] = lambda _: None,
     ) -> None:
         self._store, self.reported, self.asked, self._noted = store, reported, asked, noted
         self._address, self._listener = (host, port), listener
@@ -270,7 +270,9 @@ class StorageScp:
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
 
-    def admit_by(self, *, ae_titles: Collection[str], callers: Collection[Caller] | None, limits: Limits) -> None:
+    def admit_by(
+        self, *, ae_titles: Collection[str], callers: Collection[Caller] | None, limits: AssociationLimits
+    ) -> None:
         """Let in by other rules from now on; the associations that are open stay."""
         self._admission, self._limits = Admission(ae_titles, callers), limits
         self.connection_limit = 2 * limits.associations + BACKLOG  # more than are let in, so that the others are told
@@ -340,7 +342,7 @@ class StorageScp:
     def admit(self, assoc: ReceivingAssociation) -> Rejection | None:
         """Whether an association that is asked for may be: the store knows of it before it is accepted."""
         request = assoc.asked
-        peer = Peer(
+        peer = AssociationInfo(
             id=uuid.uuid4().hex,
             calling_ae=request.calling_ae,
             called_ae=request.called_ae,
@@ -356,14 +358,14 @@ class StorageScp:
             why = meanings.reject(*rejection.value)
             facts = {"event": "association.rejected", "why": rejection.name} | peer.who()
             logger.warning("association rejected: %s", why, extra=facts)
-            self._noted(Refusal(Refused.ASSOCIATION, peer.calling_ae, peer.host, why))
+            self._noted(StoreRefusal(RefusedCaller.ASSOCIATION, peer.calling_ae, peer.host, why))
         return rejection
 
     def turned_away(self, host: str, why: str, count: int) -> None:
         """Connections of an address asked for no association."""
         many = "connection" if count == 1 else f"{count} more connections"
         logger.warning("%s ended: %s", many, why, extra={"event": "connection.refused", "host": host})
-        self._noted(Refusal(Refused.CONNECTION, "", host, why, count=count))
+        self._noted(StoreRefusal(RefusedCaller.CONNECTION, "", host, why, count=count))
 
     def refused(
         self, assoc: ReceivingAssociation, command: StoreCommand, refused: StoreRefused, cause: BaseException
@@ -379,7 +381,7 @@ class StorageScp:
         said = refused.comment if cause is refused else cause
         logger.warning("instance refused: %s: %s", what, said, extra=facts | peer.facts())
         reason = f"{what}: {refused.comment}"
-        self._noted(Refusal(Refused.INSTANCE, peer.calling_ae, peer.host, reason, command.sop_instance_uid))
+        self._noted(StoreRefusal(RefusedCaller.INSTANCE, peer.calling_ae, peer.host, reason, command.sop_instance_uid))
 
     def answered(self, assoc: ReceivingAssociation) -> None:
         """An instance was answered."""
@@ -407,7 +409,7 @@ class StorageScp:
         with self._lock:
             return [one for one in self._connections if one.peer is not None and one.peer.id == association_id]
 
-    def _leave(self, assoc: ReceivingAssociation, peer: Peer) -> None:
+    def _leave(self, assoc: ReceivingAssociation, peer: AssociationInfo) -> None:
         ending = Ending.RELEASED if assoc.is_released else Ending.ABORTED
         if ending is Ending.RELEASED:
             logger.info("association released", extra={"event": "association.released"} | peer.facts())
@@ -436,7 +438,7 @@ class StorageScp:
 
         return begin
 
-    def _open(self, peer: Peer) -> Rejection | None:
+    def _open(self, peer: AssociationInfo) -> Rejection | None:
         """Have the store know of an association; or why there is no room for it."""
         try:
             if not self._store.has_room():

@@ -41,12 +41,12 @@ from gateway.dimse.commitment import (
     UNCOMPRESSED,
     CommitmentReport,
     CommitmentResult,
-    Reference,
+    ObjectReference,
     on_event_report,
     referenced,
 )
 from gateway.dimse.reactor import Hearing
-from gateway.dimse.storing import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from gateway.dimse.store import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from medseg.dicom.headers import MALFORMED, look
 from medseg.errors import MedsegError, UnreadableInstance
 
@@ -73,7 +73,7 @@ class Destination:
 
 
 @dataclass(frozen=True, slots=True)
-class Timeouts:
+class RequestorTimeouts:
     """connect_s: for a connection. acse_s: for an answer to an association request. dimse_s: for one to a message.
     report_s: for a storage commitment report on the association on which it was asked for."""
 
@@ -83,7 +83,7 @@ class Timeouts:
     report_s: float = 2
 
 
-TIMEOUTS = Timeouts()
+TIMEOUTS = RequestorTimeouts()
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +222,7 @@ class Link:
             return Answer(accepted=True, ending=self._hearing.ending)
         return Answer(True, self._status(response), self._hearing.stored_as, self._hearing.ending)
 
-    def commit(self, transaction_uid: str, objects: Sequence[Reference]) -> CommitmentAnswer:
+    def commit(self, transaction_uid: str, objects: Sequence[ObjectReference]) -> CommitmentAnswer:
         """Ask for storage commitment, and wait `report_s` for the report to come on this association."""
         if not self.alive:
             return CommitmentAnswer(None)
@@ -319,7 +319,11 @@ class Link:
 
 @contextmanager
 def associate(
-    destination: Destination, proposals: Iterable[Proposal], timeouts: Timeouts = TIMEOUTS, *, as_scp: bool = False
+    destination: Destination,
+    proposals: Iterable[Proposal],
+    timeouts: RequestorTimeouts = TIMEOUTS,
+    *,
+    as_scp: bool = False,
 ) -> Iterator[Link]:
     """An association, released at the end. Proposals beyond 128 contexts are left out. Raises NoAssociation.
 
@@ -362,7 +366,7 @@ def associate(
         assoc.join(timeout=timeouts.acse_s)
 
 
-def echo(destination: Destination, timeouts: Timeouts = TIMEOUTS) -> int | None:
+def echo(destination: Destination, timeouts: RequestorTimeouts = TIMEOUTS) -> int | None:
     """The status of a C-ECHO; None for no answer. Raises NoAssociation."""
     with associate(destination, [Proposal(VERIFY)], timeouts) as link:
         return link.echo()

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.files import sync
-from gateway.ledger import Ledger
+from gateway.ledger.ledger import Ledger
 from medseg.errors import ResourceError, UsageError
 
 LEDGER, SPOOL, SETTINGS = "ledger.db", "spool", "medseg.toml"

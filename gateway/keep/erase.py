@@ -7,9 +7,9 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, delete, func, or_, select
 
-from gateway import patients, signals
-from gateway.keep.doomed import doom, folder_of
-from gateway.tables import delivery, event, instance, job, result, result_object, series
+from gateway.keep.deletion import doom, folder_of
+from gateway.ledger import commitments, patients
+from gateway.ledger.tables import delivery, event, instance, job, result, result_object, series
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def erase(db: Connection, study_uid: str, at: float, series_uid: str | None = No
     db.execute(delete(result_object).where(result_object.c.result_id.in_(results)))
     db.execute(delete(result).where(_of(result, study_uid, series_uid)))
     db.execute(delete(event).where(or_(_of(event, study_uid, series_uid), event.c.job_id.in_(jobs))))
-    signals.forget(db, study_uid, series_uid)
+    commitments.forget(db, study_uid, series_uid)
     for table in (job, instance, series):
         db.execute(delete(table).where(_of(table, study_uid, series_uid)))
     if not content(db, study_uid).series:

@@ -13,10 +13,10 @@ from pathlib import Path, PurePosixPath
 
 from sqlalchemy import Connection, insert, select
 
-from gateway.keep.doomed import doom, sweep
+from gateway.keep.deletion import doom, sweep
 from gateway.keep.erase import Content, content, erase
-from gateway.ledger import Ledger
-from gateway.tables import event, instance
+from gateway.ledger.ledger import Ledger
+from gateway.ledger.tables import event, instance
 from medseg.errors import UsageError
 
 QUARANTINE = "quarantine"

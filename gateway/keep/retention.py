@@ -20,13 +20,14 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, and_, exists, func, or_, select, update
 
-from gateway import moves
-from gateway.keep.doomed import doom, sweep
+from gateway.keep.deletion import doom, sweep
 from gateway.keep.erase import erase
-from gateway.ledger import Ledger
-from gateway.outbox_rows import LAST_ASK
-from gateway.settings import Retain
-from gateway.tables import delivery, instance, job, result, result_object, series
+from gateway.ledger import events
+from gateway.ledger.deliveries import LAST_ASK
+from gateway.ledger.jobs import LIVE
+from gateway.ledger.ledger import Ledger
+from gateway.ledger.tables import delivery, instance, job, result, result_object, series
+from gateway.settings.model import Retain
 
 logger = logging.getLogger(__name__)
 
@@ -62,10 +63,10 @@ class Retention:
             inputs = _due(db, wall_s, wall_s - settings.inputs_s, deleted=False)
             whole = _due(db, wall_s, wall_s - settings.results_s, deleted=True)
         if inputs is not None:
-            gone = self._ledger.write(lambda db: delete_inputs(db, inputs, wall_s, wall_s - settings.inputs_s))
+            gone = self._ledger.write(delete_inputs, inputs, wall_s, wall_s - settings.inputs_s)
             self._log("retention.inputs", inputs, f"{gone} files of instances deleted")
         elif whole is not None:
-            self._ledger.write(lambda db: forget(db, whole, wall_s, wall_s - settings.results_s))
+            self._ledger.write(forget, whole, wall_s, wall_s - settings.results_s)
             self._log("retention.forgotten", whole, "forgotten")
         return inputs is not None or whole is not None
 
@@ -82,7 +83,8 @@ def delete_inputs(db: Connection, row: Row[Any], at: float, before: float) -> in
     paths = db.execute(select(instance.c.path).where(kept)).scalars().all()
     db.execute(update(instance).where(kept).values(deleted_at=at))
     db.execute(update(series).where(_is(series, row)).values(deleted_at=at))
-    moves.tell(db, "series.inputs_deleted", at, row.study_uid, row.series_uid, {"files": len(paths)})
+    detail = {"files": len(paths)}
+    events.record(db, "series.inputs_deleted", at, detail, study_uid=row.study_uid, series_uid=row.series_uid)
     return doom(db, paths, at)
 
 
@@ -108,7 +110,7 @@ def _done_with(now: float, before: float, *, deleted: bool) -> Any:
     last = ~exists().where(_same(later, job), later.c.id > job.c.id)
     working = exists().where(
         _same(job, series),
-        or_(job.c.state.in_(moves.LIVE), and_(job.c.state == "failed", last), job.c.finished_at > before),
+        or_(job.c.state.in_(LIVE), and_(job.c.state == "failed", last), job.c.finished_at > before),
     )
     there = or_(
         delivery.c.state.in_(("confirmed", "cancelled")),

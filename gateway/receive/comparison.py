@@ -27,10 +27,10 @@ import numpy as np
 from pydicom.uid import JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
 from sqlalchemy import Row, select
 
-from gateway import patients, rows
-from gateway.ledger import Ledger, LedgerUnavailable
-from gateway.rows import COUNTING
-from gateway.tables import instance as table
+from gateway.ledger import instances, patients
+from gateway.ledger.instances import COUNTING
+from gateway.ledger.ledger import Ledger, LedgerUnavailable
+from gateway.ledger.tables import instance as table
 from medseg.dicom.headers import look, read_instance, transfer_syntax
 from medseg.dicom.instance import Instance, Pixels, Plane, Slice
 from medseg.dicom.slices import expand
@@ -50,7 +50,7 @@ _OF_IMAGE = ("SOPClassUID", "Modality", "FrameOfReferenceUID")
 _ALWAYS_LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless)
 
 
-class Verdict(StrEnum):
+class Sameness(StrEnum):
     """What a version is, beside one that is here."""
 
     SAME = "the same image in another form"
@@ -59,45 +59,45 @@ class Verdict(StrEnum):
     DIFFERENT = "another image"
 
 
-def compare(here: Instance, new: Instance) -> Verdict:
+def compare(here: Instance, new: Instance) -> Sameness:
     """What an image is beside one under the same UIDs."""
     mine, its = look(here.header), look(new.header)
     if any(its.text(keyword) and _plain(mine.text(keyword)) != _plain(its.text(keyword)) for keyword in _OF_PATIENT):
-        return Verdict.DIFFERENT
+        return Sameness.DIFFERENT
     for keyword in _OF_ORDER:
         if mine.text(keyword) and its.text(keyword) and _plain(mine.text(keyword)) != _plain(its.text(keyword)):
-            return Verdict.DIFFERENT
+            return Sameness.DIFFERENT
     if any(mine.text(keyword) != its.text(keyword) for keyword in _OF_IMAGE):
-        return Verdict.DIFFERENT
+        return Sameness.DIFFERENT
     slices, reason = _planes(here)
     others, its_reason = _planes(new)
     if reason != its_reason or len(slices) != len(others):
-        return Verdict.DIFFERENT
+        return Sameness.DIFFERENT
     if reason:  # nothing to segment: what is stored must do
         mine_stored, its_stored = _stored(here), _stored(new)
-        return Verdict.SAME if mine_stored is not None and mine_stored == its_stored else Verdict.DIFFERENT
+        return Sameness.SAME if mine_stored is not None and mine_stored == its_stored else Sameness.DIFFERENT
     if not all(_alike(one.plane, other.plane) and one.phase == other.phase for one, other in zip(slices, others)):  # noqa: B905 - their number is the same
-        return Verdict.DIFFERENT
+        return Sameness.DIFFERENT
     return _compare_pixels(slices, others, poorer=_is_lossy(new) and not _is_lossy(here))
 
 
-def _compare_pixels(slices: Sequence[Slice], others: Sequence[Slice], *, poorer: bool) -> Verdict:
+def _compare_pixels(slices: Sequence[Slice], others: Sequence[Slice], *, poorer: bool) -> Sameness:
     """poorer: the others are lossy, and these are not."""
-    found = Verdict.SAME
+    found = Sameness.SAME
     for one, other in zip(slices, others, strict=True):
         try:
             mine = one.read()
         except UndecodablePixels:
-            return Verdict.DIFFERENT  # what is here is of no use; if neither is, the one that came last tells
+            return Sameness.DIFFERENT  # what is here is of no use; if neither is, the one that came last tells
         try:
             its = other.read()
         except UndecodablePixels:
-            return Verdict.UNDECODABLE
+            return Sameness.UNDECODABLE
         if np.array_equal(mine, its, equal_nan=True):
             continue
         if not poorer or not _resembles(mine, its):
-            return Verdict.DIFFERENT
-        found = Verdict.POORER
+            return Sameness.DIFFERENT
+        found = Sameness.POORER
     return found
 
 
@@ -178,24 +178,24 @@ class Comparison:
             ).all()
         verdict, now = self._verdict(new, here), time.time()
         facts = {"study": new.study_uid, "series": new.series_uid, "sop_instance": new.sop_instance_uid}
-        if verdict is Verdict.DIFFERENT:
-            if self._ledger.write(lambda db: rows.take_version(db, new.id, now)):
+        if verdict is Sameness.DIFFERENT:
+            if self._ledger.write(instances.take_version, new.id, now):
                 told = {"event": "instance.conflict"} | facts
                 logger.warning("an image was received again, and differs: the new one counts", extra=told)
-        elif self._ledger.write(lambda db: rows.keep_copy(db, new.id, now, verdict.value)):
+        elif self._ledger.write(instances.keep_copy, new.id, now, verdict.value):
             told = {"event": "instance.copy"} | facts
             logger.info("an image was received again and does not count: %s", verdict.value, extra=told)
         return True
 
-    def _verdict(self, new: Row[Any], here: Sequence[Row[Any]]) -> Verdict:
+    def _verdict(self, new: Row[Any], here: Sequence[Row[Any]]) -> Sameness:
         """Beside the version that counts, then beside those that did: one of them again is nothing new."""
         same_patient = (row for row in here if patients.adds_nothing(row.patient, new.patient))
         readable = [known for known in map(self._read, same_patient) if known is not None]
         image = self._read(new)
         if image is None:
-            return Verdict.UNDECODABLE if readable else Verdict.DIFFERENT
+            return Sameness.UNDECODABLE if readable else Sameness.DIFFERENT
         verdicts = (compare(known, image) for known in readable)
-        return next((verdict for verdict in verdicts if verdict is not Verdict.DIFFERENT), Verdict.DIFFERENT)
+        return next((verdict for verdict in verdicts if verdict is not Sameness.DIFFERENT), Sameness.DIFFERENT)
 
     def _read(self, row: Row[Any]) -> Instance | None:
         try:

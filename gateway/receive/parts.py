@@ -20,12 +20,12 @@ from pathlib import Path
 from pydicom import Dataset
 from sqlalchemy import and_, select
 
-from gateway import patients
-from gateway.ledger import Ledger
-from gateway.patients import MERGED, OPEN, Basis
+from gateway.ledger import patients
+from gateway.ledger.instances import COUNTING
+from gateway.ledger.ledger import Ledger
+from gateway.ledger.patients import MERGED, OPEN, Basis
+from gateway.ledger.tables import instance as table
 from gateway.receive.source import read_image
-from gateway.rows import COUNTING
-from gateway.tables import instance as table
 from medseg.dicom.headers import look
 from medseg.dicom.instance import Instance
 from medseg.dicom.series import Series
@@ -38,7 +38,7 @@ REAL = (*COUNTING, "superseded")
 
 
 @dataclass(frozen=True, eq=False)
-class Parts:
+class PatientParts:
     """series: with whose each is (`patients.key`). basis: of the ledger, on which that holds. salts: by id of those
     instances that were changed, what makes their digest another."""
 
@@ -59,7 +59,7 @@ def key_of(header: Dataset) -> str:
     return patients.key(view.text("PatientID"), view.text("IssuerOfPatientID"))
 
 
-def parted(ledger: Ledger, spool: Path, series: Series, cancelled: Cancelled = never) -> Parts | None:
+def parted(ledger: Ledger, spool: Path, series: Series, cancelled: Cancelled = never) -> PatientParts | None:
     """The parts of a series as it counts, the series itself where nothing changes; None where its study is stopped."""
     with ledger.read() as db:
         basis = patients.basis(db, series.study_uid, series.series_uid)
@@ -73,7 +73,7 @@ def parted(ledger: Ledger, spool: Path, series: Series, cancelled: Cancelled = n
     if settled is None:
         key = patients.fullest(said)
         if len({_written(one.header) for one in series.instances}) <= 1:
-            return Parts(((key, series),), basis, {})
+            return PatientParts(((key, series),), basis, {})
         return _under(series.instances, _latest(series.instances, key), key, basis)
     if settled.state == MERGED:
         winner = str(settled.winner)
@@ -99,7 +99,7 @@ class NoIdentity(InputError):
 def _note(ledger: Ledger, series: Series, said: Sequence[str]) -> None:
     now = time.time()
     for key in dict.fromkeys(said):
-        ledger.write(lambda db, key=key: patients.note(db, series.study_uid, key, "", now))  # type: ignore[misc]
+        ledger.write(patients.note, series.study_uid, key, "", now)
 
 
 def _written(header: Dataset) -> tuple[str, str]:
@@ -122,16 +122,16 @@ def _elsewhere(ledger: Ledger, spool: Path, study_uid: str, key: str) -> Instanc
     return None if found is None else read_image(spool, found)
 
 
-def _under(instances: Sequence[Instance], identity: Instance | None, key: str, basis: Basis) -> Parts:
+def _under(instances: Sequence[Instance], identity: Instance | None, key: str, basis: Basis) -> PatientParts:
     """A series of instances under one identity."""
     if identity is None:
-        return Parts(((key, to_series(instances)),), basis, {})
+        return PatientParts(((key, to_series(instances)),), basis, {})
     changed = [replace(one, header=under_identity(one.header, identity.header)) for one in instances]
     salt = f"{key} {_written(identity.header)} {basis.settlement and basis.settlement.settled_at}"
-    return Parts(((key, to_series(changed)),), basis, {id(one): salt for one in changed})
+    return PatientParts(((key, to_series(changed)),), basis, {id(one): salt for one in changed})
 
 
-def _split(ledger: Ledger, spool: Path, series: Series, basis: Basis, cancelled: Cancelled) -> Parts:
+def _split(ledger: Ledger, spool: Path, series: Series, basis: Basis, cancelled: Cancelled) -> PatientParts:
     """Of each object the latest version of each patient, or the one that counts where that is theirs."""
     mine = and_(table.c.study_uid == series.study_uid, table.c.series_uid == series.series_uid)
     there = and_(table.c.state.in_(REAL), table.c.deleted_at.is_(None))
@@ -163,4 +163,4 @@ def _split(ledger: Ledger, spool: Path, series: Series, basis: Basis, cancelled:
         part = _under(instances, None if alike else _latest(instances, key), key, basis)
         parts += part.series
         salts |= part.salts
-    return Parts(tuple(parts), basis, salts)
+    return PatientParts(tuple(parts), basis, salts)

@@ -23,12 +23,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway import rows
 from gateway.files import sync
-from gateway.ledger import Ledger
-from gateway.receive.header import NotDicom, file_meta_of, identify
+from gateway.ledger import associations, instances
+from gateway.ledger.instances import Filed, StoredInstance
+from gateway.ledger.ledger import Ledger
+from gateway.receive.identity import NotDicom, file_meta_of, identify
 from gateway.receive.spool import INCOMING, Spool, instance_path
-from gateway.rows import Filed, StoredInstance
 from medseg.dicom.classes import is_image_class
 from medseg.names import LONGEST_ON_DISK, file_name
 
@@ -50,10 +50,10 @@ class Reconciliation:
 def reconcile(spool: Spool, ledger: Ledger) -> Reconciliation:
     """Set right what a crash left between spool and ledger; rows of missing files are logged as errors."""
     now = time.time()
-    lost = ledger.write(lambda db: rows.lose_open_associations(db, now))
+    lost = ledger.write(associations.lose_open_associations, now)
     removed = [_relative(spool, part) for part in remove_parts(spool.folder)]
     with ledger.read() as db:
-        rows_of = rows.instance_files(db)
+        rows_of = instances.instance_files(db)
     adopted: list[str] = []
     duplicates: list[str] = []
     quarantined: list[str] = []
@@ -78,7 +78,7 @@ def reconcile(spool: Spool, ledger: Ledger) -> Reconciliation:
 
 def _lose(ledger: Ledger, path: str, now: float) -> bool:
     """False where its row names another file by now, of the same content."""
-    lost = ledger.write(lambda db: rows.lose_instance(db, path, now))
+    lost = ledger.write(instances.lose_instance, path, now)
     if lost:
         logger.error("an acknowledged instance is gone: %s", path, extra={"event": "instance.missing"})
     return lost

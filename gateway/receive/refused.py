@@ -6,12 +6,12 @@ import logging
 import threading
 from collections.abc import Callable
 
-from gateway import refusals
 from gateway.dimse.noise import OTHERS
-from gateway.dimse.storing import Refusal
-from gateway.ledger import Ledger, LedgerUnavailable
-from gateway.refusals import MOST, Refused
-from gateway.telemetry import printable
+from gateway.dimse.store import StoreRefusal
+from gateway.ledger import refusals
+from gateway.ledger.ledger import Ledger, LedgerUnavailable
+from gateway.ledger.refusals import MOST, RefusedPeer
+from gateway.logs import printable
 
 logger = logging.getLogger(__name__)
 
@@ -24,15 +24,15 @@ class Refusals:
 
     def __init__(self, ledger: Ledger, clock: Callable[[], float]) -> None:
         self._ledger, self._clock = ledger, clock
-        self._noted: dict[tuple[str, str, str], Refused] = {}
+        self._noted: dict[tuple[str, str, str], RefusedPeer] = {}
         self._lock = threading.Lock()
         self._next_at = 0.0
 
-    def note(self, refusal: Refusal) -> None:
+    def note(self, refusal: StoreRefusal) -> None:
         """Something was not taken."""
         now = self._clock()
         uid = refusal.sop_instance_uid
-        said = Refused(
+        said = RefusedPeer(
             refusal.what.value, _shown(refusal.calling_ae), _shown(refusal.host), refusal.count, now, now,
             refusal.reason, None if uid is None else _shown(uid),
         )  # fmt: skip
@@ -48,17 +48,17 @@ class Refusals:
         with self._lock:
             noted, self._noted = self._noted, {}
         try:
-            self._ledger.write(lambda db: refusals.add(db, noted.values()))
+            self._ledger.write(refusals.add, noted.values())
         except LedgerUnavailable as error:
             logger.warning("what was refused is not recorded: %s", error, extra={"event": "refusals.unrecorded"})
 
-    def _add(self, said: Refused) -> None:
+    def _add(self, said: RefusedPeer) -> None:
         key = (said.what, said.calling_ae, said.host)
         if key not in self._noted and len(self._noted) >= MOST:
             key = (said.what, "", OTHERS)
         before = self._noted.get(key)
         count, first_at = (0, said.first_at) if before is None else (before.count, before.first_at)
-        self._noted[key] = Refused(
+        self._noted[key] = RefusedPeer(
             *key, said.count + count, first_at, said.last_at, said.reason, said.sop_instance_uid
         )  # fmt: skip
 

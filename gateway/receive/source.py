@@ -15,8 +15,9 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from gateway import moves
-from gateway.ledger import Ledger
+from gateway.ledger import instances as instances_rows
+from gateway.ledger import series as series_rows
+from gateway.ledger.ledger import Ledger
 from medseg.dicom.classes import IMAGES, class_name, made_by_medseg
 from medseg.dicom.headers import read_instance
 from medseg.dicom.instance import Instance, Slice
@@ -64,7 +65,7 @@ class SpoolSource:
     @property
     def expected(self) -> int | None:
         with self._ledger.read() as db:
-            expected: int | None = moves.series_row(db, *self._of).expected
+            expected: int | None = series_rows.series_row(db, *self._of).expected
         return expected
 
     def instances(self) -> Iterator[Instance | None]:
@@ -79,8 +80,8 @@ class SpoolSource:
             check(self._cancelled)
             looked_s = time.monotonic()
             with self._ledger.read() as db:
-                row = moves.series_row(db, *self._of)
-                found = moves.counting_instances(db, *self._of)
+                row = series_rows.series_row(db, *self._of)
+                found = instances_rows.counting_instances(db, *self._of)
             if (missing := _missing(row)) != self._missing:
                 self._missing, self._series = missing, None
             for one in found:
@@ -165,7 +166,7 @@ def read_series(
 ) -> Series | None:
     """A complete series as it was at a revision; None where it has changed since. Raises as `SpoolSource` does."""
     with ledger.read() as db:
-        row = moves.series_row(db, study_uid, series_uid)
+        row = series_rows.series_row(db, study_uid, series_uid)
     if row.revision != revision:
         return None
     source = SpoolSource(ledger, spool, study_uid, series_uid, cancelled=cancelled)

@@ -32,16 +32,22 @@ from typing import TypeVar
 
 from sqlalchemy import Connection
 
-from gateway import rows
-from gateway.dimse import storing
-from gateway.dimse.storing import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, Ending, Peer, StoreRequest
-from gateway.files import sync
-from gateway.ledger import Ledger
-from gateway.receive.header import Identity, NeedMore, NotDicom, identify
-from gateway.receive.newfile import NewFile
-from gateway.rows import Filed, StoredInstance
-from gateway.settings import Limits
-from gateway.status import Status, StoreRefused
+from gateway.dimse import store
+from gateway.dimse.status import Status, StoreRefused
+from gateway.dimse.store import (
+    IMPLEMENTATION_CLASS_UID,
+    IMPLEMENTATION_VERSION_NAME,
+    AssociationInfo,
+    Ending,
+    StoreRequest,
+)
+from gateway.files import is_whole, sync
+from gateway.ledger import associations, instances
+from gateway.ledger.instances import Filed, StoredInstance
+from gateway.ledger.ledger import Ledger
+from gateway.receive.direct_file import NewFile
+from gateway.receive.identity import Identity, NeedMore, NotDicom, identify
+from gateway.settings.model import Limits
 from medseg.dicom.classes import is_image_class
 from medseg.errors import MedsegError
 from medseg.names import LONGEST_UID, uid_name
@@ -49,7 +55,7 @@ from medseg.names import LONGEST_UID, uid_name
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-UNLIMITED = storing.Limits(sys.maxsize, sys.maxsize)
+UNLIMITED = store.AssociationLimits(sys.maxsize, sys.maxsize)
 INCOMING, STUDIES = "incoming", "studies"
 ROOM_CHECK_S = 1.0
 FOLDERS_KNOWN = 10_000
@@ -80,14 +86,6 @@ def instance_path(identity: Identity, token: str) -> str:
         uid_name(uid) for uid in (identity.study_uid, identity.series_uid, identity.sop_instance_uid)
     )
     return f"{STUDIES}/{study}/{series}/{instance}.{token}.dcm"
-
-
-def is_whole(file: Path, length: int) -> bool:
-    """Whether a file is there with so many bytes."""
-    try:
-        return file.stat().st_size == length
-    except OSError:
-        return False
 
 
 def file_meta(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, source_ae: str) -> bytes:
@@ -138,15 +136,15 @@ class Spool:
             self._room_until = now + ROOM_CHECK_S
         return self._room
 
-    def opened(self, peer: Peer, limits: storing.Limits = UNLIMITED) -> bool:
+    def opened(self, peer: AssociationInfo, limits: store.AssociationLimits = UNLIMITED) -> bool:
         """Record an association, unless as many are open as may be. Raises LedgerUnavailable."""
 
         def record(db: Connection) -> bool:
-            is_open = rows.open_by_caller(db)
+            is_open = associations.open_by_caller(db)
             if is_open.total() >= limits.associations or is_open[peer.calling_ae] >= limits.per_caller:
                 return False
             names = {"calling_ae": peer.calling_ae, "called_ae": peer.called_ae, "host": peer.host}
-            rows.open_association(db, peer.id, **names, receiver=self._receiver, at=time.time())
+            associations.open_association(db, peer.id, **names, receiver=self._receiver, at=time.time())
             return True
 
         is_open = self._with_endings(record)
@@ -154,7 +152,7 @@ class Spool:
             self._ready[peer.id] = None
         return is_open
 
-    def closed(self, peer: Peer, ending: Ending) -> None:
+    def closed(self, peer: AssociationInfo, ending: Ending) -> None:
         """Record its end. Raises LedgerUnavailable, and is recorded with the next that is."""
         with self._readying:
             file = self._ready.pop(peer.id, None)
@@ -172,7 +170,7 @@ class Spool:
                 while True:
                     taken.append(self._endings.popleft())
             for ending in taken:
-                rows.end_association(db, *ending)
+                associations.end_association(db, *ending)
             return operation(db)
 
         try:
@@ -194,7 +192,7 @@ class Spool:
                 self._ready[request.peer.id] = None
         return Reception(self, request, file or self._new_file())
 
-    def make_ready(self, peer: Peer) -> None:
+    def make_ready(self, peer: AssociationInfo) -> None:
         """Open the file of an association's next instance, while its sender is at work."""
         try:
             file = self._new_file()
@@ -231,7 +229,7 @@ class Spool:
         Raises LedgerUnavailable; the file goes, too, unless its row may be there all the same.
         """
         try:
-            filed = self._ledger.write(lambda db: self._filed(db, stored))
+            filed = self._ledger.write(self._filed, stored)
         except MedsegError:
             if not self._may_be_filed(stored):
                 self._remove(stored)
@@ -241,8 +239,8 @@ class Spool:
         return filed
 
     def _filed(self, db: Connection, stored: StoredInstance) -> Filed:
-        filed = rows.file_instance(db, stored)
-        if filed is Filed.DUPLICATE and rows.refile_lost(db, stored, self._is_whole):
+        filed = instances.file_instance(db, stored)
+        if filed is Filed.DUPLICATE and instances.refile_lost(db, stored, self._is_whole):
             facts = {"event": "instance.missing", "sop_instance": stored.sop_instance_uid}
             logger.error("the file of an acknowledged instance was gone; it was sent again", extra=facts)
             return Filed.RESTORED
@@ -255,7 +253,7 @@ class Spool:
         """After a commit that failed: a connection may break when the commit is done and the answer under way."""
         try:
             with self._ledger.read() as db:
-                return rows.names_file(db, stored.path)
+                return instances.names_file(db, stored.path)
         except MedsegError:
             return True  # the next start tells
 

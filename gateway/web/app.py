@@ -14,8 +14,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.ledger import LedgerUnavailable
-from gateway.settings import LOOPBACK
+from gateway.ledger.ledger import LedgerUnavailable
+from gateway.settings.model import LOOPBACK
 from gateway.web import health, metrics, pages
 from gateway.web.site import Site
 

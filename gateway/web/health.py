@@ -12,35 +12,36 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from gateway import heartbeat, moves, tallies
+from gateway import heartbeat
 from gateway.heartbeat import Beat
-from gateway.ledger import LedgerUnavailable
+from gateway.ledger import associations, events, tallies
+from gateway.ledger.ledger import LedgerUnavailable
+from gateway.ledger.tallies import PROBES
 from gateway.receive.spool import Watermark
-from gateway.tallies import PROBES
 from gateway.web.site import Site
 
 PATIENCE_S = 3.0  # for an answer: who asks gives up soon after
 
 
 @dataclass(frozen=True)
-class Check:
+class HealthCheck:
     """What was looked at. found: in words."""
 
     ok: bool
     found: str
 
 
-Checks = Mapping[str, Check]
+Checks = Mapping[str, HealthCheck]
 
 
 def live(site: Site) -> Checks:
     """Whether this process can do its work."""
     try:
         with site.ledger.read() as db:
-            moves.open_associations(db)
+            associations.open_associations(db)
     except LedgerUnavailable as error:
-        return {"ledger": Check(False, str(error))}
-    return {"ledger": Check(True, "answers")}
+        return {"ledger": HealthCheck(False, str(error))}
+    return {"ledger": HealthCheck(True, "answers")}
 
 
 def ready(site: Site) -> Checks:
@@ -48,36 +49,36 @@ def ready(site: Site) -> Checks:
     return {"ledger": _ledger(site), "disk": _disk(site), "settings": _settings(site), **_processes(site)}
 
 
-def _ledger(site: Site) -> Check:
+def _ledger(site: Site) -> HealthCheck:
     try:
-        site.ledger.write(lambda db: tallies.add(db, PROBES.plus()))
+        site.ledger.write(tallies.add, PROBES.plus())
     except LedgerUnavailable as error:
-        return Check(False, str(error))
-    return Check(True, "can be written")
+        return HealthCheck(False, str(error))
+    return HealthCheck(True, "can be written")
 
 
-def _settings(site: Site) -> Check:
+def _settings(site: Site) -> HealthCheck:
     """What the last reload came to. With settings that were refused, or cannot work in part, the service goes on."""
     try:
         with site.ledger.read() as db:
-            told = moves.settings_told(db)
+            told = events.settings_told(db)
     except LedgerUnavailable as error:
-        return Check(False, str(error))
+        return HealthCheck(False, str(error))
     said = [f"not reloaded, those before are in force: {problem}" for problem in told["problems"]]
     said += [f"{key} stays as it was until a restart" for key in told["kept"]]
     said += told["doubts"]
-    return Check(True, "; ".join(said) or "as they were read")
+    return HealthCheck(True, "; ".join(said) or "as they were read")
 
 
-def _disk(site: Site) -> Check:
+def _disk(site: Site) -> HealthCheck:
     limits = site.live.now.limits
     try:
         room = Watermark.of(limits).has_room(site.spool)
     except OSError as error:
-        return Check(False, f"cannot be looked at: {error.strerror}")
+        return HealthCheck(False, f"cannot be looked at: {error.strerror}")
     if room:
-        return Check(True, "has room")
-    return Check(
+        return HealthCheck(True, "has room")
+    return HealthCheck(
         False,
         f"{limits.disk_used_percent:g} % used or less than {limits.disk_free_gb:g} GB free: nothing more is received; "
         "make room, or change [limits]",
@@ -88,8 +89,10 @@ def _processes(site: Site) -> Checks:
     try:
         beats = heartbeat.beats(site.spool)
     except OSError as error:
-        return {"processes": Check(False, f"no heartbeats: {error.strerror}")}
-    return {beat.process: Check(beat.alive, _said(beat)) for beat in beats} or {"processes": Check(False, "none")}
+        return {"processes": HealthCheck(False, f"no heartbeats: {error.strerror}")}
+    return {beat.process: HealthCheck(beat.alive, _said(beat)) for beat in beats} or {
+        "processes": HealthCheck(False, "none")
+    }
 
 
 def _said(beat: Beat) -> str:
@@ -109,7 +112,7 @@ class Asked:
         if self._pending is None or self._pending.done():
             self._pending = asyncio.create_task(asyncio.to_thread(self._question))
         done, _waiting = await asyncio.wait({self._pending}, timeout=PATIENCE_S)
-        checks = self._pending.result() if done else {"ledger": Check(False, f"no answer in {PATIENCE_S:g} s")}
+        checks = self._pending.result() if done else {"ledger": HealthCheck(False, f"no answer in {PATIENCE_S:g} s")}
         ok = all(check.ok for check in checks.values())
         told = {self._what: ok, "checks": {name: asdict(check) for name, check in checks.items()}}
         return JSONResponse(told, 200 if ok else 503)

@@ -1,7 +1,7 @@
 """`/metrics`: what is there now as gauges, what happened as counters and histograms, as Prometheus reads them.
 
-Counters and histograms are the ledger's tallies (`gateway.tallies`); gauges are looked up when they are asked for. No
-label has a value from outside but names of the settings: no UID, and nothing of a patient, is ever one.
+Counters and histograms are the ledger's tallies (`gateway.ledger.tallies`); gauges are looked up when they are asked
+for. No label has a value from outside but names of the settings: no UID, and nothing of a patient, is ever one.
 """
 
 from __future__ import annotations
@@ -25,14 +25,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway import census, heartbeat, patients, tallies
-from gateway.tallies import BOUNDS_S, COUNTS, LATENCIES, Observed
+from gateway import heartbeat
+from gateway.ledger import patients, tallies
+from gateway.ledger.tallies import BOUNDS_S, COUNTS, LATENCIES, Observed
+from gateway.show import totals
 from gateway.web.site import Site
 from medseg import __version__
 
 
 @dataclass(frozen=True)
-class Gathered(Collector):
+class Scrape(Collector):
     """All metrics of a site at one moment."""
 
     site: Site
@@ -68,29 +70,29 @@ def histograms(db: Connection) -> Iterator[Metric]:
 
 def gauges(db: Connection, now: float) -> Iterator[Metric]:
     """What the ledger has now. now: seconds since 1970."""
-    found = census.by_state(db)
+    found = totals.by_state(db)
     for kind in ("series", "job"):
         name = {"series": "medseg_series", "job": "medseg_jobs"}[kind]
         family = GaugeMetricFamily(name, f"How many there are, by state of the {kind}.", labels=("state",))
-        for state, number in (dict.fromkeys(census.STATES[kind], 0) | found[kind]).items():
+        for state, number in (dict.fromkeys(totals.STATES[kind], 0) | found[kind]).items():
             family.add_metric((state,), number)
         yield family
     family = GaugeMetricFamily("medseg_deliveries", "Deliveries, by destination.", labels=("destination", "state"))
-    for (destination, state), number in census.by_destination(db).items():
+    for (destination, state), number in totals.by_destination(db).items():
         family.add_metric((destination, state), number)
     yield family
     dead = found["delivery"].get("dead", 0)
     yield GaugeMetricFamily("medseg_dead_letters", "Deliveries that only a person can set going again.", value=dead)
     stopped = len(patients.open_conflicts(db))
     yield GaugeMetricFamily("medseg_patient_conflicts", "Studies with images of two patients, stopped.", value=stopped)
-    open_now = census.open_associations(db)
+    open_now = totals.open_associations(db)
     yield GaugeMetricFamily("medseg_associations_open", "Associations of senders that are open.", value=open_now)
     help_text = "How long the oldest series arrives, job waits for a worker, delivery for its destination."
     family = GaugeMetricFamily("medseg_oldest_waiting_seconds", help_text, labels=("kind",))
-    for kind, since in census.waiting_since(db).items():
+    for kind, since in totals.waiting_since(db).items():
         family.add_metric((kind,), 0.0 if since is None else max(0.0, now - since))
     yield family
-    yield GaugeMetricFamily("medseg_spool_bytes", "Instances and results in the spool.", value=census.spool_bytes(db))
+    yield GaugeMetricFamily("medseg_spool_bytes", "Instances and results in the spool.", value=totals.spool_bytes(db))
 
 
 def machine(spool: Path) -> Iterator[Metric]:
@@ -120,6 +122,6 @@ def _resident_bytes(pid: int | None) -> int:
 def routes(site: Site) -> list[Route]:
     def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        return Response(encode(Gathered(site)), media_type=content_type)
+        return Response(encode(Scrape(site)), media_type=content_type)
 
     return [Route("/metrics", metrics)]

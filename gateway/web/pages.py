@@ -14,8 +14,10 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from gateway import census, heartbeat, refusals, studies
-from gateway.summary import counted, moment, seconds
+from gateway import heartbeat
+from gateway.ledger import refusals
+from gateway.show import studies, totals
+from gateway.show.text import counted, moment, seconds
 from gateway.web.site import Site
 from medseg.names import uid_name
 
@@ -63,7 +65,7 @@ def routes(site: Site) -> list[Route]:
         before = _moment_of(request.query_params.get("before", ""))
         with site.ledger.read() as db:
             found = studies.latest(db, SHOWN, before)
-            counts = census.by_state(db)
+            counts = totals.by_state(db)
             refused = [] if before else list(refusals.latest(db, time.time()))
         gateway = site.live.now.gateway
         facts = {

@@ -8,9 +8,9 @@ import threading
 
 import uvicorn
 
-from gateway.ledger import Ledger
-from gateway.live import Live
-from gateway.settings import LOOPBACK
+from gateway.ledger.ledger import Ledger
+from gateway.settings.current import Live
+from gateway.settings.model import LOOPBACK
 from gateway.web.app import make_app
 from gateway.web.protocol import Http
 from gateway.web.site import Site

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.ledger import Ledger
-from gateway.live import Live
+from gateway.ledger.ledger import Ledger
+from gateway.settings.current import Live
 
 
 @dataclass(frozen=True)

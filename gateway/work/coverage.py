@@ -31,8 +31,8 @@ _PARALLEL = 0.99
 class Sources:
     """What a stack consists of.
 
-    patient: whose it is (`gateway.patients.key`). objects: SOP Instance UIDs, with "#frame" where there are several.
-    normal: of the slices. heights_mm: their places along it, in order.
+    patient: whose it is (`gateway.ledger.patients.key`). objects: SOP Instance UIDs, with "#frame" where there are
+    several. normal: of the slices. heights_mm: their places along it, in order.
     """
 
     patient: str

@@ -24,24 +24,30 @@ from typing import Any, Protocol
 
 from sqlalchemy import Connection, Row
 
-from gateway import moves, patients, retry, rows
-from gateway.ledger import Ledger
-from gateway.patients import Basis
+from gateway import retry
+from gateway.ledger import jobs as jobs_rows
+from gateway.ledger import patients, results
+from gateway.ledger import series as series_rows
+from gateway.ledger.claims import Claim
+from gateway.ledger.ledger import Ledger
+from gateway.ledger.patients import Basis
 from gateway.retry import Effort
-from gateway.rows import Claim
-from gateway.settings import Rule
+from gateway.settings.model import Rule
 from gateway.work.coverage import LessComplete, Sources, lacks, replaced
-from gateway.work.results import RESULTS, freeze
+from gateway.work.freeze import RESULTS, freeze
 from medseg.bundle.bundle import Bundle
 from medseg.bundle.catalog import find_bundle, installed
 from medseg.dicom.instance import Instance
 from medseg.dicom.series import Series, SliceSource, Stack
 from medseg.errors import DoesNotFit, Interrupted, MedsegError, UsageError
-from medseg.inference.segment import Settings
-from medseg.job import RECORD, Followed, Format, Job, Outcome, Plan, deciding, follow, plan, run
+from medseg.inference.settings import Settings
+from medseg.job.folder import RECORD, Format
+from medseg.job.follow import Followed, follow
+from medseg.job.plan import Job, StudyPlan, plan
+from medseg.job.run import Outcome, key_settings, run
 from medseg.progress import Cancelled
 from medseg.results.identity import ResultKey, stack_key
-from medseg.results.modules import Predecessor
+from medseg.results.provenance import Predecessor
 from medseg.results.seg import read_tables
 
 logger = logging.getLogger(__name__)
@@ -53,14 +59,14 @@ WHEN_COMPLETE = 1e10  # a time that does not come; completion makes a job ready 
 SILENCE_S = 30.0  # a series of which nothing comes for so long is not followed where another waits
 
 
-class Arriving(SliceSource, Protocol):
+class ArrivingSource(SliceSource, Protocol):
     """A series that is still arriving. revision: in the ledger, once all has come."""
 
     @property
     def revision(self) -> int: ...
 
 
-class Parts(Protocol):
+class SeriesParts(Protocol):
     """A series by whose it is. series: with the key of the patient. basis: on which that holds."""
 
     @property
@@ -72,7 +78,7 @@ class Parts(Protocol):
     def digest(self, instance: Instance) -> str: ...
 
 
-class Desk(Protocol):
+class WorkerContext(Protocol):
     """What the worker asks of the other rooms."""
 
     def rule(self, job: Row[Any]) -> Rule:
@@ -87,11 +93,11 @@ class Desk(Protocol):
         """The series of a job; None where it is not any more what the job was made for."""
         ...
 
-    def parted(self, series: Series, cancelled: Cancelled) -> Parts | None:
+    def parted(self, series: Series, cancelled: Cancelled) -> SeriesParts | None:
         """A series by whose it is; None where its study has images of two patients and nobody has settled that."""
         ...
 
-    def follow(self, job: Row[Any], cancelled: Cancelled) -> Arriving:
+    def follow(self, job: Row[Any], cancelled: Cancelled) -> ArrivingSource:
         """The series of a job as it arrives."""
         ...
 
@@ -129,7 +135,7 @@ class Lease:
             try:
                 if time.monotonic() - renewed_s >= LEASE_S / 10:
                     renewed_s = time.monotonic()
-                    if not self._ledger.write(lambda db: rows.renew_job(db, self._claim, time.time() + LEASE_S)):
+                    if not self._ledger.write(jobs_rows.renew_job, self._claim, time.time() + LEASE_S):
                         self.lost.set()
                         return
                 if not self.came.is_set():
@@ -140,13 +146,15 @@ class Lease:
 
     def _look(self, db: Connection, now: float) -> None:
         """Give way to a job whose series is complete; if nothing comes of ours, to any. Stop where our study is."""
-        job = moves.job_under(db, self._claim)
-        series = None if job is None else moves.series_row(db, job.study_uid, job.series_uid)
+        job = jobs_rows.job_under(db, self._claim)
+        series = None if job is None else series_rows.series_row(db, job.study_uid, job.series_uid)
         if job is None or series is None or job.revision not in (0, series.revision):
             self.lost.set()
-        elif patients.is_stopped(db, job.study_uid) or (job.revision == 0 and rows.awaited(db, now, arriving=False)):
+        elif patients.is_stopped(db, job.study_uid) or (
+            job.revision == 0 and jobs_rows.awaited(db, now, arriving=False)
+        ):
             self.yields_until = now
-        elif job.revision == 0 and now - series.last_at > SILENCE_S and rows.awaited(db, now, arriving=True):
+        elif job.revision == 0 and now - series.last_at > SILENCE_S and jobs_rows.awaited(db, now, arriving=True):
             self.yields_until = WHEN_COMPLETE
 
 
@@ -161,7 +169,7 @@ class PutOff(Exception):
 class Worker:
     """Does jobs, one after another, until `stop`; keeps the bundles that it has loaded."""
 
-    def __init__(self, ledger: Ledger, spool: Path, desk: Desk, stop: threading.Event, *, owner: str) -> None:
+    def __init__(self, ledger: Ledger, spool: Path, desk: WorkerContext, stop: threading.Event, *, owner: str) -> None:
         self._ledger, self._spool, self._desk, self._stop, self._owner = ledger, spool, desk, stop, owner
         self._bundles: dict[str, tuple[Bundle, ...]] = {}
 
@@ -174,11 +182,11 @@ class Worker:
     def step(self) -> bool:
         """Do one job, whatever comes of it; False where none is to be done."""
         now = time.time()
-        claim = self._ledger.write(lambda db: rows.claim_job(db, self._owner, now, now + LEASE_S))
+        claim = self._ledger.write(jobs_rows.claim_job, self._owner, now, now + LEASE_S)
         if claim is None:
             return False
         with self._ledger.read() as db:
-            job = moves.job_under(db, claim)
+            job = jobs_rows.job_under(db, claim)
         if job is None:  # its study was purged at this very moment
             return True
         facts = {"job": job.id, "attempt": job.attempt, "study": job.study_uid, "series": job.series_uid}
@@ -192,7 +200,7 @@ class Worker:
                 self._fail(claim, error)
             else:
                 why = error.why if isinstance(error, PutOff) else None
-                self._ledger.write(lambda db: rows.release_job(db, claim, until, why))
+                self._ledger.write(jobs_rows.give_way, claim, until, why)
             logger.info("job %d dropped for now", job.id, extra={"event": "job.dropped"} | facts)
         except (MedsegError, OSError, MemoryError, RuntimeError) as error:
             mine = self._fail(claim, error)
@@ -203,7 +211,7 @@ class Worker:
 
     def _fail(self, claim: Claim, error: BaseException) -> bool:
         now = time.time()
-        return self._ledger.write(lambda db: self._desk.failed(db, claim, error, now))
+        return self._ledger.write(self._desk.failed, claim, error, now)
 
     def _do(self, job: Row[Any], claim: Claim, lease: Lease) -> bool:
         def cancelled() -> bool:
@@ -241,13 +249,13 @@ class Worker:
         result = freeze(outcomes, sources, done.plan.jobs[0].bundle, self._spool)
 
         def finish(db: Connection) -> bool:
-            mine = moves.job_under(db, claim)
+            mine = jobs_rows.job_under(db, claim)
             if mine is None or mine.revision != revision:
                 return False
             if patients.basis(db, job.study_uid, job.series_uid) != parts.basis:  # it is another patient's by now
                 return False
             to = self._desk.destinations(db, job, rule) if job.mode == "on" else ()
-            return moves.finish_job(db, claim, result, to, time.time())
+            return results.finish_job(db, claim, result, to, time.time())
 
         filed = self._ledger.write(finish)
         if not filed:
@@ -257,13 +265,13 @@ class Worker:
 
     def _keep(self, claim: Claim) -> bool:
         """The series has changed: its job is done later, unless another job is made of that. Always False."""
-        self._ledger.write(lambda db: moves.keep_job(db, claim, time.time()))
+        self._ledger.write(jobs_rows.keep_job, claim, time.time())
         return False
 
     def _drop_purged(self, job_id: int, outcomes: Iterable[Outcome]) -> None:
         """Nothing stays of a result whose study was purged while it was made."""
         with self._ledger.read() as db:
-            purged = not moves.has_job(db, job_id)
+            purged = not jobs_rows.has_job(db, job_id)
         for outcome in outcomes if purged else ():
             if not self._is_filed(f"{RESULTS}/{outcome.folder.name}/"):
                 shutil.rmtree(outcome.folder)
@@ -282,7 +290,7 @@ class Worker:
         One that the ledger knows is frozen, and is taken as it is; one that it does not know may never have been
         synced, and goes.
         """
-        key = stack_key(job.stack, job.bundle.digest, deciding(job.bundle, settings), done.digest).digest
+        key = stack_key(job.stack, job.bundle.digest, key_settings(job.bundle, settings), done.digest).digest
         folder = self._spool / RESULTS / key
         if folder.exists():
             if self._is_filed(f"{RESULTS}/{key}/"):
@@ -304,7 +312,7 @@ class Worker:
     ) -> list[tuple[Predecessor, ...]]:
         """What each stack's result takes the place of. Raises LessComplete, unless a person has allowed that."""
         with self._ledger.read() as db:
-            before = moves.current_result(db, of.study_uid, of.series_uid, jobs[0].bundle.name)
+            before = results.current_result(db, of.study_uid, of.series_uid, jobs[0].bundle.name)
         if before is None:
             return [() for _ in jobs]
         records = json.loads(before.facts)
@@ -319,7 +327,7 @@ class Worker:
 
     def _is_filed(self, folder: str) -> bool:
         with self._ledger.read() as db:
-            return moves.has_object_in(db, folder)
+            return results.has_object_in(db, folder)
 
     def _bundles_of(self, name: str) -> tuple[Bundle, ...]:
         """The bundle of that name or folder; all that are installed for an empty one."""
@@ -328,7 +336,7 @@ class Worker:
         return self._bundles[name]
 
 
-def _reason(planned: Plan) -> MedsegError:
+def _reason(planned: StudyPlan) -> MedsegError:
     """Why nothing is done: that several bundles fit, else that none takes a volume, else why there is no volume."""
     errors = [one.error for one in planned.refused]
     ranks = UsageError, DoesNotFit, MedsegError
@@ -340,7 +348,7 @@ def _predecessor(record: Mapping[str, Any]) -> Predecessor:
     return Predecessor(ResultKey(record["result_key"]), seg="seg" in outputs, sr="sr" in outputs)
 
 
-def _patient_of(stack: Stack, parts: Parts) -> str:
+def _patient_of(stack: Stack, parts: SeriesParts) -> str:
     first = stack.slices[0].instance
     return next(patient for patient, series in parts.series if any(one is first for one in series.instances))
 

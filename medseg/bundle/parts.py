@@ -11,8 +11,9 @@ from typing import Any, Final
 from medseg.bundle.recipe import Activation, Finish, Order, Recipe
 from medseg.bundle.safe_config import SafeConfig
 from medseg.bundle.targets import Role
-from medseg.bundle.translate import recipe_from_config, window_from_config
+from medseg.bundle.translate import recipe_from_config
 from medseg.bundle.trusted import POSTPROCESSING, PREPROCESSING, inferer_config
+from medseg.bundle.window import window_from_config
 from medseg.errors import InvalidBundle
 
 logger = logging.getLogger(__name__)

@@ -7,10 +7,12 @@ from typing import Any, Final
 
 import torch
 
+from medseg.bundle.arguments import chain
 from medseg.bundle.bundle import Bundle
 from medseg.bundle.expression import DEVICE, Dtype
+from medseg.bundle.finishing import PREDICTION
+from medseg.bundle.preparing import IMAGE
 from medseg.bundle.targets import TARGETS
-from medseg.bundle.translate import IMAGE, PREDICTION, chain
 from medseg.errors import InvalidBundle
 
 # reading, writing and the order of axes on disk are ours

@@ -47,8 +47,9 @@ def engines(
 def _rows(bundle: Bundle, device_name: str, cancelled: Cancelled) -> Iterator[dict[str, Any]]:
     import torch
 
-    from medseg.inference.device import CPU, Engine, choose_device, runs_in, steady_batch
     from medseg.inference.engines.backends import BACKENDS
+    from medseg.inference.engines.device import CPU, choose_device, runs_in, steady_batch
+    from medseg.inference.engines.engine import Engine
     from medseg.inference.segment import NETWORKS
     from medseg.progress import check
 

@@ -42,8 +42,10 @@ def demo(
     """
     from medseg.bundle.catalog import find_bundle
     from medseg.dicom.sources import read_series
-    from medseg.inference.segment import Settings
-    from medseg.job import Format, plan, run
+    from medseg.inference.settings import Settings
+    from medseg.job.folder import Format
+    from medseg.job.plan import plan
+    from medseg.job.run import run
 
     study = folder / "study"
     if study.exists():

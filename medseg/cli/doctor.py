@@ -81,7 +81,7 @@ def _own() -> Iterator[Check]:
 def _device() -> Iterator[Check]:
     import torch
 
-    from medseg.inference.device import choose_device
+    from medseg.inference.engines.device import choose_device
 
     device = choose_device("auto")
     what = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"

@@ -22,13 +22,15 @@ from medseg.errors import (
     Unforeseen,
     UsageError,
 )
-from medseg.places import result_folders
+from medseg.job.places import result_folders
 from medseg.texts import shown
 
 if TYPE_CHECKING:
     from medseg.bundle.bundle import Bundle
-    from medseg.inference.segment import Settings
-    from medseg.job import Format, Job, Outcome, Plan, Refused
+    from medseg.inference.settings import Settings
+    from medseg.job.folder import Format
+    from medseg.job.plan import Job, Refused, StudyPlan
+    from medseg.job.run import Outcome
     from medseg.progress import Cancelled
 
 EXAMPLES = """
@@ -87,7 +89,7 @@ def infer(
 
     With no option at all, every series that an installed bundle fits is segmented.
     """
-    from medseg.inference.segment import Settings
+    from medseg.inference.settings import Settings
 
     settings = Settings(
         device=device,
@@ -115,7 +117,7 @@ def infer(
 
 
 def _formats(listed: str | None) -> frozenset[Format] | None:
-    from medseg.job import Format
+    from medseg.job.folder import Format
 
     if listed is None:
         return None
@@ -141,7 +143,7 @@ class _Study:
     """What is to be done with one study of an input. nifti: it is a NIfTI volume, and has no UID."""
 
     uid: str
-    plan: Plan
+    plan: StudyPlan
     nifti: bool = False
 
 
@@ -167,7 +169,7 @@ class _Run:
 
     def path(self, path: Path, root: Path, formats: frozenset[Format] | None, only: frozenset[str]) -> None:
         """Everything in one path; whatever goes wrong with an input does not stop the others."""
-        from medseg.job import Format
+        from medseg.job.folder import Format
         from medseg.names import uid_name
 
         try:
@@ -192,7 +194,7 @@ class _Run:
         from medseg.dicom.nifti import is_nifti
         from medseg.dicom.sources import find_instances
         from medseg.errors import EmptyInput
-        from medseg.job import plan, plan_nifti
+        from medseg.job.plan import plan, plan_nifti
 
         if is_nifti(path):
             return [_Study("", plan_nifti(path, self.bundles, explicit=self.explicit), nifti=True)], []
@@ -220,7 +222,8 @@ class _Run:
         return studies, sorted(lost)
 
     def _job(self, job: Job, out: Path, formats: frozenset[Format]) -> None:
-        from medseg.job import Refused, run
+        from medseg.job.plan import Refused
+        from medseg.job.run import run
 
         uid = job.stack.series.series_uid
         lost = [one.sentence for one in job.stack.left_out if one.lost]
@@ -290,7 +293,7 @@ class _Run:
         return OK if self.done else INPUT
 
 
-def _only(planned: Plan, series_uids: frozenset[str]) -> Plan:
+def _only(planned: StudyPlan, series_uids: frozenset[str]) -> StudyPlan:
     """The part of a plan that is about these series; folders keep the names they have in the whole."""
     if not series_uids:
         return planned

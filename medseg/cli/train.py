@@ -59,7 +59,7 @@ def train(
 
     from medseg.bundle.catalog import find_bundle
     from medseg.bundle.network import build_network
-    from medseg.inference.device import choose_device
+    from medseg.inference.engines.device import choose_device
     from medseg.training import train as training
 
     bundle = find_bundle(name, trained=False)
@@ -105,7 +105,7 @@ def evaluate(
 ) -> None:
     """Score a bundle on labelled cases: Dice, 95 % Hausdorff (mm), volume error, lesions; CSV on stdout."""
     from medseg.bundle.catalog import find_bundle
-    from medseg.inference.segment import Settings
+    from medseg.inference.settings import Settings
     from medseg.training.evaluate import evaluate as score
     from medseg.training.evaluate import rows, write_csv
 

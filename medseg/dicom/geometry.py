@@ -29,13 +29,13 @@ from medseg.dicom.spacing import UNIFORM, Grid, length
 from medseg.dicom.volumes import Volume, arrange
 from medseg.errors import GeometryRefused
 
-__all__ = ["Reason", "Refusal", "Verdict", "classify"]
+__all__ = ["GeometryVerdict", "Reason", "Refusal", "classify"]
 
 _TILT_DEG = 0.5
 
 
 @dataclass(frozen=True, eq=False)
-class Verdict:
+class GeometryVerdict:
     """What became of a series: the stacks that can be segmented, and what was left out."""
 
     series: Series
@@ -56,7 +56,7 @@ def classify(
     *,
     assume_frame_of_reference: bool = False,
     min_slices: int = 3,
-) -> Verdict:
+) -> GeometryVerdict:
     """Sort the slices of a series into stacks.
 
     Args:
@@ -73,7 +73,7 @@ def classify(
         slices, refusals = _expand_all(series)
     conflict = _conflict(slices)
     if conflict:
-        return Verdict(series, (), (*refusals, Refusal(Reason.CONFLICTING_INSTANCES, conflict, len(slices))))
+        return GeometryVerdict(series, (), (*refusals, Refusal(Reason.CONFLICTING_INSTANCES, conflict, len(slices))))
     # The result must not depend on the order in which slices came.
     together, left_out = group(sorted(slices, key=_identity), min_slices)
     refusals += left_out
@@ -90,7 +90,7 @@ def classify(
         refusals += outcome.refusals
         stacks += [_stack(series, reference, some.told, findings, volume) for volume in outcome.volumes]
     stacks.sort(key=lambda stack: (-len(stack.slices), natural(stack.phase)))
-    return Verdict(series, tuple(stacks), _summed(refusals))
+    return GeometryVerdict(series, tuple(stacks), _summed(refusals))
 
 
 def assumed_frame_of_reference(series_uid: str) -> str:

@@ -17,7 +17,7 @@ from medseg.dicom.geometry import Refusal
 from medseg.dicom.headers import EMPTY, NOT_DICOM
 from medseg.dicom.reason import Reason
 from medseg.dicom.series import Finding, LeftOut, Series, Stack
-from medseg.dicom.sources import Found, Skipped, SkipReason
+from medseg.dicom.sources import FoundInstances, Skipped, SkipReason
 
 __all__ = ["CODE", "is_volume", "key", "may_be_an_image", "missing", "of_refusals", "series_of", "told"]
 
@@ -37,7 +37,7 @@ def key(series: Series) -> Key:
     return series.study_uid, series.series_uid
 
 
-def series_of(found: Found) -> list[Series]:
+def series_of(found: FoundInstances) -> list[Series]:
     """The series of an input, each with the files that gave no image and may be of it."""
     series = found.series()
     files = _files(found.skipped, _Near(series))

@@ -131,3 +131,21 @@ class SliceSource(Protocol):
     def expected(self) -> int | None: ...
 
     def __iter__(self) -> Iterator[Slice | None]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class StackSource:
+    """A source whose slices are all here and known to form this stack: a folder looked at before, or NIfTI."""
+
+    stack: Stack
+
+    @property
+    def series(self) -> Series:
+        return self.stack.series
+
+    @property
+    def expected(self) -> int | None:
+        return len(self.stack.slices)
+
+    def __iter__(self) -> Iterator[Slice]:
+        return iter(self.stack.slices)

@@ -56,7 +56,7 @@ class Skipped:
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class FoundInstances:
     """The image instances of an input, and what else lay there.
 
     instances: in order of their names; no two hold the same object (one that lay there twice is in `skipped`).
@@ -85,7 +85,7 @@ def read_series(path: Path, *, on_progress: Report = silent, cancelled: Cancelle
     return found.series()
 
 
-def find_instances(path: Path, *, on_progress: Report = silent, cancelled: Cancelled = never) -> Found:
+def find_instances(path: Path, *, on_progress: Report = silent, cancelled: Cancelled = never) -> FoundInstances:
     """Read the headers of all DICOM images of a file, a folder (with its subfolders), a zip archive or a DICOMDIR.
 
     Raises:
@@ -113,7 +113,7 @@ def find_instances(path: Path, *, on_progress: Report = silent, cancelled: Cance
     kept, repeated = _without_copies(instances)
     images, beside = _without_others(kept)
     told = _told_by(directories, candidates)
-    return Found(tuple(images), (*skipped, *told, *repeated, *beside), len(candidates))
+    return FoundInstances(tuple(images), (*skipped, *told, *repeated, *beside), len(candidates))
 
 
 @dataclass(frozen=True)

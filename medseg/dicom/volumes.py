@@ -61,7 +61,7 @@ class Volume:
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
+class Parted:
     """What slices came apart into."""
 
     volumes: tuple[Volume, ...]
@@ -73,7 +73,7 @@ class Outcome:
         return bool(self.volumes) and all(one.reason is Reason.TOO_FEW_SLICES for one in self.refusals)
 
 
-def arrange(ordered: Ordered, min_slices: int, told: str = "", depth: int = 0) -> Outcome:
+def arrange(ordered: Ordered, min_slices: int, told: str = "", depth: int = 0) -> Parted:
     """Volumes of slices that share what a volume shares; see the module. told: what is known to set them apart."""
     if len(ordered) < min_slices:
         named = f" ({told})" if told else ""
@@ -81,7 +81,7 @@ def arrange(ordered: Ordered, min_slices: int, told: str = "", depth: int = 0) -
         return _refused(ordered, Reason.TOO_FEW_SLICES, detail)
     if len(ordered) == 1:
         grid = Grid(np.zeros(1), ordered.stated("SliceThickness") or 1.0)
-        return Outcome((Volume(ordered, grid, told),))
+        return Parted((Volume(ordered, grid, told),))
     if shared_positions(ordered.heights_mm).size:
         outcome = next(_apart(ordered, min_slices, depth), None) or _duplicates(ordered)
     else:
@@ -92,20 +92,20 @@ def arrange(ordered: Ordered, min_slices: int, told: str = "", depth: int = 0) -
     return replace(outcome, volumes=tuple(named_volumes))
 
 
-def _parted(ordered: Ordered, parts: Sequence[Part], min_slices: int, depth: int, *findings: Finding) -> Outcome:
+def _parted(ordered: Ordered, parts: Sequence[Part], min_slices: int, depth: int, *findings: Finding) -> Parted:
     outcomes = [arrange(ordered.part(part.places), min_slices, part.called, depth + 1) for part in parts]
     volumes = (replace(one, findings=(*findings, *one.findings)) for outcome in outcomes for one in outcome.volumes)
-    return Outcome(tuple(volumes), tuple(refusal for outcome in outcomes for refusal in outcome.refusals))
+    return Parted(tuple(volumes), tuple(refusal for outcome in outcomes for refusal in outcome.refusals))
 
 
-def _refused(ordered: Ordered, reason: Reason, detail: str) -> Outcome:
-    return Outcome((), (Refusal(reason, detail, len(ordered)),))
+def _refused(ordered: Ordered, reason: Reason, detail: str) -> Parted:
+    return Parted((), (Refusal(reason, detail, len(ordered)),))
 
 
 # --- several slices at one position ------------------------------------------------------------------------------
 
 
-def _apart(ordered: Ordered, min_slices: int, depth: int) -> Iterator[Outcome]:
+def _apart(ordered: Ordered, min_slices: int, depth: int) -> Iterator[Parted]:
     """Ways in which each position has one slice, the surest first."""
     positions = ordered.positions()
     count, most = int(positions[-1]) + 1, len(ordered) // min_slices
@@ -166,7 +166,7 @@ def _all_overlap(parts: Sequence[Part]) -> bool:
     return bool(max(part.places[0] for part in parts) < min(part.places[-1] for part in parts))
 
 
-def _by_number(ordered: Ordered, positions: Places, min_slices: int, depth: int) -> Iterator[Outcome]:
+def _by_number(ordered: Ordered, positions: Places, min_slices: int, depth: int) -> Iterator[Parted]:
     """One volume numbered after the other."""
     column = numbered(ordered.slices)
     parts = None if column is None else by_rank(positions, column, whole=True)
@@ -174,7 +174,7 @@ def _by_number(ordered: Ordered, positions: Places, min_slices: int, depth: int)
         yield _parted(ordered, parts, min_slices, depth, _BY_NUMBER)
 
 
-def _duplicates(ordered: Ordered) -> Outcome:
+def _duplicates(ordered: Ordered) -> Parted:
     heights = ordered.heights_mm
     return _refused(
         ordered,
@@ -187,7 +187,7 @@ def _duplicates(ordered: Ordered) -> Outcome:
 # --- one slice at each position ----------------------------------------------------------------------------------
 
 
-def _lying_between(ordered: Ordered, min_slices: int, depth: int) -> Iterator[Outcome]:
+def _lying_between(ordered: Ordered, min_slices: int, depth: int) -> Iterator[Parted]:
     """Ways in which sets of slices that lie between each other are volumes."""
     most = len(ordered) // min_slices
     every = columns(ordered.slices)
@@ -255,7 +255,7 @@ def _even_volumes(ordered: Ordered, volumes: Sequence[Places], min_slices: int, 
     return not alike or max(steps) <= 1.02 * min(steps)
 
 
-def _ambiguous(ordered: Ordered, column: Column, cells: Sequence[Places]) -> Outcome:
+def _ambiguous(ordered: Ordered, column: Column, cells: Sequence[Places]) -> Parted:
     own = base_step(ordered.part(cells[0]).heights_mm)
     return _refused(
         ordered,
@@ -266,14 +266,14 @@ def _ambiguous(ordered: Ordered, column: Column, cells: Sequence[Places]) -> Out
     )
 
 
-def _one(ordered: Ordered, min_slices: int) -> Outcome:
+def _one(ordered: Ordered, min_slices: int) -> Parted:
     """One volume, or where its spacing changes several; or what is wrong."""
     off_line = ordered.off_line()
     if off_line is not None:
         return _refused(ordered, *off_line)
     grid = ordered.grid()
     if isinstance(grid, Grid):
-        return Outcome((Volume(ordered, grid),))
+        return Parted((Volume(ordered, grid),))
     reason, detail = grid
     heights = ordered.heights_mm
     sets = _sets_between(ordered, min_slices)
@@ -286,10 +286,10 @@ def _one(ordered: Ordered, min_slices: int) -> Outcome:
         return _refused(ordered, reason, detail)
     outcomes = [_of_changes(ordered.part(np.arange(first, end)), min_slices) for first, end in parts]
     volumes = (volume for outcome in outcomes for volume in outcome.volumes)
-    return Outcome(tuple(volumes), tuple(refusal for outcome in outcomes for refusal in outcome.refusals))
+    return Parted(tuple(volumes), tuple(refusal for outcome in outcomes for refusal in outcome.refusals))
 
 
-def _of_changes(ordered: Ordered, min_slices: int) -> Outcome:
+def _of_changes(ordered: Ordered, min_slices: int) -> Parted:
     heights, step = ordered.heights_mm, base_step(ordered.heights_mm)
     part = f"slices {listed(heights[[0, -1]], step, ' to ')} mm"
     detail = f"the spacing of the series changes: {part} along the normal, {length(step)} mm apart, form a stack"

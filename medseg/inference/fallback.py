@@ -18,9 +18,9 @@ from medseg.bundle.recipe import Activation, Recipe, Resample
 from medseg.bundle.transforms import monai_transforms
 from medseg.dicom.instance import Vector
 from medseg.errors import InvalidBundle
-from medseg.inference.device import is_out_of_memory
-from medseg.inference.grid import Axes, source_frame
-from medseg.inference.restore import Certainty, activate, discretise
+from medseg.inference.engines.device import is_out_of_memory
+from medseg.inference.grids.grid import Axes, source_frame
+from medseg.inference.grids.restore import Certainty, activate, discretise
 
 Scores = Callable[[Tensor, Axes], Iterator[tuple[int, Tensor]]]
 """A volume (C, k, j, i) and its axes -> slabs of class scores, as `streaming.stream` gives them."""

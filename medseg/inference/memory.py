@@ -23,8 +23,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from medseg.inference.decoding import AHEAD
-from medseg.inference.windows import Layout
+from medseg.inference.arriving.decoding import AHEAD
+from medseg.inference.windows.layout import Layout
 
 FLOAT: Final = 4  # bytes
 WAITING: Final = 16 << 20  # bytes of scores that wait to be brought back, while windows run
@@ -54,7 +54,7 @@ class Need:
 
 
 def need(
-    where: Layout,
+    layout: Layout,
     source: tuple[int, int],
     *,
     channels: int,
@@ -70,31 +70,31 @@ def need(
     tensors for one window. volumes: voxels of the source and of the model's grid, where slices do not stream.
     exact: windows are stitched in MONAI's order (`stitching.AsMonai`).
     """
-    depth = where.extent[0] + 2 * where.reach
-    model, voxels, window = where.shape[1] * where.shape[2], math.prod(source), math.prod(where.roi)
+    depth = layout.extent[0] + 2 * layout.reach
+    model, voxels, window = layout.shape[1] * layout.shape[2], math.prod(source), math.prod(layout.roi)
     prepared = FLOAT * channels * ((depth + _PLANES_BACK) * model + volumes[1])
     waiting = min(WAITING + FLOAT * classes * model, FLOAT * classes * depth * model)
-    back = FLOAT * classes * (_PLANES_BACK * model + source[0] * where.shape[2] + 2 * voxels)
+    back = FLOAT * classes * (_PLANES_BACK * model + source[0] * layout.shape[2] + 2 * voxels)
     labels = _LABEL_PLANES * voxels * (1 if exclusive else classes)
     slices = _SOURCE_PLANES * voxels * (AHEAD + 2)
     return Need(
-        scores=FLOAT * (classes + exact) * _stitched(where, exact=exact) + waiting,  # exact: and their weights
-        window=activations + FLOAT * window * (channels * where.slices + classes),  # cut out; scores times weights
+        scores=FLOAT * (classes + exact) * _stitched(layout, exact=exact) + waiting,  # exact: and their weights
+        window=activations + FLOAT * window * (channels * layout.slices + classes),  # cut out; scores times weights
         rest=RUNTIME + prepared + back + labels + slices,
         before=2 * FLOAT * channels * max(volumes),
     )
 
 
-def _stitched(where: Layout, *, exact: bool) -> int:
+def _stitched(layout: Layout, *, exact: bool) -> int:
     """Voxels of which scores are held: under a row of windows, and what the rows before it have left (`stitching`)."""
-    depth, begins, plane = where.extent[0], where.begins[0], where.shape[1] * where.shape[2]
+    depth, begins, plane = layout.extent[0], layout.begins[0], layout.shape[1] * layout.shape[2]
     over = [
         [first + depth - begin for first in begins[max(n - depth, 0) : n] if first + depth > begin]
         for n, begin in enumerate(begins)
     ]
     if exact:
-        return (1 + max(map(len, over))) * len(where.in_plane()) * math.prod(where.extent) + depth * plane
-    held = max(sum(slices) if where.backwards else max(slices, default=0) for slices in over)
+        return (1 + max(map(len, over))) * len(layout.in_plane()) * math.prod(layout.extent) + depth * plane
+    held = max(sum(slices) if layout.backwards else max(slices, default=0) for slices in over)
     return (depth + held) * plane
 
 
@@ -113,9 +113,9 @@ def fitting(need: Need, batch: int, free: int, on_device: int | None = None) -> 
     return batch
 
 
-def ample(where: Layout) -> int:
+def ample(layout: Layout) -> int:
     """More bytes of activations than networks have for a window: what has room for these need not be measured."""
-    return _AMPLE * FLOAT * math.prod(where.roi)
+    return _AMPLE * FLOAT * math.prod(layout.roi)
 
 
 def held_by(network: nn.Module, channels: int, roi: Sequence[int], device: torch.device) -> int:

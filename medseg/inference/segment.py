@@ -5,17 +5,17 @@
 The command line, a cohort and the gateway's worker all call `segment`. There are three ways through it, with the same
 result to the bit, where they apply:
 
-    while slices come     along a track laid through the first of them (`track`, `arrival`); when the last has come, the
-                          whole must lie on that very track, or all is done again
-    when all are there    along the track through all of them; memory as above, for any number of slices
-    as a whole volume     where a recipe or a geometry has no track (`track.lay` says why)
+    while slices come     along an axis laid through the first of them (`arriving.axis`); when the last has come, the
+                          whole must lie on that very axis, or all is done again
+    when all are there    along the axis through all of them; memory as above, for any number of slices
+    as a whole volume     where a recipe or a geometry has no axis (`axis_through` says why)
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Final, TypeAlias, TypeVar
 
@@ -23,101 +23,42 @@ import torch
 from torch import Tensor
 
 from medseg.bundle.bundle import Bundle
-from medseg.bundle.recipe import Recipe
 from medseg.dicom.geometry import classify
 from medseg.dicom.instance import Pixels, Slice
-from medseg.dicom.series import Level, Series, SliceSource, Stack
+from medseg.dicom.series import Level, SliceSource, Stack, StackSource
 from medseg.dicom.stored import floor_of
-from medseg.errors import GeometryRefused, InputError, InvalidBundle, OutOfMemory, UsageError
-from medseg.inference import fallback, heap, memory
-from medseg.inference.arrival import Contradicted, Intake, Passage, start
-from medseg.inference.beside import Beside
-from medseg.inference.decoding import AHEAD, Decoder
-from medseg.inference.device import CPU, Engine, Networks, choose_device, choose_precision, memory_errors, steady_batch
-from medseg.inference.engines.backends import TORCH
-from medseg.inference.engines.race import AUTO, ENGINES, default_engine
-from medseg.inference.found import MOST_LABELS, Cleaned, Found
-from medseg.inference.grid import Axes
+from medseg.errors import GeometryRefused, InputError, InvalidBundle, OutOfMemory
+from medseg.inference import fallback, malloc, memory
+from medseg.inference.arriving.axis import SliceAxis, axis_through, reasons
+from medseg.inference.arriving.decoding import AHEAD, Decoder
+from medseg.inference.arriving.intake import ArrivedSlices, StreamInvalid, start
+from medseg.inference.arriving.passage import StreamedVolume
+from medseg.inference.background import BackgroundConsumer
+from medseg.inference.engines.case import TORCH
+from medseg.inference.engines.device import CPU, choose_device, choose_precision, memory_errors, steady_batch
+from medseg.inference.engines.engine import Engine, Networks
+from medseg.inference.grids.grid import Axes
+from medseg.inference.grids.prepare import prepare, preprocessing_plan, uniform
+from medseg.inference.grids.restore import Inverse, ToSource, restore, so_far, to_source
 from medseg.inference.labels import LabelPlane, LabelSink, SegmentationResult
-from medseg.inference.postprocess import largest_pieces
-from medseg.inference.prepare import course, prepare, uniform
-from medseg.inference.quality import flags, no_value
-from medseg.inference.restore import Back, Way, restore, so_far, way_back
-from medseg.inference.streaming import Planes, Rows, rows_of, stream
-from medseg.inference.track import Track, lay, reasons
-from medseg.inference.windows import Layout, importance, layout
+from medseg.inference.pieces.cleanup import largest_pieces
+from medseg.inference.pieces.collect import MOST_LABELS, CleanedLabels, LabelCollector
+from medseg.inference.pieces.quality import flags, no_value
+from medseg.inference.settings import Settings
+from medseg.inference.windows.layout import Layout, importance, lay_out
+from medseg.inference.windows.streaming import Planes, Rows, rows_of, stream
 from medseg.progress import Cancelled, Progress, Report, Stage, StageClock, check, never, silent
 
 T = TypeVar("T")
+
+
 Slab: TypeAlias = tuple[int, Tensor]
+
+
 NETWORKS: Final = Networks()
+
+
 _TIDY: Final = 64  # planes found
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to segment.
-
-    device: auto, cpu, cuda or cuda:N. precision: fp32, auto, bf16 or fp16, as far as the bundle allows.
-    engine: auto, torch, compile, openvino or tensorrt (`engines.race.ENGINES`); MEDSEG_ENGINE unless given, else auto.
-    overlap, batch: of windows, instead of the bundle's. assume_frame_of_reference: derive one where a series has none.
-    careful: memory did not suffice before: one window at a time, and scores stitched in the machine's memory.
-    exact: scores are to the bit those of MONAI's sliding_window_inference on a CPU; in fp32, by torch, more memory.
-    """
-
-    device: str = "auto"
-    precision: str = "fp32"
-    engine: str = field(default_factory=default_engine)
-    overlap: float | None = None
-    batch: int | None = None
-    assume_frame_of_reference: bool = False
-    careful: bool = False
-    exact: bool = False
-
-    def __post_init__(self) -> None:
-        if self.exact:
-            self._check_exact()
-        if self.overlap is not None and not 0 <= self.overlap < 1:
-            raise UsageError(f"overlap must be at least 0 and less than 1, found {self.overlap:g}")
-        if self.engine not in ENGINES:
-            raise UsageError(f"no such engine: {self.engine!r}; known are {', '.join(ENGINES)}")
-        if self.batch is not None and self.batch < 1:
-            raise UsageError(f"batch must be at least 1, found {self.batch}")
-
-    def _check_exact(self) -> None:
-        if self.device not in (AUTO, CPU.type) or self.engine not in (AUTO, TORCH) or self.precision != "fp32":
-            asked = f"device {self.device}, engine {self.engine}, precision {self.precision}"
-            raise UsageError(f"exact results are those of torch on a CPU in fp32, found {asked}")
-        if self.careful:
-            raise UsageError("exact results need windows in batches as MONAI's, not one at a time")
-
-    def applied_to(self, recipe: Recipe) -> Recipe:
-        window = recipe.window
-        if self.overlap is not None:
-            window = replace(window, overlap=(self.overlap,) * len(window.roi))
-        if self.batch is not None:
-            window = replace(window, batch=self.batch)
-        if self.careful:
-            window = replace(window, batch=1)
-        return replace(recipe, window=window)
-
-
-@dataclass(frozen=True, eq=False)
-class StackSource:
-    """A source whose slices are all here and known to form this stack: a folder looked at before, or NIfTI."""
-
-    stack: Stack
-
-    @property
-    def series(self) -> Series:
-        return self.stack.series
-
-    @property
-    def expected(self) -> int | None:
-        return len(self.stack.slices)
-
-    def __iter__(self) -> Iterator[Slice]:
-        return iter(self.stack.slices)
 
 
 def segment(
@@ -157,7 +98,7 @@ class _Run:
         self.on_progress, self.cancelled = on_progress, cancelled
         self.clock = StageClock()
         self.warnings: list[str] = []
-        self.beside: Beside[Slab] | None = None  # where slabs are brought back
+        self.beside: BackgroundConsumer[Slab] | None = None  # where slabs are brought back
         self.here: int | None = None  # slices, where none has to come; then decoding is what reading means
         device = CPU if settings.exact else choose_device(settings.device)
         precision = choose_precision(settings.precision, bundle, device)
@@ -191,7 +132,7 @@ class _Run:
         if valueless == math.prod(stack.shape):
             raise InputError(f"series {self.series_uid}: none of its {valueless} voxels has a finite value")
         with self.clock.time(Stage.RESTORE):
-            cleaned = Cleaned(found, stack)
+            cleaned = CleanedLabels(found, stack)
         self._deliver(stack, cleaned, sink)
         measured, at_edge = cleaned.measured()
         noticed = [one.detail for one in stack.findings if one.level is Level.WARNING]
@@ -212,9 +153,9 @@ class _Run:
             streamed_reason=waited,
         )
 
-    def _while_they_come(self, source: SliceSource) -> tuple[Stack, Found | None, str | None]:
+    def _while_they_come(self, source: SliceSource) -> tuple[Stack, LabelCollector | None, str | None]:
         """The stack that all slices form; what was found in them meanwhile, else why nothing could be."""
-        intake = Intake(source, lambda count: self._tell(Stage.READ, count, source.expected))
+        intake = ArrivedSlices(source, lambda count: self._tell(Stage.READ, count, source.expected))
         formed: list[Stack] = []
 
         def whole() -> Stack:
@@ -222,10 +163,10 @@ class _Run:
                 formed.append(self._stack(source, intake.slices))
             return formed[0]
 
-        def end() -> Track | None:
-            track = lay(whole(), self.recipe) if intake.ended else None
+        def end() -> SliceAxis | None:
+            track = axis_through(whole(), self.recipe) if intake.ended else None
             if isinstance(track, str):
-                raise Contradicted(track)
+                raise StreamInvalid(track)
             return track
 
         why: str | None = next(iter(reasons(self.recipe)), None)
@@ -233,11 +174,11 @@ class _Run:
             assume = self.settings.assume_frame_of_reference
             with self.clock.time(Stage.READ):
                 track = start(intake, source, self.recipe, self.decoder, assume_frame=assume)
-            if isinstance(track, Track):
+            if isinstance(track, SliceAxis):
                 try:
                     found = self._along(track, intake.pull, end)
                     return whole(), found, self._waits()
-                except Contradicted as error:
+                except StreamInvalid as error:
                     why = str(error)
             else:
                 why = track
@@ -248,23 +189,25 @@ class _Run:
                     self.decoder.keep(one)
             return whole(), None, why
 
-    def _all_there(self, stack: Stack) -> tuple[Found, str | None]:
+    def _all_there(self, stack: Stack) -> tuple[LabelCollector, str | None]:
         """What is found in a stack whose slices are all there; and why windows could not have run before they were."""
-        track = lay(stack, self.recipe)
+        track = axis_through(stack, self.recipe)
         if isinstance(track, str):
             return self._as_a_whole(stack), track
         try:
             return self._along(track, lambda: None, lambda: track), self._waits()
-        except Contradicted as error:
+        except StreamInvalid as error:
             return self._as_a_whole(stack), str(error)
 
     def _waits(self) -> str | None:
         """Why windows wait for the last slice though they lie along a track."""
         return next(iter(self.recipe.barriers()), None)
 
-    def _along(self, track: Track, more: Callable[[], Slice | None], end: Callable[[], Track | None]) -> Found:
+    def _along(
+        self, track: SliceAxis, more: Callable[[], Slice | None], end: Callable[[], SliceAxis | None]
+    ) -> LabelCollector:
         """What the windows find along a track. Raises Contradicted where it turns out to be another."""
-        found = Found(self.bundle, self.floor)
+        found = LabelCollector(self.bundle, self.floor)
         found.first = track.slices[0]
 
         def pull() -> Slice | None:
@@ -274,7 +217,7 @@ class _Run:
                 self._tell(Stage.RESTORE, len(found), None)
             return one
 
-        passage = Passage(
+        passage = StreamedVolume(
             track,
             self.recipe,
             self.decoder,
@@ -285,19 +228,19 @@ class _Run:
             certain=self.settings.exact,
         )
 
-        def tick(where: Layout, windows: int) -> None:
+        def tick(layout: Layout, windows: int) -> None:
             found.windows += windows
-            self._tell(Stage.INFER, found.windows, where.count if passage.ended else None)
+            self._tell(Stage.INFER, found.windows, layout.count if passage.ended else None)
 
         def planes(first: int, last: int) -> Tensor:
             slab = passage.planes(first, last)
-            self._tell(Stage.PREPARE, last, passage.plan.where.shape[0] if passage.ended else None)
+            self._tell(Stage.PREPARE, last, passage.plan.layout.shape[0] if passage.ended else None)
             return slab
 
-        where = passage.plan.where
-        self._fit(where, track.shape)
-        windows = where.count if passage.ended else len(where.in_plane())  # of an arriving series, the first row
-        slabs = self._slabs(planes, passage.rows(), where, windows, tick)
+        layout = passage.plan.layout
+        self._fit(layout, track.shape)
+        windows = layout.count if passage.ended else len(layout.in_plane())  # of an arriving series, the first row
+        slabs = self._slabs(planes, passage.rows(), layout, windows, tick)
         clean = partial(self._cleaned_before_return, backwards=track.count is not None)
         self._bring_back(slabs, passage.way, found, clean, lambda: passage.plan.count if passage.ended else None)
         found.see_rest(lambda n: self.decoder.take(passage.slices[n]))
@@ -306,8 +249,8 @@ class _Run:
     def _bring_back(
         self,
         slabs: Iterator[Slab],
-        way: Way,
-        found: Found,
+        way: Inverse,
+        found: LabelCollector,
         clean: Callable[[Iterable[Tensor]], Iterable[Tensor]],
         count: Callable[[], int | None],
     ) -> None:
@@ -318,10 +261,13 @@ class _Run:
                 for plane in restore(slabs, self.recipe.finish, way, found.certainty, clean):
                     found.add(plane)
                     if len(found) % _TIDY == 0:
-                        heap.give_back()
+                        malloc.give_back()
 
         try:
-            with self.engine.at_work(), Beside(consume, lambda slab: slab[1].nbytes, memory.WAITING) as self.beside:
+            with (
+                self.engine.at_work(),
+                BackgroundConsumer(consume, lambda slab: slab[1].nbytes, memory.WAITING) as self.beside,
+            ):
                 for slab in slabs:
                     self.beside.put(slab)
                     self._tell(Stage.RESTORE, len(found), count())
@@ -330,13 +276,13 @@ class _Run:
             self.beside = None
         self._tell(Stage.RESTORE, len(found), count())
 
-    def _as_a_whole(self, stack: Stack) -> Found:
-        found = Found(self.bundle, self.floor)
+    def _as_a_whole(self, stack: Stack) -> LabelCollector:
+        found = LabelCollector(self.bundle, self.floor)
         if fallback.reason_for_fallback(self.recipe) is None:  # what MONAI's transforms take, nobody knows
             grid = (round(float(stack.coordinates[-1])) + 1, *stack.shape[1:])
-            frame = course(stack.affine, grid, self.recipe, tilted=stack.tilt_deg != 0).frame
-            where = layout(frame.stored_shape, frame.axes, self.recipe.window)
-            self._fit(where, stack.shape[1:], (math.prod(grid), math.prod(where.shape)))
+            frame = preprocessing_plan(stack.affine, grid, self.recipe, tilted=stack.tilt_deg != 0).frame
+            layout = lay_out(frame.stored_shape, frame.axes, self.recipe.window)
+            self._fit(layout, stack.shape[1:], (math.prod(grid), math.prod(layout.shape)))
         voxels = torch.empty((1, *stack.shape))
         with self.clock.time(Stage.READ):
             for k, one in enumerate(stack.slices):
@@ -359,7 +305,7 @@ class _Run:
                 self._tell(Stage.RESTORE, len(found), len(stack.slices))
         return found
 
-    def _fit(self, where: Layout, source: tuple[int, int], volumes: tuple[int, int] = (0, 0)) -> None:
+    def _fit(self, layout: Layout, source: tuple[int, int], volumes: tuple[int, int] = (0, 0)) -> None:
         """Let only so many windows run at a time as memory has room for. Raises OutOfMemory where it has none for one.
 
         See `memory.need` for the arguments.
@@ -370,19 +316,19 @@ class _Run:
             return
         on_device = None if engine.device == CPU else memory.free_bytes(engine.device)
         channels, classes = bundle.image_channels, bundle.out_channels
-        takes = partial(memory.need, where, source, channels=channels, classes=classes, volumes=volumes, exact=exact)
+        takes = partial(memory.need, layout, source, channels=channels, classes=classes, volumes=volumes, exact=exact)
         takes = partial(takes, exclusive=self.recipe.exclusive)
-        needed = takes(activations=memory.ample(where))
+        needed = takes(activations=memory.ample(layout))
         if memory.fitting(needed, engine.batch, free, on_device) < engine.batch:
-            roi = [size for m, size in enumerate(where.roi) if len(window.roi) == 3 or m != window.slice_axis]
-            held = memory.held_by(engine.network, channels * where.slices, roi, engine.device)
+            roi = [size for m, size in enumerate(layout.roi) if len(window.roi) == 3 or m != window.slice_axis]
+            held = memory.held_by(engine.network, channels * layout.slices, roi, engine.device)
             needed = takes(activations=held)
         batch = memory.fitting(needed, engine.batch, free, on_device)
         least = engine.batch if exact else 1  # exact results need batches as they are
         if batch < least:
             raise OutOfMemory(
                 f"series {self.series_uid}: about {memory.gib(needed.of(least))} of memory needed, {memory.gib(free)} "
-                f"free: {classes} classes on slices of {where.shape[1]} x {where.shape[2]} voxels, bundle "
+                f"free: {classes} classes on slices of {layout.shape[1]} x {layout.shape[2]} voxels, bundle "
                 f"{bundle.name}: close other programs, use a machine with more memory, or a bundle with fewer classes, "
                 "larger voxels or a smaller window"
             )
@@ -396,7 +342,7 @@ class _Run:
         check(self.cancelled)
         self.on_progress(Progress(stage, done, total))
 
-    def _seen(self, found: Found, plane: Pixels) -> Pixels:
+    def _seen(self, found: LabelCollector, plane: Pixels) -> Pixels:
         plane, values = found.valueless.see(plane)
         found.samples.add(values)
         if self.here is not None:
@@ -417,13 +363,13 @@ class _Run:
         detail = f"expected one volume, found {len(verdict.stacks)} ({phases}): segment each on its own"
         raise GeometryRefused(series.series_uid, "several_volumes", detail)
 
-    def _restored_whole(self, stack: Stack, volume: Tensor, found: Found) -> None:
+    def _restored_whole(self, stack: Stack, volume: Tensor, found: LabelCollector) -> None:
         """Find what is in a whole volume."""
         with self.clock.time(Stage.PREPARE):
             self._tell(Stage.PREPARE, 0, 1)
             prepared = prepare(volume, stack.affine, self.recipe, tilted=stack.tilt_deg != 0)
             del volume
-            back = way_back(prepared, stack.coordinates, stack.shape[1:], self.recipe.finish)
+            back = to_source(prepared, stack.coordinates, stack.shape[1:], self.recipe.finish)
             self._tell(Stage.PREPARE, 1, 1)
         count = len(stack.slices)
         slabs = self._scores(prepared.voxels, prepared.frame.axes)
@@ -432,22 +378,22 @@ class _Run:
 
     def _scores(self, voxels: Tensor, axes: Axes) -> Iterator[Slab]:
         """Slabs of class scores over a prepared volume (C, k, j, i)."""
-        where = layout((voxels.shape[1], voxels.shape[2], voxels.shape[3]), axes, self.recipe.window)
+        layout = lay_out((voxels.shape[1], voxels.shape[2], voxels.shape[3]), axes, self.recipe.window)
         done = 0
 
         def tick(_: Layout, windows: int) -> None:
             nonlocal done
             done += windows
-            self._tell(Stage.INFER, done, where.count)
+            self._tell(Stage.INFER, done, layout.count)
 
-        return self._slabs(lambda first, last: voxels[:, first:last], rows_of(where), where, where.count, tick)
+        return self._slabs(lambda first, last: voxels[:, first:last], rows_of(layout), layout, layout.count, tick)
 
     def _slabs(
-        self, planes: Planes, rows: Rows, where: Layout, windows: int, tick: Callable[[Layout, int], None]
+        self, planes: Planes, rows: Rows, layout: Layout, windows: int, tick: Callable[[Layout, int], None]
     ) -> Iterator[Slab]:
         """Slabs of class scores. windows: how many there will be, as far as that is known."""
         window = self.recipe.window
-        weights = importance(where.roi, window.blend, window.sigma_scale)
+        weights = importance(layout.roi, window.blend, window.sigma_scale)
         self.engine.expected = windows
         scored = stream(
             planes,
@@ -488,6 +434,6 @@ class _Run:
             sink.end()
 
 
-def _way(back: Back, count: int, k: int, newest: int) -> tuple[Back, int]:
-    """See `restore.Way`."""
+def _way(back: ToSource, count: int, k: int, newest: int) -> tuple[ToSource, int]:
+    """See `restore.Inverse`."""
     return back, so_far(back, count, k, newest)

@@ -17,14 +17,15 @@ from pydicom.sr.codedict import codes
 
 from medseg.dicom.instance import Slice
 from medseg.inference.labels import LabelPlane, boxes
-from medseg.results.modules import decimal, element, encode, item, reference_elements
+from medseg.results.encoding import decimal, element, encode, item
+from medseg.results.modules import reference_elements
 
 _PURPOSE = CodedConcept.from_code(codes.cid7202.SourceImageForImageProcessingOperation)
 _DERIVATION = CodedConcept.from_code(codes.cid7203.SegmentationImageDerivation)
 
 
 @dataclass(frozen=True)
-class Frame:
+class SegFrame:
     """The voxels of one segment in one plane.
 
     start: the byte of the packed frame at which `packed` begins; all others are 0.
@@ -37,7 +38,7 @@ class Frame:
     packed: bytes
 
 
-def pack_plane(labels: LabelPlane, k: int) -> Iterator[Frame]:
+def pack_plane(labels: LabelPlane, k: int) -> Iterator[SegFrame]:
     """The frames of a plane of exclusive labels, or of a single mask of 0 and 1; none for what is not there.
 
     Only the rows in which a label lies are compared, packed and compressed.
@@ -48,10 +49,10 @@ def pack_plane(labels: LabelPlane, k: int) -> Iterator[Frame]:
         start = rows.start * columns // 8
         bits = flat[start * 8 : rows.stop * columns] == number
         packed = zlib.compress(np.packbits(bits, bitorder="little").tobytes(), 1)
-        yield Frame(number, k, start, packed)
+        yield SegFrame(number, k, start, packed)
 
 
-def pixel_data(frames: Iterable[Frame], voxels: int) -> Iterator[bytes]:
+def pixel_data(frames: Iterable[SegFrame], voxels: int) -> Iterator[bytes]:
     """The bytes of PixelData for frames of `voxels` each; frames follow each other without padding (PS3.5 8.1.1)."""
     carried = np.zeros(0, np.uint8)
     for frame in frames:
@@ -69,7 +70,7 @@ def pixel_data(frames: Iterable[Frame], voxels: int) -> Iterator[bytes]:
         yield np.packbits(carried, bitorder="little").tobytes()
 
 
-def functional_groups(frames: Sequence[Frame], slices: tuple[Slice, ...], used: tuple[int, ...]) -> bytes:
+def functional_groups(frames: Sequence[SegFrame], slices: tuple[Slice, ...], used: tuple[int, ...]) -> bytes:
     """The value of PerFrameFunctionalGroupsSequence: one item per frame.
 
     used: planes with at least one frame, in order; a frame's second DimensionIndexValue is its place among them.

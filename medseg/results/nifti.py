@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.dicom.series import Stack
-from medseg.inference.spool import LabelSpool
+from medseg.inference.planes import LabelSpool
+from medseg.results.encoding import plain
 from medseg.results.files import replacing
-from medseg.results.modules import Provenance, plain
+from medseg.results.provenance import Provenance
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 

@@ -23,10 +23,10 @@ from scipy import ndimage
 from medseg.dicom.instance import Vector
 from medseg.dicom.series import Stack
 from medseg.inference.labels import SegmentationResult
-from medseg.inference.spool import LabelSpool
+from medseg.inference.planes import LabelSpool
 from medseg.results.files import replacing
-from medseg.results.modules import Provenance
 from medseg.results.nifti import grid_slices
+from medseg.results.provenance import Provenance
 from medseg.results.report import sentences
 
 _BACKGROUND, _TEXT, _FAINT, _DOUBT = (16, 18, 22), (235, 237, 240), (140, 146, 156), (255, 190, 90)

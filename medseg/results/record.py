@@ -10,7 +10,7 @@ from medseg.dicom.series import LeftOut
 from medseg.errors import MedsegError
 from medseg.inference.labels import SegmentationResult
 from medseg.results.files import replacing
-from medseg.results.modules import Provenance
+from medseg.results.provenance import Provenance
 from medseg.texts import shown, to_json
 
 

@@ -19,18 +19,11 @@ from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage
 import medseg
 from medseg.dicom.instance import Instance
 from medseg.inference.labels import Measured, SegmentationResult
+from medseg.results.encoding import file_head, plain
 from medseg.results.files import replacing
 from medseg.results.identity import named_uid
-from medseg.results.modules import (
-    MANUFACTURER,
-    Provenance,
-    file_head,
-    finish,
-    plain,
-    series_number,
-    series_reference,
-    stand_in,
-)
+from medseg.results.modules import add_common_modules, placeholder_image, series_number, series_reference
+from medseg.results.provenance import MANUFACTURER, Provenance
 from medseg.results.seg import coded
 
 _ABNORMAL = ("SCT", "49755003")  # category "Morphologically Abnormal Structure" (CID 7150): its pieces are lesions
@@ -55,7 +48,7 @@ def write_report(path: Path, result: SegmentationResult, provenance: Provenance,
     """
     stack = result.stack
     instances = _instances(result)
-    image = stand_in(stack)
+    image = placeholder_image(stack)
     evidence = [image, *(_reference(result, i.sop_class_uid, i.sop_instance_uid) for i in instances)]
     if with_seg:
         seg, series = provenance.key.uid("seg"), provenance.key.uid("seg.series")
@@ -85,7 +78,7 @@ def write_report(path: Path, result: SegmentationResult, provenance: Provenance,
     ]
     if documents:  # PS3.3 C.17.2
         report.PredecessorDocumentsSequence = [_study_reference(result, documents)]
-    finish(report, stack, provenance)
+    add_common_modules(report, stack, provenance)
     with replacing(path) as temporary:
         temporary.write_bytes(file_head(report))
 

@@ -25,22 +25,17 @@ from medseg.bundle.bundle import Code, Segment
 from medseg.dicom.series import Stack
 from medseg.errors import GeometryRefused, InvalidBundle, OutputNotWritable
 from medseg.inference.labels import LabelPlane
+from medseg.results.encoding import copy_element, decimal, file_head, plain, raw_element
 from medseg.results.files import replacing
-from medseg.results.frames import Frame, functional_groups, pack_plane, pixel_data
+from medseg.results.frames import SegFrame, functional_groups, pack_plane, pixel_data
 from medseg.results.modules import (
-    MANUFACTURER,
-    Provenance,
-    copy_element,
-    decimal,
-    file_head,
-    finish,
+    add_common_modules,
     instance_reference,
-    plain,
-    raw_element,
+    placeholder_image,
     series_number,
     series_reference,
-    stand_in,
 )
+from medseg.results.provenance import MANUFACTURER, Provenance
 
 REPLACED = CodedConcept("REPLACED", "99MEDSEG", "Predecessor, replaced by this object")
 """Purpose of reference to an earlier result: the standard has a code for it in no context group (CID 7201, 7202)."""
@@ -75,7 +70,7 @@ class SegWriter:
     def __init__(self, path: Path, provenance: Provenance, *, write_empty: bool = False) -> None:
         self.path, self.provenance, self.write_empty = path, provenance, write_empty
         self.written = False
-        self._frames: dict[int, list[Frame]] = {}
+        self._frames: dict[int, list[SegFrame]] = {}
         self._overlap = False
 
     def begin(self, stack: Stack, segments: tuple[Segment, ...], *, exclusive: bool) -> None:
@@ -108,7 +103,7 @@ class SegWriter:
         if not frames:
             if not self.write_empty:
                 return
-            empty = Frame(segment=1, k=self._stack.shape[0] // 2, start=0, packed=_NOTHING)
+            empty = SegFrame(segment=1, k=self._stack.shape[0] // 2, start=0, packed=_NOTHING)
             frames = [empty]
         size = (len(frames) * rows * columns + 15) // 16 * 2
         if size > _LARGEST_ELEMENT_BYTES:
@@ -128,7 +123,7 @@ class SegWriter:
     def _head(self, first: int) -> Dataset:
         """Everything but frames and pixels."""
         stack, made = self._stack, self.provenance
-        image = stand_in(stack)
+        image = placeholder_image(stack)
         head = Segmentation(
             source_images=[image],
             pixel_array=np.zeros((1, image.Rows, image.Columns), np.uint8),
@@ -152,7 +147,7 @@ class SegWriter:
         del head.PixelData
         del head.SourceImageSequence  # each frame names its own source; a list beside it misleads viewers
         head.SegmentsOverlap = "YES" if self._overlap else "NO"
-        finish(head, stack, made)
+        add_common_modules(head, stack, made)
         headers = [part.instance.header for part in stack.slices if part.instance is not None]
         lossy = next((header for header in headers if header.get("LossyImageCompression") == "01"), None)
         if lossy is not None:

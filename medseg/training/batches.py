@@ -13,31 +13,31 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from medseg.training import augment
-from medseg.training.plan import Plan, SliceDraw
+from medseg.training.plan import SliceDraw, TrainingPlan
 from medseg.training.prepare import Prepare, Sample, SliceStack
 
 
 def make_batch(
-    samples: Sequence[Sample | SliceStack], classes: int, prepare: Prepare, plan: Plan, step: int
+    samples: Sequence[Sample | SliceStack], classes: int, prepare: Prepare, plan: TrainingPlan, step: int
 ) -> tuple[Tensor, Tensor]:
     """Images (B, C, *window) float32 and labels (B, 1, *window) int64 of a step; C: slices seen at once, else 1."""
     numbers = range(step * plan.batch_size, (step + 1) * plan.batch_size)
     windows = [
-        make_window(samples[turn(n, len(samples), plan)], classes, prepare, plan, plan.generator("window", n))
+        make_window(samples[case_of(n, len(samples), plan)], classes, prepare, plan, plan.generator("window", n))
         for n in numbers
     ]
     images, labels = zip(*windows, strict=True)
     return torch.stack(images), torch.stack(labels)
 
 
-def turn(number: int, count: int, plan: Plan) -> int:
+def case_of(number: int, count: int, plan: TrainingPlan) -> int:
     """Whose turn it is: each of `count` cases once an epoch, every epoch in an order of its own."""
     epoch, position = divmod(number, count)
     return int(torch.randperm(count, generator=plan.generator("order", epoch))[position])
 
 
 def make_window(
-    sample: Sample | SliceStack, classes: int, prepare: Prepare, plan: Plan, g: Generator
+    sample: Sample | SliceStack, classes: int, prepare: Prepare, plan: TrainingPlan, g: Generator
 ) -> tuple[Tensor, Tensor]:
     """A variant of a case as another scan might show it, prepared as in inference: (C, *window) and (1, *window)."""
     how = plan.augment

@@ -40,7 +40,7 @@ class NoCases(InputError):
 
 
 @dataclass(frozen=True)
-class Case:
+class LabelledCase:
     """One patient's image and its reference label."""
 
     id: str
@@ -71,22 +71,22 @@ def case_id(path: Path) -> str:
     return path.stem
 
 
-def find_cases(folder: Path) -> list[Case]:
+def find_cases(folder: Path) -> list[LabelledCase]:
     """Pairs under ``images/`` and ``labels/``, ordered by id."""
     images, labels = ({case_id(p): p for p in _volumes(folder / part)} for part in ("images", "labels"))
-    return [Case(name, images[name], labels[name]) for name in sorted(images.keys() & labels.keys())]
+    return [LabelledCase(name, images[name], labels[name]) for name in sorted(images.keys() & labels.keys())]
 
 
-def split(cases: Iterable[Case], held_out: HeldOut) -> tuple[list[Case], list[Case]]:
+def split(cases: Iterable[LabelledCase], held_out: HeldOut) -> tuple[list[LabelledCase], list[LabelledCase]]:
     """(for training, set aside)."""
-    training: list[Case] = []
-    aside: list[Case] = []
+    training: list[LabelledCase] = []
+    aside: list[LabelledCase] = []
     for case in cases:
         (aside if held_out(case.id) else training).append(case)
     return training, aside
 
 
-def digest(cases: Sequence[Case]) -> str:
+def digest(cases: Sequence[LabelledCase]) -> str:
     """SHA-256 over ids and bytes of images and labels: what a model was trained on."""
     total = hashlib.sha256()
     for case in cases:

@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 
 from medseg.bundle.bundle import Bundle, Segment
 from medseg.dicom.nifti import read_nifti
-from medseg.dicom.series import Stack
-from medseg.inference.segment import Settings, StackSource, segment
-from medseg.inference.spool import LabelSpool
+from medseg.dicom.series import Stack, StackSource
+from medseg.inference.planes import LabelSpool
+from medseg.inference.segment import segment
+from medseg.inference.settings import Settings
 from medseg.progress import Cancelled, check, never
-from medseg.training.data import Case, NoCases, UnusableCase, find_cases, split
+from medseg.training.data import LabelledCase, NoCases, UnusableCase, find_cases, split
 from medseg.training.plan import read_plan
 from medseg.training.scores import Score, Summary, score, summarise
 
@@ -99,7 +100,7 @@ def evaluate(
 
 
 def evaluate_cases(
-    cases: Sequence[Case],
+    cases: Sequence[LabelledCase],
     segments: Sequence[Segment],
     predict: Predict,
     *,

@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from medseg.errors import Interrupted, UsageError
 from medseg.progress import Cancelled, never
 from medseg.training.batches import make_batch
-from medseg.training.plan import Plan, Precision
+from medseg.training.plan import Precision, TrainingPlan
 from medseg.training.prepare import Prepare, Sample, SliceStack
 
 CPU = torch.device("cpu")
@@ -99,7 +99,7 @@ def fit(
     samples: Sequence[Sample | SliceStack],
     classes: int,
     prepare: Prepare,
-    plan: Plan,
+    plan: TrainingPlan,
     *,
     device: torch.device = CPU,
     checkpoint: Path | None = None,
@@ -120,13 +120,13 @@ def fit(
     parts: Mapping[str, Stateful] = {"network": network, "average": average, "optimizer": optimizer}
     done, mean_loss, clock = 0, math.nan, Clock()
     if checkpoint is not None and checkpoint.is_file():
-        done, mean_loss, clock = take_up(checkpoint, fingerprint, parts, device)
+        done, mean_loss, clock = load_checkpoint(checkpoint, fingerprint, parts, device)
 
     for step in range(done, plan.steps):
         if cancelled():
             if checkpoint is None:
                 raise Interrupted
-            put_down(checkpoint, fingerprint, parts, step, mean_loss, clock)
+            save_checkpoint(checkpoint, fingerprint, parts, step, mean_loss, clock)
             raise TrainingStopped(step, plan.steps)
         torch.manual_seed(plan.generator("step", step).initial_seed())  # what dropout draws from
         images, labels = make_batch(samples, classes, prepare, plan, step)
@@ -141,7 +141,7 @@ def fit(
         average.update_parameters(network)
         mean_loss = blend(mean_loss, float(loss.detach()))
         if checkpoint is not None and (step + 1) % plan.checkpoint_every == 0:
-            put_down(checkpoint, fingerprint, parts, step + 1, mean_loss, clock)
+            save_checkpoint(checkpoint, fingerprint, parts, step + 1, mean_loss, clock)
         if on_step:
             on_step(TrainingProgress(step + 1, plan.steps, mean_loss, rate, clock.wall_s()))
     return Trained(average.module, mean_loss, clock.wall_s(), clock.cpu_s(), precision)
@@ -159,7 +159,7 @@ def choose_precision(wanted: Precision, device: torch.device) -> Precision:
     return Precision.BF16 if torch.cpu._is_amx_tile_supported() else Precision.FP32
 
 
-def set_rate(optimizer: torch.optim.Optimizer, plan: Plan, step: int) -> float:
+def set_rate(optimizer: torch.optim.Optimizer, plan: TrainingPlan, step: int) -> float:
     """The step's learning rate: up to the optimizer's own in a straight line, then down to zero along half a cosine."""
     rise = min(1.0, (step + 1) / max(1, plan.warmup_steps))
     rate = float(plan.optimizer["lr"]) * rise * 0.5 * (1 + math.cos(math.pi * step / plan.steps))
@@ -173,7 +173,7 @@ def blend(mean: float, value: float) -> float:
     return value if math.isnan(mean) else LOSS_MEMORY * mean + (1 - LOSS_MEMORY) * value
 
 
-def put_down(
+def save_checkpoint(
     checkpoint: Path, fingerprint: str, parts: Mapping[str, Stateful], done: int, mean_loss: float, clock: Clock
 ) -> None:
     """Write a checkpoint beside its place, then move it there: there is always a whole one."""
@@ -185,7 +185,7 @@ def put_down(
     beside.replace(checkpoint)
 
 
-def take_up(
+def load_checkpoint(
     checkpoint: Path, fingerprint: str, parts: Mapping[str, Stateful], device: torch.device
 ) -> tuple[int, float, Clock]:
     """Put a checkpoint's state into `parts`; returns steps done, mean loss and clock."""

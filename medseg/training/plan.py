@@ -55,7 +55,7 @@ class SliceDraw:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """One training. window: voxels per axis of the model; loss, optimizer: a `_target_` and its arguments.
 
     slices: for 2D networks alone.
@@ -93,7 +93,7 @@ class Plan:
         return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
 
 
-def read_plan(bundle: Path) -> Plan:
+def read_plan(bundle: Path) -> TrainingPlan:
     """The plan in a bundle's `configs/train.json`."""
     path = bundle / CONFIG
     try:
@@ -105,7 +105,7 @@ def read_plan(bundle: Path) -> Plan:
     return make_plan(config, bundle.name)
 
 
-def make_plan(config: Mapping[str, Any], bundle: str = "") -> Plan:
+def make_plan(config: Mapping[str, Any], bundle: str = "") -> TrainingPlan:
     """A checked plan from the contents of a train.json."""
 
     def known(kind: type[Any], given: Any, key: str) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def make_plan(config: Mapping[str, Any], bundle: str = "") -> Plan:
             raise InvalidBundle(bundle, f"{key}.{name}", why)
         return {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
 
-    parts = known(Plan, config, CONFIG)
+    parts = known(TrainingPlan, config, CONFIG)
     for key, table in (("loss", LOSSES), ("optimizer", OPTIMIZERS)):
         target = parts[key].get("_target_")
         if target not in table:
@@ -132,7 +132,7 @@ def make_plan(config: Mapping[str, Any], bundle: str = "") -> Plan:
         parts["precision"] = Precision(parts.get("precision", Precision.AUTO))
     except ValueError as error:
         raise InvalidBundle(bundle, f"{CONFIG}.precision", str(error)) from None
-    return Plan(**parts)
+    return TrainingPlan(**parts)
 
 
 def _arguments(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from monai.transforms import Compose, Orientation, Spacing
 from torch import Tensor
 
 from medseg.bundle.recipe import Orient, Resample, Step
-from medseg.inference.prepare import scale
-from medseg.training.data import Case, UnusableCase
+from medseg.inference.grids.prepare import scale
+from medseg.training.data import LabelledCase, UnusableCase
 
 Prepare = Callable[[Tensor], Tensor]
 
@@ -60,7 +60,7 @@ def slice_stack(sample: Sample, prepare: Prepare, axis: int, slices: int) -> Sli
     return SliceStack(((image - darkest) / contrast).contiguous(), label, darkest, contrast, labelled, slices)
 
 
-def load_sample(case: Case, steps: Sequence[Step], classes: int) -> Sample:
+def load_sample(case: LabelledCase, steps: Sequence[Step], classes: int) -> Sample:
     """Read, orient and resample a case; the label, whole numbers below `classes`, by nearest neighbour.
 
     Raises UnusableCase.

@@ -24,9 +24,9 @@ from medseg.bundle.bundle import Bundle
 from medseg.bundle.safe_config import TWINS
 from medseg.errors import InvalidBundle, OutputExists, OutputNotWritable
 from medseg.progress import Cancelled, check, never
-from medseg.training.data import Case, HeldOut, NoCases, digest, find_cases, split
+from medseg.training.data import HeldOut, LabelledCase, NoCases, digest, find_cases, split
 from medseg.training.fit import CPU, OnStep, fit
-from medseg.training.plan import CONFIG, Plan, read_plan
+from medseg.training.plan import CONFIG, TrainingPlan, read_plan
 from medseg.training.prepare import Sample, SliceStack, intensity, load_sample, slice_stack
 
 WEIGHTS = "models/model.safetensors"
@@ -55,7 +55,7 @@ class TrainingRecord:
     versions: dict[str, str]
 
 
-def plan_of(bundle: Bundle, *, seed: int | None = None, steps: int | None = None) -> Plan:
+def plan_of(bundle: Bundle, *, seed: int | None = None, steps: int | None = None) -> TrainingPlan:
     """The bundle's plan, with another seed or number of steps where given. Raises InvalidBundle."""
     plan = read_plan(bundle.path)
     if len(plan.window) != bundle.spatial_dims:
@@ -70,7 +70,7 @@ def train(
     bundle: Bundle,
     data: Path,
     network: nn.Module,
-    plan: Plan,
+    plan: TrainingPlan,
     *,
     out: Path,
     resume: bool = False,
@@ -133,7 +133,7 @@ def train(
     return record
 
 
-def load(cases: Sequence[Case], bundle: Bundle, cancelled: Cancelled = never) -> list[Sample | SliceStack]:
+def load(cases: Sequence[LabelledCase], bundle: Bundle, cancelled: Cancelled = never) -> list[Sample | SliceStack]:
     """The cases in memory, on the model's grid: volumes, or slices for a 2D network."""
     recipe, prepare = bundle.recipe, intensity(bundle.recipe.steps)
     samples: list[Sample | SliceStack] = []

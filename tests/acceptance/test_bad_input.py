@@ -23,7 +23,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless
 
 from medseg.dicom.phantom import make_series, write_series
-from medseg.inference.device import Engine
+from medseg.inference.engines.engine import Engine
 from tests.acceptance.conftest import Medseg, left_over
 from tests.medseg.bundle.zoo import spleen_like
 
@@ -246,7 +246,7 @@ class TestOutput:
         def full(*_: object, **__: object) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        monkeypatch.setattr(medseg_job := __import__("medseg.job").job, "write_report", full)
+        monkeypatch.setattr(medseg_job := __import__("medseg.job.run").job.run, "write_report", full)
         ran = medseg("infer", "study", "--bundle", spleen)
         assert medseg_job is not None
         assert ran.code == 5

@@ -26,11 +26,12 @@ from medseg.bundle.network import load_network
 from medseg.bundle.recipe import Normalize, Orient, Padding, Recipe, Resample, Step, Window
 from medseg.dicom.geometry import classify
 from medseg.dicom.phantom import make_affine, volume_to_series, write_series
-from medseg.dicom.series import Stack
+from medseg.dicom.series import Stack, StackSource
 from medseg.dicom.sources import read_series
-from medseg.inference.device import CPU
-from medseg.inference.prepare import prepare
-from medseg.inference.segment import Settings, StackSource, segment
+from medseg.inference.engines.device import CPU
+from medseg.inference.grids.prepare import prepare
+from medseg.inference.segment import segment
+from medseg.inference.settings import Settings
 from tests.medseg.inference import phantoms
 from tests.medseg.inference.phantoms import SOFTMAX, Arriving, Collected, as_instances, make_bundle, make_stack
 

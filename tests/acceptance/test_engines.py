@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from medseg.dicom.phantom import make_series, write_series
-from medseg.inference.engines.backends import BACKENDS, BackEnd, eager
+from medseg.inference.engines.backends import BACKENDS
+from medseg.inference.engines.case import BackEnd, eager
 from tests.acceptance.conftest import Medseg
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -22,8 +22,10 @@ from safetensors.torch import save_file
 from medseg.bundle.load import load_bundle
 from medseg.dicom.phantom import Box, make_affine, make_series, paint, write_series
 from medseg.dicom.sources import read_series
-from medseg.inference.segment import Settings
-from medseg.job import Format, plan, run
+from medseg.inference.settings import Settings
+from medseg.job.folder import Format
+from medseg.job.plan import plan
+from medseg.job.run import run
 from tests.medseg.bundle import zoo
 
 BOXES = (Box((-9.0, 3.0, -12.0), (1.0, 15.0, 2.0)), Box((6.0, -13.0, 5.0), (12.0, -6.0, 9.0)))

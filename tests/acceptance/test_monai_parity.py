@@ -33,9 +33,9 @@ from medseg.bundle.bundle import Postprocess
 from medseg.bundle.load import load_bundle
 from medseg.dicom.geometry import classify
 from medseg.dicom.nifti import read_nifti
-from medseg.dicom.series import Stack
+from medseg.dicom.series import Stack, StackSource
 from medseg.dicom.sources import read_series
-from medseg.inference.segment import StackSource, segment
+from medseg.inference.segment import segment
 from tests.medseg.bundle import zoo
 from tests.medseg.inference.phantoms import Collected
 

@@ -20,21 +20,26 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom import Dataset, dcmread
 
-from gateway.dimse.pacs import SmallPacs
+from gateway.dimse.demo_pacs import SmallPacs
 from gateway.files import sync
 from gateway.receive import reconcile
-from gateway.receive.header import Identity
+from gateway.receive.identity import Identity
 from gateway.receive.spool import instance_path
 from medseg.bundle.load import load_bundle
 from medseg.dicom.dicomdir import resolve
 from medseg.dicom.phantom import Box, make_series, write_series
+from medseg.dicom.series import StackSource
 from medseg.dicom.sources import find_instances, read_series
 from medseg.errors import MedsegError
-from medseg.inference.segment import Settings, StackSource, segment
-from medseg.inference.spool import LabelSpool
-from medseg.job import Format, Found, Job, match, plan, run
+from medseg.inference.planes import LabelSpool
+from medseg.inference.segment import segment
+from medseg.inference.settings import Settings
+from medseg.job.folder import Format
+from medseg.job.follow import Segmented
+from medseg.job.places import result_folders
+from medseg.job.plan import Job, match, plan
+from medseg.job.run import run
 from medseg.names import uid_name
-from medseg.places import result_folders
 from tests.acceptance.conftest import Medseg
 from tests.acceptance.test_geometry import threshold_bundle
 from tests.gateway.spooling import Inbox, inbox
@@ -66,17 +71,17 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> tuple[Job, Found]:
+def done(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> tuple[Job, Segmented]:
     folder = tmp_path_factory.mktemp("study")
     write_series(small(), folder)
     (job,) = plan(read_series(folder), [load_bundle(bundle)], explicit=True).jobs
     labels = LabelSpool()
-    return job, Found(segment(StackSource(job.stack), job.bundle, labels, settings=Settings()), labels)
+    return job, Segmented(segment(StackSource(job.stack), job.bundle, labels, settings=Settings()), labels)
 
 
 @given(hostile, hostile, hostile, st.integers(-(10**400), 10**400))
 @settings(quick, max_examples=200)
-def test_results(done: tuple[Job, Found], study: str, series: str, name: str, number: int) -> None:
+def test_results(done: tuple[Job, Segmented], study: str, series: str, name: str, number: int) -> None:
     """200: what is written for a study, of any UIDs, bundle's name and series number."""
     job, found = done
     with tempfile.TemporaryDirectory() as base:

@@ -19,7 +19,7 @@ from medseg.dicom.phantom import Box, Ellipsoid
 from medseg.dicom.series import Stack
 from medseg.dicom.sources import read_series
 from medseg.inference.labels import Flag
-from medseg.results.modules import Predecessor
+from medseg.results.provenance import Predecessor
 from medseg.results.report import write_report
 from medseg.results.seg import SegWriter
 from medseg.results.verify import verify_seg

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 
-from medseg import job
 from medseg.dicom.phantom import Box, make_series, write_series
+from medseg.job import plan
 from tests.acceptance.conftest import Medseg, Ran
 from tests.acceptance.test_geometry import threshold_bundle
 
@@ -197,7 +197,7 @@ class TestOneBadPath:
     ) -> None:
         study(tmp_path / "a")
         study(tmp_path / "b", seed=3)
-        classify = job.classify
+        classify = plan.classify
         failing = iter([True])
 
         def fails_once(*arguments: Any, **named: Any) -> Any:
@@ -205,7 +205,7 @@ class TestOneBadPath:
                 raise KeyError("Doe^Jane")
             return classify(*arguments, **named)
 
-        monkeypatch.setattr(job, "classify", fails_once)
+        monkeypatch.setattr(plan, "classify", fails_once)
         ran = medseg("infer", "a", "b", "--bundle", bundle, "--json")
         assert ran.code == 1
         assert len(voxels(ran)) == 1
@@ -222,7 +222,7 @@ class TestOneBadPath:
         def stop(*_: object, **__: object) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(job, "classify", stop)
+        monkeypatch.setattr(plan, "classify", stop)
         ran = medseg("infer", "a", "a", "--bundle", bundle)
         assert ran.code == 130
         assert not (tmp_path / "a-medseg").exists()

@@ -23,7 +23,7 @@ import numpy as np
 from pydicom import dcmread
 
 from medseg.dicom.decode import read_planes
-from medseg.dicom.geometry import Verdict, classify
+from medseg.dicom.geometry import GeometryVerdict, classify
 from medseg.dicom.phantom import make_series, write_series
 from medseg.dicom.sources import find_instances
 from tests.medseg.bundle.zoo import rewrite, spleen_like
@@ -179,7 +179,7 @@ def truths(data: Path) -> Iterator[str]:
                 yield f"| {name} | {compared(classify(series, assume_frame_of_reference=True, min_slices=2), path)} |"
 
 
-def compared(verdict: Verdict, truth: Path) -> str:
+def compared(verdict: GeometryVerdict, truth: Path) -> str:
     """What of a ground truth the volumes of a series are."""
     image = nib.as_closest_canonical(nib.load(truth))
     right = np.asanyarray(image.dataobj)

@@ -23,10 +23,10 @@ from pynetdicom.association import Association
 from sqlalchemy import text
 
 from gateway.dimse.command import elements, p_data
-from gateway.dimse.scp import StorageScp, Timeouts
+from gateway.dimse.scp import AcceptorTimeouts, StorageScp
 from gateway.dimse.scu import no_answer_lost
-from gateway.dimse.storing import Limits
-from gateway.ledger import Ledger
+from gateway.dimse.store import AssociationLimits
+from gateway.ledger.ledger import Ledger
 from gateway.receive.spool import Spool, Watermark
 
 STORESCU = "/usr/bin/storescu"  # DCMTK's, and not pynetdicom's of the same name
@@ -135,8 +135,8 @@ def receiving(folder: Path, **settings: Any) -> Iterator[Receiver]:
         "host": "127.0.0.1",
         "port": 0,
         "callers": None,
-        "limits": Limits(associations=200, per_caller=200),
-        "timeouts": Timeouts(acse_s=5, dimse_s=5, network_s=20),
+        "limits": AssociationLimits(associations=200, per_caller=200),
+        "timeouts": AcceptorTimeouts(acse_s=5, dimse_s=5, network_s=20),
     } | settings
     with Ledger(f"sqlite:///{folder}/ledger.db") as ledger:
         spool = Spool(folder / "spool", ledger, watermark)

@@ -14,8 +14,8 @@ from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 from sqlalchemy import text
 
-from gateway.dimse.storing import Ending, Peer, StoreRequest
-from gateway.ledger import Ledger
+from gateway.dimse.store import AssociationInfo, Ending, StoreRequest
+from gateway.ledger.ledger import Ledger
 from gateway.receive.spool import Spool
 from medseg.dicom.phantom import make_series
 from tests.gateway.receiving import NEVER_FULL, encode
@@ -41,12 +41,12 @@ class Inbox:
     def folder(self) -> Path:
         return self.spool.folder
 
-    def open(self, calling_ae: str = "SENDER", called_ae: str = "MEDSEG") -> Peer:
-        peer = Peer(uuid.uuid4().hex, calling_ae, called_ae, "127.0.0.1")
+    def open(self, calling_ae: str = "SENDER", called_ae: str = "MEDSEG") -> AssociationInfo:
+        peer = AssociationInfo(uuid.uuid4().hex, calling_ae, called_ae, "127.0.0.1")
         self.spool.opened(peer)
         return peer
 
-    def store(self, peer: Peer, datasets: Sequence[Dataset]) -> None:
+    def store(self, peer: AssociationInfo, datasets: Sequence[Dataset]) -> None:
         for one in datasets:
             request = StoreRequest(peer, one.SOPClassUID, one.SOPInstanceUID, ExplicitVRLittleEndian, 0)
             incoming = self.spool.begin(request)

@@ -13,8 +13,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydicom import Dataset
 
-from gateway.director import Director
-from gateway.read import read_settings
+from gateway.serve.director import Director
+from gateway.settings.read import read_settings
 from tests.gateway.beside import BESIDE, beside
 from tests.gateway.spooling import Clock, inbox, phantom
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from pynetdicom.sop_class import StorageCommitmentPushModel, StudyRootQueryRetrieveInformationModelFind, Verification
 
-from gateway import checks as gateway_checks
-from gateway.checks import checks
-from gateway.ledger import Ledger
+from gateway.cli import doctor as gateway_checks
+from gateway.cli.doctor import checks
+from gateway.ledger.ledger import Ledger
 from medseg.cli.doctor import Check
 from tests.gateway.deliver.stage import SEG, SR, FakePacs, serving
 from tests.gateway.running import free_port

@@ -12,7 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from gateway import client_commands
+from gateway.cli import client
 from gateway.dimse.scu import NoAssociation
 from medseg.cli.exits import exit_code
 from tests.gateway.deliver.stage import SEG, FakePacs, serving
@@ -20,7 +20,7 @@ from tests.gateway.receiving import make_ct, write_file
 from tests.peers.orthanc import free_port
 
 app = typer.Typer()
-client_commands.register(app)
+client.register(app)
 
 
 @pytest.fixture
@@ -89,6 +89,6 @@ def test_nothing_to_send(pacs: FakePacs, study: Path, name: str) -> None:
 
 def test_the_commands_load_nothing_heavy() -> None:
     heavy = {"torch", "numpy", "pydicom", "pynetdicom", "sqlalchemy"}
-    program = f"import sys, gateway.client_commands; print(sorted({heavy!r} & set(sys.modules)))"
+    program = f"import sys, gateway.cli.client; print(sorted({heavy!r} & set(sys.modules)))"
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

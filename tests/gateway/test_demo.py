@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway import demo
+from gateway.cli import demo
 
 
 def test_a_gateway_that_does_not_start_is_told_with_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

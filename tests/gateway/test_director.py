@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from gateway import moves, rows
-from gateway.dimse.storing import Ending
-from gateway.director import Director
-from gateway.read import read_settings
-from gateway.settings import GatewaySettings
+from gateway.dimse.store import Ending
+from gateway.ledger import instances, jobs
+from gateway.serve.director import Director
+from gateway.settings.model import GatewaySettings
+from gateway.settings.read import read_settings
 from tests.gateway.spooling import Clock, Inbox, inbox, phantom
 
 QUIET_S, GAP_S, OPEN_S, ABORT_S, CAP_S = 3, 30, 60, 90, 100
@@ -149,7 +149,7 @@ def test_a_late_image_is_told_from_what_had_been_lost(tmp_path: Path) -> None:
         director = Director(box.ledger, box.folder, settings(tmp_path))
         box.send(series[:4])
         lost = box.rows("instance")[1].path
-        assert box.ledger.write(lambda db: rows.lose_instance(db, lost, clock.wall_s))
+        assert box.ledger.write(instances.lose_instance, lost, clock.wall_s)
         box.send(series[1:2])
         director.step(*clock.after(0))
         director.step(*clock.after(QUIET_S))
@@ -263,8 +263,8 @@ def test_a_held_job_is_released_once(tmp_path: Path) -> None:
         box.send(phantom())
         director.step(*clock.after(0))
         director.step(*clock.after(QUIET_S))
-        assert box.ledger.write(lambda db: moves.release_job(db, 1, clock.wall_s))
-        assert not box.ledger.write(lambda db: moves.release_job(db, 1, clock.wall_s))
+        assert box.ledger.write(jobs.release_held, 1, clock.wall_s)
+        assert not box.ledger.write(jobs.release_held, 1, clock.wall_s)
         assert states(box) == ["queued"]
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from gateway import heartbeat, tallies, telemetry
+from gateway import heartbeat, logs
 from gateway.heartbeat import Heart, Watched, beats, expect
-from gateway.ledger import Ledger
-from gateway.tallies import EVENTS
+from gateway.ledger import tallies
+from gateway.ledger.ledger import Ledger
+from gateway.ledger.tallies import EVENTS
 from tests.gateway.running import wait_for
 
 
@@ -78,12 +79,12 @@ def test_a_beat_from_the_future_is_no_sign_of_life(tmp_path: Path) -> None:
 
 
 def test_what_was_logged_is_counted_for_good(tmp_path: Path) -> None:
-    telemetry.COUNTS.take()
+    logs.COUNTS.take()
     log = logging.LogRecord("gateway.x", logging.INFO, "", 1, "", (), None)
     log.event = "association.opened"
     for _ in range(2):  # two lives of one process
         expect(tmp_path, ["director"])
-        telemetry.COUNTS.handle(log)
+        logs.COUNTS.handle(log)
         with heart(tmp_path, Watched()):
             pass
     with Ledger(f"sqlite:///{tmp_path}/ledger.db") as ledger, ledger.read() as db:
@@ -91,11 +92,11 @@ def test_what_was_logged_is_counted_for_good(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_counted_yet_is_counted_later(tmp_path: Path) -> None:
-    telemetry.COUNTS.take()
+    logs.COUNTS.take()
     log = logging.LogRecord("gateway.x", logging.INFO, "", 1, "", (), None)
     log.event = "association.opened"
-    telemetry.COUNTS.handle(log)
+    logs.COUNTS.handle(log)
     expect(tmp_path, ["director"])
     with Heart(tmp_path, f"sqlite:///{tmp_path}/no/such/folder/ledger.db", "director", Watched()):
         pass
-    assert telemetry.COUNTS.take() == {("association.opened", "info"): 1}
+    assert logs.COUNTS.take() == {("association.opened", "info"): 1}

@@ -20,9 +20,12 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from gateway import moves, rows, signals, tables
-from gateway.ledger import MIGRATIONS, Ledger, LedgerUnavailable
-from gateway.rows import Filed, StoredInstance
+from gateway.ledger import associations, commitments, deliveries, events, instances, jobs, tables
+from gateway.ledger import series as series_rows
+from gateway.ledger.claims import Claim
+from gateway.ledger.commitments import Item
+from gateway.ledger.instances import Filed, StoredInstance
+from gateway.ledger.ledger import MIGRATIONS, Ledger, LedgerUnavailable
 
 
 @pytest.fixture
@@ -146,13 +149,13 @@ def test_tables_that_are_numbered_anew_keep_what_is_in_them(tmp_path: Path) -> N
 
 
 def test_a_list_that_is_asked_for_again_is_a_new_one(ledger: Ledger) -> None:
-    item = signals.Item("1.2.840.10008.5.1.4.1.1.2", "1.1")
-    ledger.write(lambda db: signals.ask(db, "CT", "1.9", "first", [item], 1.0))
+    item = Item("1.2.840.10008.5.1.4.1.1.2", "1.1")
+    ledger.write(commitments.ask, "CT", "1.9", "first", [item], 1.0)
     with ledger.read() as db:
-        (heard,) = signals.lists_after(db, 0)
-    ledger.write(lambda db: signals.ask(db, "CT", "1.9", "second", [item], 2.0))
+        (heard,) = commitments.lists_after(db, 0)
+    ledger.write(commitments.ask, "CT", "1.9", "second", [item], 2.0)
     with ledger.read() as db:
-        assert [row.association_id for row in signals.lists_after(db, heard.id)] == ["second"]
+        assert [row.association_id for row in commitments.lists_after(db, heard.id)] == ["second"]
 
 
 @pytest.mark.parametrize("name", ["job", "delivery", "commitment"])
@@ -233,7 +236,7 @@ def test_writers_that_wait_are_committed_together(ledger: Ledger) -> None:
     def write(number: int) -> None:
         def operation(db: Connection) -> int:
             commits.append(id(db.get_transaction()))
-            rows.record(db, f"kind {number}", 1.0, None, {})
+            events.record(db, f"kind {number}", 1.0, {})
             return number
 
         assert ledger.write(operation) == number
@@ -255,11 +258,11 @@ def test_writers_that_wait_are_committed_together(ledger: Ledger) -> None:
 
 def test_one_bad_write_harms_no_other(ledger: Ledger) -> None:
     outcomes: dict[int, str] = {}
-    ledger.write(lambda db: rows.file_instance(db, stored()))
+    ledger.write(instances.file_instance, stored())
 
     def write(number: int) -> None:
         def operation(db: Connection) -> None:
-            rows.record(db, f"kind {number}", 1.0, None, {})
+            events.record(db, f"kind {number}", 1.0, {})
             if number % 3 == 0:
                 raise ValueError("mine alone")
             if number % 3 == 1:
@@ -285,7 +288,7 @@ def test_a_full_disk_is_unavailable_and_passes(ledger: Ledger) -> None:
     def fill(db: Connection) -> None:
         db.exec_driver_sql("PRAGMA max_page_count = 1")
         for number in range(2000):
-            rows.record(db, "filling", 1.0, None, {"number": number, "text": "x" * 1000})
+            events.record(db, "filling", 1.0, {"number": number, "text": "x" * 1000})
 
     def relieve(db: Connection) -> None:
         db.exec_driver_sql("PRAGMA max_page_count = 1000000")
@@ -293,7 +296,7 @@ def test_a_full_disk_is_unavailable_and_passes(ledger: Ledger) -> None:
     with pytest.raises(LedgerUnavailable):
         ledger.write(fill)
     ledger.write(relieve)
-    assert ledger.write(lambda db: rows.file_instance(db, stored())) is Filed.NEW
+    assert ledger.write(instances.file_instance, stored()) is Filed.NEW
     assert table(ledger, "SELECT * FROM event") == []
 
 
@@ -304,7 +307,7 @@ def test_a_ledger_that_cannot_be_opened_says_so(tmp_path: Path) -> None:
 
 def test_versions_of_an_instance(ledger: Ledger) -> None:
     def file(new: StoredInstance) -> Filed:
-        return ledger.write(lambda db: rows.file_instance(db, new))
+        return ledger.write(instances.file_instance, new)
 
     assert file(stored("a", at=1)) is Filed.NEW
     assert file(stored("a", at=2)) is Filed.DUPLICATE
@@ -328,11 +331,11 @@ def test_versions_of_an_instance(ledger: Ledger) -> None:
 
 def test_a_lost_file_counts_for_nothing_until_it_comes_again(ledger: Ledger) -> None:
     first, again = stored("a", at=1), stored("a", at=2)
-    ledger.write(lambda db: rows.file_instance(db, first))
-    assert ledger.write(lambda db: rows.lose_instance(db, first.path, 1.5))
-    assert not ledger.write(lambda db: rows.lose_instance(db, first.path, 1.6))
+    ledger.write(instances.file_instance, first)
+    assert ledger.write(instances.lose_instance, first.path, 1.5)
+    assert not ledger.write(instances.lose_instance, first.path, 1.6)
     assert table(ledger, "SELECT instances FROM series") == [(0,)]
-    assert ledger.write(lambda db: rows.file_instance(db, again)) is Filed.RESTORED
+    assert ledger.write(instances.file_instance, again) is Filed.RESTORED
     assert table(ledger, "SELECT path, state FROM instance") == [(again.path, "current")]
     assert table(ledger, "SELECT instances, revision FROM series") == [(1, 3)]
 
@@ -346,9 +349,9 @@ def test_exactly_one_version_counts_whatever_comes(steps: list[tuple[str, bool]]
         for at, (content, lose) in enumerate(steps):
             new = stored(content, at=float(at))
             with db.begin():
-                rows.file_instance(db, new)
+                instances.file_instance(db, new)
                 if lose:
-                    rows.lose_instance(db, new.path, float(at))
+                    instances.lose_instance(db, new.path, float(at))
             with db.begin():
                 counting = db.execute(
                     text("SELECT count(*) FROM instance WHERE state IN ('current', 'conflict')")
@@ -363,13 +366,13 @@ def test_exactly_one_version_counts_whatever_comes(steps: list[tuple[str, bool]]
 def test_associations_end_once(ledger: Ledger) -> None:
     names = {"calling_ae": "A", "called_ae": "B", "host": "h"}
     for one in ("one", "two", "three"):
-        ledger.write(lambda db, one=one: rows.open_association(db, one, **names, receiver=f"of {one}", at=1.0))
-    assert ledger.write(rows.open_by_caller) == {"A": 3}
-    assert ledger.write(lambda db: rows.end_association(db, "one", "released", 2.0))
-    assert not ledger.write(lambda db: rows.end_association(db, "one", "aborted", 3.0))
-    assert ledger.write(lambda db: rows.lose_open_associations(db, 4.0, "of two")) == 1
-    assert ledger.write(rows.open_by_caller) == {"A": 1}
-    assert ledger.write(lambda db: rows.lose_open_associations(db, 5.0)) == 1
+        ledger.write(associations.open_association, one, **names, receiver=f"of {one}", at=1.0)
+    assert ledger.write(associations.open_by_caller) == {"A": 3}
+    assert ledger.write(associations.end_association, "one", "released", 2.0)
+    assert not ledger.write(associations.end_association, "one", "aborted", 3.0)
+    assert ledger.write(associations.lose_open_associations, 4.0, "of two") == 1
+    assert ledger.write(associations.open_by_caller) == {"A": 1}
+    assert ledger.write(associations.lose_open_associations, 5.0) == 1
     found = table(ledger, "SELECT id, ending, ended_at FROM association ORDER BY ended_at")
     assert found == [("one", "released", 2.0), ("two", "lost", 4.0), ("three", "lost", 5.0)]
 
@@ -384,49 +387,49 @@ def add_job(ledger: Ledger, *, due: float, bundle: str = "b", ready_at: float = 
 
 
 def test_jobs_are_claimed_once_in_order_and_fenced(ledger: Ledger) -> None:
-    ledger.write(lambda db: rows.file_instance(db, stored()))
+    ledger.write(instances.file_instance, stored())
     for due, bundle in ((30, "late"), (10, "early"), (20, "middle")):
         add_job(ledger, due=due, bundle=bundle)
     add_job(ledger, due=0, bundle="not yet", ready_at=100)
-    claims = [ledger.write(lambda db: rows.claim_job(db, "w", now=50, until=60)) for _ in range(4)]
+    claims = [ledger.write(jobs.claim_job, "w", now=50, until=60) for _ in range(4)]
     assert claims[3] is None
     order = [table(ledger, f"SELECT bundle FROM job WHERE id = {claim.id}")[0][0] for claim in claims if claim]
     assert order == ["early", "middle", "late"]
     old = claims[0]
     assert old is not None
-    assert ledger.write(lambda db: rows.renew_job(db, old, until=61))
-    new = ledger.write(lambda db: rows.claim_job(db, "other", now=60.5, until=90))  # one whose lease ran out
+    assert ledger.write(jobs.renew_job, old, until=61)
+    new = ledger.write(jobs.claim_job, "other", now=60.5, until=90)  # one whose lease ran out
     assert new is not None
     assert new.id != old.id
-    new = ledger.write(lambda db: rows.claim_job(db, "other", now=61.5, until=90))
+    new = ledger.write(jobs.claim_job, "other", now=61.5, until=90)
     assert new is not None
     assert (new.id, new.attempt) in {(old.id, 2), (claims[2].id, 2)}
-    stale = rows.Claim(new.id, 1)
-    assert not ledger.write(lambda db: rows.renew_job(db, stale, until=99))
-    assert not ledger.write(lambda db: rows.end_job(db, stale, "done", 70, code=None, error=None))
-    assert not ledger.write(lambda db: rows.requeue_job(db, stale, 70, code="x", error="x"))
-    assert ledger.write(lambda db: rows.requeue_job(db, new, 80, code="out_of_memory", error="no memory"))
-    assert not ledger.write(lambda db: rows.end_job(db, new, "done", 70, code=None, error=None))
+    stale = Claim(new.id, 1)
+    assert not ledger.write(jobs.renew_job, stale, until=99)
+    assert not ledger.write(jobs.end_job, stale, "done", 70, code=None, error=None)
+    assert not ledger.write(jobs.requeue_job, stale, 70, code="x", error="x")
+    assert ledger.write(jobs.requeue_job, new, 80, code="out_of_memory", error="no memory")
+    assert not ledger.write(jobs.end_job, new, "done", 70, code=None, error=None)
 
 
 def test_a_job_on_a_series_that_is_arriving_comes_last_and_is_put_back_as_it_was(ledger: Ledger) -> None:
-    ledger.write(lambda db: rows.file_instance(db, stored()))
+    ledger.write(instances.file_instance, stored())
     add_job(ledger, due=20, bundle="complete")
     add_job(ledger, due=0, bundle="arriving")
     arriving = "UPDATE job SET revision = 0, state = 'waiting' WHERE bundle = 'arriving'"
     ledger.write(lambda db: db.execute(text(arriving)))
-    assert ledger.write(lambda db: rows.awaited(db, 1, arriving=True) and rows.awaited(db, 1, arriving=False))
-    first, second, none = (ledger.write(lambda db: rows.claim_job(db, "w", 1, 10)) for _ in range(3))
+    assert ledger.write(lambda db: jobs.awaited(db, 1, arriving=True) and jobs.awaited(db, 1, arriving=False))
+    first, second, none = (ledger.write(jobs.claim_job, "w", 1, 10) for _ in range(3))
     assert first and second and none is None
     assert table(ledger, f"SELECT bundle FROM job WHERE id = {first.id}") == [("complete",)]
-    assert not ledger.write(lambda db: rows.awaited(db, 1, arriving=True) or rows.awaited(db, 1, arriving=False))
-    assert ledger.write(lambda db: rows.release_job(db, second, 5))
-    assert not ledger.write(lambda db: rows.release_job(db, second, 5))
-    assert ledger.write(lambda db: rows.claim_job(db, "w", 4, 10)) is None
-    again = ledger.write(lambda db: rows.claim_job(db, "w", 6, 10))
-    assert again == rows.Claim(second.id, 2)
-    assert ledger.write(lambda db: rows.requeue_job(db, again, 7, code="x", error="x"))
-    assert ledger.write(lambda db: rows.requeue_job(db, first, 7, code="x", error="x"))
+    assert not ledger.write(lambda db: jobs.awaited(db, 1, arriving=True) or jobs.awaited(db, 1, arriving=False))
+    assert ledger.write(jobs.give_way, second, 5)
+    assert not ledger.write(jobs.give_way, second, 5)
+    assert ledger.write(jobs.claim_job, "w", 4, 10) is None
+    again = ledger.write(jobs.claim_job, "w", 6, 10)
+    assert again == Claim(second.id, 2)
+    assert ledger.write(jobs.requeue_job, again, 7, code="x", error="x")
+    assert ledger.write(jobs.requeue_job, first, 7, code="x", error="x")
     assert sorted(table(ledger, "SELECT bundle, state, failures FROM job")) == [
         ("arriving", "waiting", 1),
         ("complete", "queued", 1),
@@ -434,26 +437,26 @@ def test_a_job_on_a_series_that_is_arriving_comes_last_and_is_put_back_as_it_was
 
 
 def test_a_job_for_whose_series_more_has_come_waits_for_the_decision(ledger: Ledger) -> None:
-    ledger.write(lambda db: rows.file_instance(db, stored()))
+    ledger.write(instances.file_instance, stored())
     add_job(ledger, due=1)
-    ledger.write(lambda db: rows.file_instance(db, stored("b", sop="1.4")))
-    assert not ledger.write(lambda db: rows.awaited(db, 2, arriving=False))
-    assert ledger.write(lambda db: rows.claim_job(db, "w", 2, 10)) is None
-    assert ledger.write(lambda db: moves.complete_series(db, "1.2", "1.3", 2, "quiet", 3))
-    assert ledger.write(lambda db: rows.claim_job(db, "w", 4, 10)) == rows.Claim(1, 1)
+    ledger.write(instances.file_instance, stored("b", sop="1.4"))
+    assert not ledger.write(jobs.awaited, 2, arriving=False)
+    assert ledger.write(jobs.claim_job, "w", 2, 10) is None
+    assert ledger.write(series_rows.complete_series, "1.2", "1.3", 2, "quiet", 3)
+    assert ledger.write(jobs.claim_job, "w", 4, 10) == Claim(1, 1)
 
 
 def test_parallel_workers_never_share_a_job(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/ledger.db"
     claimed: list[int] = []
     with Ledger(url) as ledger:
-        ledger.write(lambda db: rows.file_instance(db, stored()))
+        ledger.write(instances.file_instance, stored())
         for number in range(20):
             add_job(ledger, due=number, bundle=str(number))
 
         def work(number: int) -> None:
             with Ledger(url) as mine:
-                while claim := mine.write(lambda db: rows.claim_job(db, f"w{number}", 1, 1e9)):
+                while claim := mine.write(jobs.claim_job, f"w{number}", 1, 1e9):
                     claimed.append(claim.id)
 
         threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
@@ -465,7 +468,7 @@ def test_parallel_workers_never_share_a_job(tmp_path: Path) -> None:
 
 
 def test_deliveries_wait_give_up_and_are_fenced(ledger: Ledger) -> None:
-    ledger.write(lambda db: rows.file_instance(db, stored()))
+    ledger.write(instances.file_instance, stored())
     add_job(ledger, due=1)
 
     def prepare(db: Connection) -> None:
@@ -478,20 +481,18 @@ def test_deliveries_wait_give_up_and_are_fenced(ledger: Ledger) -> None:
             db.execute(insert(tables.delivery), facts | {"created_at": 0.0})
 
     ledger.write(prepare)
-    claim = ledger.write(lambda db: rows.claim_delivery(db, "pacs", "s", 1, 10))
+    claim = ledger.write(deliveries.claim_delivery, "pacs", "s", 1, 10)
     assert claim is not None
-    assert ledger.write(lambda db: rows.claim_delivery(db, "pacs", "s", 2, 10)) is None
-    assert ledger.write(lambda db: rows.requeue_delivery(db, claim, 20, status=0xA700, code="peer", error="full"))
-    assert ledger.write(lambda db: rows.claim_delivery(db, "pacs", "s", 19, 30)) is None
-    again = ledger.write(lambda db: rows.claim_delivery(db, "pacs", "s", 20, 30))
-    assert again == rows.Claim(claim.id, 2)
-    assert not ledger.write(lambda db: rows.end_delivery(db, claim, 0, 21))
-    assert ledger.write(lambda db: rows.end_delivery(db, again, 0, 21))
-    other = ledger.write(lambda db: rows.claim_delivery(db, "other", "s", 1, 10))
+    assert ledger.write(deliveries.claim_delivery, "pacs", "s", 2, 10) is None
+    assert ledger.write(deliveries.requeue_delivery, claim, 20, status=0xA700, code="peer", error="full")
+    assert ledger.write(deliveries.claim_delivery, "pacs", "s", 19, 30) is None
+    again = ledger.write(deliveries.claim_delivery, "pacs", "s", 20, 30)
+    assert again == Claim(claim.id, 2)
+    assert not ledger.write(deliveries.end_delivery, claim, 0, 21)
+    assert ledger.write(deliveries.end_delivery, again, 0, 21)
+    other = ledger.write(deliveries.claim_delivery, "other", "s", 1, 10)
     assert other is not None
-    assert ledger.write(
-        lambda db: rows.requeue_delivery(db, other, None, status=0x0122, code="refused", error="no SEG")
-    )
+    assert ledger.write(deliveries.requeue_delivery, other, None, status=0x0122, code="refused", error="no SEG")
     assert table(ledger, "SELECT destination, state FROM delivery ORDER BY id") == [
         ("pacs", "stored"),
         ("other", "dead"),

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from gateway import moves, outbox_rows, rows, service
+from gateway.ledger import deliveries, events, jobs
 from gateway.retry import Fault
-from gateway.settings import Deliver
+from gateway.serve import supervisor
+from gateway.settings.model import Deliver
 from medseg.cli.app import app
 from medseg.dicom.phantom import write_series
 from medseg.errors import EmptyInput, MedsegError, UsageError
@@ -52,10 +53,8 @@ class Desk:
     def die(self, fault: Fault = Fault.NOT_ACCEPTED, peer: str = "pacs") -> None:
         """Every delivery to a peer is refused for good."""
         now, ledger = time.time() + 1e4, self.here.box.ledger
-        for out in ledger.write(lambda db: outbox_rows.claim_outgoing(db, peer, "sender", now, now + 30, 100)):
-            ledger.write(
-                lambda db, out=out: outbox_rows.fail(db, out, fault, now, Deliver(), 0.5, status=None, detail="no")
-            )  # type: ignore[misc]
+        for out in ledger.write(deliveries.claim_outgoing, peer, "sender", now, now + 30, 100):
+            ledger.write(deliveries.fail, out, fault, now, Deliver(), 0.5, status=None, detail="no")  # type: ignore[misc]
 
 
 @pytest.fixture
@@ -95,12 +94,12 @@ def test_a_failed_job_is_run_again_as_if_it_never_had(desk: Desk) -> None:
     with pytest.raises(UsageError, match="is not there"):
         desk.run("jobs", "retry", "9")
     claim = here.claim()
-    here.box.ledger.write(lambda db: rows.end_job(db, claim, "failed", time.time(), code="hung", error="", failed=2))
+    here.box.ledger.write(jobs.end_job, claim, "failed", time.time(), code="hung", error="", failed=2)
     desk.run("jobs", "retry", "1")
     (job,) = here.box.rows("job")
     assert (job.state, job.failures, job.tried_from, job.error_code) == ("queued", 0, None, None)
     claim = here.claim()
-    here.box.ledger.write(lambda db: rows.end_job(db, claim, "failed", time.time(), code="hung", error="", failed=1))
+    here.box.ledger.write(jobs.end_job, claim, "failed", time.time(), code="hung", error="", failed=1)
     here.take_in(series[6:])
     with pytest.raises(UsageError, match="another job"):
         desk.run("jobs", "retry", "1")
@@ -179,8 +178,8 @@ def test_a_bundle_that_is_not_there_is_told(desk: Desk, tmp_path: Path) -> None:
 
 def test_status_tells_of_settings_that_were_refused(desk: Desk) -> None:
     told = ["line 3: gateway.port: expected a port from 1 to 65535, found 0"]
-    desk.here.box.ledger.write(lambda db: moves.tell_settings(db, told, ["gateway.host"], time.time()))
-    desk.here.box.ledger.write(lambda db: moves.tell_doubts(db, ["rule ct: no bundle 'liver'"], time.time()))
+    desk.here.box.ledger.write(events.tell_settings, told, ["gateway.host"], time.time())
+    desk.here.box.ledger.write(events.tell_doubts, ["rule ct: no bundle 'liver'"], time.time())
     text = desk.run("status")
     assert told[0] in text and "gateway.host stays as it was until a restart" in text and "no bundle 'liver'" in text
     settings = desk.records("status")[0]["settings"]
@@ -189,7 +188,7 @@ def test_status_tells_of_settings_that_were_refused(desk: Desk) -> None:
 
 def test_what_the_command_line_says_outlives_a_reload(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     served: list[Any] = []
-    monkeypatch.setattr(service, "serve", lambda *arguments: served.extend(arguments))
+    monkeypatch.setattr(supervisor, "serve", lambda *arguments: served.extend(arguments))
     desk.config.write_text('[gateway]\nallow_callers = ["CT01"]\n')
     desk.run("serve", "--allow-any-caller")
     settings, reload = served

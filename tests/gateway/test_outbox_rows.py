@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway import outbox_rows, rows
-from gateway.outbox_rows import Outgoing
+from gateway.ledger import deliveries
+from gateway.ledger.deliveries import Outgoing
 from gateway.retry import Fault
-from gateway.settings import Deliver
+from gateway.settings.model import Deliver
 from tests.gateway.deliver.stage import Stage, staged
 from tests.peers.orthanc import free_port
 
@@ -25,7 +25,7 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
 
 def claim(stage: Stage, owner: str = "one", *, most: int = 9, lease_s: float = 100) -> tuple[Outgoing, ...]:
     now = stage.clock.now
-    return stage.ledger.write(lambda db: outbox_rows.claim_outgoing(db, "pacs", owner, now, now + lease_s, most))
+    return stage.ledger.write(deliveries.claim_outgoing, "pacs", owner, now, now + lease_s, most)
 
 
 def test_two_senders_share_nothing(stage: Stage) -> None:
@@ -43,7 +43,7 @@ def test_a_report_does_not_overtake_its_segmentation(stage: Stage) -> None:
     assert claim(stage, "two") == ()  # while another sends the segmentation
     now = stage.clock.now
     why = {"status": 0xA700, "detail": "full"}
-    assert stage.ledger.write(lambda db: outbox_rows.fail(db, seg, Fault.BUSY, now, DELIVER, 0.5, **why))
+    assert stage.ledger.write(deliveries.fail, seg, Fault.BUSY, now, DELIVER, 0.5, **why)
     assert claim(stage, "two") == ()  # while the segmentation waits
     stage.later(5)
     assert [out.kind for out in claim(stage, "two")] == ["seg", "sr"]
@@ -60,35 +60,35 @@ def test_a_lease_that_runs_out_is_taken_over_and_fences(stage: Stage) -> None:
     stage.result("seg")
     (late,) = claim(stage, "one", lease_s=10)
     stage.later(9)
-    assert stage.ledger.write(lambda db: rows.renew_delivery(db, late.claim, stage.clock.now + 10))
+    assert stage.ledger.write(deliveries.renew_delivery, late.claim, stage.clock.now + 10)
     stage.later(9)
     assert claim(stage, "two") == ()
     stage.later(2)
     assert stage.outbox.due() == {"pacs"}
     (taken,) = claim(stage, "two")
     now = stage.clock.now
-    assert not stage.ledger.write(lambda db: rows.renew_delivery(db, late.claim, now + 10))
-    assert not stage.ledger.write(lambda db: rows.release_delivery(db, late.claim))
-    assert not stage.ledger.write(lambda db: rows.end_delivery(db, late.claim, 0, now))
-    assert stage.ledger.write(lambda db: rows.end_delivery(db, taken.claim, 0, now))
+    assert not stage.ledger.write(deliveries.renew_delivery, late.claim, now + 10)
+    assert not stage.ledger.write(deliveries.release_delivery, late.claim)
+    assert not stage.ledger.write(deliveries.end_delivery, late.claim, 0, now)
+    assert stage.ledger.write(deliveries.end_delivery, taken.claim, 0, now)
 
 
 def test_who_asks_is_fenced_by_who_asks_later(stage: Stage) -> None:
     stage.result("seg")
     (out,) = claim(stage)
     now = stage.clock.now
-    stage.ledger.write(lambda db: rows.end_delivery(db, out.claim, 0, now))
+    stage.ledger.write(deliveries.end_delivery, out.claim, 0, now)
 
     def ask(at: float) -> tuple[Outgoing, ...]:
-        return stage.ledger.write(lambda db: outbox_rows.claim_unconfirmed(db, "pacs", at, at + 900, 9))
+        return stage.ledger.write(deliveries.claim_unconfirmed, "pacs", at, at + 900, 9)
 
     (first,) = ask(now)
     assert ask(now + 1) == ()
     (second,) = ask(now + 901)
     assert (first.asked, second.asked) == (1, 2)
-    assert not stage.ledger.write(lambda db: outbox_rows.confirm(db, first.claim, now + 902))
-    assert not stage.ledger.write(lambda db: outbox_rows.lose(db, first, now + 902, DELIVER, 0.5, "late"))
-    assert stage.ledger.write(lambda db: outbox_rows.confirm(db, second.claim, now + 902))
+    assert not stage.ledger.write(deliveries.confirm, first.claim, now + 902)
+    assert not stage.ledger.write(deliveries.lose, first, now + 902, DELIVER, 0.5, "late")
+    assert stage.ledger.write(deliveries.confirm, second.claim, now + 902)
     assert stage.states() == ["confirmed"]
 
 
@@ -97,9 +97,7 @@ def test_what_was_superseded_while_it_was_sent_is_not_sent_again(stage: Stage) -
     (out,) = claim(stage)
     stage.result("seg", predecessor=1)
     now = stage.clock.now
-    stage.ledger.write(
-        lambda db: outbox_rows.fail(db, out, Fault.BUSY, now, DELIVER, 0.5, status=0xA700, detail="full")
-    )
+    stage.ledger.write(deliveries.fail, out, Fault.BUSY, now, DELIVER, 0.5, status=0xA700, detail="full")
     assert len(claim(stage)) == 1
     assert stage.states() == ["cancelled", "sending"]
 
@@ -108,11 +106,9 @@ def test_all_dead_letters_are_retried_at_once(stage: Stage) -> None:
     stage.result("seg", "sr", to=["pacs", "gone"])
     now = stage.clock.now
     for out in claim(stage):
-        stage.ledger.write(
-            lambda db, out=out: outbox_rows.fail(db, out, Fault.REFUSED, now, DELIVER, 0.5, status=0xC000, detail="no")
-        )
-    letters = stage.ledger.write(lambda db: outbox_rows.deliveries(db, "dead"))
+        stage.ledger.write(deliveries.fail, out, Fault.REFUSED, now, DELIVER, 0.5, status=0xC000, detail="no")
+    letters = stage.ledger.write(deliveries.deliveries, "dead")
     assert [letter.status for letter in letters] == [0xC000, 0xC000]
-    assert stage.ledger.write(lambda db: outbox_rows.retry_dead(db, now)) == 2
-    assert stage.ledger.write(lambda db: outbox_rows.retry_dead(db, now)) == 0
+    assert stage.ledger.write(deliveries.retry_dead, now) == 2
+    assert stage.ledger.write(deliveries.retry_dead, now) == 0
     assert stage.states() == ["queued"] * 4

@@ -11,13 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom import Dataset
 
-from gateway import patients, rows, studies, summary
 from gateway.decide import settle
-from gateway.director import Director
-from gateway.patients import groups, key, letters
-from gateway.read import read_settings
+from gateway.ledger import jobs as jobs_rows
+from gateway.ledger import patients
+from gateway.ledger.patients import groups, key, letters
 from gateway.receive.comparison import Comparison
-from gateway.receive.header import identify
+from gateway.receive.identity import identify
+from gateway.serve.director import Director
+from gateway.settings.read import read_settings
+from gateway.show import studies, text
 from medseg.errors import UsageError
 from tests.gateway.receiving import encode, make_ct
 from tests.gateway.spooling import Clock, Inbox, inbox, phantom
@@ -155,7 +157,7 @@ def test_another_series_of_another_patient_stops_the_study(tmp_path: Path) -> No
         here.send(one)
         here.send(other)
         assert here.stopped() and here.states() == ["complete", "held"]
-        assert box.ledger.write(lambda db: rows.claim_job(db, "w", 1e12, 2e12)) is None
+        assert box.ledger.write(jobs_rows.claim_job, "w", 1e12, 2e12) is None
 
 
 @pytest.mark.parametrize(
@@ -197,12 +199,12 @@ def test_a_person_is_shown_letters_and_settles(tmp_path: Path) -> None:
             ("A", 4, "SENDER"),
             ("B", 2, "SENDER"),
         ]
-        lines = "\n".join(summary.lines(found))
+        lines = "\n".join(text.lines(found))
         assert "patient A: 4 images" in lines and "medseg studies" in lines and "SECRET" not in lines
         assert b"SECRET" not in (tmp_path / "ledger.db").read_bytes()
         with pytest.raises(UsageError, match="expected the letter of a patient, A or B"):
-            box.ledger.write(lambda db: settle.merge(db, study, "C", 1.0))
-        box.ledger.write(lambda db: settle.merge(db, study, "b", here.clock.wall_s))
+            box.ledger.write(settle.merge, study, "C", 1.0)
+        box.ledger.write(settle.merge, study, "b", here.clock.wall_s)
         here.settle_down()
         assert here.states() == ["complete"] and here.jobs() == ["cancelled", "queued"]
         third = _with(old[5], PatientID="SECRET-THIRD")

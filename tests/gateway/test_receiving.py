@@ -26,7 +26,7 @@ from pydicom.uid import (
 )
 from pynetdicom import _config
 
-from gateway.ledger import Ledger
+from gateway.ledger.ledger import Ledger
 from gateway.receive.reconcile import reconcile
 from gateway.receive.spool import Spool
 from tests.gateway.faults.report import report
@@ -138,8 +138,8 @@ RECEIVER = """
 import sys
 from pathlib import Path
 from gateway.dimse.scp import StorageScp
-from gateway.dimse.storing import Limits
-from gateway.ledger import Ledger
+from gateway.dimse.store import AssociationLimits
+from gateway.ledger.ledger import Ledger
 from gateway.receive.reconcile import reconcile
 from gateway.receive.spool import Spool, Watermark
 folder = Path(sys.argv[1])
@@ -147,7 +147,7 @@ with Ledger(f"sqlite:///{folder}/ledger.db") as ledger:
     spool = Spool(folder / "spool", ledger, Watermark(used_percent=100, free_bytes=0))
     found = reconcile(spool, ledger)
     assert not found.missing and not found.quarantined, found
-    limits = Limits(associations=100, per_caller=100)
+    limits = AssociationLimits(associations=100, per_caller=100)
     scp = StorageScp(spool, ae_titles=["MEDSEG"], host="127.0.0.1", port=0, callers=None, limits=limits)
     with scp:
         print(scp.port, flush=True)

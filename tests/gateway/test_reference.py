@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from gateway import reference
-from gateway.read import forms_of, read_settings
-from gateway.reference import Key, keys
-from gateway.settings import GROUPS, LISTS
-from gateway.when import KEYWORDS, SUBJECTS, VRS, form_of
+from gateway.cli import reference
+from gateway.cli.reference import Key, keys
+from gateway.settings.model import GROUPS, LISTS
+from gateway.settings.read import forms_of, read_settings
+from gateway.settings.when import KEYWORDS, SUBJECTS, VRS, form_of
 from medseg.cli.app import app
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "settings.md"

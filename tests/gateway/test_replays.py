@@ -13,13 +13,13 @@ from pydicom import Dataset
 from sqlalchemy import update
 from typer.testing import CliRunner
 
-from gateway import rows
-from gateway.director import Director
-from gateway.read import read_settings
+from gateway.ledger import jobs as jobs_rows
+from gateway.ledger.tables import series as series_table
 from gateway.receive import spool
-from gateway.settings import GatewaySettings
-from gateway.tables import series as series_table
-from gateway.troubles import patient_digest
+from gateway.serve.director import Director
+from gateway.settings.model import GatewaySettings
+from gateway.settings.read import read_settings
+from gateway.show.troubles import patient_digest
 from medseg.cli.app import app
 from medseg.errors import MedsegError, UsageError
 from tests.gateway.spooling import Clock, Inbox, inbox, phantom
@@ -54,9 +54,9 @@ def decided(box: Inbox, director: Director, clock: Clock) -> list[tuple[str, str
 def done(box: Inbox) -> None:
     """The job that waits is claimed and comes to nothing new."""
     now = time.time() + 1e6
-    claim = box.ledger.write(lambda db: rows.claim_job(db, "worker", now, now + 30))
+    claim = box.ledger.write(jobs_rows.claim_job, "worker", now, now + 30)
     assert claim is not None
-    box.ledger.write(lambda db: rows.end_job(db, claim, "done", now, code=None, error=None))
+    box.ledger.write(jobs_rows.end_job, claim, "done", now, code=None, error=None)
 
 
 def test_sent_again_a_series_that_no_rule_wanted_gets_the_rules_of_now(tmp_path: Path, clock: Clock) -> None:
@@ -129,9 +129,9 @@ def failing(box: Inbox, director: Director, clock: Clock, sent: list[Dataset]) -
     box.send(sent)
     decided(box, director, clock)
     now = time.time() + 1e6
-    claim = box.ledger.write(lambda db: rows.claim_job(db, "worker", now, now + 30))
+    claim = box.ledger.write(jobs_rows.claim_job, "worker", now, now + 30)
     assert claim is not None
-    box.ledger.write(lambda db: rows.end_job(db, claim, "failed", now, code="no_such_bundle", error="no such bundle"))
+    box.ledger.write(jobs_rows.end_job, claim, "failed", now, code="no_such_bundle", error="no such bundle")
 
 
 def test_by_hand_a_study_is_asked_anew_or_run_by_a_rule_or_a_bundle(tmp_path: Path, clock: Clock) -> None:

@@ -17,9 +17,9 @@ from gateway.retry import (
     DeadLetter,
     Effort,
     Fault,
+    GiveUp,
     Next,
     RetryAt,
-    Stop,
     decide,
     effort,
     job_fault,
@@ -27,7 +27,7 @@ from gateway.retry import (
     reject_fault,
     store_fault,
 )
-from gateway.settings import Deliver
+from gateway.settings.model import Deliver
 from medseg import errors
 
 DEFAULTS = Deliver()
@@ -140,7 +140,7 @@ def leaves(kind: type[errors.MedsegError]) -> set[type[errors.MedsegError]]:
 
 @pytest.mark.parametrize("kind", sorted(leaves(errors.InputError), key=lambda kind: kind.__name__))
 def test_input_errors_are_never_tried_again(kind: type[errors.InputError]) -> None:
-    assert isinstance(after(job_fault(kind.__new__(kind))), Stop)
+    assert isinstance(after(job_fault(kind.__new__(kind))), GiveUp)
 
 
 @pytest.mark.parametrize("kind", sorted(leaves(errors.BundleError) | leaves(errors.UsageError), key=str))
@@ -187,7 +187,7 @@ def test_a_drained_job_starts_again_however_long_the_gateway_was_down() -> None:
 
 
 def test_a_cancelled_job_stops() -> None:
-    assert after(Fault.CANCELLED) == Stop("the job is not wanted any more")
+    assert after(Fault.CANCELLED) == GiveUp("the job is not wanted any more")
 
 
 def test_every_error_of_medseg_and_every_fault_has_its_row() -> None:

@@ -14,14 +14,17 @@ from pathlib import Path
 
 import pytest
 
-from gateway import moves, rows, service
-from gateway.dimse.storing import Peer
+from gateway.dimse.store import AssociationInfo
 from gateway.heartbeat import Watched
-from gateway.live import Live
-from gateway.read import Reloaded
+from gateway.ledger import jobs, waits
+from gateway.ledger import series as series_rows
+from gateway.ledger.jobs import NewJob
 from gateway.receive.spool import Spool
-from gateway.service import Supervisor, locked, run
-from gateway.settings import GatewaySettings, Rule
+from gateway.serve import supervisor as service
+from gateway.serve.supervisor import Supervisor, locked, run
+from gateway.settings.current import Live
+from gateway.settings.model import GatewaySettings, Rule
+from gateway.settings.read import Reloaded
 from medseg.errors import UsageError
 from tests.gateway.receiving import NEVER_FULL
 from tests.gateway.running import free_port, wait_for
@@ -54,11 +57,11 @@ def run_job(box: Inbox) -> None:
     """A job in the hands of a worker."""
     series = phantom()
     box.send(series)
-    new = moves.NewJob(series[0].StudyInstanceUID, series[0].SeriesInstanceUID, 6, "", Rule().name, "on", "queued", 0)
+    new = NewJob(series[0].StudyInstanceUID, series[0].SeriesInstanceUID, 6, "", Rule().name, "on", "queued", 0)
     now = time.time()
-    assert box.ledger.write(lambda db: moves.complete_series(db, new.study_uid, new.series_uid, 6, "quiet", now))
-    box.ledger.write(lambda db: moves.make_job(db, new, now))
-    assert box.ledger.write(lambda db: rows.claim_job(db, "worker", now, now + 30))
+    assert box.ledger.write(series_rows.complete_series, new.study_uid, new.series_uid, 6, "quiet", now)
+    box.ledger.write(jobs.make_job, new, now)
+    assert box.ledger.write(jobs.claim_job, "worker", now, now + 30)
 
 
 def test_what_dies_is_reported_and_started_again_and_its_job_is_tried_again(
@@ -91,7 +94,9 @@ def test_associations_of_a_dead_receiver_are_lost_and_no_others(
 ) -> None:
     with inbox(tmp_path) as box, supervising(box, monkeypatch) as supervisor:
         peers = [box.open(), box.open()]
-        Spool(box.folder, box.ledger, NEVER_FULL, "receiver-2").opened(Peer("third", "CT01", "MEDSEG", "127.0.0.1"))
+        Spool(box.folder, box.ledger, NEVER_FULL, "receiver-2").opened(
+            AssociationInfo("third", "CT01", "MEDSEG", "127.0.0.1")
+        )
         assert [child.name for child in supervisor.children] == ["receiver", "receiver-2", "worker"]
         os.kill(supervisor.children[0].process.pid or 0, signal.SIGKILL)
 
@@ -124,7 +129,7 @@ def test_a_job_that_kills_its_workers_fails_in_the_end(tmp_path: Path) -> None:
         for _ in range(2):
             service._lose_jobs(settings_of(box), box.ledger, service.Fault.CRASHED)
             later = time.time() + 3600
-            assert box.ledger.write(lambda db, at=later: rows.claim_job(db, "worker", at, at + 30))
+            assert box.ledger.write(jobs.claim_job, "worker", later, later + 30)
         service._lose_jobs(settings_of(box), box.ledger, service.Fault.CRASHED)
         assert [(job.state, job.attempt) for job in box.rows("job")] == [("failed", 3)]
 
@@ -135,7 +140,7 @@ def test_a_job_is_not_blamed_for_restarts(tmp_path: Path) -> None:
         for _ in range(5):
             service._lose_jobs(settings_of(box), box.ledger, service.Fault.DRAINED)
             later = time.time() + 3600
-            assert box.ledger.write(lambda db, at=later: rows.claim_job(db, "worker", at, at + 30))
+            assert box.ledger.write(jobs.claim_job, "worker", later, later + 30)
         service._lose_jobs(settings_of(box), box.ledger, service.Fault.CRASHED)
         assert [(job.state, job.attempt, job.failures) for job in box.rows("job")] == [("queued", 6, 1)]
 
@@ -145,7 +150,7 @@ def test_nothing_waits_for_a_clock_that_was_set_back_while_nobody_looked(tmp_pat
         run_job(box)
         settings = settings_of(box)
         service.recover(settings, box.ledger)
-        box.ledger.write(lambda db: moves.shift_waits(db, 30 * 86400.0))
+        box.ledger.write(waits.shift_waits, 30 * 86400.0)
         service.recover(settings, box.ledger)
         (job,) = box.rows("job")
         assert job.state == "queued" and job.ready_at < time.time() + 1000

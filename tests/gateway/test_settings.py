@@ -12,24 +12,24 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from gateway.patterns import Exactly, Glob, Range
-from gateway.read import InvalidSettings, Problem, load_settings, read_settings, reload_settings
-from gateway.settings import (
+from gateway.settings.model import (
     AtCap,
     Caller,
-    Complete,
+    Completion,
     Deliver,
     GatewaySettings,
     Limits,
     Mode,
     Peer,
     Priority,
-    Result,
+    ResultForm,
     Retain,
     Rule,
     Select,
 )
-from gateway.when import Condition
+from gateway.settings.patterns import Exactly, Glob, Range
+from gateway.settings.read import InvalidSettings, Problem, load_settings, read_settings, reload_settings
+from gateway.settings.when import Condition
 from medseg.errors import UsageError
 
 # The file of DESIGN.md section 7.
@@ -136,7 +136,7 @@ def test_the_design_file_says_the_defaults() -> None:
 
 def test_every_key_of_the_groups_can_stand_in_a_file() -> None:
     written = tomllib.loads(DESIGN)
-    for group, kind in (("complete", Complete), ("limits", Limits), ("deliver", Deliver), ("retain", Retain)):
+    for group, kind in (("complete", Completion), ("limits", Limits), ("deliver", Deliver), ("retain", Retain)):
         assert set(written[group]) == {one.name for one in fields(kind)}
     everything = """
         [gateway]
@@ -159,7 +159,7 @@ def test_every_key_of_the_groups_can_stand_in_a_file() -> None:
         Rule(
             "first",
             select=Select.THINNEST,
-            results=(Result.SR,),
+            results=(ResultForm.SR,),
             priority=Priority.STAT,
             mode=Mode.SHADOW,
             at_cap=AtCap.INFER,
@@ -396,5 +396,5 @@ def test_what_is_no_range(form: Any) -> None:
 
 
 def test_the_results_a_rule_can_name_are_those_medseg_makes() -> None:
-    job = pytest.importorskip("medseg.job")
-    assert {str(one) for one in Result} == {str(one) for one in job.DICOM}
+    job = pytest.importorskip("medseg.job.run")
+    assert {str(one) for one in ResultForm} == {str(one) for one in job.DICOM}

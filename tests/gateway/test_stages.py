@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram
 from sqlalchemy import Connection
 
-from gateway import moves, outbox_rows, rows, tallies
 from gateway.keep.erase import erase
-from gateway.ledger import Ledger
-from gateway.moves import NewJob, NewObject, NewResult
-from gateway.rows import Claim
-from gateway.settings import Deliver
-from gateway.tallies import (
+from gateway.ledger import deliveries, instances, jobs, results, series, tallies
+from gateway.ledger.claims import Claim
+from gateway.ledger.jobs import NewJob
+from gateway.ledger.ledger import Ledger
+from gateway.ledger.results import NewObject, NewResult
+from gateway.ledger.tallies import (
     BOUNDS_S,
     DELIVERIES,
     INSTANCES,
@@ -29,6 +29,7 @@ from gateway.tallies import (
     STEP,
     Latency,
 )
+from gateway.settings.model import Deliver
 from gateway.web.metrics import histograms
 from tests.gateway.test_ledger import stored
 
@@ -50,16 +51,16 @@ def pass_through(db: Connection, at: float = 0.0) -> None:
     """A series of three images: received in 5 s, complete 3 s later, in the queue for 2 s, segmented in 20 s, delivered
     in 1 s, confirmed 9 s later."""
     for number, received_at in enumerate((100, 102, 105)):
-        rows.file_instance(db, stored(sop=f"1.{number}", series=SERIES, at=at + received_at))
-    rows.file_instance(db, stored(sop="1.2", series=SERIES, at=at + 105))
-    assert moves.complete_series(db, STUDY, SERIES, 3, "cap: a slice is missing", at + 108)
-    moves.make_job(db, NewJob(STUDY, SERIES, 3, "spleen", "rule", "on", "queued", 0.0), at + 108)
-    claim = rows.claim_job(db, "worker", at + 110, at + 140)
-    assert claim is not None and moves.finish_job(db, claim, RESULT, ["pacs"], at + 130)
-    out = outbox_rows.claim_outgoing(db, "pacs", "sender", at + 130, at + 200, 9)
+        instances.file_instance(db, stored(sop=f"1.{number}", series=SERIES, at=at + received_at))
+    instances.file_instance(db, stored(sop="1.2", series=SERIES, at=at + 105))
+    assert series.complete_series(db, STUDY, SERIES, 3, "cap: a slice is missing", at + 108)
+    jobs.make_job(db, NewJob(STUDY, SERIES, 3, "spleen", "rule", "on", "queued", 0.0), at + 108)
+    claim = jobs.claim_job(db, "worker", at + 110, at + 140)
+    assert claim is not None and results.finish_job(db, claim, RESULT, ["pacs"], at + 130)
+    out = deliveries.claim_outgoing(db, "pacs", "sender", at + 130, at + 200, 9)
     for one in out:
-        assert rows.end_delivery(db, one.claim, 0, at + 131)
-        assert outbox_rows.confirm(db, one.claim, at + 140)
+        assert deliveries.end_delivery(db, one.claim, 0, at + 131)
+        assert deliveries.confirm(db, one.claim, at + 140)
 
 
 def seconds(db: Connection, what: Latency) -> dict[str, tuple[float, float]]:
@@ -91,8 +92,8 @@ def test_every_stage_of_a_series_is_timed(ledger: Ledger) -> None:
 
 def test_a_purge_makes_nothing_smaller(ledger: Ledger) -> None:
     ledger.write(pass_through)
-    ledger.write(lambda db: erase(db, STUDY, 200.0))
-    ledger.write(lambda db: pass_through(db, 1000.0))
+    ledger.write(erase, STUDY, 200.0)
+    ledger.write(pass_through, 1000.0)
     with ledger.read() as db:
         assert seconds(db, STAGE)["receive"] == (2, 10.0)
         assert seconds(db, LAST_IMAGE_TO_SEG) == {"": (2, 52.0)}
@@ -114,10 +115,10 @@ def test_an_object_that_was_lost_and_sent_again_is_delivered_once(ledger: Ledger
 
     def lose(db: Connection) -> None:
         db.exec_driver_sql("UPDATE delivery SET state = 'stored', confirmed_at = NULL")
-        for out in outbox_rows.claim_unconfirmed(db, "pacs", 200.0, 300.0, 9):
-            assert outbox_rows.lose(db, out, 210.0, Deliver(), 0.5, "gone")
-        for out in outbox_rows.claim_outgoing(db, "pacs", "sender", 300.0, 400.0, 9):
-            rows.end_delivery(db, out.claim, 0, 301.0)
+        for out in deliveries.claim_unconfirmed(db, "pacs", 200.0, 300.0, 9):
+            assert deliveries.lose(db, out, 210.0, Deliver(), 0.5, "gone")
+        for out in deliveries.claim_outgoing(db, "pacs", "sender", 300.0, 400.0, 9):
+            deliveries.end_delivery(db, out.claim, 0, 301.0)
 
     ledger.write(lose)
     with ledger.read() as db:
@@ -129,13 +130,13 @@ def test_late_images_have_no_time_of_receiving_and_late_claims_do_not_count(ledg
     ledger.write(pass_through)
 
     def go_on(db: Connection) -> None:
-        rows.file_instance(db, stored(sop="1.9", series=SERIES, at=9000))
-        assert moves.complete_series(db, STUDY, SERIES, 4, "quiet", 9003)
-        moves.make_job(db, NewJob(STUDY, SERIES, 4, "spleen", "rule", "on", "queued", 0.0), 9003)
-        claim = rows.claim_job(db, "worker", 9004, 9014)
+        instances.file_instance(db, stored(sop="1.9", series=SERIES, at=9000))
+        assert series.complete_series(db, STUDY, SERIES, 4, "quiet", 9003)
+        jobs.make_job(db, NewJob(STUDY, SERIES, 4, "spleen", "rule", "on", "queued", 0.0), 9003)
+        claim = jobs.claim_job(db, "worker", 9004, 9014)
         assert claim is not None
-        assert rows.requeue_job(db, claim, 9005, code="crashed", error="it crashed")
-        assert not rows.end_job(db, Claim(claim.id, 0), "failed", 9006, code="hung", error="it hung")
+        assert jobs.requeue_job(db, claim, 9005, code="crashed", error="it crashed")
+        assert not jobs.end_job(db, Claim(claim.id, 0), "failed", 9006, code="hung", error="it hung")
 
     ledger.write(go_on)
     with ledger.read() as db:
@@ -148,19 +149,19 @@ def test_late_images_have_no_time_of_receiving_and_late_claims_do_not_count(ledg
 def test_a_job_that_followed_its_series_has_not_waited(ledger: Ledger) -> None:
     def follow(db: Connection, uid: str, claimed_at: float) -> None:
         new = NewJob(STUDY, uid, 0, "spleen", "rule", "on", "queued", 0.0)
-        rows.file_instance(db, stored(series=uid, at=100))
-        job_id = moves.begin_job(db, new, 101)
+        instances.file_instance(db, stored(series=uid, at=100))
+        job_id = jobs.begin_job(db, new, 101)
         if claimed_at < 108:
-            assert rows.claim_job(db, "worker", claimed_at, 200)
-        assert moves.complete_series(db, STUDY, uid, 1, "quiet", 108)
-        assert moves.make_job(db, replace(new, revision=1), 108) == job_id
+            assert jobs.claim_job(db, "worker", claimed_at, 200)
+        assert series.complete_series(db, STUDY, uid, 1, "quiet", 108)
+        assert jobs.make_job(db, replace(new, revision=1), 108) == job_id
         if claimed_at > 108:
-            assert rows.claim_job(db, "worker", claimed_at, 200)
+            assert jobs.claim_job(db, "worker", claimed_at, 200)
 
-    ledger.write(lambda db: follow(db, "3.1", 102))
+    ledger.write(follow, "3.1", 102)
     with ledger.read() as db:
         assert seconds(db, STAGE)["queue"] == (1, 0.0)
-    ledger.write(lambda db: follow(db, "3.2", 115))
+    ledger.write(follow, "3.2", 115)
     with ledger.read() as db:
         assert seconds(db, STAGE)["queue"] == (2, 7.0)
 

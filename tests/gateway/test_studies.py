@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection
 
-from gateway import advice, moves, rows, studies, summary, tallies
-from gateway.ledger import Ledger
+from gateway.ledger import events, instances, jobs, tallies
+from gateway.ledger import series as series_rows
+from gateway.ledger.jobs import NewJob
+from gateway.ledger.ledger import Ledger
 from gateway.retry import Fault
+from gateway.show import next_steps, studies, text
 from tests.gateway.test_ledger import stored
 from tests.gateway.test_stages import SERIES, STUDY, pass_through
 
@@ -40,7 +43,7 @@ def test_a_study_has_its_times_and_where_it_is(ledger: Ledger) -> None:
         ("seg", "confirmed", 1, 9),
         ("sr", "confirmed", 1, 9),
     ]
-    told = "\n".join(summary.lines(study))
+    told = "\n".join(text.lines(study))
     for said in (
         f"study {STUDY}",
         "infer 20.0 s",
@@ -53,8 +56,8 @@ def test_a_study_has_its_times_and_where_it_is(ledger: Ledger) -> None:
 
 def test_a_clock_that_was_set_back_gives_no_negative_time(ledger: Ledger) -> None:
     def back(db: Connection) -> None:
-        rows.file_instance(db, stored(series=SERIES, at=100))
-        moves.complete_series(db, STUDY, SERIES, 1, "quiet", 50)
+        instances.file_instance(db, stored(series=SERIES, at=100))
+        series_rows.complete_series(db, STUDY, SERIES, 1, "quiet", 50)
 
     ledger.write(back)
     with ledger.read() as db:
@@ -67,10 +70,10 @@ def test_an_image_that_is_sent_again_moves_no_time(ledger: Ledger) -> None:
     def pass_and_repeat(db: Connection) -> None:
         for at in (100, 104, 190):
             if at == 190:
-                moves.complete_series(db, STUDY, "1.9", 1, "quiet", 110)
-            rows.file_instance(db, stored(series="1.9", sop="1.9.1", at=at))
+                series_rows.complete_series(db, STUDY, "1.9", 1, "quiet", 110)
+            instances.file_instance(db, stored(series="1.9", sop="1.9.1", at=at))
         pass_through(db)
-        rows.file_instance(db, stored(series=SERIES, sop="1.1", at=5000))
+        instances.file_instance(db, stored(series=SERIES, sop="1.1", at=5000))
 
     ledger.write(pass_and_repeat)
     with ledger.read() as db:
@@ -89,17 +92,17 @@ def test_an_image_that_is_sent_again_moves_no_time(ledger: Ledger) -> None:
 
 def test_what_was_passed_over_says_why_until_there_is_a_job(ledger: Ledger) -> None:
     def pass_over(db: Connection) -> None:
-        rows.file_instance(db, stored(series=SERIES, at=100))
-        moves.complete_series(db, STUDY, SERIES, 1, "quiet", 101)
+        instances.file_instance(db, stored(series=SERIES, at=100))
+        series_rows.complete_series(db, STUDY, SERIES, 1, "quiet", 101)
         for why in ("an older reason", "no rule \x1b[2J"):
-            moves.tell(db, "series.passed_over", 101, STUDY, SERIES, {"why": why})
+            events.record(db, "series.passed_over", 101, {"why": why}, study_uid=STUDY, series_uid=SERIES)
 
     ledger.write(pass_over)
     with ledger.read() as db:
         (study,) = studies.latest(db, 1)
     assert study.series[0].passed_over == "no rule \x1b[2J"
-    assert all(line.isprintable() for line in summary.lines(study))  # it is shown on a terminal
-    ledger.write(lambda db: moves.make_job(db, moves.NewJob(STUDY, SERIES, 1, "", "rule", "on", "held", 0), 102))
+    assert all(line.isprintable() for line in text.lines(study))  # it is shown on a terminal
+    ledger.write(jobs.make_job, NewJob(STUDY, SERIES, 1, "", "rule", "on", "held", 0), 102)
     with ledger.read() as db:
         (series,) = studies.latest(db, 1)[0].series
     assert series.passed_over is None and "`medseg jobs release 1`" in series.jobs[0].next_step
@@ -107,28 +110,28 @@ def test_what_was_passed_over_says_why_until_there_is_a_job(ledger: Ledger) -> N
 
 def test_a_series_that_a_setting_would_let_in_names_that_setting(ledger: Ledger) -> None:
     def pass_over(db: Connection) -> None:
-        rows.file_instance(db, stored(series=SERIES, at=100))
-        moves.complete_series(db, STUDY, SERIES, 1, "quiet", 101)
+        instances.file_instance(db, stored(series=SERIES, at=100))
+        series_rows.complete_series(db, STUDY, SERIES, 1, "quiet", 101)
         detail = {"why": "series 1.3: no FrameOfReferenceUID", "code": "no_frame_of_reference"}
-        moves.tell(db, "series.passed_over", 101, STUDY, SERIES, detail)
+        events.record(db, "series.passed_over", 101, detail, study_uid=STUDY, series_uid=SERIES)
 
     ledger.write(pass_over)
     with ledger.read() as db:
         (study,) = studies.latest(db, 1)
     assert "assume_frame_of_reference = true" in study.series[0].next_step
-    assert "next step" in "\n".join(summary.lines(study))
+    assert "next step" in "\n".join(text.lines(study))
 
 
 def test_every_fault_of_a_delivery_has_its_advice_and_no_other() -> None:
     of_jobs = ("INPUT", "CANCELLED", "MISCONFIGURED", "OUT_OF_MEMORY", "DISK_FULL", "CRASHED", "HUNG", "UNVERIFIED")
     of_deliveries = {fault.name.lower() for fault in Fault} - {name.lower() for name in (*of_jobs, "DRAINED")}
-    assert of_deliveries == advice.DELIVERY_CODES.keys()
+    assert of_deliveries == next_steps.DELIVERY_CODES.keys()
 
 
 def test_the_document_has_every_key() -> None:
     section = DOCUMENT.read_text("utf-8").split("## `medseg status --json`")[1].split("\n## ")[0]
     records = {
-        "study": studies.Study, "series": studies.Series, "job": studies.Job, "result": studies.Result,
+        "study": studies.StudyView, "series": studies.SeriesView, "job": studies.JobView, "result": studies.ResultView,
         "delivery": studies.Delivery,
     }  # fmt: skip
     for name, record in records.items():

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.telemetry import EventCounts, JsonLines, Lines, said
+from gateway.logs import EventCounts, JsonLines, Lines, said
 from medseg.errors import GeometryRefused
 
 NAME = "Quork^Zyxwv"
@@ -92,8 +92,8 @@ def test_warnings_and_dying_threads_of_a_process_are_lines_too() -> None:
     program = f"""
 import threading, warnings
 from pydicom.uid import UID
-from gateway import telemetry
-telemetry.configure("receiver")
+from gateway import logs
+logs.configure("receiver")
 warnings.warn("The value {NAME} is not valid")
 UID("1..2")  # pydicom warns, as often as a peer names such a UID
 def die(): raise ValueError("{NAME}")

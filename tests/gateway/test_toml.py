@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from gateway.toml import NotToml, line_of, parse
+from gateway.settings.toml_lines import NotToml, line_of, parse
 
 ODD = '''\
 # [not.a.table]

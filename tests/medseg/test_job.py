@@ -25,9 +25,12 @@ from medseg.dicom.series import Series
 from medseg.dicom.slices import expand
 from medseg.dicom.sources import find_instances, instance_digest, to_series
 from medseg.errors import DoesNotFit, GeometryRefused, UndecodablePixels
-from medseg.inference.device import Engine
-from medseg.inference.segment import Settings
-from medseg.job import Format, Outcome, follow, plan, run
+from medseg.inference.engines.engine import Engine
+from medseg.inference.settings import Settings
+from medseg.job.folder import Format
+from medseg.job.follow import follow
+from medseg.job.plan import plan
+from medseg.job.run import Outcome, run
 from tests.medseg.bundle.zoo import spleen_like
 
 SETTINGS = Settings()

@@ -20,8 +20,10 @@ from medseg.dicom.geometry import classify
 from medseg.dicom.nifti import is_nifti, read_nifti
 from medseg.dicom.sources import find_instances
 from medseg.errors import MedsegError
-from medseg.inference.segment import Settings
-from medseg.job import Format, plan, plan_nifti, run
+from medseg.inference.settings import Settings
+from medseg.job.folder import Format
+from medseg.job.plan import plan, plan_nifti
+from medseg.job.run import run
 from tests.gateway.faults.report import report
 from tests.medseg.bundle import zoo
 from tests.medseg.mutations import KINDS, Input, mutated

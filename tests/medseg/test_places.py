@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medseg.places import result_folders
+from medseg.job.places import result_folders
 
 
 @pytest.fixture(autouse=True)

@@ -16,15 +16,15 @@ from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, EnhancedMRImageStorage
 
-from gateway.decide.conditions import Verdict, look
+from gateway.decide.conditions import RuleVerdict, look
 from gateway.decide.rules import SeriesFacts, choose, explain, keywords, series_facts
-from gateway.patterns import AGES, DATE_TIMES, DATES, TIMES
-from gateway.read import InvalidSettings, read_settings
-from gateway.settings import Rule
-from gateway.when import Either, Not, Term, conditions
+from gateway.settings.model import Rule
+from gateway.settings.patterns import AGES, DATE_TIMES, DATES, TIMES
+from gateway.settings.read import InvalidSettings, read_settings
+from gateway.settings.when import Either, Not, Term, conditions
 from tests.medseg.dicom.test_planes import turned
 
-HOLDS, FAILS, UNKNOWN, OPEN = Verdict.HOLDS, Verdict.FAILS, Verdict.UNKNOWN, Verdict.OPEN
+HOLDS, FAILS, UNKNOWN, OPEN = RuleVerdict.HOLDS, RuleVerdict.FAILS, RuleVerdict.UNKNOWN, RuleVerdict.OPEN
 
 
 def rules(when: str) -> tuple[Rule, ...]:
@@ -40,7 +40,7 @@ def facts(of: tuple[Rule, ...], slices: int | None = 30, **tags: Any) -> SeriesF
     return series_facts(made, of, calling_ae="CT01", called_ae="MEDSEG", slices=slices)
 
 
-def verdict(when: str, slices: int | None = 30, **tags: Any) -> Verdict:
+def verdict(when: str, slices: int | None = 30, **tags: Any) -> RuleVerdict:
     made = rules(when)
     return explain(facts(made, slices, **tags), made).decisions[0].verdict
 
@@ -270,7 +270,7 @@ def test_real_planes(shared_data: Path) -> None:
         ('not = { StudyDate = ">=2026" }', {"StudyDate": "2O260102"}, UNKNOWN),
     ],
 )
-def test_not_and_any(when: str, tags: dict[str, Any], expected: Verdict) -> None:
+def test_not_and_any(when: str, tags: dict[str, Any], expected: RuleVerdict) -> None:
     assert verdict(when, **tags) is expected
     made = rules(when)
     assert (choose(facts(made, **tags), made) is not None) is (expected is HOLDS)

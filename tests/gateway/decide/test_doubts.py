@@ -12,12 +12,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from gateway.decide import conditions
-from gateway.decide.conditions import Verdict
+from gateway.decide.conditions import RuleVerdict
 from gateway.decide.doubts import Doubt, doubts, loading
 from gateway.decide.rules import SeriesFacts
-from gateway.read import read_settings
-from gateway.settings import GatewaySettings, Rule
-from gateway.when import Condition, Either, Not, Term, form_of
+from gateway.settings.model import GatewaySettings, Rule
+from gateway.settings.read import read_settings
+from gateway.settings.when import Condition, Either, Not, Term, form_of
 from medseg.bundle.load import load_bundle
 from tests.medseg.bundle.zoo import spleen_like
 
@@ -237,7 +237,7 @@ SERIES = [
 
 
 def matches(rule: Rule, facts: SeriesFacts) -> bool:
-    return conditions.together(conditions.look(rule.when, facts)) is Verdict.HOLDS
+    return conditions.together(conditions.look(rule.when, facts)) is RuleVerdict.HOLDS
 
 
 @hypothesis_settings(deadline=None, max_examples=150)

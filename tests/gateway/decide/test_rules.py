@@ -21,7 +21,7 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
-from gateway.decide.conditions import Verdict
+from gateway.decide.conditions import RuleVerdict
 from gateway.decide.rules import (
     Explanation,
     SeriesFacts,
@@ -32,8 +32,8 @@ from gateway.decide.rules import (
     keywords,
     series_facts,
 )
-from gateway.read import read_settings
-from gateway.settings import GatewaySettings, Peer, Priority, Rule
+from gateway.settings.model import GatewaySettings, Peer, Priority, Rule
+from gateway.settings.read import read_settings
 from medseg.dicom.classes import IMAGES, OUR_MANUFACTURER
 
 FOLDER = Path("/etc/medseg")
@@ -142,7 +142,7 @@ def test_a_series_still_arriving_is_chosen_for_provisionally() -> None:
     made = rules('slices = ">=20"', "")
     arriving = explain(facts(made, slices=None), made)
     assert arriving.chosen is not None
-    assert (arriving.chosen.rule.name, arriving.chosen.verdict) == ("a", Verdict.OPEN)
+    assert (arriving.chosen.rule.name, arriving.chosen.verdict) == ("a", RuleVerdict.OPEN)
     assert name(made, slices=19) == "b"
     assert name(made, slices=20) == "a"
 
@@ -190,7 +190,7 @@ def test_an_image_that_medseg_had_a_part_in_is_not_segmented() -> None:
 
 
 def test_the_mark_is_the_one_that_results_carry() -> None:
-    modules = pytest.importorskip("medseg.results.modules")
+    modules = pytest.importorskip("medseg.results.provenance")
     assert modules.MANUFACTURER.casefold() == OUR_MANUFACTURER
 
 

@@ -8,7 +8,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from gateway.decide.selection import Candidate, select
-from gateway.settings import Select
+from gateway.settings.model import Select
 
 THICK = Candidate("1.3", slices=60, thickness_mm=5.0, number=3)
 THIN = Candidate("1.2", slices=300, thickness_mm=1.0, number=4)

@@ -23,16 +23,16 @@ from pynetdicom.sop_class import (
 )
 from sqlalchemy import insert, text
 
-from gateway import tables
 from gateway.deliver.outbox import Outbox
-from gateway.dimse.scu import Timeouts
-from gateway.ledger import Ledger
-from gateway.settings import Deliver, Gateway, GatewaySettings, Peer
+from gateway.dimse.scu import RequestorTimeouts
+from gateway.ledger import tables
+from gateway.ledger.ledger import Ledger
+from gateway.settings.model import Deliver, Gateway, GatewaySettings, Peer
 from tests.gateway.receiving import CAREFUL, make_ct, write_file
 
 SEG, SR = str(SegmentationStorage), str(Comprehensive3DSRStorage)
 COMMIT, FIND = StorageCommitmentPushModel, StudyRootQueryRetrieveInformationModelFind
-QUICK = Timeouts(connect_s=5, acse_s=5, dimse_s=10, report_s=10)
+QUICK = RequestorTimeouts(connect_s=5, acse_s=5, dimse_s=10, report_s=10)
 
 
 @dataclass

@@ -11,10 +11,11 @@ from pynetdicom import AE
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.sop_class import StorageCommitmentPushModelInstance, Verification
 
-from gateway import advice, outbox_rows
 from gateway.dimse.commitment import CommitmentReport
-from gateway.outbox_rows import LAST_ASK
+from gateway.ledger import deliveries
+from gateway.ledger.deliveries import LAST_ASK
 from gateway.retry import MOST_COPIES
+from gateway.show import next_steps
 from tests.gateway.deliver.stage import COMMIT, FIND, QUICK, SEG, SR, FakePacs, Stage, serving, staged
 from tests.gateway.receiving import CAREFUL, receiving, until
 
@@ -93,8 +94,8 @@ def test_a_peer_that_always_loses_gets_three_copies(stage: Stage, pacs: FakePacs
     assert (row.error_code, row.copies) == ("lost", MOST_COPIES)
     assert row.error.startswith("the peer said that it stored the object, and does not know it when asked (3 attempts)")
     assert f"({reason:04X}H)" in row.error
-    assert "UIDs of its own" in advice.for_delivery(row)
-    stage.ledger.write(lambda db: outbox_rows.retry_dead(db, stage.clock.now))
+    assert "UIDs of its own" in next_steps.for_delivery(row)
+    stage.ledger.write(deliveries.retry_dead, stage.clock.now)
     until_nothing_is_due(stage)
     assert (stage.states(), len(pacs.uids())) == (["dead"], MOST_COPIES + 1)
 
@@ -155,7 +156,7 @@ def test_a_report_of_something_else_or_of_a_part_moves_nothing_else(stage: Stage
     facts = (stage.clock.now, stage.settings.deliver, 0.5)
 
     def reported(*committed: str) -> int:
-        return stage.ledger.write(lambda db: outbox_rows.take_report(db, transaction, committed, {}, *facts))
+        return stage.ledger.write(deliveries.take_report, transaction, committed, {}, *facts)
 
     assert [reported("1.2.3"), reported(sr, "1.2.3"), reported(sr)] == [0, 1, 0]
     assert stage.states() == ["stored", "confirmed"]
@@ -173,7 +174,7 @@ def test_a_late_report_on_another_association_confirms_once(tmp_path: Path, stag
 
     def reported(report: CommitmentReport) -> None:
         facts = (report.transaction_uid, report.committed, report.failed, stage.clock.now)
-        moved.append(stage.ledger.write(lambda db: outbox_rows.take_report(db, *facts, stage.settings.deliver, 0.5)))
+        moved.append(stage.ledger.write(deliveries.take_report, *facts, stage.settings.deliver, 0.5))
 
     (tmp_path / "receiver").mkdir()
     with receiving(tmp_path / "receiver", reported=reported) as receiver:

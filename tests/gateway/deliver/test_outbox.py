@@ -16,10 +16,11 @@ from pydicom import dcmread
 from pydicom.uid import UID
 from pynetdicom.sop_class import Verification
 
-from gateway import ledger, outbox_rows, rows
 from gateway.deliver import outbox
 from gateway.deliver.outbox import MOST
-from gateway.live import Live
+from gateway.ledger import deliveries, ledger
+from gateway.ledger.deliveries import LAST_ASK
+from gateway.settings.current import Live
 from tests.gateway.deliver.stage import SEG, SR, FakePacs, Stage, serving, staged
 from tests.gateway.receiving import data_set_of, until
 from tests.peers.orthanc import free_port
@@ -124,7 +125,7 @@ def test_rejected_associations(
     assert (stage.rows()[seg].state, stage.rows()[seg].error_code) == (state, code)
     pacs.reject = None
     if state == "dead":
-        assert stage.ledger.write(lambda db: outbox_rows.retry_dead(db, stage.clock.now)) == 1
+        assert stage.ledger.write(deliveries.retry_dead, stage.clock.now) == 1
     stage.later(5)
     stage.outbox.serve("pacs")
     assert stage.states() == ["stored"]
@@ -158,12 +159,12 @@ def test_a_peer_that_stays_away_is_given_up_and_retried_by_hand(tmp_path: Path) 
         stage.outbox.serve("pacs")
         stage.later(86400)
         stage.outbox.serve("pacs")
-        (letter,) = stage.ledger.write(lambda db: outbox_rows.deliveries(db, "dead"))
+        (letter,) = stage.ledger.write(deliveries.deliveries, "dead")
         assert (letter.destination, letter.kind, letter.sop_instance_uid) == ("pacs", "seg", seg)
         assert "given up after 2 attempts in 24.0 h" in letter.error
         assert stage.outbox.due() == frozenset()
-        assert stage.ledger.write(lambda db: outbox_rows.retry_dead(db, stage.clock.now, letter.id + 1)) == 0
-        assert stage.ledger.write(lambda db: outbox_rows.retry_dead(db, stage.clock.now, letter.id)) == 1
+        assert stage.ledger.write(deliveries.retry_dead, stage.clock.now, letter.id + 1) == 0
+        assert stage.ledger.write(deliveries.retry_dead, stage.clock.now, letter.id) == 1
         stage.outbox.serve("pacs")  # still away: patience begins anew
         assert (stage.rows()[seg].state, stage.rows()[seg].ready_at) == ("queued", stage.clock.now + 5)
         with serving(pacs):
@@ -207,7 +208,7 @@ def test_a_name_that_is_no_peer_is_a_dead_letter(stage: Stage) -> None:
     stage.result("seg", to=["gone"])
     assert stage.outbox.due() == {"gone"}
     stage.outbox.serve("gone")
-    (letter,) = stage.ledger.write(lambda db: outbox_rows.deliveries(db, "dead"))
+    (letter,) = stage.ledger.write(deliveries.deliveries, "dead")
     assert letter.error_code == "no_peer" and "gone" in letter.error
 
 
@@ -221,7 +222,7 @@ def test_a_peer_that_left_the_settings_is_believed(
     assert stage.outbox.due() == {"pacs"}
     stage.outbox.serve("pacs")
     for row in stage.rows().values():  # as retention wants it
-        assert (row.state, row.asked) == ("stored", outbox_rows.LAST_ASK) and row.ready_at <= stage.clock.now
+        assert (row.state, row.asked) == ("stored", LAST_ASK) and row.ready_at <= stage.clock.now
     assert stage.outbox.due() == frozenset()
     assert [record.event for record in caplog.records if "not confirmed" in record.message] == ["delivery.believed"]  # type: ignore[attr-defined]
     assert pacs.associations == 1
@@ -238,14 +239,12 @@ def test_a_superseded_result_that_was_not_sent_is_not_sent(stage: Stage, pacs: F
 def test_a_sender_that_died_is_followed_by_the_next(stage: Stage, pacs: FakePacs) -> None:
     (seg,) = stage.result("seg")
     now = stage.clock.now
-    (dead,) = stage.ledger.write(
-        lambda db: outbox_rows.claim_outgoing(db, "pacs", stage.outbox._owner, now, now + 500, 9)
-    )
+    (dead,) = stage.ledger.write(deliveries.claim_outgoing, "pacs", stage.outbox._owner, now, now + 500, 9)
     assert stage.outbox.due() == frozenset()
     assert stage.outbox.recover() == 1
     stage.outbox.serve("pacs")
     assert stage.states() == ["stored"]
-    assert not stage.ledger.write(lambda db: rows.end_delivery(db, dead.claim, 0, now))  # too late: fenced
+    assert not stage.ledger.write(deliveries.end_delivery, dead.claim, 0, now)  # too late: fenced
     assert pacs.uids() == [seg]
 
 
@@ -387,5 +386,5 @@ def test_a_reload_while_it_runs_brings_the_peer_that_was_missing(tmp_path: Path,
 
 def _retried(stage: Stage) -> bool:
     """Send what is dead again, until it is stored: the sender takes other settings between two looks."""
-    stage.ledger.write(lambda db: outbox_rows.retry_dead(db, stage.clock.now))
+    stage.ledger.write(deliveries.retry_dead, stage.clock.now)
     return stage.states() == ["stored"]

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from pydicom import dcmread
 
-from gateway import outbox_rows
 from gateway.dimse import scu
 from gateway.dimse.commitment import CommitmentReport
 from gateway.dimse.scu import Destination
+from gateway.ledger import deliveries
 from medseg.results.report import write_report
 from medseg.results.seg import SegWriter
 from tests.gateway.deliver.stage import QUICK, Stage, staged
@@ -108,7 +108,7 @@ def pacs(tmp_path: Path) -> Iterator[tuple[Stage, dict[str, Any]]]:
 
     def reported(report: CommitmentReport) -> None:
         facts = (report.transaction_uid, report.committed, report.failed, stage.clock.now)
-        moved.append(stage.ledger.write(lambda db: outbox_rows.take_report(db, *facts, stage.settings.deliver, 0.5)))
+        moved.append(stage.ledger.write(deliveries.take_report, *facts, stage.settings.deliver, 0.5))
 
     (tmp_path / "receiver").mkdir()
     with receiving(tmp_path / "receiver", reported=reported) as receiver:

@@ -19,8 +19,8 @@ from pynetdicom.dimse_messages import N_EVENT_REPORT_RQ, DIMSEMessage
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 
 from gateway.dimse.command import elements, p_data
-from gateway.dimse.commitment import CommitmentReport, CommitmentRequest, CommitmentResult, Reference
-from gateway.ledger import LedgerUnavailable
+from gateway.dimse.commitment import CommitmentReport, CommitmentRequest, CommitmentResult, ObjectReference
+from gateway.ledger.ledger import LedgerUnavailable
 from tests.gateway.receiving import (
     CAREFUL,
     CT,
@@ -37,7 +37,7 @@ from tests.gateway.receiving import (
 )
 
 PUSH, INSTANCE = str(StorageCommitmentPushModel), str(StorageCommitmentPushModelInstance)
-RESULT = CommitmentResult("1.2.3", {Reference(CT, "1.2.4"): None, Reference(CT, "1.2.5"): 0x0112})
+RESULT = CommitmentResult("1.2.3", {ObjectReference(CT, "1.2.4"): None, ObjectReference(CT, "1.2.5"): 0x0112})
 
 
 def request(**changes: Any) -> Dataset:
@@ -84,7 +84,7 @@ def test_what_may_be_asked(tmp_path: Path, asked: Dataset, action: int, instance
         assoc.release()
         assert answer.Status == status
         assert [(one.peer.calling_ae, one.objects) for one in taken] == (
-            [("SENDER", (Reference(CT, "1.2.4"),))] if status == 0 else []
+            [("SENDER", (ObjectReference(CT, "1.2.4"),))] if status == 0 else []
         )
 
 

@@ -18,8 +18,8 @@ from pydicom.uid import ExplicitVRLittleEndian
 from gateway.dimse import negotiation
 from gateway.dimse.door import LONGEST_REQUEST, WAITING
 from gateway.dimse.noise import LINES
-from gateway.dimse.scp import Timeouts
-from gateway.dimse.storing import Refusal, Refused
+from gateway.dimse.scp import AcceptorTimeouts
+from gateway.dimse.store import RefusedCaller, StoreRefusal
 from tests.gateway.dimse.test_negotiation import APPLICATION, PROPOSED, context, item, pdu, user
 from tests.gateway.receiving import (
     CT,
@@ -181,7 +181,7 @@ NOISE: dict[str, tuple[bytes, str]] = {
 @pytest.mark.parametrize("name", NOISE)
 def test_noise_ends_at_once_with_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str) -> None:
     payload, word = NOISE[name]
-    refusals: list[Refusal] = []
+    refusals: list[StoreRefusal] = []
     with receiving(tmp_path, noted=refusals.append) as running:
         caplog.clear()
         caplog.set_level(logging.INFO)
@@ -195,7 +195,7 @@ def test_noise_ends_at_once_with_one_line(tmp_path: Path, caplog: pytest.LogCapt
         assert word in line.getMessage()
         assert "Doe" not in line.getMessage()
     (refusal,) = refusals
-    assert (refusal.what, refusal.host, refusal.count) == (Refused.CONNECTION, "127.0.0.1", 1)
+    assert (refusal.what, refusal.host, refusal.count) == (RefusedCaller.CONNECTION, "127.0.0.1", 1)
     assert word in refusal.reason
 
 
@@ -221,7 +221,7 @@ def test_nobody_gets_more_than_so_many_bytes(receiver: Receiver) -> None:
 @pytest.mark.parametrize("sent", [b"", b"\1", associate_request()[:-1]])
 def test_nobody_gets_more_than_the_acse_timeout(tmp_path: Path, caplog: pytest.LogCaptureFixture, sent: bytes) -> None:
     """However slowly a peer goes on, byte by byte."""
-    with receiving(tmp_path, timeouts=Timeouts(acse_s=0.4)) as running, RawPeer(running.scp.port) as peer:
+    with receiving(tmp_path, timeouts=AcceptorTimeouts(acse_s=0.4)) as running, RawPeer(running.scp.port) as peer:
         began_s = time.monotonic()
         peer.send(sent)
         peer.socket.setblocking(False)
@@ -256,7 +256,7 @@ def test_a_look_at_the_port_is_worth_no_line(tmp_path: Path, caplog: pytest.LogC
 
 
 def test_repeated_noise_is_told_together_and_hinders_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    refusals: list[Refusal] = []
+    refusals: list[StoreRefusal] = []
     with receiving(tmp_path, noted=refusals.append) as running:
         for number in range(40):
             with RawPeer(running.scp.port) as peer:
@@ -271,7 +271,7 @@ def test_repeated_noise_is_told_together_and_hinders_nobody(tmp_path: Path, capl
 
 def test_those_who_wait_longest_make_room(tmp_path: Path) -> None:
     """Slow peers hold as many places as there are, and who asks at once comes in all the same."""
-    with receiving(tmp_path, timeouts=Timeouts(acse_s=60)) as running:
+    with receiving(tmp_path, timeouts=AcceptorTimeouts(acse_s=60)) as running:
         slow = []
         for number in range(WAITING + 20):
             slow.append(RawPeer(running.scp.port))

@@ -13,12 +13,12 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from gateway.dimse import negotiation, scu
 from gateway.dimse.command import p_data
-from gateway.dimse.scu import Destination, Miss, NoAssociation, Proposal, Timeouts
+from gateway.dimse.scu import Destination, Miss, NoAssociation, Proposal, RequestorTimeouts
 from tests.gateway.dimse.test_negotiation import APPLICATION, answer, item, pdu, user
 from tests.gateway.receiving import element, padded
 
 VERIFY, EXPLICIT = scu.VERIFY, str(ExplicitVRLittleEndian)
-QUICK = Timeouts(connect_s=5, acse_s=5, dimse_s=5)
+QUICK = RequestorTimeouts(connect_s=5, acse_s=5, dimse_s=5)
 
 
 def echo_response(*, disordered: bool) -> bytes:
@@ -63,7 +63,7 @@ def acceptor(reply: bytes, echo: bytes = b"") -> Iterator[int]:
         serving.join(10)
 
 
-def called(port: int, timeouts: Timeouts = QUICK) -> int | None:
+def called(port: int, timeouts: RequestorTimeouts = QUICK) -> int | None:
     with scu.associate(Destination("PACS", "127.0.0.1", port), [Proposal(VERIFY, (EXPLICIT,))], timeouts) as link:
         return link.echo()
 
@@ -115,7 +115,7 @@ def test_answers_that_leave_no_doubt_are_acceptances(items: list[bytes], disorde
 )
 def test_other_answers_are_told_in_words(reply: bytes | tuple[int, int, int], miss: Miss, words: str) -> None:
     said = reply if isinstance(reply, bytes) else struct.pack(">BxIxBBB", 3, 4, *reply)
-    timeouts = Timeouts(connect_s=5, acse_s=1, dimse_s=5)
+    timeouts = RequestorTimeouts(connect_s=5, acse_s=1, dimse_s=5)
     with acceptor(said) as port, pytest.raises(NoAssociation) as caught:
         called(port, timeouts)
     assert caught.value.miss is miss

@@ -17,7 +17,7 @@ from gateway.dimse.negotiation import (
     REFUSED,
     SAFE_LENGTH,
     MalformedPdu,
-    Role,
+    RoleSelection,
     abort,
     ae_title,
     read_abort,
@@ -150,7 +150,7 @@ def test_roles() -> None:
 
     broken = [item(0x54, b"\xff\xff1.2\1\1"), role("1.2.3", 1), role("", 1, 1)]
     read = read_request(pdu(APPLICATION, PROPOSED, user(role(CT, 0, 1), role(CT, 1, 0), role(MR, 2, 1), *broken)))
-    assert set(read.user.roles) == {Role(CT, False, True), Role(MR, False, True)}
+    assert set(read.user.roles) == {RoleSelection(CT, False, True), RoleSelection(MR, False, True)}
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from pydicom.uid import SegmentationStorage, generate_uid
 from pynetdicom.dimse_messages import N_ACTION_RSP, N_EVENT_REPORT_RQ, DIMSEMessage
 
 from gateway.dimse import scu
-from gateway.dimse.commitment import COMMIT, Reference
-from gateway.dimse.pacs import NO_SUCH_OBJECT_INSTANCE, SmallPacs
-from gateway.dimse.scu import Destination, Proposal, Timeouts
+from gateway.dimse.commitment import COMMIT, ObjectReference
+from gateway.dimse.demo_pacs import NO_SUCH_OBJECT_INSTANCE, SmallPacs
+from gateway.dimse.scu import Destination, Proposal, RequestorTimeouts
 from tests.gateway.receiving import STORESCU, data_set_of, make_ct, write_file
 from tests.peers import missing
 
@@ -36,9 +36,9 @@ def test_it_commits_to_what_it_keeps_and_to_nothing_else(tmp_path: Path) -> None
     other = str(generate_uid())
     with SmallPacs(tmp_path / "kept", "PACS") as pacs:
         to = Destination("PACS", "127.0.0.1", pacs.port)
-        with scu.associate(to, [file.proposal(), Proposal(COMMIT)], Timeouts(report_s=30)) as link:
+        with scu.associate(to, [file.proposal(), Proposal(COMMIT)], RequestorTimeouts(report_s=30)) as link:
             assert link.store(file).status == 0x0000
-            asked = [Reference(SEG, file.sop_instance_uid), Reference(SEG, other)]
+            asked = [ObjectReference(SEG, file.sop_instance_uid), ObjectReference(SEG, other)]
             report = link.commit("1.2.3", asked).report
         assert report is not None and report.transaction_uid == "1.2.3"
         assert report.committed == {file.sop_instance_uid} == pacs.received().keys()
@@ -64,8 +64,8 @@ def test_its_report_never_comes_before_the_end_of_its_answer(tmp_path: Path, mon
     monkeypatch.setattr(DIMSEMessage, "encode_msg", held_up)
     with SmallPacs(tmp_path, "PACS") as pacs:
         to = Destination("PACS", "127.0.0.1", pacs.port)
-        with scu.associate(to, [Proposal(COMMIT)], Timeouts(report_s=30)) as link:
-            report = link.commit("1.2.3", [Reference(SEG, "1.2.4")]).report
+        with scu.associate(to, [Proposal(COMMIT)], RequestorTimeouts(report_s=30)) as link:
+            report = link.commit("1.2.3", [ObjectReference(SEG, "1.2.4")]).report
     assert report is not None and report.failed == {"1.2.4": NO_SUCH_OBJECT_INSTANCE}
 
 

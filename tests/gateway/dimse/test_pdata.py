@@ -14,8 +14,8 @@ from pynetdicom.dimse_messages import C_STORE_RSP, DIMSEMessage
 from pynetdicom.pdu import P_DATA_TF
 
 from gateway.dimse.command import StoreCommand, elements, p_data
-from gateway.dimse.pdata import Context, Fed, Outcome, ProtocolError, Transfer
-from gateway.status import Status, StoreRefused
+from gateway.dimse.pdata import Context, Fed, ProtocolError, StoreOutcome, Transfer
+from gateway.dimse.status import Status, StoreRefused
 from tests.gateway.receiving import CT, element, pdu, pdv, store_message, store_request
 
 MR = "1.2.840.10008.5.1.4.1.1.4"
@@ -74,9 +74,9 @@ class Peer:
             held, rest = held + rest[:size], rest[size:]
             fed = self.transfer.feed(memoryview(held))
             held = held[fed.consumed :]
-            if fed.outcome is Outcome.ANSWER:
+            if fed.outcome is StoreOutcome.ANSWER:
                 self.answers.append(fed.data)
-            elif fed.outcome is Outcome.OTHER or not rest:
+            elif fed.outcome is StoreOutcome.OTHER or not rest:
                 return fed, held + rest
 
     @property
@@ -105,7 +105,7 @@ def decoded(answer: bytes) -> DIMSEMessage:
 def test_bytes_arrive_as_sent_however_they_are_cut(data: bytes, fragment: int, pieces: list[int]) -> None:
     peer = Peer()
     fed, left = peer.feed(store_message(CT, "1.2.3", data, fragment=fragment) * 2, pieces)
-    assert fed.outcome is Outcome.MORE
+    assert fed.outcome is StoreOutcome.MORE
     assert not left
     assert [(bytes(taken.data), taken.state) for taken in peer.taken] == [(data, "finished")] * 2
     assert peer.statuses == [0, 0]
@@ -161,7 +161,7 @@ def test_another_service_is_handed_over_whole(split: int) -> None:
     after = pdv(1, 2, b"its data set")
     peer = Peer()
     fed, left = peer.feed(pdu(pdv(1, 1, echo[:split]), pdv(1, 3, echo[split:]), after))
-    assert fed.outcome is Outcome.OTHER
+    assert fed.outcome is StoreOutcome.OTHER
     assert peer.transfer.between_messages
     assert fed.data + left == p_data(1, echo, 0) + pdu(after)
 
@@ -171,7 +171,7 @@ def test_another_pdu_is_left_alone(kind: int) -> None:
     peer = Peer()
     release = struct.pack(">BxIxxxx", kind, 4)
     fed, left = peer.feed(store_message(CT, "1.2.3", b"data") + release)
-    assert (fed.outcome, fed.data, left) == (Outcome.OTHER, b"", release)
+    assert (fed.outcome, fed.data, left) == (StoreOutcome.OTHER, b"", release)
 
 
 COMMAND = store_request(CT, "1.2.3")

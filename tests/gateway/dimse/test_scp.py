@@ -24,8 +24,8 @@ from pydicom.uid import (
 )
 
 from gateway.dimse.contexts import TRANSFER_SYNTAXES
-from gateway.dimse.scp import Timeouts
-from gateway.dimse.storing import Limits
+from gateway.dimse.scp import AcceptorTimeouts
+from gateway.dimse.store import AssociationLimits
 from gateway.receive.spool import Watermark
 from tests.gateway.faults.report import report
 from tests.gateway.receiving import (
@@ -98,7 +98,7 @@ def test_who_is_unknown_is_rejected_for_good(
 
 
 def test_limits_are_transient_and_end_with_the_crowd(tmp_path: Path) -> None:
-    with receiving(tmp_path, limits=Limits(associations=3, per_caller=2)) as receiver:
+    with receiving(tmp_path, limits=AssociationLimits(associations=3, per_caller=2)) as receiver:
         port = receiver.scp.port
         greedy = [RawPeer(port, associate_request(calling="GREEDY")) for _ in range(2)]
         assert [peer.answer_type for peer in greedy] == [2, 2]
@@ -223,7 +223,7 @@ def test_interleaved_contexts_are_aborted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sent", [0, 3, 30])
 def test_a_silent_peer_is_let_go(tmp_path: Path, sent: int) -> None:
-    timeouts = Timeouts(acse_s=0.5, dimse_s=0.5, network_s=0.5)
+    timeouts = AcceptorTimeouts(acse_s=0.5, dimse_s=0.5, network_s=0.5)
     with receiving(tmp_path, timeouts=timeouts) as receiver:
         with RawPeer(receiver.scp.port) as peer:
             peer.send(associate_request()[:sent])
@@ -251,7 +251,7 @@ def test_stop_lets_an_association_finish_and_aborts_the_idle(tmp_path: Path) -> 
 def test_receivers_share_a_socket_and_the_limits(tmp_path: Path) -> None:
     """Each takes its part, and both together let in no more than one would."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        limits = Limits(associations=8, per_caller=6)
+        limits = AssociationLimits(associations=8, per_caller=6)
         with (
             receiving(tmp_path, listener=listener.dup(), limits=limits) as first,
             receiving(tmp_path, listener=listener.dup(), limits=limits) as second,
@@ -340,7 +340,7 @@ def descriptors() -> int:
 @pytest.fixture(scope="module")
 def fuzz_receiver(tmp_path_factory: pytest.TempPathFactory) -> object:
     folder = tmp_path_factory.mktemp("fuzz")
-    with receiving(folder, timeouts=Timeouts(acse_s=1, dimse_s=1, network_s=1)) as receiver:
+    with receiving(folder, timeouts=AcceptorTimeouts(acse_s=1, dimse_s=1, network_s=1)) as receiver:
         yield receiver
 
 

@@ -15,7 +15,7 @@ from pydicom.uid import (
 from pynetdicom.sop_class import Verification
 
 from gateway.dimse import scu
-from gateway.dimse.scu import VERIFY, Destination, Miss, NoAssociation, Proposal, Reference, StoredFile, associate
+from gateway.dimse.scu import VERIFY, Destination, Miss, NoAssociation, ObjectReference, Proposal, StoredFile, associate
 from medseg.errors import UnreadableInstance
 from tests.gateway.deliver.stage import COMMIT, FIND, QUICK, SEG, SR, FakePacs, serving
 from tests.gateway.receiving import make_ct, write_file
@@ -100,7 +100,7 @@ def test_a_broken_association_is_not_waited_for(tmp_path: Path) -> None:
         assert not link.alive
         assert link.store(file).status is None
         assert link.echo() is None
-        assert link.commit("1.2.3", [Reference(SEG, file.sop_instance_uid)]).status is None
+        assert link.commit("1.2.3", [ObjectReference(SEG, file.sop_instance_uid)]).status is None
         assert link.find("1.2", "1.3", file.sop_instance_uid) is None
         assert len(pacs.asked) == 0
 

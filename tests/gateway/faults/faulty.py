@@ -22,8 +22,8 @@ from tests.gateway.running import Serving, wait_for
 
 #: Pauses of the service that would only make tests long.
 QUICK: Mapping[str, Mapping[str, Any]] = {
-    "gateway.service": {"FIRST_PAUSE_S": 0.1, "LONGEST_PAUSE_S": 0.1},
-    "gateway.processes": {"GRACE_S": 1.0, "ORPHAN_S": 1.0},
+    "gateway.serve.supervisor": {"FIRST_PAUSE_S": 0.1, "LONGEST_PAUSE_S": 0.1},
+    "gateway.serve.processes": {"GRACE_S": 1.0, "ORPHAN_S": 1.0},
     "gateway.deliver.outbox": {"ASK_AFTER_S": 0.1},
 }
 _SCP_TIMEOUTS = "StorageScp.__init__.__kwdefaults__.timeouts"

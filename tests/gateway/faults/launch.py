@@ -50,8 +50,8 @@ POINTS = {
     "spool.written": Point("gateway.receive.spool", "Reception.write", after=True),  # a part of an instance
     "spool.published": Point("gateway.receive.spool", "Spool.publish", after=True),  # renamed and synced, no row
     "spool.filed": Point("gateway.receive.spool", "Spool.file", after=True),  # committed, not answered
-    "engine": Point("medseg.inference.device", "Engine._forward"),  # a batch of windows
-    "result.written": Point("gateway.work.results", "freeze", after=True),  # synced, no row
+    "engine": Point("medseg.inference.engines.engine", "Engine._forward"),  # a batch of windows
+    "result.written": Point("gateway.work.freeze", "freeze", after=True),  # synced, no row
     "sender.send": Point("gateway.dimse.scu", "Link.store"),
     "sender.sent": Point("gateway.dimse.scu", "Link.store", after=True),  # the peer has it, the ledger does not know
     "sender.asked": Point("gateway.dimse.scu", "Link.commit", after=True),  # the same of storage commitment
@@ -129,7 +129,7 @@ def change(module: ModuleType) -> None:
         if point.module == module.__name__:
             owner, last = _find(module, point.function)
             setattr(owner, last, _guarded(name, point, getattr(owner, last)))
-    if module.__name__ == "gateway.processes":
+    if module.__name__ == "gateway.serve.processes":
         module.enter = _entered(module.enter)
 
 
@@ -147,7 +147,7 @@ class _Changing(importlib.abc.MetaPathFinder):
     """Changes modules right after they are loaded."""
 
     def __init__(self) -> None:
-        self._wanted = {point.module for point in POINTS.values()} | {"gateway.processes"} | set(CONSTANTS)
+        self._wanted = {point.module for point in POINTS.values()} | {"gateway.serve.processes"} | set(CONSTANTS)
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name not in self._wanted:

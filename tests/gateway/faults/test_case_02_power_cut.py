@@ -22,11 +22,11 @@ import pytest
 from pydicom import Dataset
 from sqlalchemy import text
 
-from gateway import service
 from gateway.dimse.command import elements
-from gateway.ledger import Ledger
-from gateway.read import load_settings
-from gateway.settings import GatewaySettings
+from gateway.ledger.ledger import Ledger
+from gateway.serve import supervisor
+from gateway.settings.model import GatewaySettings
+from gateway.settings.read import load_settings
 from tests.gateway.faults.conftest import TIMES, rules
 from tests.gateway.faults.faulty import QUICK, Faulty, phantom, store_all
 from tests.gateway.faults.power import Call, Disk, command, read_trace
@@ -114,8 +114,8 @@ def check(folder: Path, recording: Recording, told: set[str]) -> None:
     moved = {"spool": folder / gateway.spool.relative_to(root), "database": f"sqlite:///{folder}/ledger.db"}
     settings = _replaced(recording.settings, moved)
     with Ledger(settings.gateway.database) as ledger:
-        service.recover(settings, ledger)
-        spool = service.Spool(settings.gateway.spool, ledger, service.processes.watermark(settings))
+        supervisor.recover(settings, ledger)
+        spool = supervisor.Spool(settings.gateway.spool, ledger, supervisor.processes.watermark(settings))
         receiver = Receiver(None, spool, ledger)  # type: ignore[arg-type]
         stored = receiver.stored()
         assert {uid: recording.data_sets[uid] for uid in told}.items() <= stored.items()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydicom import Dataset
 
-from gateway.service import DEADLINE_S
+from gateway.serve.supervisor import DEADLINE_S
 from tests.gateway.faults.faulty import Faulty, phantom, store_all
 from tests.gateway.running import wait_for
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from pydicom import Dataset
 
-from gateway.ledger import Ledger
+from gateway.ledger.ledger import Ledger
 from gateway.receive.reconcile import reconcile
 from gateway.receive.spool import Spool
 from tests.gateway.faults.conftest import TIMES, rules

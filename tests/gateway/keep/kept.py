@@ -11,14 +11,15 @@ from pathlib import Path
 from pydicom import Dataset
 from pydicom.uid import SegmentationStorage
 
-from gateway import moves, outbox_rows, rows
-from gateway.director import Director
 from gateway.keep.retention import ROUND_S, Retention
-from gateway.read import read_settings
+from gateway.ledger import deliveries, jobs, results
+from gateway.ledger.claims import Claim
+from gateway.ledger.results import NewObject, NewResult
 from gateway.receive.reconcile import Reconciliation, reconcile
 from gateway.receive.spool import Spool
-from gateway.rows import Claim
-from gateway.settings import GatewaySettings
+from gateway.serve.director import Director
+from gateway.settings.model import GatewaySettings
+from gateway.settings.read import read_settings
 from tests.gateway.receiving import NEVER_FULL
 from tests.gateway.spooling import Clock, Inbox, inbox
 
@@ -62,7 +63,7 @@ class House:
 
     def claim(self) -> Claim:
         now = self.clock.wall_s
-        claim = self.box.ledger.write(lambda db: rows.claim_job(db, "worker", now, now + 30))
+        claim = self.box.ledger.write(jobs.claim_job, "worker", now, now + 30)
         assert claim is not None
         return claim
 
@@ -75,20 +76,20 @@ class House:
         for path in (folder / "seg.dcm", folder):
             os.utime(path, (self.clock.wall_s, self.clock.wall_s))
         path, uid = f"results/key{claim.id}/seg.dcm", f"1.2.3.{claim.id}"
-        made = moves.NewObject("seg", str(SegmentationStorage), uid, path, 3, "0" * 64)
-        result = moves.NewResult(f"key{claim.id}", "bundle", "1", [], (made,))
+        made = NewObject("seg", str(SegmentationStorage), uid, path, 3, "0" * 64)
+        result = NewResult(f"key{claim.id}", "bundle", "1", [], (made,))
         now = self.clock.wall_s
-        assert self.box.ledger.write(lambda db: moves.finish_job(db, claim, result, to, now))
+        assert self.box.ledger.write(results.finish_job, claim, result, to, now)
 
     def store(self, confirmed: bool = True, peer: str = "pacs") -> None:
         """The sender has stored all that waits for a peer, and asked after it."""
         now, ledger = self.clock.wall_s, self.box.ledger
-        while claim := ledger.write(lambda db: rows.claim_delivery(db, peer, "sender", now, now + 30)):
-            ledger.write(lambda db, claim=claim: rows.end_delivery(db, claim, 0, now))  # type: ignore[misc]
+        while claim := ledger.write(deliveries.claim_delivery, peer, "sender", now, now + 30):
+            ledger.write(deliveries.end_delivery, claim, 0, now)  # type: ignore[misc]
         if confirmed:
-            asked = ledger.write(lambda db: outbox_rows.claim_unconfirmed(db, peer, now, now + 900, 100))
+            asked = ledger.write(deliveries.claim_unconfirmed, peer, now, now + 900, 100)
             for out in asked:
-                ledger.write(lambda db, out=out: outbox_rows.confirm(db, out.claim, now))  # type: ignore[misc]
+                ledger.write(deliveries.confirm, out.claim, now)  # type: ignore[misc]
 
     def deliver(self, series: Sequence[Dataset]) -> None:
         """A series comes, is segmented, and its result is confirmed."""

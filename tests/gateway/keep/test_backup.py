@@ -12,7 +12,7 @@ import pytest
 from gateway.keep import backup as saving
 from gateway.keep.backup import BackupFailed, backup, verify
 from gateway.keep.purge import purge
-from gateway.ledger import Ledger
+from gateway.ledger.ledger import Ledger
 from gateway.receive.reconcile import reconcile
 from gateway.receive.spool import Spool
 from medseg.errors import UsageError

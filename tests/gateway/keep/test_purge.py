@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from gateway import moves, rows, signals
-from gateway.dimse.storing import Ending
+from gateway.dimse.store import Ending
 from gateway.keep import purge as purging
-from gateway.keep.doomed import sweep
+from gateway.keep.deletion import sweep
 from gateway.keep.erase import Content
 from gateway.keep.purge import look, purge
+from gateway.ledger import counts, deliveries, jobs, results
+from gateway.ledger.results import NewResult
 from medseg.errors import UsageError
 from tests.gateway.keep.kept import QUIET_S, House, house
 from tests.gateway.spooling import phantom
@@ -60,20 +61,20 @@ def test_what_comes_later_is_a_new_study(tmp_path: Path, moment: str) -> None:
         claim = here.claim() if moment not in ("arriving", "queued") else None
         now = here.clock.wall_s
         if claim and moment == "failed":
-            here.box.ledger.write(lambda db: rows.end_job(db, claim, "failed", now, code="x", error="x"))
+            here.box.ledger.write(jobs.end_job, claim, "failed", now, code="x", error="x")
         sending = None
         if claim and moment in ("sending", "done"):
             here.finish(claim, "pacs")
         if moment == "sending":
-            sending = here.box.ledger.write(lambda db: rows.claim_delivery(db, "pacs", "sender", now, now + 30))
+            sending = here.box.ledger.write(deliveries.claim_delivery, "pacs", "sender", now, now + 30)
             assert sending is not None
         purged(here, series)
         if moment == "running":
             assert claim is not None
-            result = moves.NewResult("late", "bundle", "1", [], ())
-            assert not here.box.ledger.write(lambda db: moves.finish_job(db, claim, result, ["pacs"], now))
+            result = NewResult("late", "bundle", "1", [], ())
+            assert not here.box.ledger.write(results.finish_job, claim, result, ["pacs"], now)
         if sending:
-            assert not here.box.ledger.write(lambda db: rows.end_delivery(db, sending, 0, now))
+            assert not here.box.ledger.write(deliveries.end_delivery, sending, 0, now)
         here.take_in(series)
         assert [(row.revision, row.state) for row in here.box.rows("series")] == [(6, "complete")]
         assert [job.state for job in here.box.rows("job")] == ["queued"]
@@ -123,7 +124,7 @@ def test_what_peers_said_of_a_study_goes_with_it(tmp_path: Path) -> None:
             here.box.send(series)
             for uid in (None, str(series[0].SeriesInstanceUID)):
                 facts = study_of(series), uid, "pacs", 6, here.clock.wall_s
-                here.box.ledger.write(lambda db, facts=facts: signals.answer(db, *facts))  # type: ignore[misc]
+                here.box.ledger.write(counts.answer, *facts)  # type: ignore[misc]
         purged(here, gone)
         assert {row.study_uid for row in here.box.rows("count")} == {study_of(stays)}
         assert len(here.box.rows("count")) == 2

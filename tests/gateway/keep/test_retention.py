@@ -10,13 +10,13 @@ from types import SimpleNamespace
 import pytest
 from sqlalchemy import text
 
-from gateway import signals
 from gateway.decide import jobs
-from gateway.director import Director
-from gateway.keep import doomed, retention
-from gateway.keep.doomed import sweep
+from gateway.keep import deletion, retention
+from gateway.keep.deletion import sweep
 from gateway.keep.purge import purge
+from gateway.ledger import commitments
 from gateway.receive import spool
+from gateway.serve.director import Director
 from medseg.dicom.reason import Reason
 from medseg.errors import GeometryRefused
 from tests.gateway.keep.kept import INPUTS_S, RESULTS_S, House, house
@@ -32,7 +32,7 @@ def pass_over(here: House) -> None:
     here.take_in(phantom())
     error = GeometryRefused("1.2.3", Reason.TOO_FEW_SLICES, "2 slices: expected at least 3")
     claim, now, deliver = here.claim(), here.clock.wall_s, here.settings.deliver
-    assert here.box.ledger.write(lambda db: jobs.failed(db, claim, error, now, deliver))
+    assert here.box.ledger.write(jobs.failed, claim, error, now, deliver)
 
 
 DONE_WITH: dict[str, tuple[str, Callable[[House], None]]] = {
@@ -202,7 +202,7 @@ def test_what_was_lost_before_the_files_went_is_kept_when_it_comes_again(tmp_pat
         here.take_in(series)
         assert len(here.files("studies")) == 6
         with here.box.ledger.read() as db:
-            assert len(signals.stored(db, [one.SOPInstanceUID for one in series])) == 6
+            assert len(commitments.stored(db, [one.SOPInstanceUID for one in series])) == 6
         purge(here.box.ledger, here.box.folder, str(series[0].StudyInstanceUID), here.clock.wall_s)
         assert not here.files("studies")
 
@@ -214,7 +214,7 @@ def test_files_that_cannot_be_deleted_now_are_deleted_later(tmp_path: Path, monk
         def read_only(*_: object) -> None:
             raise OSError(30, "Read-only file system")
 
-        monkeypatch.setattr(doomed, "_delete", read_only)
+        monkeypatch.setattr(deletion, "_delete", read_only)
         here.pass_time(INPUTS_S + 1)
         assert len(here.files("studies")) == 6 == len(here.box.rows("doomed"))
         monkeypatch.undo()

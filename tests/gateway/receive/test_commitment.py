@@ -17,18 +17,19 @@ from pydicom import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
-from gateway import signals
-from gateway.dimse.scu import Timeouts
-from gateway.dimse.storing import Ending
-from gateway.director import Director
+from gateway.complete import commitment
+from gateway.complete.commitment import failures
+from gateway.complete.queries import AGAIN_S, LONGEST_S, Inquiry, Pace, Subject, paced, subjects
+from gateway.dimse.scu import RequestorTimeouts
+from gateway.dimse.store import Ending
 from gateway.keep.purge import purge
-from gateway.live import Live
-from gateway.read import read_settings
-from gateway.receive import commitment
-from gateway.receive.commitment import failures
-from gateway.receive.inquiry import AGAIN_S, LONGEST_S, Inquiry, Pace, Subject, paced, subjects
-from gateway.settings import GatewaySettings, Peer
-from gateway.signals import Arriving, Item
+from gateway.ledger import commitments, counts
+from gateway.ledger.commitments import Item
+from gateway.ledger.series import UndecidedSeries
+from gateway.serve.director import Director
+from gateway.settings.current import Live
+from gateway.settings.model import GatewaySettings, Peer
+from gateway.settings.read import read_settings
 from tests.gateway.running import wait_for
 from tests.gateway.spooling import Clock, Inbox, inbox, phantom
 
@@ -56,7 +57,7 @@ def settings(box: Inbox, more: str = "") -> GatewaySettings:
 
 def ask(box: Inbox, datasets: list[Dataset], clock: Clock, association: str = "a") -> None:
     items = [Item(str(one.SOPClassUID), str(one.SOPInstanceUID)) for one in datasets]
-    box.ledger.write(lambda db: signals.ask(db, "SENDER", "1.2.3", association, items, clock.wall_s))
+    box.ledger.write(commitments.ask, "SENDER", "1.2.3", association, items, clock.wall_s)
 
 
 def by(box: Inbox) -> list[str | None]:
@@ -105,7 +106,7 @@ def test_a_list_of_other_studies_is_no_matter(box: Inbox) -> None:
 
 def answer(box: Inbox, series: list[Dataset], value: int, clock: Clock, source: str = "pacs") -> None:
     uids = str(series[0].StudyInstanceUID), str(series[0].SeriesInstanceUID)
-    box.ledger.write(lambda db: signals.answer(db, *uids, source, value, clock.wall_s))
+    box.ledger.write(counts.answer, *uids, source, value, clock.wall_s)
 
 
 def test_a_count_forbids_and_proves(box: Inbox) -> None:
@@ -197,7 +198,10 @@ def test_a_purge_takes_the_lists_and_counts_along(box: Inbox) -> None:
 
 
 def test_who_is_asked_about_what() -> None:
-    arriving = [Arriving("1", "1.1", 4, frozenset({"CT01"})), Arriving("1", "1.2", 2, frozenset({"PACS"}))]
+    arriving = [
+        UndecidedSeries("1", "1.1", 4, frozenset({"CT01"})),
+        UndecidedSeries("1", "1.2", 2, frozenset({"PACS"})),
+    ]
     peer = Peer("one", "PACS", "host", 104)
     assert subjects(peer, arriving) == {Subject("1", "1.2"): 2}
     assert subjects(replace(peer, query=False), arriving) == {}
@@ -257,7 +261,7 @@ def inquiry_of(box: Inbox, now_s: list[float], **archives: Archive) -> Inquiry:
         for name, one in archives.items()
     )
     live = Live(settings(box, f"[deliver]\nfirst_retry_s = 1000\nlongest_retry_s = 1000\n{peers}"))
-    timeouts = Timeouts(connect_s=5, acse_s=5, dimse_s=30)
+    timeouts = RequestorTimeouts(connect_s=5, acse_s=5, dimse_s=30)
     return Inquiry(box.ledger, box.folder, live, clock=lambda: now_s[0], chance=lambda: 0.5, timeouts=timeouts)
 
 

@@ -22,7 +22,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from gateway.receive.comparison import Comparison, Verdict, compare
+from gateway.receive.comparison import Comparison, Sameness, compare
 from medseg.dicom.headers import read_instance
 from medseg.dicom.instance import Instance
 from tests.gateway.spooling import inbox, phantom
@@ -83,8 +83,8 @@ def coerced(one: Dataset) -> None:
     ],
 )
 def test_another_transfer_syntax_is_the_same_image(syntax: str) -> None:
-    assert compare(encoded(image()), encoded(image(), syntax)) is Verdict.SAME
-    assert compare(encoded(image(), syntax), encoded(image())) is Verdict.SAME
+    assert compare(encoded(image()), encoded(image(), syntax)) is Sameness.SAME
+    assert compare(encoded(image(), syntax), encoded(image())) is Sameness.SAME
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_another_transfer_syntax_is_the_same_image(syntax: str) -> None:
 def test_what_does_not_matter_is_no_difference(change: Callable[[Dataset], None]) -> None:
     other = image()
     change(other)
-    assert compare(encoded(image()), encoded(other, ImplicitVRLittleEndian)) is Verdict.SAME
+    assert compare(encoded(image()), encoded(other, ImplicitVRLittleEndian)) is Sameness.SAME
 
 
 def pixel(one: Dataset) -> None:
@@ -141,32 +141,32 @@ def moved(one: Dataset) -> None:
 def test_what_matters_is_another_image(change: Callable[[Dataset], None]) -> None:
     other = image()
     change(other)
-    assert compare(encoded(image()), encoded(other)) is Verdict.DIFFERENT
+    assert compare(encoded(image()), encoded(other)) is Sameness.DIFFERENT
 
 
 def test_a_lossy_copy_is_poorer_and_what_it_was_made_of_better() -> None:
     lossy = encoded(image(), JPEGLSNearLossless, jls_error=3)
-    assert compare(encoded(image()), lossy) is Verdict.POORER
-    assert compare(lossy, encoded(image())) is Verdict.DIFFERENT
+    assert compare(encoded(image()), lossy) is Sameness.POORER
+    assert compare(lossy, encoded(image())) is Sameness.DIFFERENT
     inverted = image()
     inverted.PixelData = (4000 - np.frombuffer(inverted.PixelData, "<u2")).astype("<u2").tobytes()
-    assert compare(encoded(image()), encoded(inverted, JPEGLSNearLossless, jls_error=3)) is Verdict.DIFFERENT
+    assert compare(encoded(image()), encoded(inverted, JPEGLSNearLossless, jls_error=3)) is Sameness.DIFFERENT
 
 
 def test_what_cannot_be_decoded_replaces_nothing_that_can() -> None:
     cut, buffer = image(), BytesIO()
     dcmwrite(buffer, cut, enforce_file_format=True)
     short = read_instance(lambda: BytesIO(buffer.getvalue()[:-100]), "image")
-    assert compare(encoded(image()), short) is Verdict.UNDECODABLE
-    assert compare(short, encoded(image())) is Verdict.DIFFERENT
+    assert compare(encoded(image()), short) is Sameness.UNDECODABLE
+    assert compare(short, encoded(image())) is Sameness.DIFFERENT
 
 
 def test_what_cannot_be_segmented_is_compared_as_it_is_stored() -> None:
     other = image(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
-    assert compare(encoded(other), encoded(other, ImplicitVRLittleEndian)) is Verdict.SAME
+    assert compare(encoded(other), encoded(other, ImplicitVRLittleEndian)) is Sameness.SAME
     changed = image(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
     pixel(changed)
-    assert compare(encoded(other), encoded(changed)) is Verdict.DIFFERENT
+    assert compare(encoded(other), encoded(changed)) is Sameness.DIFFERENT
 
 
 def test_a_version_again_in_another_form_is_nothing_new(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pytest import approx
 
-from gateway.receive.arrivals import Arrivals, forget, observe, resume, save
-from gateway.receive.completion import CapReached, Complete, Reason, Settled, Waiting, decide, lacks_slices
-from gateway.receive.events import (
+from gateway.complete.arrivals import Arrivals, forget, observe, resume, save
+from gateway.complete.decision import CapReached, Complete, CompletionReason, Settled, Waiting, decide, lacks_slices
+from gateway.complete.events import (
     AssociationAborted,
     AssociationOpened,
     AssociationReleased,
@@ -28,7 +28,7 @@ from gateway.receive.events import (
     RequestEnded,
     Taken,
 )
-from gateway.settings import Complete as Settings
+from gateway.settings.model import Completion as Settings
 from tests.gateway.receive.traffic import STUDY, Service, Timed, arrived, image, recorded, sent
 
 DEFAULTS = Settings()
@@ -50,7 +50,7 @@ def played(events: list[Timed], **kwargs: Any) -> Service:
     return service
 
 
-def only(service: Service) -> tuple[float, Reason | None, int]:
+def only(service: Service) -> tuple[float, CompletionReason | None, int]:
     """Time, reason and number of images of the one job there was."""
     (job,) = service.jobs
     assert job.generation == 1
@@ -61,35 +61,35 @@ def only(service: Service) -> tuple[float, Reason | None, int]:
 
 
 def test_released_without_a_gap() -> None:
-    assert only(played(sent(range(10)))) == (approx(1.0 + 3), Reason.QUIET, 10)
+    assert only(played(sent(range(10)))) == (approx(1.0 + 3), CompletionReason.QUIET, 10)
 
 
 def test_a_slice_missing() -> None:
-    assert only(played(sent([0, 1, 2, 4, 5]))) == (approx(0.5 + 30), Reason.QUIET_GAP, 5)
+    assert only(played(sent([0, 1, 2, 4, 5]))) == (approx(0.5 + 30), CompletionReason.QUIET_GAP, 5)
 
 
 def test_an_association_open() -> None:
-    assert only(played(sent(range(10))[:-1])) == (approx(1.0 + 60), Reason.QUIET_OPEN, 10)
+    assert only(played(sent(range(10))[:-1])) == (approx(1.0 + 60), CompletionReason.QUIET_OPEN, 10)
 
 
 def test_another_association_of_the_same_sender_open() -> None:
     events = [(0.0, AssociationOpened("other", "CT01")), *sent(range(10))]
-    assert only(played(events)) == (approx(1.0 + 60), Reason.QUIET_OPEN, 10)
+    assert only(played(events)) == (approx(1.0 + 60), CompletionReason.QUIET_OPEN, 10)
 
 
 def test_an_association_of_another_sender_does_not_matter() -> None:
     events = [(0.0, AssociationOpened("other", "CT02")), *sent(range(10))]
-    assert only(played(events)) == (approx(1.0 + 3), Reason.QUIET, 10)
+    assert only(played(events)) == (approx(1.0 + 3), CompletionReason.QUIET, 10)
 
 
 def test_aborted() -> None:
     events = [*sent(range(10))[:-1], (1.5, AssociationAborted("a1"))]
-    assert only(played(events)) == (approx(1.5 + 60), Reason.QUIET_ABORT, 10)
+    assert only(played(events)) == (approx(1.5 + 60), CompletionReason.QUIET_ABORT, 10)
 
 
 def test_aborted_and_sent_again() -> None:
     events = [*sent(range(6))[:-1], (0.7, AssociationAborted("a1")), *sent(range(10), start_s=20, association="a2")]
-    assert only(played(events)) == (approx(21 + 3), Reason.QUIET, 10)
+    assert only(played(events)) == (approx(21 + 3), CompletionReason.QUIET, 10)
 
 
 def test_a_release_of_an_association_opened_before_the_abort_heals_nothing() -> None:
@@ -99,29 +99,29 @@ def test_a_release_of_an_association_opened_before_the_abort_heals_nothing() -> 
         (1.0, AssociationAborted("a1")),
         (1.2, AssociationReleased("a2")),
     ]
-    assert only(played(events)) == (approx(1.2 + 60), Reason.QUIET_ABORT, 10)
+    assert only(played(events)) == (approx(1.2 + 60), CompletionReason.QUIET_ABORT, 10)
 
 
 def test_an_abort_before_any_image_of_the_series_does_not_matter() -> None:
     events = [(0.0, AssociationOpened("a0", "CT01")), (0.1, AssociationAborted("a0")), *sent(range(4), start_s=1)]
-    assert only(played(events))[1] is Reason.QUIET
+    assert only(played(events))[1] is CompletionReason.QUIET
 
 
 def test_quiet_is_counted_from_the_release_and_not_only_from_the_last_instance() -> None:
     events = [*sent(range(10))[:-1], (20.0, AssociationReleased("a1"))]
-    assert only(played(events)) == (approx(20 + 3), Reason.QUIET, 10)
+    assert only(played(events)) == (approx(20 + 3), CompletionReason.QUIET, 10)
 
 
 def test_each_instance_starts_the_quiet_time_anew() -> None:
     events: list[Timed] = []
     for k in range(6):
         events += sent([k], start_s=2.5 * k, association=f"a{k}")
-    assert only(played(events)) == (approx(12.6 + 3), Reason.QUIET, 6)
+    assert only(played(events)) == (approx(12.6 + 3), CompletionReason.QUIET, 6)
 
 
 def test_a_repeated_instance_starts_the_quiet_time_anew() -> None:
     events = [*sent(range(10)), *sent([9], start_s=3, association="a2")]
-    assert only(played(events)) == (approx(3.1 + 3), Reason.QUIET, 10)
+    assert only(played(events)) == (approx(3.1 + 3), CompletionReason.QUIET, 10)
 
 
 @pytest.mark.parametrize("key", ["quiet_s", "quiet_gap_s", "quiet_open_s", "quiet_abort_s"])
@@ -166,18 +166,18 @@ def test_a_count_that_goes_up_is_a_lower_bound() -> None:
         (6.0, counted(30)),
         (7.0, counted(30)),
     ]
-    assert only(played(events)) == (approx(9.0 + 3), Reason.QUIET, 30)
+    assert only(played(events)) == (approx(9.0 + 3), CompletionReason.QUIET, 30)
 
 
 def test_a_count_that_goes_down_lets_go() -> None:
     events = [*sent(range(10)), (0.5, counted(20)), (100.0, counted(10)), (101.0, counted(10))]
-    assert only(played(events)) == (approx(100), Reason.QUIET, 10)
+    assert only(played(events)) == (approx(100), CompletionReason.QUIET, 10)
 
 
 def test_a_count_may_be_known_before_the_first_instance() -> None:
     assert only(played([(-3.0, counted(10)), (-0.5, counted(10)), *sent(range(10))[:-1]])) == (
         approx(1.0),
-        Reason.COUNT,
+        CompletionReason.COUNT,
         10,
     )
     assert not played([(-3.0, counted(11)), *sent(range(10))]).jobs
@@ -199,7 +199,7 @@ def test_a_commitment_list_with_more() -> None:
     listed = InstancesListed(uids(range(12)))
     assert not played([*sent(range(10)), (1.5, listed)]).jobs
     events = [*sent(range(10)), (1.5, listed), *sent([10, 11], start_s=40, association="a2")]
-    assert only(played(events)) == (approx(40.2), Reason.COMMITMENT, 12)
+    assert only(played(events)) == (approx(40.2), CompletionReason.COMMITMENT, 12)
 
 
 def test_cap_while_it_never_gets_quiet() -> None:
@@ -207,7 +207,7 @@ def test_cap_while_it_never_gets_quiet() -> None:
     events = sent(range(40), pace_s=1.0)
     service = played(events, settings=settings_)
     assert service.capped == {SERIES: approx(11)}
-    assert only(service) == (approx(43), Reason.QUIET, 40)
+    assert only(service) == (approx(43), CompletionReason.QUIET, 40)
 
 
 # Somebody says that this was all.
@@ -216,23 +216,23 @@ def test_cap_while_it_never_gets_quiet() -> None:
 @pytest.mark.parametrize("gap_s", [2.0, 5.0])
 def test_a_count_that_two_answers_agree_on(gap_s: float) -> None:
     events = [*sent(range(60), pace_s=0.5)[:-1], (1.0, counted(60)), (1.0 + gap_s, counted(60))]
-    assert only(played(events)) == (approx(30.0), Reason.COUNT, 60)
+    assert only(played(events)) == (approx(30.0), CompletionReason.COUNT, 60)
 
 
 @pytest.mark.parametrize("answers", [[1.0], [1.0, 2.9], [1.0, 2.9, 2.95]])
 def test_answers_that_do_not_agree_yet(answers: list[float]) -> None:
     events = [*sent(range(60), pace_s=0.5), *((at_s, counted(60)) for at_s in answers)]
-    assert only(played(events))[1] is Reason.QUIET
+    assert only(played(events))[1] is CompletionReason.QUIET
 
 
 def test_answers_with_another_between_them_do_not_agree() -> None:
     events = [*sent(range(60), pace_s=0.5), (1.0, counted(60)), (2.0, counted(59)), (3.5, counted(60))]
-    assert only(played(events))[1] is Reason.QUIET
+    assert only(played(events))[1] is CompletionReason.QUIET
 
 
 def test_answers_of_two_sources_do_not_agree_with_each_other() -> None:
     events = [*sent(range(60), pace_s=0.5), (1.0, counted(60)), (4.0, counted(60, source="archive"))]
-    assert only(played(events))[1] is Reason.QUIET
+    assert only(played(events))[1] is CompletionReason.QUIET
 
 
 def test_an_agreed_count_of_the_study_completes_its_series() -> None:
@@ -242,17 +242,17 @@ def test_an_agreed_count_of_the_study_completes_its_series() -> None:
         (0.5, counted(20, series=None)),
         (2.6, counted(20, series=None)),
     ]
-    assert [(job.at_s, job.reason) for job in played(events).jobs] == [(approx(3.0), Reason.COUNT)] * 2
+    assert [(job.at_s, job.reason) for job in played(events).jobs] == [(approx(3.0), CompletionReason.COUNT)] * 2
 
 
 def test_a_count_of_the_study_does_not_deny_a_series() -> None:
     events = [*sent(range(10)), (0.5, counted(500, series=None))]
-    assert only(played(events))[1] is Reason.QUIET
+    assert only(played(events))[1] is CompletionReason.QUIET
 
 
 def test_a_commitment_list() -> None:
     events = [*sent(range(10))[:-1], (1.1, InstancesListed(uids(range(10))))]
-    assert only(played(events)) == (approx(1.1), Reason.COMMITMENT, 10)
+    assert only(played(events)) == (approx(1.1), CompletionReason.COMMITMENT, 10)
 
 
 def test_a_commitment_list_of_a_whole_study() -> None:
@@ -261,12 +261,12 @@ def test_a_commitment_list_of_a_whole_study() -> None:
         *sent(range(5), series="1.2.2", association="a2"),
         (1.0, InstancesListed(uids(range(5)) | uids(range(5), "1.2.2"))),
     ]
-    assert [(job.at_s, job.reason) for job in played(events).jobs] == [(1.0, Reason.COMMITMENT)] * 2
+    assert [(job.at_s, job.reason) for job in played(events).jobs] == [(1.0, CompletionReason.COMMITMENT)] * 2
 
 
 def test_a_list_of_a_part_completes_nothing() -> None:
     events = [*sent(range(10)), (1.1, InstancesListed(uids(range(5))))]
-    assert only(played(events))[1] is Reason.QUIET
+    assert only(played(events))[1] is CompletionReason.QUIET
 
 
 def test_a_modality_that_asks_for_each_image_as_it_goes_does_not_finish_at_the_first() -> None:
@@ -277,12 +277,12 @@ def test_a_modality_that_asks_for_each_image_as_it_goes_does_not_finish_at_the_f
 
 def test_a_list_of_one_completes_a_series_of_one_when_it_was_released() -> None:
     events = [*sent([0]), (0.2, InstancesListed(uids([0])))]
-    assert only(played(events)) == (0.2, Reason.COMMITMENT, 1)
+    assert only(played(events)) == (0.2, CompletionReason.COMMITMENT, 1)
 
 
 def test_a_foreign_list_does_not_matter() -> None:
     events = [*sent(range(10)), (1.1, InstancesListed(frozenset({"9.9.1", "9.9.2"})))]
-    assert only(played(events))[1] is Reason.QUIET
+    assert only(played(events))[1] is CompletionReason.QUIET
 
 
 def test_a_list_with_more_of_another_series_does_not_deny_this_one() -> None:
@@ -291,24 +291,24 @@ def test_a_list_with_more_of_another_series_does_not_deny_this_one() -> None:
         *sent(range(3), series="1.2.2", association="a2"),
         (1.1, InstancesListed(uids(range(5), "1.2.2"))),
     ]
-    assert [(job.series, job.reason) for job in played(events).jobs] == [(SERIES, Reason.QUIET)]
+    assert [(job.series, job.reason) for job in played(events).jobs] == [(SERIES, CompletionReason.QUIET)]
 
 
 def test_a_listed_instance_may_come_in_another_study() -> None:
     elsewhere = InstanceArrived("7.7", "7.7.1", "7.7.1.1", image(0), "CT01", "a2")
     events = [*sent(range(10)), (1.1, InstancesListed(uids(range(10)) | {"7.7.1.1"})), (30.0, elsewhere)]
     job = next(job for job in played(events).jobs if job.series == SERIES)
-    assert (job.at_s, job.reason) == (30.0, Reason.COMMITMENT)
+    assert (job.at_s, job.reason) == (30.0, CompletionReason.COMMITMENT)
 
 
 def test_a_stow_request() -> None:
     events = [*sent([0, 1, 2, 5])[:-1], (0.6, RequestEnded("a1"))]
-    assert only(played(events)) == (approx(0.6), Reason.REQUEST_ENDED, 4)
+    assert only(played(events)) == (approx(0.6), CompletionReason.REQUEST_ENDED, 4)
 
 
 def test_a_stow_request_that_broke_off() -> None:
     events = [*sent(range(4))[:-1], (0.6, AssociationAborted("a1"))]
-    assert only(played(events))[1] is Reason.QUIET_ABORT
+    assert only(played(events))[1] is CompletionReason.QUIET_ABORT
 
 
 def test_one_of_two_stow_requests_ended() -> None:
@@ -318,7 +318,7 @@ def test_one_of_two_stow_requests_ended() -> None:
         (0.7, RequestEnded("a1")),
         (0.9, RequestEnded("a2")),
     ]
-    assert only(played(events)) == (approx(0.9), Reason.REQUEST_ENDED, 10)
+    assert only(played(events)) == (approx(0.9), CompletionReason.REQUEST_ENDED, 10)
 
 
 def test_what_comes_after_a_stow_request_takes_its_word_back() -> None:
@@ -328,7 +328,7 @@ def test_what_comes_after_a_stow_request_takes_its_word_back() -> None:
         (0.6, RequestEnded("a1")),
         *sent([4, 5], start_s=9, association="b"),
     ]
-    assert only(played(events)) == (approx(9.2 + 3), Reason.QUIET, 6)
+    assert only(played(events)) == (approx(9.2 + 3), CompletionReason.QUIET, 6)
 
 
 def acquired(k: int, acquisition: str | None, declared: int | None) -> InstanceArrived:
@@ -343,21 +343,24 @@ def from_acquisitions(*slices: tuple[int, str | None, int | None]) -> list[Timed
 
 def test_images_in_acquisition_reached_at_once_although_open() -> None:
     events = from_acquisitions(*((k, "4", 20) for k in range(20)))[:-1]
-    assert only(played(events)) == (approx(2.0), Reason.ACQUISITION, 20)
+    assert only(played(events)) == (approx(2.0), CompletionReason.ACQUISITION, 20)
 
 
 @pytest.mark.parametrize(
     ("slices", "reason"),
     [
-        ([(k, "4", 20) for k in range(12)], Reason.QUIET_GAP),  # fewer than declared: a hint, no denial
-        ([(k, "4" if k < 10 else "5", 20) for k in range(20)], Reason.QUIET_GAP),  # several: lower bound of each
-        ([(k, "4" if k < 10 else "5", 10) for k in (*range(10), *range(10, 20))], Reason.QUIET),
-        ([(k, None, 20) for k in range(20)], Reason.QUIET),  # no AcquisitionNumber
-        ([(k, "4", 20 if k else None) for k in range(20)], Reason.QUIET),  # not in each
-        ([(k, "4", 12) for k in range(20)], Reason.QUIET),  # more came than was declared: never mind it
+        ([(k, "4", 20) for k in range(12)], CompletionReason.QUIET_GAP),  # fewer than declared: a hint, no denial
+        (
+            [(k, "4" if k < 10 else "5", 20) for k in range(20)],
+            CompletionReason.QUIET_GAP,
+        ),  # several: lower bound of each
+        ([(k, "4" if k < 10 else "5", 10) for k in (*range(10), *range(10, 20))], CompletionReason.QUIET),
+        ([(k, None, 20) for k in range(20)], CompletionReason.QUIET),  # no AcquisitionNumber
+        ([(k, "4", 20 if k else None) for k in range(20)], CompletionReason.QUIET),  # not in each
+        ([(k, "4", 12) for k in range(20)], CompletionReason.QUIET),  # more came than was declared: never mind it
     ],
 )
-def test_images_in_acquisition_that_prove_nothing(slices: list[Any], reason: Reason) -> None:
+def test_images_in_acquisition_that_prove_nothing(slices: list[Any], reason: CompletionReason) -> None:
     # The last slice comes first, so that no prefix reaches its number on the way.
     service = played(from_acquisitions(slices[-1], *slices[:-1]))
     assert service.jobs[-1].reason is reason
@@ -367,7 +370,10 @@ def test_images_in_acquisition_that_prove_nothing(slices: list[Any], reason: Rea
 def test_a_second_acquisition_supersedes_the_first() -> None:
     events = from_acquisitions(*((k, "1" if k < 10 else "2", 10) for k in range(20)))
     jobs = played(events).jobs
-    assert [(job.reason, len(job.uids)) for job in jobs] == [(Reason.ACQUISITION, 10), (Reason.QUIET, 20)]
+    assert [(job.reason, len(job.uids)) for job in jobs] == [
+        (CompletionReason.ACQUISITION, 10),
+        (CompletionReason.QUIET, 20),
+    ]
 
 
 def test_a_count_outweighs_images_in_acquisition() -> None:
@@ -492,7 +498,7 @@ def test_whatever_happens_no_job_is_early_and_every_instance_is_in_one(script: l
         counts = [event.count for at_s, event in events if isinstance(event, CountAnswered) and at_s <= job.at_s]
         assert not counts or counts[-1] <= len(known)
         silence_s = job.at_s - max(before)
-        if job.reason in (Reason.COUNT, Reason.COMMITMENT):
+        if job.reason in (CompletionReason.COUNT, CompletionReason.COMMITMENT):
             continue
         assert silence_s >= DEFAULTS.quiet_s
         senders = {event.sender for at_s, event in instances if at_s <= job.at_s}
@@ -575,8 +581,8 @@ def test_an_abort_that_was_waited_for_does_not_delay_what_another_sends_late() -
     aborted = [*sent(range(9))[:-1], (1.0, AssociationAborted("a1"))]
     jobs = played([*aborted, *sent([9], start_s=3600, association="a2", sender="CT02")]).jobs
     assert [(job.at_s, job.reason) for job in jobs] == [
-        (approx(61), Reason.QUIET_ABORT),
-        (approx(3606.1), Reason.QUIET),
+        (approx(61), CompletionReason.QUIET_ABORT),
+        (approx(3606.1), CompletionReason.QUIET),
     ]
 
 
@@ -605,13 +611,19 @@ def test_a_whole_series_of_corrections_is_one_job_although_the_numbers_fit_all_t
         events.append((50.1 + k / 10, arrived(k, "a2", what=better)))
     events.append((52.0, AssociationReleased("a2")))
     jobs = played(events).jobs
-    assert [(job.generation, job.reason) for job in jobs] == [(1, Reason.ACQUISITION), (2, Reason.QUIET)]
+    assert [(job.generation, job.reason) for job in jobs] == [
+        (1, CompletionReason.ACQUISITION),
+        (2, CompletionReason.QUIET),
+    ]
 
 
 def test_after_corrections_were_taken_numbers_count_again() -> None:
     corrected = (100.0, arrived(4, what=image(4, digest="better")))
     events = [*sent(range(10)), corrected, (200.0, counted(11)), (203.0, counted(11)), (300.0, arrived(10))]
-    assert [(job.generation, job.reason) for job in played(events).jobs][1:] == [(2, Reason.QUIET), (3, Reason.COUNT)]
+    assert [(job.generation, job.reason) for job in played(events).jobs][1:] == [
+        (2, CompletionReason.QUIET),
+        (3, CompletionReason.COUNT),
+    ]
 
 
 def test_a_list_from_before_does_not_complete_what_came_late() -> None:
@@ -620,7 +632,7 @@ def test_a_list_from_before_does_not_complete_what_came_late() -> None:
         (1.1, InstancesListed(uids(range(10)))),
         (100.0, arrived(3, what=image(3, digest="new"))),
     ]
-    assert [job.reason for job in played(events).jobs] == [Reason.COMMITMENT, Reason.QUIET]
+    assert [job.reason for job in played(events).jobs] == [CompletionReason.COMMITMENT, CompletionReason.QUIET]
 
 
 # A whole study, for rules that choose among its series.
@@ -639,21 +651,21 @@ def state_of(events: list[Timed]) -> Arrivals:
 
 def test_a_study_waits_for_the_last_of_its_series() -> None:
     arrivals = state_of([*sent(range(5)), *sent(range(5), start_s=2, series="1.2.2", association="a2")])
-    assert decide(arrivals, STUDY, SERIES, 4.0, DEFAULTS) == Complete(Reason.QUIET)
+    assert decide(arrivals, STUDY, SERIES, 4.0, DEFAULTS) == Complete(CompletionReason.QUIET)
     assert whole(arrivals, 4.0) == Waiting(approx(5.5), "quiet")
-    assert whole(arrivals, 5.6) == Complete(Reason.QUIET)
+    assert whole(arrivals, 5.6) == Complete(CompletionReason.QUIET)
 
 
 def test_the_number_of_one_series_says_nothing_of_the_study() -> None:
     arrivals = state_of([*from_acquisitions(*((k, "4", 5) for k in range(5))), (0.1, counted(5)), (2.2, counted(5))])
-    assert decide(arrivals, STUDY, SERIES, 2.3, DEFAULTS) == Complete(Reason.ACQUISITION)
+    assert decide(arrivals, STUDY, SERIES, 2.3, DEFAULTS) == Complete(CompletionReason.ACQUISITION)
     assert isinstance(whole(arrivals, 2.3), Waiting)
 
 
 def test_a_study_is_counted_as_a_whole() -> None:
     two = [*sent(range(5)), *sent(range(5), series="1.2.2", association="a2")]
     agreed = state_of([*two, (0.6, counted(10, None)), (2.6, counted(10, None))])
-    assert whole(agreed, 2.7) == Complete(Reason.COUNT)
+    assert whole(agreed, 2.7) == Complete(CompletionReason.COUNT)
     more = state_of([*two, (0.6, counted(11, None))])
     assert isinstance(whole(more, 100), Waiting)
     assert whole(more, 2000) == CapReached("pacs counts 11 instances, 10 are here")
@@ -678,7 +690,7 @@ def restarted(arrivals: Arrivals, now_s: float, *, down_s: float = 10.0, clock_s
 def test_quiet_times_start_anew_after_a_restart() -> None:
     arrivals = restarted(state_of(sent(range(10))), 3.9)
     assert decide(arrivals, STUDY, SERIES, 5.0, DEFAULTS) == Waiting(8.0, "quiet")
-    assert decide(arrivals, STUDY, SERIES, 8.0, DEFAULTS) == Complete(Reason.QUIET)
+    assert decide(arrivals, STUDY, SERIES, 8.0, DEFAULTS) == Complete(CompletionReason.QUIET)
 
 
 def test_an_association_that_was_open_counts_as_aborted() -> None:
@@ -686,7 +698,7 @@ def test_an_association_that_was_open_counts_as_aborted() -> None:
     assert decide(arrivals, STUDY, SERIES, 5.0, DEFAULTS) == Waiting(65.0, "quiet after an abort")
     for at_s, event in sent(range(10, 12), start_s=20, association="a2"):
         arrivals = observe(arrivals, event, at_s)
-    assert decide(arrivals, STUDY, SERIES, 23.3, DEFAULTS) == Complete(Reason.QUIET)
+    assert decide(arrivals, STUDY, SERIES, 23.3, DEFAULTS) == Complete(CompletionReason.QUIET)
 
 
 @pytest.mark.parametrize(
@@ -713,7 +725,7 @@ def test_late_instances_after_a_restart(down_s: float, superseded: bool) -> None
     assert decide(arrivals, STUDY, SERIES, 6.0, DEFAULTS) == Settled()
     arrivals = observe(arrivals, arrived(10), 6.0)
     decision = decide(arrivals, STUDY, SERIES, 100.0, DEFAULTS)
-    assert decision == (Complete(Reason.QUIET) if superseded else Settled())
+    assert decision == (Complete(CompletionReason.QUIET) if superseded else Settled())
     assert arrivals.studies[STUDY].series[SERIES].generation == 2
 
 
@@ -732,7 +744,10 @@ def test_a_restart_anywhere_loses_nothing_and_hurries_nothing(script: list[Any],
         resumed.studies[STUDY], 1000.0, 5.0
     )
     decision = decide(resumed, STUDY, SERIES, 1000.0 + DEFAULTS.quiet_s - 0.1, DEFAULTS)
-    assert not isinstance(decision, Complete) or decision.reason in (Reason.COUNT, Reason.COMMITMENT)
+    assert not isinstance(decision, Complete) or decision.reason in (
+        CompletionReason.COUNT,
+        CompletionReason.COMMITMENT,
+    )
     replayed = [event for _, event in after if isinstance(event, InstanceArrived)]
     straight, anew = arrivals, resumed
     for event in replayed:
@@ -756,16 +771,16 @@ def test_forget() -> None:
 # Recorded traffic: real senders, timed on loopback.
 
 EXPECTED = {
-    "dcmsend": (30, {Reason.QUIET}),
-    "orthanc_instance": (30, {Reason.QUIET}),
-    "orthanc_stable": (30, {Reason.QUIET}),
-    "pynetdicom_paced": (30, {Reason.QUIET}),
-    "storescu": (30, {Reason.QUIET}),
-    "storescu_abort": (30, {Reason.QUIET_ABORT}),
-    "storescu_killed": (30, {Reason.QUIET}),
-    "storescu_parallel": (30, {Reason.QUIET}),
-    "storescu_shuffled": (30, {Reason.QUIET}),
-    "storescu_singly": (12, {Reason.QUIET}),
+    "dcmsend": (30, {CompletionReason.QUIET}),
+    "orthanc_instance": (30, {CompletionReason.QUIET}),
+    "orthanc_stable": (30, {CompletionReason.QUIET}),
+    "pynetdicom_paced": (30, {CompletionReason.QUIET}),
+    "storescu": (30, {CompletionReason.QUIET}),
+    "storescu_abort": (30, {CompletionReason.QUIET_ABORT}),
+    "storescu_killed": (30, {CompletionReason.QUIET}),
+    "storescu_parallel": (30, {CompletionReason.QUIET}),
+    "storescu_shuffled": (30, {CompletionReason.QUIET}),
+    "storescu_singly": (12, {CompletionReason.QUIET}),
 }
 
 
@@ -822,9 +837,9 @@ def test_real_series(shared_data: Path, folder: str, shuffled: bool) -> None:
     if shuffled:
         random.Random(7).shuffle(found)
     (job,) = played(as_sent(found)).jobs
-    assert (job.reason, len(job.uids)) == (Reason.QUIET, len(found))
+    assert (job.reason, len(job.uids)) == (CompletionReason.QUIET, len(found))
     (holed,) = played(as_sent([header for header in found if header is not withheld])).jobs
-    assert holed.reason is Reason.QUIET_GAP
+    assert holed.reason is CompletionReason.QUIET_GAP
 
 
 def test_real_study_with_images_in_acquisition(shared_data: Path) -> None:
@@ -832,9 +847,9 @@ def test_real_study_with_images_in_acquisition(shared_data: Path) -> None:
     study = shared_data / "dicom" / "pydicom_files" / "dicomdirtests" / "98892003"
     found = headers(study / "MR700")
     (job,) = played(as_sent(found)).jobs
-    assert (job.reason, len(job.uids)) == (Reason.QUIET_GAP, 7)
+    assert (job.reason, len(job.uids)) == (CompletionReason.QUIET_GAP, 7)
     (single, *_) = headers(study / "MR1")
-    assert played(as_sent([single])).jobs[0].reason is Reason.ACQUISITION
+    assert played(as_sent([single])).jobs[0].reason is CompletionReason.ACQUISITION
 
 
 def test_headers_with_nothing_or_nonsense_in_them() -> None:
@@ -931,7 +946,7 @@ def test_a_count_ends_the_longer_wait() -> None:
     service = Service()
     service.play(one_by_one(range(5), 6), until_s=24.5)
     events: list[Timed] = [(25.0, counted(5)), (27.5, counted(5))]
-    assert service.play(events)[-1].reason is Reason.COUNT and service.jobs[-1].at_s == approx(27.5)
+    assert service.play(events)[-1].reason is CompletionReason.COUNT and service.jobs[-1].at_s == approx(27.5)
 
 
 def test_a_correction_is_no_pace() -> None:

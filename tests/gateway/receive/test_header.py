@@ -17,8 +17,8 @@ from pydicom.uid import (
     JPEG2000Lossless,
 )
 
-from gateway import patients
-from gateway.receive.header import Identity, NeedMore, NotDicom, identify
+from gateway.ledger import patients
+from gateway.receive.identity import Identity, NeedMore, NotDicom, identify
 from tests.gateway.receiving import encode, make_ct
 
 

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.receive import newfile
-from gateway.receive.newfile import BLOCK, HEAD, PIECE, NewFile
+from gateway.receive import direct_file
+from gateway.receive.direct_file import BLOCK, HEAD, PIECE, NewFile
 
 EDGES = (0, 1, BLOCK - 1, BLOCK, HEAD, PIECE - 1, PIECE, PIECE + 1)
 CONTENT = os.urandom(3 * PIECE)
@@ -76,14 +76,14 @@ def test_a_file_that_is_there_is_not_touched(tmp_path: Path) -> None:
 
 
 def writing(monkeypatch: pytest.MonkeyPatch, how: Callable[[int, memoryview], int]) -> None:
-    monkeypatch.setattr(newfile.os, "write", how)
+    monkeypatch.setattr(direct_file.os, "write", how)
 
 
 def test_a_disk_of_larger_blocks_is_written_through_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.write
 
     def refuses(file: int, data: memoryview) -> int:
-        if newfile._is_direct(file):
+        if direct_file._is_direct(file):
             raise OSError(errno.EINVAL, "Invalid argument")
         return real(file, data)
 

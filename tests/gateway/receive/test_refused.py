@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from gateway import refusals
 from gateway.dimse.noise import OTHERS
-from gateway.dimse.storing import Refusal, Refused
-from gateway.ledger import Ledger
+from gateway.dimse.store import RefusedCaller, StoreRefusal
+from gateway.ledger import refusals
+from gateway.ledger.ledger import Ledger
+from gateway.ledger.refusals import LATELY_S, MOST, SHOWN
 from gateway.receive.refused import Refusals
-from gateway.refusals import LATELY_S, MOST, SHOWN
 from medseg.cli.app import app
 from tests.gateway.receiving import CT, RawPeer, associate_request, encode, make_ct, receiving, store_message, until
 
@@ -38,13 +38,13 @@ def ledger(url: str) -> Iterator[Ledger]:
         yield opened
 
 
-def shown(ledger: Ledger, now: float) -> list[refusals.Refused]:
+def shown(ledger: Ledger, now: float) -> list[refusals.RefusedPeer]:
     with ledger.read() as db:
         return list(refusals.latest(db, now))
 
 
-def refusal(host: str = "192.0.2.1", calling: str = "CT07", **more: object) -> Refusal:
-    return Refusal(Refused.ASSOCIATION, calling, host, "calling AE title not recognized, for good", **more)  # type: ignore[arg-type]
+def refusal(host: str = "192.0.2.1", calling: str = "CT07", **more: object) -> StoreRefusal:
+    return StoreRefusal(RefusedCaller.ASSOCIATION, calling, host, "calling AE title not recognized, for good", **more)  # type: ignore[arg-type]
 
 
 def test_counts_grow_and_the_last_reason_counts(url: str, ledger: Ledger) -> None:
@@ -54,13 +54,13 @@ def test_counts_grow_and_the_last_reason_counts(url: str, ledger: Ledger) -> Non
         gathered.note(refusal())
     gathered.step()
     clock.now += 0.5
-    gathered.note(Refusal(Refused.ASSOCIATION, "CT07", "192.0.2.1", "local limit exceeded, for now"))
+    gathered.note(StoreRefusal(RefusedCaller.ASSOCIATION, "CT07", "192.0.2.1", "local limit exceeded, for now"))
     gathered.step()  # once a second
     assert [one.count for one in shown(ledger, clock.now)] == [3]
     clock.now += 1
     gathered.step()
     clock.now += 10
-    gathered.note(Refusal(Refused.INSTANCE, "CT07", "192.0.2.1", "cannot understand (C000H)", "1.2.3"))
+    gathered.note(StoreRefusal(RefusedCaller.INSTANCE, "CT07", "192.0.2.1", "cannot understand (C000H)", "1.2.3"))
     gathered.step()
     with Ledger(url) as again:
         instance, association = shown(again, clock.now)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless
 
-from gateway import moves
-from gateway.dimse.storing import Ending, StoreRequest
+from gateway.dimse.store import Ending, StoreRequest
+from gateway.ledger import series as series_rows
 from gateway.receive.comparison import Comparison
 from gateway.receive.source import SpoolSource, read_series
 from medseg.dicom.encoding import find_encoding
@@ -24,7 +24,7 @@ from tests.gateway.spooling import Inbox, inbox, phantom
 def complete(box: Inbox, revision: int) -> None:
     (row,) = box.rows("series")
     at = time.time()
-    assert box.ledger.write(lambda db: moves.complete_series(db, row.study_uid, row.series_uid, revision, "quiet", at))
+    assert box.ledger.write(series_rows.complete_series, row.study_uid, row.series_uid, revision, "quiet", at)
 
 
 def source_of(box: Inbox, **options: object) -> SpoolSource:

@@ -9,18 +9,19 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 
-from gateway.dimse.storing import Ending, Peer, StoreRequest
-from gateway.keep.doomed import sweep
-from gateway.ledger import Ledger, LedgerUnavailable
+from gateway.dimse.status import Status, StoreRefused, refusal
+from gateway.dimse.store import AssociationInfo, Ending, StoreRequest
+from gateway.keep.deletion import sweep
+from gateway.ledger.ledger import Ledger, LedgerUnavailable
 from gateway.receive.comparison import Comparison
 from gateway.receive.reconcile import Reconciliation, reconcile
 from gateway.receive.spool import Spool, Watermark
-from gateway.status import Status, StoreRefused, refusal
 from medseg.errors import MedsegError, UnreadableInstance
 from tests.gateway.receiving import (
     CT,
@@ -35,7 +36,7 @@ from tests.gateway.receiving import (
     store_message,
 )
 
-PEER = Peer("0" * 32, "CT01", "MEDSEG", "127.0.0.1")
+PEER = AssociationInfo("0" * 32, "CT01", "MEDSEG", "127.0.0.1")
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def put(
     instance: object,
     data_set: bytes | None = None,
     syntax: str = ExplicitVRLittleEndian,
-    peer: Peer = PEER,
+    peer: AssociationInfo = PEER,
 ) -> None:
     data_set = encode(instance, syntax) if data_set is None else data_set  # type: ignore[arg-type]
     uid, sop_class = str(instance.SOPInstanceUID), str(instance.SOPClassUID)  # type: ignore[attr-defined]
@@ -141,7 +142,7 @@ def test_duplicates_are_kept_once_and_conflicts_both(store: Receiver) -> None:
 
 @pytest.mark.parametrize("left", [None, b"", b"half an instance"])
 def test_what_is_sent_again_takes_the_place_of_a_file_that_is_gone_or_cut(store: Receiver, left: bytes | None) -> None:
-    instance, another = make_ct(), Peer("1" * 32, "A_LONGER_TITLE", "MEDSEG", "127.0.0.1")
+    instance, another = make_ct(), AssociationInfo("1" * 32, "A_LONGER_TITLE", "MEDSEG", "127.0.0.1")
     store.spool.opened(another)
     put(store.spool, instance)
     (lost,) = store.files()
@@ -270,8 +271,8 @@ def test_a_commit_that_is_done_and_seems_to_have_failed_keeps_its_file(store: Re
     """As when the connection to a database server breaks at the end. The sender comes again, and is told 0000H."""
     instance, write = make_ct(), store.ledger.write
 
-    def write_and_break(operation: object) -> None:
-        write(operation)  # type: ignore[arg-type]
+    def write_and_break(*operation: Any) -> None:
+        write(*operation)
         raise LedgerUnavailable("the connection broke")
 
     store.ledger.write = write_and_break  # type: ignore[assignment]
@@ -326,7 +327,7 @@ def test_reconcile_finds_what_a_crash_leaves(store: Receiver) -> None:
     stray.parent.mkdir(parents=True)
     stray.write_bytes(b"not DICOM at all")
     write = ledger.write
-    ledger.write = lambda operation: (_ for _ in ()).throw(SystemExit)  # type: ignore[assignment]
+    ledger.write = lambda *operation: (_ for _ in ()).throw(SystemExit)  # type: ignore[assignment]
     with pytest.raises(SystemExit):  # killed between rename and commit
         put(spool, unfiled)
     ledger.write = write  # type: ignore[method-assign]

@@ -9,9 +9,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import TypeAlias
 
-from gateway.receive.arrivals import Arrivals, observe
-from gateway.receive.completion import CapReached, Complete, Reason, Settled, Waiting, decide
-from gateway.receive.events import (
+from gateway.complete.arrivals import Arrivals, observe
+from gateway.complete.decision import CapReached, Complete, CompletionReason, Settled, Waiting, decide
+from gateway.complete.events import (
     AssociationAborted,
     AssociationOpened,
     AssociationReleased,
@@ -20,7 +20,7 @@ from gateway.receive.events import (
     InstanceArrived,
     Taken,
 )
-from gateway.settings import Complete as Settings
+from gateway.settings.model import Completion as Settings
 
 STUDY = "1.2"
 SPACING_MM = 2.0
@@ -74,7 +74,7 @@ class Job:
 
     at_s: float
     series: str
-    reason: Reason | None
+    reason: CompletionReason | None
     uids: frozenset[str]
     generation: int
 

@@ -13,8 +13,8 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 from gateway import heartbeat
-from gateway.live import Live
-from gateway.settings import GatewaySettings, Limits
+from gateway.settings.current import Live
+from gateway.settings.model import GatewaySettings, Limits
 from gateway.web import server
 from tests.gateway.running import free_port, wait_for
 from tests.gateway.spooling import Inbox, inbox

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.settings import Limits
+from gateway.settings.model import Limits
 from gateway.web import health
 from tests.gateway.web.served import PROCESSES, Served, served
 

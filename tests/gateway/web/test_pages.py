@@ -13,9 +13,11 @@ from urllib.parse import quote
 import pytest
 from sqlalchemy import Connection, insert
 
-from gateway import moves, outbox_rows, rows, tables
+from gateway.ledger import deliveries, events, instances, jobs, tables
+from gateway.ledger import series as series_rows
+from gateway.ledger.jobs import NewJob
 from gateway.retry import Fault
-from gateway.settings import Deliver
+from gateway.settings.model import Deliver
 from tests.gateway.spooling import phantom
 from tests.gateway.test_ledger import stored
 from tests.gateway.test_stages import SERIES, STUDY, pass_through
@@ -62,12 +64,12 @@ def hostile_study(db: Connection, value: str) -> None:
     db.execute(insert(tables.delivery), way | {"created_at": 9.0, "error_code": value, "error": value, "failures": 3})
     passed = uids | {"series_uid": f"{value}.2", "state": "held", "instances": 1, "revision": 1}
     db.execute(insert(tables.series), passed | {"first_at": 1.0, "last_at": 9.0})
-    moves.tell(db, "series.passed_over", 9.0, value, f"{value}.2", {"why": value})
+    events.tell(db, "series.passed_over", 9.0, value, f"{value}.2", {"why": value})
 
 
 @pytest.mark.parametrize("value", HOSTILE)
 def test_what_comes_from_outside_is_text_and_nothing_else(site: Served, value: str) -> None:
-    site.box.ledger.write(lambda db: hostile_study(db, value))
+    site.box.ledger.write(hostile_study, value)
     front = Page(site.get("/").body)
     (link,) = (link for link in front.links if link.startswith("/studies/"))
     answer = site.get(link)
@@ -117,17 +119,17 @@ def test_what_went_wrong_comes_with_the_next_step(site: Served) -> None:
     def fail(db: Connection) -> None:
         pass_through(db)
         db.exec_driver_sql("UPDATE delivery SET state = 'queued', confirmed_at = NULL, stored_at = NULL")
-        for out in outbox_rows.claim_outgoing(db, "pacs", "sender", 200.0, 300.0, 9):
-            outbox_rows.fail(db, out, Fault.REJECTED, 210.0, Deliver(), 0.5, status=None, detail="PACS@1:1")
-        rows.file_instance(db, stored(sop="1.9", series="1.8", at=300))
-        assert moves.complete_series(db, STUDY, "1.8", 1, "quiet", 301.0)
+        for out in deliveries.claim_outgoing(db, "pacs", "sender", 200.0, 300.0, 9):
+            deliveries.fail(db, out, Fault.REJECTED, 210.0, Deliver(), 0.5, status=None, detail="PACS@1:1")
+        instances.file_instance(db, stored(sop="1.9", series="1.8", at=300))
+        assert series_rows.complete_series(db, STUDY, "1.8", 1, "quiet", 301.0)
         for state in ("held", "failed"):
-            new = moves.NewJob(STUDY, "1.8", 1, "", "rule", "on", "held" if state == "held" else "queued", 0.0)
-            moves.make_job(db, new, 301.0)
+            new = NewJob(STUDY, "1.8", 1, "", "rule", "on", "held" if state == "held" else "queued", 0.0)
+            jobs.make_job(db, new, 301.0)
             if state == "failed":
-                claim = rows.claim_job(db, "worker", 302.0, 320.0)
+                claim = jobs.claim_job(db, "worker", 302.0, 320.0)
                 assert claim is not None
-                rows.end_job(db, claim, "failed", 303.0, code="no_such_bundle", error="no bundle 'x'")
+                jobs.end_job(db, claim, "failed", 303.0, code="no_such_bundle", error="no bundle 'x'")
 
     site.box.ledger.write(fail)
     text = Page(site.get("/").body).text
@@ -140,7 +142,7 @@ def test_older_studies_are_a_link_away(site: Served) -> None:
     def file_many(db: Connection) -> None:
         for number in range(30):
             one = stored(sop=f"1.{number}", series=f"3.{number}", at=float(number))
-            rows.file_instance(db, replace(one, study_uid=f"2.{number}"))
+            instances.file_instance(db, replace(one, study_uid=f"2.{number}"))
 
     site.box.ledger.write(file_many)
     front = Page(site.get("/").body)

@@ -17,21 +17,23 @@ from pydicom import Dataset, dcmread
 from sqlalchemy import Connection
 from torch import Tensor
 
-from gateway import moves
-from gateway.dimse.storing import Ending
-from gateway.director import Director
-from gateway.live import Live
-from gateway.processes import Desk
-from gateway.read import read_settings
-from gateway.settings import GatewaySettings
+from gateway.dimse.store import Ending
+from gateway.ledger import series as series_rows
+from gateway.serve.director import Director
+from gateway.serve.processes import LedgerContext
+from gateway.settings.current import Live
+from gateway.settings.model import GatewaySettings
+from gateway.settings.read import read_settings
 from gateway.work import worker as work
 from gateway.work.worker import Worker
 from medseg.bundle.load import load_bundle
 from medseg.dicom.phantom import Ellipsoid, make_series, write_series
 from medseg.dicom.sources import read_series
-from medseg.inference.device import Engine
-from medseg.inference.segment import Settings
-from medseg.job import Format, plan, run
+from medseg.inference.engines.engine import Engine
+from medseg.inference.settings import Settings
+from medseg.job.folder import Format
+from medseg.job.plan import plan
+from medseg.job.run import run
 from tests.gateway.running import wait_for
 from tests.gateway.spooling import Clock, Inbox, inbox
 from tests.medseg.bundle.zoo import spleen_like
@@ -82,7 +84,9 @@ class Room:
         self.settings: GatewaySettings = replace(settings, gateway=replace(settings.gateway, spool=box.folder))
         self.director = Director(box.ledger, box.folder, self.settings)
         self.stop = threading.Event()
-        self.worker = Worker(box.ledger, box.folder, Desk(box.ledger, Live(self.settings)), self.stop, owner="worker")
+        self.worker = Worker(
+            box.ledger, box.folder, LedgerContext(box.ledger, Live(self.settings)), self.stop, owner="worker"
+        )
         self.peer = box.open()
 
     def store(self, series: Sequence[Dataset]) -> None:
@@ -280,7 +284,7 @@ def test_images_that_come_between_completion_and_its_being_seen_are_left_to_the_
 ) -> None:
     here, series = Room(box, tmp_path, f'bundle = "{bundle}"'), phantom()
     gate = threading.Event()
-    look = moves.series_row
+    look = series_rows.series_row
 
     def late(db: Connection, *of: str) -> Any:
         if threading.current_thread() is not threading.main_thread() and windows:
@@ -290,7 +294,7 @@ def test_images_that_come_between_completion_and_its_being_seen_are_left_to_the_
     with here.working():
         here.store(series[:30])
         wait_for("windows over the first slices", lambda: windows)
-        monkeypatch.setattr(moves, "series_row", late)
+        monkeypatch.setattr(series_rows, "series_row", late)
         here.complete()
         here.store(series[30:])
         gate.set()

@@ -12,10 +12,10 @@ import pytest
 from pydicom import Dataset, dcmread
 from sqlalchemy import text
 
-from gateway import moves, rows
 from gateway.decide import settle
-from gateway.director import Director
+from gateway.ledger import deliveries, instances, jobs
 from gateway.receive.comparison import Comparison
+from gateway.serve.director import Director
 from gateway.work.worker import Worker
 from tests.gateway.receiving import encode
 from tests.gateway.spooling import Inbox, inbox, phantom
@@ -131,7 +131,7 @@ def test_a_merged_series_is_one_volume_of_the_patient_that_was_named(here: Room,
     new = {"PatientID": "NEW", "PatientName": "Neü^Name", "AccessionNumber": "2", "SpecificCharacterSet": "ISO_IR 192"}
     handle(here, [*old[:3], *changed(old[3:], **new)])
     assert not reports(here)
-    here.box.ledger.write(lambda db: settle.merge(db, study, letter, time.time()))
+    here.box.ledger.write(settle.merge, study, letter, time.time())
     handle(here, [])
     (report,) = reports(here)
     assert (report.PatientID, sources(report)) == (patient, 6)
@@ -147,7 +147,7 @@ def test_results_of_other_series_are_made_anew_under_the_identity_that_won(here:
     handle(here, other)
     (first,) = reports(here)
     study = one[0].StudyInstanceUID
-    done = here.box.ledger.write(lambda db: settle.merge(db, study, "B", time.time()))
+    done = here.box.ledger.write(settle.merge, study, "B", time.time())
     assert len(done.jobs) == 1
     assert [row.state for row in here.box.rows("delivery")] == ["cancelled"]  # it was not sent, and is wrong now
     handle(here, [])
@@ -155,7 +155,7 @@ def test_results_of_other_series_are_made_anew_under_the_identity_that_won(here:
     assert {report.PatientID for report in made} == {"B"} and len(made) == 2
     (again,) = [report for report in made if named(report)]
     assert named(again) == {first.SOPInstanceUID}
-    done = here.box.ledger.write(lambda db: settle.merge(db, study, "A", time.time()))
+    done = here.box.ledger.write(settle.merge, study, "A", time.time())
     assert len(done.jobs) == 2
     handle(here, [])
     assert [report.PatientID for report in reports(here)[3:]] == ["A", "A"] and len(current(here)) == 2
@@ -168,7 +168,7 @@ def test_what_is_split_goes_on_by_itself(here: Room) -> None:
     handle(here, old)
     handle(here, changed(old[:4], PatientID="B"))
     (first,) = reports(here)
-    here.box.ledger.write(lambda db: settle.split(db, old[0].StudyInstanceUID, time.time()))
+    here.box.ledger.write(settle.split, old[0].StudyInstanceUID, time.time())
     handle(here, [])
     made = {str(report.PatientID): report for report in reports(here)}
     assert {patient: sources(report) for patient, report in made.items()} == {"A": 8, "B": 4}
@@ -182,9 +182,9 @@ def test_nothing_leaves_while_it_is_not_settled(here: Room) -> None:
     assert [row.state for row in here.box.rows("delivery")] == ["queued"]
     here.box.send(changed(series[:1], PatientID="B"))
     now = time.time()
-    assert here.box.ledger.write(lambda db: rows.claim_delivery(db, "pacs", "s", now, now + 9)) is None
-    here.box.ledger.write(lambda db: settle.merge(db, series[0].StudyInstanceUID, "A", now))
-    assert here.box.ledger.write(lambda db: rows.claim_delivery(db, "pacs", "s", now, now + 9)) is not None
+    assert here.box.ledger.write(deliveries.claim_delivery, "pacs", "s", now, now + 9) is None
+    here.box.ledger.write(settle.merge, series[0].StudyInstanceUID, "A", now)
+    assert here.box.ledger.write(deliveries.claim_delivery, "pacs", "s", now, now + 9) is not None
 
 
 def test_what_comes_while_a_result_is_made_keeps_it_from_being_filed(
@@ -234,7 +234,7 @@ def test_what_is_less_complete_replaces_nothing_until_a_person_says_so(here: Roo
     done, failed = here.box.rows("job")
     assert (done.state, failed.state, failed.error_code) == ("done", "failed", "less_complete")
     assert "in pieces of 3 and 3" in failed.error and len(current(here)) == 1 and len(reports(here)) == 1
-    assert here.box.ledger.write(lambda db: moves.retry_job(db, failed.id, time.time())) == ""
+    assert here.box.ledger.write(jobs.retry_job, failed.id, time.time()) == ""
     handle(here, [])
     first, *others = reports(here)
     assert len(others) == 2 and {frozenset(named(one)) for one in others} == {frozenset({first.SOPInstanceUID})}
@@ -265,7 +265,7 @@ def test_after_a_restart_a_copy_is_no_correction(here: Room) -> None:
     handle(here, series[5:])
     assert [job.state for job in here.box.rows("job")] == ["done", "done"]
     lost = here.box.rows("instance")[0].path
-    assert here.box.ledger.write(lambda db: rows.lose_instance(db, lost, time.time()))
+    assert here.box.ledger.write(instances.lose_instance, lost, time.time())
     here.director = Director(here.box.ledger, here.box.folder, here.settings)
     handle(here, series[:1])
     assert len(here.box.rows("job")) == 2 and here.box.rows("series")[0].state == "complete"

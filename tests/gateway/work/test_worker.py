@@ -13,13 +13,16 @@ import pytest
 from pydicom import Dataset, dcmread
 from sqlalchemy import update
 
-from gateway import moves, outbox_rows, rows, studies, tables
-from gateway.director import Director
-from gateway.live import Live
-from gateway.processes import Desk
-from gateway.read import read_settings
-from gateway.settings import GatewaySettings
-from gateway.tables import delivery
+from gateway.ledger import deliveries, instances, jobs, results, tables
+from gateway.ledger.jobs import NewJob
+from gateway.ledger.results import NewResult
+from gateway.ledger.tables import delivery
+from gateway.serve.director import Director
+from gateway.serve.processes import LedgerContext
+from gateway.settings.current import Live
+from gateway.settings.model import GatewaySettings
+from gateway.settings.read import read_settings
+from gateway.show import studies
 from gateway.work.worker import Worker
 from tests.gateway.beside import BESIDE, beside
 from tests.gateway.spooling import Clock, Inbox, inbox, phantom
@@ -42,7 +45,7 @@ class Room:
         self.director = Director(box.ledger, box.folder, self.settings)
         self.stop = threading.Event()
         self.live = Live(self.settings)
-        self.worker = Worker(box.ledger, box.folder, Desk(box.ledger, self.live), self.stop, owner="worker")
+        self.worker = Worker(box.ledger, box.folder, LedgerContext(box.ledger, self.live), self.stop, owner="worker")
 
     def make_job(self, series: list[object]) -> None:
         self.box.send(series)  # type: ignore[arg-type]
@@ -147,7 +150,7 @@ def test_a_job_that_was_held_takes_in_what_came_too_late(box: Inbox, tmp_path: P
     here.make_job(series[:5])
     here.clock.after(here.settings.complete.late_s)
     here.make_job(series[5:])
-    assert box.ledger.write(lambda db: moves.release_job(db, 1, time.time()))
+    assert box.ledger.write(jobs.release_held, 1, time.time())
     assert here.worker.step() and here.worker.step() and not here.worker.step()
     assert [(job.state, job.revision) for job in box.rows("job")] == [("done", 6)]
 
@@ -160,7 +163,7 @@ def test_a_job_whose_images_were_lost_is_done_in_the_end(
     here.make_job(series)
     path = box.rows("instance")[0].path
     (box.folder / path).unlink()
-    assert box.ledger.write(lambda db: rows.lose_instance(db, path, time.time()))
+    assert box.ledger.write(instances.lose_instance, path, time.time())
     here.director = Director(box.ledger, box.folder, here.settings)
     if sent_again == "before it is claimed":
         here.make_job(series[:1])
@@ -170,7 +173,7 @@ def test_a_job_whose_images_were_lost_is_done_in_the_end(
         assert (job.state, job.error_code) == ("failed", "images_lost") and "1 of its images" in job.error
         if sent_again == "after it failed":
             here.make_job(series[:1])
-        assert box.ledger.write(lambda db: moves.retry_job(db, 1, time.time())) == ""
+        assert box.ledger.write(jobs.retry_job, 1, time.time()) == ""
     while here.worker.step():
         pass
     lost = sent_again == "never"
@@ -251,12 +254,12 @@ def test_who_comes_back_late_files_nothing(box: Inbox, tmp_path: Path, bundle: P
     here = room(box, tmp_path, f'bundle = "{bundle}"')
     here.make_job(phantom())
     now = time.time()
-    late = box.ledger.write(lambda db: rows.claim_job(db, "late", now, now - 1))
+    late = box.ledger.write(jobs.claim_job, "late", now, now - 1)
     assert late is not None
     here.worker.step()
     (result,) = box.rows("result")
-    again = moves.NewResult("another key", "spleen_test", "1", [], ())
-    assert not box.ledger.write(lambda db: moves.finish_job(db, late, again, ["pacs"], time.time()))
+    again = NewResult("another key", "spleen_test", "1", [], ())
+    assert not box.ledger.write(results.finish_job, late, again, ["pacs"], time.time())
     assert [one.id for one in box.rows("result")] == [result.id]
 
 
@@ -280,10 +283,10 @@ def two_phases() -> list[Dataset]:
     return [*early, *late]
 
 
-def job_of(box: Inbox) -> moves.NewJob:
+def job_of(box: Inbox) -> NewJob:
     """The job that there is, as it was when it was made."""
     (job,) = box.rows("job")
-    return moves.NewJob(**{one.name: getattr(job, one.name) for one in fields(moves.NewJob)} | {"state": "queued"})
+    return NewJob(**{one.name: getattr(job, one.name) for one in fields(NewJob)} | {"state": "queued"})
 
 
 def test_a_series_of_two_phases_gives_one_result_with_the_objects_of_both(
@@ -313,8 +316,8 @@ def test_a_late_slice_of_one_phase_replaces_its_object_alone(box: Inbox, tmp_pat
     assert {one.kind for one in objects.values()} == {"sr", "sr.2"}
     assert first.sop_instance_uid in objects and replaced.sop_instance_uid not in objects
     with box.ledger.read() as db:
-        outbox_rows.cancel_superseded(db)
-        sent = {row.sop_instance_uid for row in outbox_rows.deliveries(db, "queued")}
+        deliveries.cancel_superseded(db)
+        sent = {row.sop_instance_uid for row in deliveries.deliveries(db, "queued")}
     assert sent == objects.keys()
 
 
@@ -324,13 +327,13 @@ def test_an_object_that_is_current_again_is_sent_after_all(box: Inbox, tmp_path:
     here.worker.step()
     box.ledger.write(lambda db: db.execute(update(delivery).values(state="cancelled")).rowcount)
     last = box.rows("instance")[-1].path
-    assert box.ledger.write(lambda db: rows.lose_instance(db, last, time.time()))
+    assert box.ledger.write(instances.lose_instance, last, time.time())
     now = time.time()
     new = replace(job_of(box), revision=len(series) + 1)
-    again = box.ledger.write(lambda db: moves.make_job(db, new, now))
+    again = box.ledger.write(jobs.make_job, new, now)
     here.worker.step()
     assert box.rows("job")[-1].error_code == "less_complete"
-    assert box.ledger.write(lambda db: moves.retry_job(db, again, time.time())) == ""
+    assert box.ledger.write(jobs.retry_job, again, time.time()) == ""
     here.worker.step()
     assert sorted(row.state for row in box.rows("delivery")) == ["cancelled", "queued", "queued"]
 

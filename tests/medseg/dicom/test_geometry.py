@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset as Item
 from scipy.spatial.transform import Rotation
 
 from medseg.dicom.decode import read_planes
-from medseg.dicom.geometry import Reason, Verdict, classify
+from medseg.dicom.geometry import GeometryVerdict, Reason, classify
 from medseg.dicom.phantom import Ellipsoid, make_affine, make_series
 from medseg.dicom.slices import expand
 from tests.medseg.dicom.made import each, instance_of, moved, renamed, series_of
@@ -27,11 +27,11 @@ def made(**changes: object) -> list[Dataset]:
     return make_series(**{"shape": SMALL, "spacing_mm": (2.0, 1.0, 1.0)} | changes)
 
 
-def codes(verdict: Verdict) -> list[str]:
+def codes(verdict: GeometryVerdict) -> list[str]:
     return [finding.code for stack in verdict.stacks for finding in stack.findings]
 
 
-def lengths(verdict: Verdict) -> list[int]:
+def lengths(verdict: GeometryVerdict) -> list[int]:
     return [len(stack.slices) for stack in verdict.stacks]
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from medseg.dicom.nifti import read_nifti
 from medseg.errors import MedsegError, UnreadableInstance
-from medseg.inference.spool import LabelSpool
+from medseg.inference.planes import LabelSpool
 from medseg.results.nifti import write_nifti
 from tests.medseg.inference.phantoms import make_segment
 from tests.medseg.results.stacks import made

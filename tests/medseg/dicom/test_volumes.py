@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydicom import Dataset
 from scipy.spatial.transform import Rotation
 
-from medseg.dicom.geometry import Verdict, classify
+from medseg.dicom.geometry import GeometryVerdict, classify
 from medseg.dicom.instance import Slice
 from tests.medseg.dicom.mixed import Geometry, Made, Mixture, Write, item, mixed
 
@@ -214,7 +214,7 @@ def identity(plane: Slice) -> tuple[str, int]:
     return plane.instance.sop_instance_uid, plane.frame or 0
 
 
-def check(verdict: Verdict, truth: dict[tuple[str, int], int]) -> None:
+def check(verdict: GeometryVerdict, truth: dict[tuple[str, int], int]) -> None:
     """Each stack is one of the volumes, whole; what is in none was refused by name."""
     sizes = Counter(truth.values())
     given_back = 0
@@ -304,7 +304,7 @@ def test_mixed_volumes_come_apart_into_exactly_those_or_are_refused(mixture: Mix
 # --- known cases -------------------------------------------------------------------------------------------------
 
 
-def verdict_of(mixture: Mixture) -> Verdict:
+def verdict_of(mixture: Mixture) -> GeometryVerdict:
     """The verdict, which keeps the rule."""
     series, truth = mixed(mixture)
     verdict = classify(series)

@@ -37,14 +37,15 @@ from medseg.bundle.recipe import (
 )
 from medseg.dicom.geometry import classify
 from medseg.dicom.instance import Slice
-from medseg.dicom.series import Stack
+from medseg.dicom.series import Stack, StackSource
 from medseg.errors import GeometryRefused, Interrupted, OutputNotWritable, UndecodablePixels
-from medseg.inference import arrival
 from medseg.inference import segment as segmenting
+from medseg.inference.arriving import intake, passage
+from medseg.inference.arriving.axis import SliceAxis, axis_through, rounded_spacing
+from medseg.inference.grids.restore import activate
 from medseg.inference.labels import SegmentationResult
-from medseg.inference.restore import activate
-from medseg.inference.segment import Settings, StackSource, segment
-from medseg.inference.track import Track, lay, rounded_spacing
+from medseg.inference.segment import segment
+from medseg.inference.settings import Settings
 from medseg.progress import Progress, Stage
 from tests.medseg.inference.phantoms import (
     SIGMOID,
@@ -94,8 +95,8 @@ def facts(result: SegmentationResult) -> tuple[object, ...]:
 
 def forward(stack: Stack, recipe: Recipe) -> list[int]:
     """Numbers of the slices in the order of the track."""
-    track = lay(stack, recipe)
-    assert isinstance(track, Track), track
+    track = axis_through(stack, recipe)
+    assert isinstance(track, SliceAxis), track
     return [next(k for k, one in enumerate(stack.slices) if one is other) for other in track.slices]
 
 
@@ -433,7 +434,7 @@ def test_what_a_step_must_know_of_the_whole_is_gathered_to_the_bit(
     bundle = make_bundle(tmp_path, steps=steps)
     found, gathered = outcome(Arriving(stack, with_pauses(range(20))), bundle)
     assert "of the whole volume" in str(found.streamed_reason)
-    monkeypatch.setattr("medseg.inference.segment.lay", lambda *_: "taken as a whole")
+    monkeypatch.setattr("medseg.inference.segment.axis_through", lambda *_: "taken as a whole")
     expected, labels = outcome(StackSource(stack), bundle)
     assert expected.streamed_reason == "taken as a whole"
     assert np.array_equal(gathered, labels)
@@ -447,7 +448,7 @@ def test_a_full_disk_under_what_is_gathered_is_told(tmp_path: Path, monkeypatch:
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("medseg.inference.decoding.os.pwrite", full)
+    monkeypatch.setattr("medseg.inference.planes.os.pwrite", full)
     with pytest.raises(OutputNotWritable, match="No space left on device, for planes that wait"):
         outcome(StackSource(stack), bundle)
 
@@ -516,7 +517,8 @@ def test_more_slices_than_a_track_has_room_for_are_taken_as_a_whole(
     bundle, stack = make_bundle(tmp_path), make_stack(blobs((20, 24, 24)))
     expected, found = Collected(), Collected()
     segment(StackSource(stack), bundle, expected)
-    monkeypatch.setattr(arrival, "MANY", 10)
+    monkeypatch.setattr(intake, "MANY", 10)
+    monkeypatch.setattr(passage, "MANY", 10)
     result = segment(StackSource(stack), bundle, found)
     assert not result.streamed
     assert np.array_equal(expected.labels, found.labels)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medseg.inference.beside import Beside
+from medseg.inference.background import BackgroundConsumer
 
 SOON = 30.0  # seconds
 
@@ -17,7 +17,7 @@ SOON = 30.0  # seconds
 @given(st.lists(st.integers(1, 9)), st.integers(1, 12))
 def test_all_is_consumed_in_order(items: list[int], room: int) -> None:
     seen: list[int] = []
-    with Beside[int](seen.extend, lambda size: size, room) as beside:
+    with BackgroundConsumer[int](seen.extend, lambda size: size, room) as beside:
         for item in items:
             beside.put(item)
     assert seen == items
@@ -30,7 +30,7 @@ def test_no_more_waits_than_there_is_room_for() -> None:
     def consume(items: Iterator[int]) -> None:
         ahead.extend(len(put) - n for n in items)
 
-    with Beside[int](consume, lambda _: 1, 2) as beside:
+    with BackgroundConsumer[int](consume, lambda _: 1, 2) as beside:
         for n in range(200):
             beside.put(n)
             put.append(n)
@@ -39,7 +39,7 @@ def test_no_more_waits_than_there_is_room_for() -> None:
 
 def test_settled_is_all_that_can_be_consumed() -> None:
     seen: list[int] = []
-    with Beside[int](seen.extend, lambda _: 1, 100) as beside:
+    with BackgroundConsumer[int](seen.extend, lambda _: 1, 100) as beside:
         for n in range(50):
             beside.put(n)
             if n % 10 == 9:
@@ -54,7 +54,7 @@ def test_an_error_beside_is_raised_here(how: str) -> None:
         next(items)
         raise OSError("no room")
 
-    with pytest.raises(OSError, match="no room"), Beside[int](consume, lambda _: 1, 1) as beside:
+    with pytest.raises(OSError, match="no room"), BackgroundConsumer[int](consume, lambda _: 1, 1) as beside:
         beside.put(0)
         if how == "settle":
             beside.settle()
@@ -70,7 +70,7 @@ def test_an_error_here_ends_what_is_beside() -> None:
             begun.set()
         ended.set()
 
-    with pytest.raises(KeyError), Beside[int](consume, lambda _: 1, 1) as beside:
+    with pytest.raises(KeyError), BackgroundConsumer[int](consume, lambda _: 1, 1) as beside:
         beside.put(0)
         assert begun.wait(SOON)
         raise KeyError

@@ -9,9 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from medseg.dicom.series import StackSource
 from medseg.errors import InvalidBundle, OutOfMemory, ResourceError, UsageError
-from medseg.inference.device import Engine, Networks, choose_device, choose_precision, memory_errors
-from medseg.inference.segment import Settings, StackSource, segment
+from medseg.inference.engines.device import choose_device, choose_precision, memory_errors
+from medseg.inference.engines.engine import Engine, Networks
+from medseg.inference.segment import segment
+from medseg.inference.settings import Settings
 from tests.medseg.inference.phantoms import Collected, blobs, make_bundle, make_stack
 
 CPU = torch.device("cpu")

@@ -16,13 +16,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from medseg.dicom.series import StackSource
 from medseg.errors import Interrupted, UsageError
-from medseg.inference.device import Engine
-from medseg.inference.engines import race as racing
-from medseg.inference.engines import shelf as shelving
-from medseg.inference.engines.backends import BACKENDS, BackEnd, Case, OwnThreads, Run, eager, made
-from medseg.inference.engines.race import ENGINES, Verdict, choose, worth
-from medseg.inference.segment import Settings, StackSource, segment
+from medseg.inference.engines import cache as shelving
+from medseg.inference.engines import selection as racing
+from medseg.inference.engines.backends import BACKENDS, made
+from medseg.inference.engines.case import BackEnd, Case, Run, eager
+from medseg.inference.engines.engine import Engine
+from medseg.inference.engines.openvino import OwnThreads
+from medseg.inference.engines.selection import ENGINES, RaceResult, choose, worth
+from medseg.inference.segment import segment
+from medseg.inference.settings import Settings
 from tests.medseg.inference.phantoms import Collected, blobs, make_bundle, make_stack
 
 CPU = torch.device("cpu")
@@ -269,7 +273,7 @@ def take_away(folder: Path) -> None:
 def test_a_damaged_verdict_is_as_if_it_were_not_there(harm, stable: Stable):
     stable.add("openvino", 0.5)
     chosen(small_case())
-    harm(shelving.Shelf(small_case()).folder)
+    harm(shelving.EngineCache(small_case()).folder)
     assert chosen(small_case()) == ("openvino", [])
     assert stable.made == ["openvino"] * 2
 
@@ -277,7 +281,7 @@ def test_a_damaged_verdict_is_as_if_it_were_not_there(harm, stable: Stable):
 def test_a_damaged_engine_is_not_run_but_made_anew_next_time(stable: Stable, monkeypatch: pytest.MonkeyPatch):
     stable.add("openvino", 0.5)
     chosen(small_case())
-    folder = shelving.Shelf(small_case()).folder
+    folder = shelving.EngineCache(small_case()).folder
     (weights,) = folder.glob("openvino-*/weights")
     weights.write_text("weightz")
     monkeypatch.setattr(racing, "_LOADED", racing._Loaded())  # another process
@@ -291,10 +295,10 @@ def test_what_loses_is_thrown_away(stable: Stable):
     stable.add("openvino", 0.5)
     stable.add("compile", 0.7)
     chosen(small_case())
-    folder = shelving.Shelf(small_case()).folder
+    folder = shelving.EngineCache(small_case()).folder
     assert [path.name.split("-")[0] for path in folder.iterdir() if path.is_dir()] == ["openvino"]
     told = json.loads((folder / "auto.json").read_text())
-    assert Verdict.of(told) is not None
+    assert RaceResult.of(told) is not None
     assert {one["engine"]: one["window_s"] for one in told["entries"]} == {"torch": 1, "openvino": 0.5, "compile": 0.7}
 
 
@@ -304,21 +308,21 @@ def test_only_the_cases_asked_for_last_are_kept(stable: Stable, monkeypatch: pyt
     cases = [replace(small_case(), digest=str(n)) for n in range(3)]
     for n, case in enumerate(cases):
         chosen(case)
-        os.utime(shelving.Shelf(case).folder, (n, n))
-    assert [shelving.Shelf(case).folder.exists() for case in cases] == [False, True, True]
+        os.utime(shelving.EngineCache(case).folder, (n, n))
+    assert [shelving.EngineCache(case).folder.exists() for case in cases] == [False, True, True]
 
 
 def test_what_no_answer_names_goes_after_a_day(stable: Stable):
     stable.add("openvino", 0.5)
     case = small_case()
-    shelf = shelving.Shelf(case)
-    left, making = shelf.room("compile"), shelf.room("openvino")
+    kept = shelving.EngineCache(case)
+    left, making = kept.room("compile"), kept.room("openvino")
     os.utime(left, (0, 0))
     chosen(case)
     assert making.exists() and not left.exists()
-    (winner,) = (one for one in shelf.folder.iterdir() if one.is_dir() and one != making)
+    (winner,) = (one for one in kept.folder.iterdir() if one.is_dir() and one != making)
     os.utime(winner, (0, 0))
-    shelf.count(1)
+    kept.count(1)
     assert winner.exists()
 
 

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from medseg import networks
 from medseg.bundle.inferers import SliceStackInferer
 from medseg.bundle.recipe import Blend, Window
-from medseg.inference.device import steady_batch
-from medseg.inference.grid import Axes
-from medseg.inference.streaming import rows_of, stream
-from medseg.inference.windows import Layout, importance, layout
+from medseg.inference.engines.device import steady_batch
+from medseg.inference.grids.grid import Axes
+from medseg.inference.windows.layout import Layout, importance, lay_out
+from medseg.inference.windows.streaming import rows_of, stream
 from tests.medseg.inference.test_streaming import ALL_AXES
 
 CLASSES = 3
@@ -112,7 +112,7 @@ def make_case(number: int) -> Case:
         )
         k, j, i = (int(n) for n in rng.integers(4, 30, 3))
         case = Case(family, (k, j, i), ALL_AXES[int(rng.integers(0, 48))], window, number, bool(rng.random() < 0.5))
-        if layout(case.shape, case.axes, window).count <= MOST:
+        if lay_out(case.shape, case.axes, window).count <= MOST:
             return case
 
 
@@ -156,18 +156,18 @@ class Counted:
 
 
 def streamed(
-    case: Case, where: Layout | None = None, *, exact: bool = False, steady: bool = True
+    case: Case, layout: Layout | None = None, *, exact: bool = False, steady: bool = True
 ) -> tuple[Tensor, int]:
     """(K, *model axes), and how many windows the network saw."""
     volume, network = case.volume(), Counted(case, exact)
-    where = where or layout(case.shape, case.axes, case.window)
-    if where.axes != case.axes:
+    layout = layout or lay_out(case.shape, case.axes, case.window)
+    if layout.axes != case.axes:
         volume = volume.flip(1)
-    weights = importance(where.roi, case.window.blend, case.window.sigma_scale)
+    weights = importance(layout.roi, case.window.blend, case.window.sigma_scale)
     batch = case.window.batch if exact else steady_batch(case.window.batch)
     slabs = stream(
         lambda a, b: volume[:, a:b],
-        rows_of(where),
+        rows_of(layout),
         weights,
         network,
         batch=batch,
@@ -175,7 +175,7 @@ def streamed(
         exact=exact,
         steady=lambda: steady,
     )
-    return where.axes.to_model(torch.cat([slab for _, slab in slabs], dim=1)), network.windows
+    return layout.axes.to_model(torch.cat([slab for _, slab in slabs], dim=1)), network.windows
 
 
 def compare(case: Case) -> None:
@@ -199,7 +199,7 @@ def compare(case: Case) -> None:
     assert torch.equal(plain, found), case
     other = replace(case, window=replace(case.window, batch=4 if case.window.batch == 1 else 1))
     assert torch.equal(streamed(other)[0], found), case
-    mirrored = layout(case.shape, case.axes, case.window).mirrored()
+    mirrored = lay_out(case.shape, case.axes, case.window).mirrored()
     assert torch.equal(streamed(case, mirrored)[0], found), case
     assert torch.equal(streamed(case, mirrored, exact=True)[0], expected), case
 

@@ -20,9 +20,10 @@ from monai.transforms import (
 from medseg.bundle.load import load_bundle
 from medseg.bundle.network import load_network
 from medseg.bundle.recipe import Recipe, Resample
+from medseg.dicom.series import StackSource
 from medseg.errors import InvalidBundle
 from medseg.inference.fallback import reason_for_fallback
-from medseg.inference.segment import StackSource, segment
+from medseg.inference.segment import segment
 from tests.medseg.bundle import zoo
 from tests.medseg.inference.phantoms import SOFTMAX, WINDOW, Collected, as_monai, blobs, make_stack
 

@@ -12,10 +12,14 @@ from torch import Tensor, nn
 
 from medseg.bundle.bundle import Bundle
 from medseg.bundle.recipe import Window
-from medseg.inference.device import Engine, runs_in
-from medseg.inference.engines.backends import BACKENDS, Case, eager, made
-from medseg.inference.segment import NETWORKS, Settings, StackSource, segment
-from medseg.inference.staging import Staging
+from medseg.dicom.series import StackSource
+from medseg.inference.engines.backends import BACKENDS, made
+from medseg.inference.engines.case import Case, eager
+from medseg.inference.engines.device import runs_in
+from medseg.inference.engines.engine import Engine
+from medseg.inference.engines.pinned import Staging
+from medseg.inference.segment import NETWORKS, segment
+from medseg.inference.settings import Settings
 from tests.medseg.inference.phantoms import Arriving, Collected, as_instances, blobs, make_bundle, make_stack
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")]

@@ -11,7 +11,7 @@ import pytest
 FREED_MB = """
 import resource, sys
 import numpy as np
-from medseg.inference.heap import keep_large
+from medseg.inference.malloc import keep_large
 
 def resident_mb():
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() >> 20
@@ -36,7 +36,7 @@ def test_large_blocks_between_small_ones_go_back_when_asked_for(settings, given_
 GIVEN_BACK_MB = """
 import resource
 import numpy as np
-from medseg.inference.heap import give_back, keep_large
+from medseg.inference.malloc import give_back, keep_large
 
 def resident_mb():
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() >> 20

@@ -8,13 +8,15 @@ import torch
 from torch import nn
 
 from medseg.bundle.recipe import Window
+from medseg.dicom.series import StackSource
 from medseg.errors import OutOfMemory
 from medseg.inference import memory
-from medseg.inference.device import CPU
-from medseg.inference.grid import Axes
+from medseg.inference.engines.device import CPU
+from medseg.inference.grids.grid import Axes
 from medseg.inference.memory import fitting, free_bytes, held_by, need
-from medseg.inference.segment import NETWORKS, Settings, StackSource, segment
-from medseg.inference.windows import layout
+from medseg.inference.segment import NETWORKS, segment
+from medseg.inference.settings import Settings
+from medseg.inference.windows.layout import lay_out
 from tests.medseg.inference.phantoms import Collected, blobs, make_bundle, make_stack
 
 GIB = 1 << 30
@@ -25,7 +27,7 @@ SPLEEN_LIKE = Window((96, 96, 96), (0.5,) * 3, batch=4)
 def ct(classes: int, spacing_mm: float, slices: int = 1600, batch: int = 1) -> int:
     """A CT of 512 x 512 voxels of 0.75 mm on a grid of that spacing, and a UNet that holds 300 numbers a voxel."""
     side = round(512 * 0.75 / spacing_mm)
-    where = layout((slices, side, side), AS_IT_LIES, SPLEEN_LIKE)
+    where = lay_out((slices, side, side), AS_IT_LIES, SPLEEN_LIKE)
     held = 300 * 4 * 96**3
     return need(where, (512, 512), channels=1, classes=classes, exclusive=True, activations=held).of(batch)
 
@@ -56,7 +58,7 @@ def test_the_batch_is_halved_until_it_fits(free, on_device, expected):
 
 
 def test_a_whole_volume_that_does_not_fit_is_seen_before_it_is_read():
-    where = layout((100, 64, 64), AS_IT_LIES, SPLEEN_LIKE)
+    where = lay_out((100, 64, 64), AS_IT_LIES, SPLEEN_LIKE)
     volumes = (100 * 512 * 512, 100 * 64 * 64)
     takes = need(where, (512, 512), channels=1, classes=2, exclusive=True, activations=0, volumes=volumes)
     assert takes.before > 100 * 512 * 512 * 4
@@ -109,7 +111,7 @@ def test_where_nobody_tells_nothing_is_refused(tmp_path, monkeypatch):
 def one_window_needs(bundle, stack) -> int:
     """Bytes, by the refusal of a job that has none."""
     window = bundle.recipe.window
-    where = layout(stack.shape, AS_IT_LIES, window)
+    where = lay_out(stack.shape, AS_IT_LIES, window)
     held = held_by(NETWORKS.get(bundle, torch.device("cpu")), 1, window.roi, CPU)
     sizes = {"channels": 1, "classes": bundle.out_channels, "exclusive": True, "activations": held}
     return need(where, stack.shape[1:], **sizes).of(1)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from monai.networks.nets import UNet
 from torch import nn
 
-from medseg.inference.engines.phases import Phases, in_phases
+from medseg.inference.engines.polyphase import Phases, in_phases
 
 
 @st.composite

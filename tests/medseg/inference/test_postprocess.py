@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from medseg.bundle.bundle import Postprocess
-from medseg.inference.components import Survey
-from medseg.inference.postprocess import decide, largest_pieces
+from medseg.inference.pieces.cleanup import decide, largest_pieces
+from medseg.inference.pieces.survey import ComponentFinder
 from tests.medseg.inference import whole
 from tests.medseg.inference.phantoms import make_segment
 from tests.medseg.inference.whole import planes, survey, volumes
@@ -189,4 +189,6 @@ def test_of_equal_pieces_the_first_is_kept_whichever_way_planes_pass(backwards):
 
 
 def test_nothing_is_cleaned_of_no_plane_at_all():
-    assert decide(Survey([1], exclusive=True).end(), np.zeros(0), keep_largest=[0], min_volume_ml=1).changed == ()
+    assert (
+        decide(ComponentFinder([1], exclusive=True).end(), np.zeros(0), keep_largest=[0], min_volume_ml=1).changed == ()
+    )

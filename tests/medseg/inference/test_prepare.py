@@ -15,7 +15,7 @@ from medseg.bundle.recipe import (
     ScalePercentiles,
     ScaleRange,
 )
-from medseg.inference.prepare import prepare
+from medseg.inference.grids.prepare import prepare
 from tests.medseg.inference.phantoms import SOFTMAX, WINDOW, as_monai, blobs, make_stack, monai_transform
 
 INTENSITY = [

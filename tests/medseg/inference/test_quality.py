@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from medseg.bundle.bundle import Expects
 from medseg.dicom.series import Finding, Level
 from medseg.inference.labels import Flag, Measured
-from medseg.inference.quality import LOW_CONFIDENCE, Samples, Tally, Values, flags, measure, tally
+from medseg.inference.pieces.quality import LOW_CONFIDENCE, Samples, Tally, Values, flags, measure, tally
 from tests.medseg.inference import whole
 from tests.medseg.inference.phantoms import make_bundle, make_segment, make_stack
 from tests.medseg.inference.whole import survey, volumes

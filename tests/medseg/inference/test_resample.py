@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from medseg.bundle.recipe import Activation, Finish, Interpolation, Order, Orient, Padding, Recipe, Resample
-from medseg.inference.grid import oriented, resampled, source_frame
-from medseg.inference.prepare import Prepared, prepare, uniform
-from medseg.inference.resample import InPlane, resample_separable, taps
-from medseg.inference.restore import way_back
+from medseg.inference.grids.grid import oriented, resampled, source_frame
+from medseg.inference.grids.prepare import PreparedVolume, prepare, uniform
+from medseg.inference.grids.resample import InPlane, resample_separable, taps
+from medseg.inference.grids.restore import to_source
 from tests.medseg.inference.phantoms import WINDOW, as_monai, blobs, make_stack, monai_transform
 
 LINEAR_BACK = Finish(Activation.NONE, None, Order.PROBABILITIES_FIRST, nearest=False)
@@ -34,13 +34,13 @@ def directions(name: tuple[int, ...], signs: tuple[int, ...]) -> np.ndarray:
 ORIENTATIONS = [directions(order, signs) for order in permutations(range(3)) for signs in product((1, -1), repeat=3)]
 
 
-def prepared_by_us(array: np.ndarray, stack, steps) -> Prepared:
+def prepared_by_us(array: np.ndarray, stack, steps) -> PreparedVolume:
     volume = uniform(torch.from_numpy(array)[None].clone(), stack.coordinates)
     return prepare(volume, stack.affine, Recipe(steps, WINDOW, LINEAR_BACK), tilted=stack.tilt_deg != 0)
 
 
-def brought_back(prepared: Prepared, stack, finish: Finish) -> Tensor:
-    back = way_back(prepared, stack.coordinates, stack.shape[1:], finish)
+def brought_back(prepared: PreparedVolume, stack, finish: Finish) -> Tensor:
+    back = to_source(prepared, stack.coordinates, stack.shape[1:], finish)
     planes = list(prepared.voxels.unbind(1))
     return torch.stack([back.plane(k, planes, 0) for k in range(len(stack.slices))], dim=1)
 
@@ -192,5 +192,5 @@ def test_rounded_header_directions_are_no_slant():
     rounded = np.round(directions((2, 1, 0), (1, 1, 1)) + 3e-7, 6)
     stack = make_stack(np.zeros((40, 64, 64), np.float32), axes=rounded)
     ours = prepared_by_us(np.zeros((40, 64, 64), np.float32), stack, (Orient("RAS"), Resample((1.5, 1.5, 1.5))))
-    assert type(way_back(ours, stack.coordinates, (64, 64), LINEAR_BACK)).__name__ == "Parallel"
+    assert type(to_source(ours, stack.coordinates, (64, 64), LINEAR_BACK)).__name__ == "Parallel"
     assert oriented(frame, "RAS").shape == resampled(oriented(frame, "RAS"), Resample((-1, -1, -1))).shape

@@ -17,10 +17,11 @@ from medseg.bundle.network import load_network
 from medseg.bundle.recipe import Blend, Normalize, Orient, Resample, ScaleRange, Window
 from medseg.dicom.geometry import classify
 from medseg.dicom.phantom import make_series, write_series
-from medseg.dicom.series import Finding, Stack
+from medseg.dicom.series import Finding, Stack, StackSource
 from medseg.dicom.sources import read_series
 from medseg.errors import GeometryRefused, InputError, Interrupted, InvalidBundle, UndecodablePixels, UsageError
-from medseg.inference.segment import Settings, StackSource, segment
+from medseg.inference.segment import segment
+from medseg.inference.settings import Settings
 from medseg.progress import Progress, Stage
 from tests.medseg.inference.phantoms import (
     SIGMOID,
@@ -279,7 +280,7 @@ def test_exact_results_are_those_of_torch_on_a_cpu_in_fp32(other):
 
 
 def test_an_exact_result_has_a_key_of_its_own(tmp_path):
-    from medseg.job import deciding
+    from medseg.job.run import key_settings
 
     bundle = make_bundle(tmp_path)
-    assert deciding(bundle, Settings(exact=True)) == deciding(bundle, Settings()) | {"exact": True}
+    assert key_settings(bundle, Settings(exact=True)) == key_settings(bundle, Settings()) | {"exact": True}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medseg.inference.spool import LabelSpool
+from medseg.inference.planes import LabelSpool
 from tests.medseg.inference.phantoms import make_segment, make_stack
 
 SEGMENTS = tuple(make_segment(n) for n in (1, 2, 3))

@@ -12,8 +12,8 @@ from monai.transforms import NormalizeIntensity, ScaleIntensity
 from numpy.typing import NDArray
 
 from medseg.bundle.recipe import Normalize, ScaleMinMax, ScalePercentiles, ScaleRange
-from medseg.inference.prepare import scale_settled
-from medseg.inference.statistics import Gathering, Pointwise
+from medseg.inference.grids.prepare import scale_settled
+from medseg.inference.grids.statistics import Pointwise, VolumeStatistics
 
 VOLUMES = st.one_of(
     arrays(np.float32, array_shapes(min_dims=3, max_dims=3, max_side=7), elements=values)
@@ -28,7 +28,7 @@ PERCENTS = st.one_of(st.sampled_from([0.0, 0.5, 1.0, 50.0, 99.0, 99.5, 100.0]), 
 
 def settled(step: Pointwise, volume: NDArray[np.float32], order: list[int]) -> Pointwise:
     planes = torch.from_numpy(volume)
-    gathering = Gathering(step)
+    gathering = VolumeStatistics(step)
     for k in order:
         gathering.add(planes[k])
     return gathering.settle(lambda: (planes[k] for k in reversed(order)))

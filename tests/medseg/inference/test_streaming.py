@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from medseg.bundle.inferers import SliceStackInferer
 from medseg.bundle.recipe import Blend, Window
 from medseg.errors import Interrupted
-from medseg.inference.grid import Axes
-from medseg.inference.streaming import Network, rows_of, stream
-from medseg.inference.windows import Layout, importance, layout
+from medseg.inference.grids.grid import Axes
+from medseg.inference.windows.layout import Layout, importance, lay_out
+from medseg.inference.windows.streaming import Network, rows_of, stream
 from tests.medseg.inference.phantoms import Allocations
 
 ALL_AXES = [Axes(order, flips) for order in permutations(range(3)) for flips in product((False, True), repeat=3)]
@@ -34,8 +34,8 @@ def small_network(dims: int, channels: int = 2, inputs: int = 1) -> nn.Module:
 
 def streamed(volume: Tensor, axes: Axes, window: Window, network: nn.Module) -> tuple[Tensor, list[tuple[int, int]]]:
     """All slabs put together in stored order, and where each began and ended."""
-    where = layout(tuple(volume.shape[1:]), axes, window)
-    weights = importance(where.roi, window.blend, window.sigma_scale)
+    layout = lay_out(tuple(volume.shape[1:]), axes, window)
+    weights = importance(layout.roi, window.blend, window.sigma_scale)
     counted = []
 
     def run(windows: Tensor) -> Tensor:
@@ -47,8 +47,8 @@ def streamed(volume: Tensor, axes: Axes, window: Window, network: nn.Module) -> 
     def tick(_: Layout, windows: int) -> None:
         counted.append(windows)
 
-    slabs = list(stream(lambda a, b: volume[:, a:b], rows_of(where), weights, run, batch=window.batch, tick=tick))
-    assert sum(counted) == where.count
+    slabs = list(stream(lambda a, b: volume[:, a:b], rows_of(layout), weights, run, batch=window.batch, tick=tick))
+    assert sum(counted) == layout.count
     return torch.cat([slab for _, slab in slabs], dim=1), [(at, at + slab.shape[1]) for at, slab in slabs]
 
 
@@ -150,7 +150,7 @@ def test_a_slab_needs_no_slice_beyond_its_own_row():
     """Slices are asked for row by row, none twice from before the row: a series may still be arriving."""
     asked = []
     volume = torch.randn(1, 40, 8, 8)
-    where = layout((40, 8, 8), ALL_AXES[0], Window((10, 8, 8), (0.5,) * 3))
+    layout = lay_out((40, 8, 8), ALL_AXES[0], Window((10, 8, 8), (0.5,) * 3))
     arrived = 0
 
     def planes(first: int, last: int) -> Tensor:
@@ -159,8 +159,8 @@ def test_a_slab_needs_no_slice_beyond_its_own_row():
         asked.append((first, last))
         return volume[:, first:last]
 
-    weights = importance(where.roi, Blend.CONSTANT, 0.125)
-    for first, slab in stream(planes, rows_of(where), weights, lambda w: w, batch=1, tick=silent):
+    weights = importance(layout.roi, Blend.CONSTANT, 0.125)
+    for first, slab in stream(planes, rows_of(layout), weights, lambda w: w, batch=1, tick=silent):
         assert arrived <= first + 10
         assert torch.allclose(slab, volume[:, first : first + slab.shape[1]], atol=1e-6)
     assert [first for first, _ in asked] == sorted(first for first, _ in asked)
@@ -179,34 +179,34 @@ def test_scores_in_memory_do_not_grow_with_the_slices(slices, roi):
 
 
 def streamed_slabs(volume: Tensor, axes: Axes, window: Window, network: nn.Module) -> None:
-    where = layout(tuple(volume.shape[1:]), axes, window)
-    weights = importance(where.roi, window.blend, window.sigma_scale)
+    layout = lay_out(tuple(volume.shape[1:]), axes, window)
+    weights = importance(layout.roi, window.blend, window.sigma_scale)
 
     def run(windows: Tensor) -> Tensor:
         with torch.no_grad():
             return network(windows) if len(window.roi) == 3 else network(windows.squeeze(2)).unsqueeze(2)
 
-    for _ in stream(lambda a, b: volume[:, a:b], rows_of(where), weights, run, batch=window.batch, tick=silent):
+    for _ in stream(lambda a, b: volume[:, a:b], rows_of(layout), weights, run, batch=window.batch, tick=silent):
         pass
 
 
 def test_a_wish_to_stop_is_heard_between_batches():
     volume = torch.zeros(1, 30, 8, 8)
     window = Window((8, 8, 8), (0.5,) * 3)
-    where = layout((30, 8, 8), ALL_AXES[0], window)
+    layout = lay_out((30, 8, 8), ALL_AXES[0], window)
 
     def stop(_: Layout, windows: int) -> None:
         raise Interrupted
 
     with pytest.raises(Interrupted):
-        next(stream(lambda a, b: volume[:, a:b], rows_of(where), torch.ones(8, 8, 8), lambda w: w, batch=1, tick=stop))
+        next(stream(lambda a, b: volume[:, a:b], rows_of(layout), torch.ones(8, 8, 8), lambda w: w, batch=1, tick=stop))
 
 
 def one_row(count: int, batch: int, network: Network) -> None:
     """`count` windows of 4^3 voxels side by side."""
     volume = torch.randn(1, 4, 4, 4 * count)
-    where = layout((4, 4, 4 * count), ALL_AXES[0], Window((4, 4, 4), (0.0,) * 3))
-    slabs = stream(lambda a, b: volume[:, a:b], rows_of(where), torch.ones(4, 4, 4), network, batch=batch, tick=silent)
+    layout = lay_out((4, 4, 4 * count), ALL_AXES[0], Window((4, 4, 4), (0.0,) * 3))
+    slabs = stream(lambda a, b: volume[:, a:b], rows_of(layout), torch.ones(4, 4, 4), network, batch=batch, tick=silent)
     for first, slab in slabs:
         assert torch.equal(slab, volume[:, first : first + slab.shape[1]])
 
@@ -263,19 +263,19 @@ def test_windows_on_their_way_change_no_bit(case: int, late: bool) -> None:
     rng = np.random.default_rng(case)
     roi, shape = (tuple(int(n) for n in rng.integers(low, high, 3)) for low, high in ((3, 9), (2, 24)))
     window = Window(roi, tuple(rng.choice([0.0, 0.25, 0.5, 0.6], 3)), batch=int(rng.integers(2, 7)))
-    where = layout(shape, ALL_AXES[case % 48], window)
+    layout = lay_out(shape, ALL_AXES[case % 48], window)
     volume = torch.from_numpy(rng.normal(size=(1, *shape)).astype(np.float32))
     volume[:, shape[0] // 2 :] = 0.0  # blank windows, computed once
     layer = nn.Conv3d(1, 2, 1)  # whose scores are the same bits in any batch
     network = GoesOn(layer, int(rng.integers(1, 9)), late=late)
-    weights, counted = importance(where.roi, window.blend, window.sigma_scale), []
+    weights, counted = importance(layout.roi, window.blend, window.sigma_scale), []
 
     def scores(of: Network) -> list[tuple[int, Tensor]]:
         with torch.no_grad():
             return list(
                 stream(
                     lambda first, last: volume[:, first:last],
-                    rows_of(where),
+                    rows_of(layout),
                     weights,
                     of,
                     batch=window.batch,
@@ -285,10 +285,10 @@ def test_windows_on_their_way_change_no_bit(case: int, late: bool) -> None:
             )
 
     expected = scores(lambda windows: layer(windows))
-    assert sum(counted) == where.count
+    assert sum(counted) == layout.count
     counted.clear()
     found = scores(network)
-    assert sum(counted) == where.count
+    assert sum(counted) == layout.count
     assert [first for first, _ in found] == [first for first, _ in expected]
     assert all(torch.equal(one, other) for (_, one), (_, other) in zip(found, expected, strict=True))
     assert network.on_their_way == 0
@@ -297,14 +297,14 @@ def test_windows_on_their_way_change_no_bit(case: int, late: bool) -> None:
 
 def test_planes_are_prepared_while_windows_are_on_their_way() -> None:
     volume, window = torch.randn(1, 30, 8, 24), Window((8, 8, 8), (0.5,) * 3, batch=4)
-    where = layout((30, 8, 24), ALL_AXES[0], window)
+    layout = lay_out((30, 8, 24), ALL_AXES[0], window)
     network, on_their_way = GoesOn(nn.Conv3d(1, 2, 1), 3, late=True), []
 
     def planes(first: int, last: int) -> Tensor:
         on_their_way.append(network.on_their_way)
         return volume[:, first:last]
 
-    for _ in stream(planes, rows_of(where), torch.ones(8, 8, 8), network, batch=window.batch, tick=silent):
+    for _ in stream(planes, rows_of(layout), torch.ones(8, 8, 8), network, batch=window.batch, tick=silent):
         pass
     assert len(on_their_way) == 7
     assert set(on_their_way[1:]) == {2}  # and one was waited for, when the row began
@@ -312,7 +312,7 @@ def test_planes_are_prepared_while_windows_are_on_their_way() -> None:
 
 def test_who_stops_waits_for_windows_on_their_way() -> None:
     volume, window = torch.randn(1, 30, 8, 24), Window((8, 8, 8), (0.5,) * 3, batch=4)
-    where = layout((30, 8, 24), ALL_AXES[0], window)
+    layout = lay_out((30, 8, 24), ALL_AXES[0], window)
     network = GoesOn(nn.Conv3d(1, 2, 1), 3, late=True)
     ticks = 0
 
@@ -323,7 +323,7 @@ def test_who_stops_waits_for_windows_on_their_way() -> None:
             raise Interrupted
 
     slabs = stream(
-        lambda a, b: volume[:, a:b], rows_of(where), torch.ones(8, 8, 8), network, batch=window.batch, tick=stop
+        lambda a, b: volume[:, a:b], rows_of(layout), torch.ones(8, 8, 8), network, batch=window.batch, tick=stop
     )
     with pytest.raises(Interrupted):
         list(slabs)

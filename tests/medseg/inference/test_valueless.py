@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from medseg.bundle.bundle import Expects, Postprocess
 from medseg.bundle.load import load_bundle
 from medseg.bundle.recipe import Resample
+from medseg.dicom.series import StackSource
 from medseg.errors import InputError
-from medseg.inference.segment import Settings, StackSource, segment
+from medseg.inference.segment import segment
+from medseg.inference.settings import Settings
 from medseg.inference.valueless import Valueless
 from tests.medseg.bundle import zoo
 from tests.medseg.inference.phantoms import (

@@ -10,8 +10,8 @@ from monai.data.utils import compute_importance_map, dense_patch_slices
 from monai.inferers.utils import _get_scan_interval
 
 from medseg.bundle.recipe import Blend, Window
-from medseg.inference.grid import Axes
-from medseg.inference.windows import importance, layout, padding, starts
+from medseg.inference.grids.grid import Axes
+from medseg.inference.windows.layout import importance, lay_out, padding, starts
 
 PLAIN = Axes((0, 1, 2), (False, False, False))
 ANY_AXES = st.builds(
@@ -70,7 +70,7 @@ def test_to_model_and_back_is_identity(axes, shape):
 @settings(deadline=None, max_examples=60)
 @given(axes=ANY_AXES, shape=SHAPES, roi=ROIS, overlap=OVERLAPS)
 def test_every_window_is_cut_and_laid_back_where_it_came_from(axes, shape, roi, overlap):
-    where = layout(shape, axes, Window(roi, (overlap,) * 3, cval=-1))
+    where = lay_out(shape, axes, Window(roi, (overlap,) * 3, cval=-1))
     volume = torch.arange(int(np.prod(shape)), dtype=torch.float32).reshape(1, *shape)
     depth, height, width = where.extent
     for k, _ in list(where.rows())[:3]:
@@ -94,7 +94,7 @@ def test_windows_are_cut_as_monai_cuts_them(axes, shape, roi, overlap):
 
     volume = torch.arange(int(np.prod(shape)), dtype=torch.float32).reshape(1, *shape)
     sliding_window_inference(axes.to_model(volume)[None], roi, 2, remember, overlap, cval=-1)
-    where = layout(shape, axes, Window(roi, (overlap,) * 3, cval=-1))
+    where = lay_out(shape, axes, Window(roi, (overlap,) * 3, cval=-1))
     ours = {
         where.cut(volume, k, j, i).contiguous().numpy().tobytes() for k, _ in where.rows() for j, i in where.in_plane()
     }
@@ -103,14 +103,14 @@ def test_windows_are_cut_as_monai_cuts_them(axes, shape, roi, overlap):
 
 
 def test_rows_follow_the_slices_and_say_what_is_final():
-    where = layout((10, 5, 5), PLAIN, Window((5, 5, 5), (0.4,) * 3))
+    where = lay_out((10, 5, 5), PLAIN, Window((5, 5, 5), (0.4,) * 3))
     assert list(where.rows()) == [(0, 3), (3, 5), (5, 10)]
-    upside_down = layout((10, 5, 5), Axes((0, 1, 2), (True, False, False)), Window((5, 5, 5), (0.4,) * 3))
+    upside_down = lay_out((10, 5, 5), Axes((0, 1, 2), (True, False, False)), Window((5, 5, 5), (0.4,) * 3))
     assert list(upside_down.rows()) == [(0, 2), (2, 5), (5, 10)]
 
 
 def test_a_2d_window_is_one_slice_thick_along_its_axis():
     sagittal_source = Axes((0, 1, 2), (False, False, False))
-    where = layout((7, 20, 30), sagittal_source, Window((16, 16), (0.25, 0.25), slice_axis=0))
+    where = lay_out((7, 20, 30), sagittal_source, Window((16, 16), (0.25, 0.25), slice_axis=0))
     assert where.roi == (1, 16, 16)
     assert len(where.begins[0]) == 7

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medseg.bundle.bundle import Postprocess, Segment
-from medseg.inference.components import Census, Survey
+from medseg.inference.pieces.survey import ComponentFinder, Components
 
 Labels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -78,10 +78,10 @@ def touches_edge(mask: Mask) -> bool:
     return any(bool(np.take(mask, end, axis).any()) for axis in range(3) for end in (0, -1))
 
 
-def survey(labels: np.ndarray, *, exclusive: bool = True, holes: bool = False, backwards: bool = False) -> Census:
+def survey(labels: np.ndarray, *, exclusive: bool = True, holes: bool = False, backwards: bool = False) -> Components:
     """Of (k, j, i) of segment numbers 1, 2, ..., or (segments, k, j, i) of 0 and 1."""
     numbers = range(1, (int(labels.max(initial=1)) if exclusive else len(labels)) + 1)
-    found = Survey(list(numbers), exclusive=exclusive, holes=holes)
+    found = ComponentFinder(list(numbers), exclusive=exclusive, holes=holes)
     for plane in planes(labels, backwards=backwards):
         found.add(plane)
     return found.end()

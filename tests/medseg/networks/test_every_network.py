@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg.errors import UsageError
-from medseg.inference.engines.backends import BACKENDS, Case, made
+from medseg.inference.engines.backends import BACKENDS, made
+from medseg.inference.engines.case import Case
 from medseg.networks.layers import linear_kernel
 from tests.medseg.networks.families import Family, both_dims, every_family, every_variant
 

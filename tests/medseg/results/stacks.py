@@ -21,7 +21,7 @@ from medseg.dicom.series import Stack
 from medseg.dicom.sources import to_series
 from medseg.inference.labels import LabelSink, Measured, SegmentationResult
 from medseg.results.identity import result_key
-from medseg.results.modules import Provenance
+from medseg.results.provenance import Provenance
 from tests.medseg.inference.whole import pieces
 
 MADE_AT = datetime(2026, 3, 4, 5, 6, 7)

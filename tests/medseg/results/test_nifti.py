@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from medseg.dicom.nifti import read_nifti
-from medseg.inference.spool import LabelSpool
+from medseg.inference.planes import LabelSpool
 from medseg.results.nifti import write_nifti
 from tests.medseg.results.stacks import SEGMENTS, blobs, feed, made, make_stack
 

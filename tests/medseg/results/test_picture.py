@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from medseg.dicom.phantom import Ellipsoid
-from medseg.inference.spool import LabelSpool
+from medseg.inference.planes import LabelSpool
 from medseg.results.picture import display_window, edge_letters, volume_text, write_picture
 from tests.medseg.results.stacks import SEGMENTS, blobs, feed, made, make_result, make_stack
 

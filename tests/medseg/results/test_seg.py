@@ -24,7 +24,8 @@ from medseg.dicom.nifti import read_nifti
 from medseg.dicom.sources import read_series
 from medseg.errors import GeometryRefused, InvalidBundle, OutputNotWritable
 from medseg.results import seg as seg_module
-from medseg.results.modules import Provenance, series_number
+from medseg.results.modules import series_number
+from medseg.results.provenance import Provenance
 from medseg.results.seg import SegWriter
 from medseg.results.verify import verify_seg
 from tests.medseg.results.stacks import (

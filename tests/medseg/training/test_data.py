@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from medseg.training.data import Case, HeldOut, digest, find_cases, split
+from medseg.training.data import HeldOut, LabelledCase, digest, find_cases, split
 
 
-def case(number: int) -> Case:
-    return Case(f"hippocampus_{number:03d}", Path("images"), Path("labels"))
+def case(number: int) -> LabelledCase:
+    return LabelledCase(f"hippocampus_{number:03d}", Path("images"), Path("labels"))
 
 
 def test_split_is_stable_and_by_id() -> None:

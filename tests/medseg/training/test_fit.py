@@ -10,9 +10,9 @@ from monai.networks.nets import UNet
 
 from medseg.bundle.recipe import ScaleMinMax
 from medseg.errors import Interrupted, InvalidBundle
-from medseg.training.batches import make_batch, turn
+from medseg.training.batches import case_of, make_batch
 from medseg.training.fit import ForeignCheckpoint, Trained, TrainingProgress, choose_precision, fit
-from medseg.training.plan import Plan, Precision, make_plan
+from medseg.training.plan import Precision, TrainingPlan, make_plan
 from medseg.training.prepare import Sample, intensity
 
 CONFIG = {
@@ -37,7 +37,7 @@ CONFIG = {
 PREPARE = intensity([ScaleMinMax()])
 
 
-def plan(**changes: object) -> Plan:
+def plan(**changes: object) -> TrainingPlan:
     return make_plan(CONFIG | changes)
 
 
@@ -136,7 +136,7 @@ def test_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
 
 
 def test_every_case_once_an_epoch_in_changing_order() -> None:
-    epochs = [[turn(n, 7, plan()) for n in range(e * 7, e * 7 + 7)] for e in range(3)]
+    epochs = [[case_of(n, 7, plan()) for n in range(e * 7, e * 7 + 7)] for e in range(3)]
     assert all(sorted(order) == list(range(7)) for order in epochs)
     assert epochs[0] != epochs[1]
 

@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 from medseg.bundle.bundle import Bundle, Postprocess
 from medseg.bundle.load import load_bundle
 from medseg.dicom.nifti import read_nifti
-from medseg.inference.segment import StackSource, segment
-from medseg.inference.spool import LabelSpool
+from medseg.dicom.series import StackSource
+from medseg.inference.planes import LabelSpool
+from medseg.inference.segment import segment
 from medseg.training.evaluate import AS_SHIPPED, evaluate, segment_nifti
 from medseg.training.train import RECORD, WEIGHTS, plan_of
 from tests.conftest import ROOT

@@ -1,0 +1,1 @@
+"""When a series is complete: events go in, a decision comes out."""

@@ -1,0 +1,193 @@
+"""Commitment lists, as senders ask for them (PS3.4 Annex J).
+
+waiting ──> known ──> reported        waiting: some of its instances are not here, and may still come
+              └─────> dead            known: what is to be reported is certain, and does not change
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, and_, delete, exists, insert, or_, select, true, update
+
+from gateway.ledger.claims import Claim
+from gateway.ledger.instances import COUNTING
+from gateway.ledger.tables import association, commitment, commitment_item, count, instance
+
+NO_SUCH_INSTANCE = 0x0112  # Failure Reason (PS3.3 C.14.1.1)
+
+
+MOST = 500  # UIDs in one statement
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """An object of a commitment. reason: Failure Reason, None where it is stored (or not known yet)."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    reason: int | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """A commitment that is to be reported, and was claimed for that."""
+
+    claim: Claim
+    transaction_uid: str
+    calling_ae: str
+    association_id: str
+    known_at: float
+    items: tuple[Item, ...]
+
+
+def ask(
+    db: Connection, calling_ae: str, transaction_uid: str, association_id: str, items: Iterable[Item], at: float
+) -> None:
+    """A sender asked for commitment. The same transaction asked for again takes the place of the first."""
+    old = select(commitment.c.id).where(
+        commitment.c.calling_ae == calling_ae, commitment.c.transaction_uid == transaction_uid
+    )
+    db.execute(delete(commitment_item).where(commitment_item.c.commitment_id.in_(old)))
+    db.execute(delete(commitment).where(commitment.c.id.in_(old)))
+    facts = {"calling_ae": calling_ae, "transaction_uid": transaction_uid, "association_id": association_id}
+    facts |= {"asked_at": at, "ready_at": at, "state": "waiting", "attempt": 0}  # type: ignore[dict-item]
+    new = db.execute(insert(commitment).returning(commitment.c.id), facts).scalar_one()
+    rows = {
+        item.sop_instance_uid: {
+            "commitment_id": new, "sop_class_uid": item.sop_class_uid, "sop_instance_uid": item.sop_instance_uid
+        }
+        for item in items
+    }  # fmt: skip
+    db.execute(insert(commitment_item), list(rows.values()))
+
+
+def waiting(db: Connection) -> Sequence[Row[Any]]:
+    """The commitments of which it is not known yet what to report."""
+    return db.execute(select(commitment).where(commitment.c.state == "waiting").order_by(commitment.c.id)).all()
+
+
+def items(db: Connection, commitment_id: int) -> tuple[Item, ...]:
+    found = select(commitment_item).where(commitment_item.c.commitment_id == commitment_id)
+    return tuple(Item(row.sop_class_uid, row.sop_instance_uid, row.reason) for row in db.execute(found))
+
+
+def settle(db: Connection, commitment_id: int, failed: Mapping[str, int], at: float) -> bool:
+    """What is to be reported is certain. failed: Failure Reason by SOP Instance UID; all others are stored."""
+    for uid, reason in failed.items():
+        mine = and_(commitment_item.c.commitment_id == commitment_id, commitment_item.c.sop_instance_uid == uid)
+        db.execute(update(commitment_item).where(mine).values(reason=reason))
+    still = and_(commitment.c.id == commitment_id, commitment.c.state == "waiting")
+    return db.execute(update(commitment).where(still).values(state="known", known_at=at, ready_at=at)).rowcount == 1
+
+
+def claim_reports_on(db: Connection, associations: Iterable[str], now: float, until: float) -> tuple[Report, ...]:
+    """Take what is to be reported on these associations; nobody else does before `until`."""
+    return _claim_reports(db, commitment.c.association_id.in_(list(associations)), now, until)
+
+
+def callers_to_report_to(db: Connection, now: float, before: float) -> frozenset[str]:
+    """AE titles of those to whom there is something to report, off the associations on which they asked.
+
+    before: whoever is not reached there is one of them if the report was known before this time.
+    """
+    due = select(commitment.c.calling_ae).where(_due(now), _elsewhere(before)).distinct()
+    return frozenset(db.execute(due).scalars())
+
+
+def claim_reports_to(db: Connection, calling_ae: str, now: float, until: float, before: float) -> tuple[Report, ...]:
+    """Take what is to be reported to one of them."""
+    return _claim_reports(db, and_(commitment.c.calling_ae == calling_ae, _elsewhere(before)), now, until)
+
+
+def _due(now: float) -> Any:
+    return and_(commitment.c.state == "known", commitment.c.ready_at <= now)
+
+
+def _elsewhere(before: float) -> Any:
+    still = exists().where(association.c.id == commitment.c.association_id, association.c.ended_at.is_(None))
+    return or_(~still, commitment.c.known_at < before)
+
+
+def _claim_reports(db: Connection, whose: Any, now: float, until: float) -> tuple[Report, ...]:
+    taken = {"attempt": commitment.c.attempt + 1, "ready_at": until}
+    found = db.execute(update(commitment).where(_due(now), whose).values(taken).returning(commitment)).all()
+    return tuple(
+        Report(
+            Claim(row.id, row.attempt), row.transaction_uid, row.calling_ae, row.association_id, row.known_at,
+            items(db, row.id),
+        )
+        for row in found
+    )  # fmt: skip
+
+
+def reported(db: Connection, claim: Claim, at: float) -> bool:
+    """The sender knows."""
+    return db.execute(update(commitment).where(_held(claim)).values(state="reported", reported_at=at)).rowcount == 1
+
+
+def report_later(db: Connection, claim: Claim, ready_at: float | None, error: str) -> bool:
+    """The sender was not reached: again, not before `ready_at`; None for never."""
+    then: dict[str, Any] = {"state": "dead"} if ready_at is None else {"ready_at": ready_at}
+    return db.execute(update(commitment).where(_held(claim)).values(error=error, **then)).rowcount == 1
+
+
+def stored(db: Connection, uids: Iterable[str]) -> list[Row[Any]]:
+    """The instances of these SOP Instance UIDs that count, and whose files are kept."""
+    found: list[Row[Any]] = []
+    for some in _parts(uids):
+        counts = and_(
+            instance.c.sop_instance_uid.in_(some), instance.c.state.in_(COUNTING), instance.c.deleted_at.is_(None)
+        )
+        found += db.execute(select(instance).where(counts))
+    return found
+
+
+def studies_of(db: Connection, uids: Iterable[str]) -> dict[str, set[str]]:
+    """The studies under which each of these SOP Instance UIDs has come."""
+    found: dict[str, set[str]] = {}
+    for some in _parts(uids):
+        for row in db.execute(select(instance).where(instance.c.sop_instance_uid.in_(some))):
+            found.setdefault(row.sop_instance_uid, set()).add(row.study_uid)
+    return found
+
+
+def lists_after(db: Connection, commitment_id: int) -> Sequence[Row[Any]]:
+    """The commitments that were asked for after another."""
+    return db.execute(select(commitment).where(commitment.c.id > commitment_id).order_by(commitment.c.id)).all()
+
+
+def lists_of(db: Connection, study_uid: str) -> Sequence[Row[Any]]:
+    """The commitments that name an instance of a study."""
+    touched = exists().where(
+        commitment_item.c.commitment_id == commitment.c.id,
+        instance.c.sop_instance_uid == commitment_item.c.sop_instance_uid,
+        instance.c.study_uid == study_uid,
+    )
+    return db.execute(select(commitment).where(touched).order_by(commitment.c.id)).all()
+
+
+def _held(claim: Claim) -> Any:
+    return and_(commitment.c.id == claim.id, commitment.c.attempt == claim.attempt, commitment.c.state == "known")
+
+
+def _parts(uids: Iterable[str]) -> Iterable[list[str]]:
+    left = list(uids)
+    return (left[start : start + MOST] for start in range(0, len(left), MOST))
+
+
+def forget(db: Connection, study_uid: str, series_uid: str | None) -> None:
+    """A study, or a series of it, is about to be taken out of the ledger. What was not reported yet is not stored."""
+    mine = instance.c.study_uid == study_uid, true() if series_uid is None else instance.c.series_uid == series_uid
+    gone = commitment_item.c.sop_instance_uid.in_(select(instance.c.sop_instance_uid).where(*mine))
+    known = select(commitment.c.id).where(commitment.c.state == "known")
+    unreported = commitment_item.c.commitment_id.in_(known)
+    db.execute(update(commitment_item).where(gone, unreported).values(reason=NO_SUCH_INSTANCE))
+    over = select(commitment.c.id).where(commitment.c.state.in_(("reported", "dead")))
+    db.execute(delete(commitment_item).where(gone, commitment_item.c.commitment_id.in_(over)))
+    empty = ~exists().where(commitment_item.c.commitment_id == commitment.c.id)
+    db.execute(delete(commitment).where(empty))
+    whose = count.c.study_uid == study_uid, true() if series_uid is None else count.c.series_uid == series_uid
+    db.execute(delete(count).where(*whose))

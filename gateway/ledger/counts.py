@@ -1,0 +1,32 @@
+"""What peers answer when they are asked how many instances there are (C-FIND)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, case, select
+
+from gateway.ledger.statements import UPSERT
+from gateway.ledger.tables import count, series
+
+WHOLE = ""
+
+
+def answer(db: Connection, study_uid: str, series_uid: str | None, source: str, value: int, at: float) -> float:
+    """A peer said how many instances there are; since when it has said the same (s since 1970)."""
+    new = UPSERT[db.dialect.name](count).values(
+        study_uid=study_uid, series_uid=series_uid or WHOLE, source=source, value=value, since_at=at, at=at
+    )
+    same = count.c.value == new.excluded.value
+    upsert = new.on_conflict_do_update(
+        index_elements=[count.c.study_uid, count.c.series_uid, count.c.source],
+        set_={"value": value, "at": at, "since_at": case((same, count.c.since_at), else_=at)},
+    )
+    return float(db.execute(upsert.returning(count.c.since_at)).scalar_one())
+
+
+def counts(db: Connection) -> Sequence[Row[Any]]:
+    """The latest answers of each peer on studies of which more may come."""
+    more = select(series.c.study_uid).where(series.c.state.in_(("arriving", "held")))
+    return db.execute(select(count).where(count.c.study_uid.in_(more))).all()

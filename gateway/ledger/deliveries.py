@@ -1,0 +1,401 @@
+"""The outbox in the ledger: what is to be sent, what is to be asked after, what a peer reports, what needs a person.
+
+queued ──> sending ──> stored ──> confirmed        sending by leases (`gateway.ledger.claims`)
+  ^           │           │
+  ├───────────┴───────────┴──> dead ──┐            dead letters are sent again by hand
+  └───────────────────────────────────┘
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    and_,
+    case,
+    exists,
+    or_,
+    select,
+    update,
+)
+
+from gateway import retry
+from gateway.ledger import patients, stages
+from gateway.ledger.claims import NO_LEASE, Claim, claim_first, move
+from gateway.ledger.statements import UPSERT
+from gateway.ledger.tables import (
+    delivery,
+    result,
+    result_object,
+)
+from gateway.retry import Fault, RetryAt, meaning
+from gateway.settings.model import Deliver
+
+
+def claim_delivery(db: Connection, destination: str, owner: str, now: float, until: float) -> Claim | None:
+    """Take the delivery to `destination` that waits longest. What refers to a segmentation does not overtake it."""
+    ready = and_(delivery.c.state == "queued", delivery.c.ready_at <= now)
+    dropped = and_(delivery.c.state == "sending", delivery.c.lease_until < now)
+    its = select(result.c.study_uid).join(result_object, result_object.c.result_id == result.c.id)
+    study_uid = its.where(result_object.c.id == delivery.c.object_id).correlate(delivery).scalar_subquery()
+    free = and_(~_segmentation_pends(owner, now), ~patients.stopped(study_uid).correlate(delivery))
+    mine = and_(delivery.c.destination == destination, or_(ready, dropped), free)
+    first = select(delivery.c.id).where(mine).order_by(delivery.c.ready_at, delivery.c.id)
+    tried_from = case((delivery.c.tried_from.is_(None), now), else_=delivery.c.tried_from)
+    lease = {"state": "sending", "lease_owner": owner, "lease_until": until, "tried_from": tried_from}
+    return claim_first(db, delivery, first, lease)
+
+
+def _segmentation_pends(owner: str, now: float) -> Any:
+    """Whether a delivery is of what comes with a segmentation that is to go to the same place later, or by another."""
+    mine, other, earlier = result_object.alias("mine"), result_object.alias("other"), delivery.alias("earlier")
+    same_result = and_(mine.c.id == delivery.c.object_id, other.c.result_id == mine.c.result_id)
+    later = and_(earlier.c.state == "queued", earlier.c.ready_at > now)
+    elsewhere = and_(earlier.c.state == "sending", earlier.c.lease_until >= now, earlier.c.lease_owner != owner)
+    pends = and_(earlier.c.object_id == other.c.id, earlier.c.destination == delivery.c.destination)
+    return (
+        exists()
+        .where(
+            same_result, ~mine.c.kind.startswith("seg"), other.c.kind.startswith("seg"), pends, or_(later, elsewhere)
+        )
+        .correlate(delivery)
+    )
+
+
+def renew_delivery(db: Connection, claim: Claim, until: float) -> bool:
+    """Keep a delivery for longer."""
+    return move(db, delivery, "sending", claim, {"lease_until": until})
+
+
+def end_delivery(db: Connection, claim: Claim, status: int, now: float, check_at: float | None = None) -> bool:
+    """A destination said that it stored the object. check_at: when to ask whether it still has it; None: at once."""
+    stored = {"state": "stored", "stored_at": now, "status": status, "error_code": None, "error": None}
+    unchecked = {"ready_at": now if check_at is None else check_at, "asked": 0, "transaction_uid": None}
+    first = db.execute(select(delivery.c.stored_at).where(delivery.c.id == claim.id)).scalar() is None
+    moved = move(db, delivery, "sending", claim, stored | unchecked | NO_LEASE)
+    if moved:
+        stages.object_stored(db, claim.id, now, first=first)
+    return moved
+
+
+def requeue_delivery(
+    db: Connection, claim: Claim, ready_at: float | None, *, status: int | None, code: str, error: str
+) -> bool:
+    """A delivery failed: try again, not before `ready_at`; None makes it a dead letter."""
+    failed: dict[str, Any] = {"state": "dead"} if ready_at is None else {"state": "queued", "ready_at": ready_at}
+    why = {"status": status, "error_code": code, "error": error, "failures": delivery.c.failures + 1}
+    moved = move(db, delivery, "sending", claim, failed | why | NO_LEASE)
+    if moved:
+        stages.delivery_failed(db, dead=ready_at is None)
+    return moved
+
+
+def release_delivery(db: Connection, claim: Claim) -> bool:
+    """A delivery was not tried after all: it goes back into the queue, as if nobody had taken it."""
+    return move(db, delivery, "sending", claim, {"state": "queued"} | NO_LEASE)
+
+
+UNDELIVERED = ("queued", "sending", "stored")
+
+
+def deliver(db: Connection, object_id: int, destination: str, now: float) -> None:
+    """An object is to be at a destination: what is on its way, or there, stays so."""
+    again = {"state": "queued", "ready_at": now, "failures": 0, "tried_from": None}
+    way = {"object_id": object_id, "destination": destination, "attempt": 0, "created_at": now}
+    db.execute(
+        UPSERT[db.dialect.name](delivery)
+        .values(way | again)
+        .on_conflict_do_update(
+            index_elements=[delivery.c.object_id, delivery.c.destination],
+            set_=again,
+            where=delivery.c.state == "cancelled",
+        )
+    )
+
+
+LAST_ASK = 4  # three rounds by storage commitment, the last by C-FIND; or all by C-FIND
+
+
+FIND_AFTER_S = 60.0  # a peer may take a while to index what it stored
+
+
+REPORT_WITHIN_S = 900.0  # then a peer is asked again
+
+
+NOT_THIS_CLASS = 0x0122  # Failure Reason: the peer commits to no object of this SOP class
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A delivery that was claimed, and its object.
+
+    path: relative to the spool. sha256: of the whole file. failures: before this attempt. tried_from: when patience
+    began. asked: how often the peer was asked after it, this time included. copies: how often the peer has stored it.
+    status: of its last C-STORE response.
+    """
+
+    claim: Claim
+    result_id: int
+    kind: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    path: str
+    sha256: str
+    failures: int
+    tried_from: float
+    asked: int
+    copies: int
+    status: int | None
+
+    @property
+    def segmentation(self) -> bool:
+        """Whether it is what the other objects of its result refer to ("seg", "seg.2")."""
+        return self.kind.startswith("seg")
+
+
+def destinations_due(db: Connection, now: float) -> frozenset[str]:
+    """Where there is something to send or to ask after."""
+    due = or_(
+        and_(delivery.c.state == "queued", delivery.c.ready_at <= now),
+        and_(delivery.c.state == "sending", delivery.c.lease_until < now),
+        _unconfirmed(now),
+    )
+    return frozenset(db.execute(select(delivery.c.destination).where(due).distinct()).scalars())
+
+
+def claim_outgoing(
+    db: Connection, destination: str, owner: str, now: float, until: float, most: int
+) -> tuple[Outgoing, ...]:
+    """Take up to `most` deliveries to a destination; each result's segmentation first."""
+    cancel_superseded(db)
+    claims: list[Claim] = []
+    while len(claims) < most and (claim := claim_delivery(db, destination, owner, now, until)):
+        claims.append(claim)
+    found = _outgoing(db, claims)
+    return tuple(sorted(found, key=lambda out: (out.result_id, not out.segmentation, out.claim.id)))
+
+
+def cancel_superseded(db: Connection) -> int:
+    """What a later result replaces, and was not sent yet, is not sent at all. Returns how many."""
+    successor = result.alias("successor")
+    replaced = select(result_object.c.id).join(successor, successor.c.predecessor_id == result_object.c.result_id)
+    stale = and_(delivery.c.state == "queued", delivery.c.object_id.in_(replaced))
+    return db.execute(update(delivery).where(stale).values(state="cancelled")).rowcount
+
+
+def drop_leases(db: Connection, owner: str, destination: str | None = None) -> int:
+    """Nobody of that name runs, or serves a destination: what it had claimed goes back into the queue. Returns how
+    many."""
+    left = and_(delivery.c.state == "sending", delivery.c.lease_owner == owner)
+    if destination is not None:
+        left = and_(left, delivery.c.destination == destination)
+    back = {"state": "queued", "lease_owner": None, "lease_until": None}
+    return db.execute(update(delivery).where(left).values(**back)).rowcount
+
+
+def fail(
+    db: Connection, out: Outgoing, fault: Fault, now: float, settings: Deliver, random: float, *, status: int | None,
+    detail: str,
+) -> bool:  # fmt: skip
+    """An attempt failed: again later, or a dead letter, as `gateway.retry` decides. Returns whether again."""
+    then = retry.decide(fault, out.failures + 1, now - out.tried_from, settings, random)
+    ready_at = now + then.delay_s if isinstance(then, RetryAt) else None
+    error = f"{fault.value if isinstance(then, RetryAt) else then.reason}: {detail}"
+    moved = requeue_delivery(db, out.claim, ready_at, status=status, code=fault.name.lower(), error=error)
+    return moved and ready_at is not None
+
+
+def store(db: Connection, out: Outgoing, status: int, now: float, check_at: float, stored_as: str | None) -> bool:
+    """A destination said that it stored an object.
+
+    stored_as: the SOP Instance UID that it answers with (0000,1000). One of its own says that the object is there under
+    that, so nobody asks after ours (PS3.7 9.1.1.1.6 has them equal).
+    """
+    moved = end_delivery(db, out.claim, status, now, check_at)
+    if moved:
+        stored: dict[str, Any] = {"copies": delivery.c.copies + 1, "stored_as": None}
+        if stored_as not in (None, "", out.sop_instance_uid):
+            stored |= {"stored_as": stored_as, "asked": LAST_ASK} | _renamed(f"the peer stored it as {stored_as}")
+        db.execute(update(delivery).where(_held(out.claim)).values(**stored))
+    return moved
+
+
+def _renamed(why: str) -> dict[str, Any]:
+    return {"error_code": "renamed", "error": f"{why}: not asked after, and not sent again"}
+
+
+def claim_unconfirmed(db: Connection, destination: str, now: float, until: float, most: int) -> tuple[Outgoing, ...]:
+    """Take up to `most` stored deliveries of a destination to ask after them; nobody else does before `until`."""
+    mine = and_(delivery.c.destination == destination, _unconfirmed(now))
+    due = select(delivery.c.id).where(mine).order_by(delivery.c.ready_at, delivery.c.id)
+    chosen = due.limit(most).with_for_update(skip_locked=True)
+    taken = {"attempt": delivery.c.attempt + 1, "asked": delivery.c.asked + 1, "ready_at": until}
+    moved = update(delivery).where(delivery.c.id.in_(chosen)).values(**taken)
+    claims = [Claim(row.id, row.attempt) for row in db.execute(moved.returning(delivery.c.id, delivery.c.attempt))]
+    return tuple(sorted(_outgoing(db, claims), key=lambda out: out.claim.id))
+
+
+def note_transaction(db: Connection, claims: Iterable[Claim], transaction_uid: str) -> None:
+    """A destination is about to be asked for storage commitment."""
+    for claim in claims:
+        db.execute(update(delivery).where(_held(claim)).values(transaction_uid=transaction_uid))
+
+
+def ask_again(db: Connection, claims: Iterable[Claim], ready_at: float, *, counts: bool) -> None:
+    """A destination is to be asked later. counts: whether this time was one of those that it is asked."""
+    asked = delivery.c.asked - (0 if counts else 1)
+    for claim in claims:
+        db.execute(update(delivery).where(_held(claim)).values(ready_at=ready_at, asked=asked))
+
+
+def accept_unconfirmed(db: Connection, claims: Iterable[Claim]) -> None:
+    """A destination cannot be asked: its C-STORE response is all there will be."""
+    for claim in claims:
+        db.execute(update(delivery).where(_held(claim)).values(asked=LAST_ASK))
+
+
+def confirm(db: Connection, claim: Claim, now: float) -> bool:
+    """A destination has the object for good."""
+    there = {"state": "confirmed", "confirmed_at": now}
+    moved = db.execute(update(delivery).where(_held(claim)).values(**there)).rowcount == 1
+    if moved:
+        stages.object_confirmed(db, claim.id, now)
+    return moved
+
+
+def lose(db: Connection, out: Outgoing, now: float, settings: Deliver, random: float, detail: str) -> bool:
+    """A destination does not know what it had stored: this object is sent again, and no other; until it has had
+    `MOST_COPIES`. What it said that it changed (B000H) is there under another name, and is believed."""
+    if out.status == retry.COERCED:
+        renamed = _renamed(f"the peer stored it with data elements of its own ({meaning(out.status)}); {detail}")
+        return db.execute(update(delivery).where(_held(out.claim)).values(asked=LAST_ASK, **renamed)).rowcount == 1
+    then = retry.decide(Fault.LOST, max(out.copies, 1), now - out.tried_from, settings, random)
+    again = isinstance(then, RetryAt)
+    lost = {
+        "state": "queued" if again else "dead",
+        "ready_at": now + then.delay_s if isinstance(then, RetryAt) else now,
+        "failures": delivery.c.failures + 1,
+        "error_code": Fault.LOST.name.lower(),
+        "error": f"{Fault.LOST.value if isinstance(then, RetryAt) else then.reason}: {detail}",
+        "transaction_uid": None,
+    }
+    moved = db.execute(update(delivery).where(_held(out.claim)).values(**lost)).rowcount == 1
+    if moved:
+        stages.delivery_failed(db, dead=not again)
+    return moved
+
+
+def take_report(
+    db: Connection,
+    transaction_uid: str,
+    committed: Collection[str],
+    failed: Mapping[str, int],
+    now: float,
+    settings: Deliver,
+    random: float,
+) -> int:
+    """A storage commitment report came, on whatever association: who is committed is confirmed, who failed is lost.
+
+    committed: SOP Instance UIDs; failed: the same, to Failure Reason (0008,1197). An unknown transaction, an object
+    that was not asked after and a report that came before change nothing. What the peer never commits to is asked after
+    by C-FIND. A reason that says nothing of the object has it asked after again. Returns how many deliveries moved.
+    """
+    asked = and_(delivery.c.state == "stored", delivery.c.transaction_uid == transaction_uid)
+    moved = 0
+    for out in _read(db, _joined().where(asked)):
+        reason = failed.get(out.sop_instance_uid)
+        if reason == NOT_THIS_CLASS:
+            by_find = {"asked": LAST_ASK - 1, "ready_at": now + FIND_AFTER_S, "transaction_uid": None}
+            db.execute(update(delivery).where(_held(out.claim)).values(**by_find))
+        elif reason in retry.UNSERVED and out.asked < LAST_ASK - 1:
+            ask_again(db, [out.claim], now + FIND_AFTER_S, counts=True)
+        elif reason is not None:
+            moved += lose(db, out, now, settings, random, f"storage commitment failed: {meaning(reason)}")
+        elif out.sop_instance_uid in committed:
+            moved += confirm(db, out.claim, now)
+    return moved
+
+
+def deliveries(db: Connection, *states: str) -> Sequence[Row[Any]]:
+    """All deliveries in some states, the oldest first, with the UIDs and the kind of what they deliver."""
+    of_what = (
+        result.c.study_uid,
+        result.c.series_uid,
+        result_object.c.kind,
+        result_object.c.sop_class_uid,
+        result_object.c.sop_instance_uid,
+    )
+    found = (
+        select(delivery, *of_what)
+        .join(result_object, result_object.c.id == delivery.c.object_id)
+        .join(result, result.c.id == result_object.c.result_id)
+        .where(delivery.c.state.in_(states))
+        .order_by(delivery.c.id)
+    )
+    return db.execute(found).all()
+
+
+def retry_dead(db: Connection, now: float, delivery_id: int | None = None, destination: str | None = None) -> int:
+    """Send a dead letter again, or all of them, or all to a destination, with patience as for a new delivery; what a
+    destination had as often as it may have it, once more.
+
+    Returns how many.
+    """
+    chosen = delivery.c.state == "dead"
+    if delivery_id is not None:
+        chosen = and_(chosen, delivery.c.id == delivery_id)
+    if destination is not None:
+        chosen = and_(chosen, delivery.c.destination == destination)
+    one_more = case((delivery.c.copies < retry.MOST_COPIES, delivery.c.copies), else_=retry.MOST_COPIES - 1)
+    again = {"state": "queued", "ready_at": now, "failures": 0, "tried_from": None, "copies": one_more}
+    return db.execute(update(delivery).where(chosen).values(**again)).rowcount
+
+
+def _unconfirmed(now: float) -> ColumnElement[bool]:
+    return and_(delivery.c.state == "stored", delivery.c.asked < LAST_ASK, delivery.c.ready_at <= now)
+
+
+def _held(claim: Claim) -> ColumnElement[bool]:
+    return and_(delivery.c.id == claim.id, delivery.c.attempt == claim.attempt, delivery.c.state == "stored")
+
+
+def _joined() -> Select[Any]:
+    of_object = (
+        result_object.c.result_id,
+        result_object.c.kind,
+        result_object.c.sop_class_uid,
+        result_object.c.sop_instance_uid,
+        result_object.c.path,
+        result_object.c.sha256,
+    )
+    return select(delivery, *of_object).join(result_object, result_object.c.id == delivery.c.object_id)
+
+
+def _outgoing(db: Connection, claims: Collection[Claim]) -> list[Outgoing]:
+    return _read(db, _joined().where(delivery.c.id.in_([claim.id for claim in claims])))
+
+
+def _read(db: Connection, query: Select[Any]) -> list[Outgoing]:
+    return [
+        Outgoing(
+            claim=Claim(row.id, row.attempt),
+            result_id=row.result_id,
+            kind=row.kind,
+            sop_class_uid=row.sop_class_uid,
+            sop_instance_uid=row.sop_instance_uid,
+            path=row.path,
+            sha256=row.sha256,
+            failures=row.failures,
+            tried_from=row.created_at if row.tried_from is None else row.tried_from,
+            asked=row.asked,
+            copies=row.copies,
+            status=row.status,
+        )
+        for row in db.execute(query)
+    ]

@@ -1,0 +1,273 @@
+"""Instances: filed once per content, lost, filed again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    Connection,
+    Row,
+    Table,
+    and_,
+    bindparam,
+    case,
+    exists,
+    func,
+    insert,
+    null,
+    select,
+    update,
+)
+
+from gateway.ledger import patients, tallies
+from gateway.ledger.events import record
+from gateway.ledger.statements import UPSERT, Prepared
+from gateway.ledger.tables import (
+    doomed,
+    instance,
+    of_series,
+    series,
+)
+from medseg.dicom.classes import IMAGES
+
+COUNTING = ("current", "conflict")
+
+
+class Filed(StrEnum):
+    """What filing an instance came to."""
+
+    NEW = "new"
+    DUPLICATE = "duplicate"  # these very bytes are there already: the new file is not needed
+    CONFLICT = "conflict"  # other bytes under the same UIDs: both are kept; the later one counts if its image differs
+    RESTORED = "restored"  # these very bytes were there, and their file was lost or deleted by retention
+
+
+@dataclass(frozen=True, slots=True)
+class StoredInstance:
+    """An instance whose file is in the spool.
+
+    patient: whom an image names (`gateway.patients.key`); None for what is no image.
+    path: of the file, relative to the spool.
+    offset_bytes, size_bytes, sha256: of the data set, in the file and as sent.
+    association_id: None for a file that was adopted at start.
+    """
+
+    study_uid: str
+    series_uid: str
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    path: str
+    offset_bytes: int
+    size_bytes: int
+    sha256: str
+    calling_ae: str
+    association_id: str | None
+    priority: int
+    received_at: float
+    patient: str | None = None
+
+
+def _series_statement(build: Callable[[Table], Any]) -> Any:
+    """Add `more` counting instances to a series, whose content changed if `changed`."""
+    new = build(series).values(
+        instances=bindparam("more"), revision=1, first_at=bindparam("at"), last_at=bindparam("at"), state="arriving"
+    )
+    changed = bindparam("changed") == 1
+    return new.on_conflict_do_update(
+        index_elements=[series.c.study_uid, series.c.series_uid],
+        set_={
+            "instances": series.c.instances + bindparam("more"),
+            "revision": series.c.revision + bindparam("changed"),
+            "last_at": case((series.c.last_at < bindparam("at"), bindparam("at")), else_=series.c.last_at),
+            "state": case((changed, "arriving"), else_=series.c.state),
+            "complete_at": case((changed, null()), else_=series.c.complete_at),
+            "complete_by": case((changed, null()), else_=series.c.complete_by),
+            "deleted_at": null(),
+        },
+    )
+
+
+_FACTS = tuple(field.name for field in fields(StoredInstance))
+
+
+_NEW_INSTANCE = Prepared(
+    lambda name: UPSERT[name](instance).on_conflict_do_nothing().returning(instance.c.id), *_FACTS, "state"
+)
+
+
+_ADD_TO_SERIES = Prepared(
+    lambda name: _series_statement(UPSERT[name]), "study_uid", "series_uid", "more", "changed", "at"
+)
+
+
+def file_instance(db: Connection, new: StoredInstance) -> Filed:
+    """Take an instance into the ledger, once per content.
+
+    Of several versions under the same study, series and SOP Instance UID the one first seen last counts, whatever is
+    sent again afterwards; each of them is kept, and the conflict told. Other bytes of an image that names the same
+    patient count from when they were compared (`take_version`, `keep_copy`).
+    """
+    filed = _file(db, new)
+    if filed is not Filed.DUPLICATE and new.patient:
+        patients.note(db, new.study_uid, new.patient, new.calling_ae, new.received_at)
+    tallies.add(db, (*tallies.INSTANCES.plus(outcome=filed), *tallies.RECEIVED_BYTES.plus(new.size_bytes)))
+    return filed
+
+
+def _file(db: Connection, new: StoredInstance) -> Filed:
+    facts = {name: getattr(new, name) for name in _FACTS}
+    if _NEW_INSTANCE.scalar(db, facts | {"state": "current"}) is not None:
+        _add_to_series(db, new, more=1, changed=True)
+        return Filed.NEW
+    versions = db.execute(select(instance).where(_same_uids(new)).order_by(instance.c.id)).all()
+    counting = [version for version in versions if version.state in COUNTING]
+    content = (new.sha256, new.transfer_syntax_uid)
+    known = next((version for version in versions if (version.sha256, version.transfer_syntax_uid) == content), None)
+    if known is not None and known.state != "missing":
+        _add_to_series(db, new, more=0, changed=False)
+        if known.deleted_at is None:
+            return Filed.DUPLICATE
+        back = {"path": new.path, "offset_bytes": new.offset_bytes, "deleted_at": None}
+        db.execute(update(instance).where(instance.c.id == known.id).values(back))
+        return Filed.RESTORED
+    if known is not None:
+        state = "superseded" if counting else "current"
+        found_again = {"path": new.path, "offset_bytes": new.offset_bytes, "state": state, "deleted_at": None}
+        db.execute(update(instance).where(instance.c.id == known.id).values(found_again))
+        _add_to_series(db, new, more=0 if counting else 1, changed=not counting)
+        return Filed.RESTORED
+    to_be_compared = any(one.deleted_at is None and patients.adds_nothing(one.patient, new.patient) for one in versions)
+    mine = db.execute(insert(instance).returning(instance.c.id), facts | {"state": "pending"}).scalar_one()
+    if to_be_compared:
+        _add_to_series(db, new, more=0, changed=False)
+    else:
+        take_version(db, mine, new.received_at)
+    return Filed.CONFLICT
+
+
+def take_version(db: Connection, instance_id: int, at: float) -> bool:
+    """A pending version of an instance counts from now on, and the others do not. False where it is not pending."""
+    new = db.execute(select(instance).where(instance.c.id == instance_id, instance.c.state == "pending")).one_or_none()
+    if new is None:
+        return False
+    db.execute(update(instance).where(_same_uids(new), instance.c.state.in_(COUNTING)).values(state="superseded"))
+    db.execute(update(instance).where(instance.c.id == instance_id).values(state="conflict"))
+    versions = db.execute(select(func.count()).select_from(instance).where(_same_uids(new))).scalar_one()
+    _add_to_series(db, new, more=0, changed=True)
+    _record(db, "instance.conflict", at, {"versions": versions, "sha256": new.sha256}, new)
+    return True
+
+
+def keep_copy(db: Connection, instance_id: int, at: float, why: str) -> bool:
+    """A pending version of an instance holds nothing that counts. False where it is not pending."""
+    mine = and_(instance.c.id == instance_id, instance.c.state == "pending")
+    new = db.execute(select(instance).where(mine)).one_or_none()
+    if new is None:
+        return False
+    db.execute(update(instance).where(mine).values(state="copy"))
+    _record(db, "instance.copy", at, {"why": why, "sha256": new.sha256}, new)
+    return True
+
+
+def lose_instance(db: Connection, path: str, at: float) -> bool:
+    """The file of an instance is not what it was: the row is kept, and counts for nothing. False if that was known."""
+    mine = and_(instance.c.path == path, instance.c.state != "missing")
+    row = db.execute(select(instance).where(mine)).one_or_none()
+    if row is None:
+        return False
+    db.execute(update(instance).where(mine).values(state="missing"))
+    if row.state in COUNTING:
+        mine = and_(series.c.study_uid == row.study_uid, series.c.series_uid == row.series_uid)
+        fewer = {"instances": series.c.instances - 1, "revision": series.c.revision + 1}
+        db.execute(update(series).where(mine).values(fewer))
+    _record(db, "instance.missing", at, {"path": path}, row)
+    return True
+
+
+def instance_files(db: Connection) -> dict[str, int]:
+    """Path and length in bytes of every file that should be in the spool."""
+    length = (instance.c.offset_bytes + instance.c.size_bytes).label("length")
+    there = and_(instance.c.state != "missing", instance.c.deleted_at.is_(None))
+    found = db.execute(select(instance.c.path, length).where(there))
+    return {row.path: row.length for row in found}
+
+
+def names_file(db: Connection, path: str) -> bool:
+    """Whether a row names a file of the spool."""
+    return bool(db.execute(select(exists().where(instance.c.path == path))).scalar())
+
+
+def _record(db: Connection, kind: str, at: float, detail: Mapping[str, Any], about: StoredInstance | Row[Any]) -> None:
+    uids = about.study_uid, about.series_uid, about.sop_instance_uid
+    record(db, kind, at, detail, study_uid=uids[0], series_uid=uids[1], sop_instance_uid=uids[2])
+
+
+def _same_uids(new: StoredInstance | Row[Any]) -> Any:
+    return and_(
+        instance.c.study_uid == new.study_uid,
+        instance.c.series_uid == new.series_uid,
+        instance.c.sop_instance_uid == new.sop_instance_uid,
+    )
+
+
+def _add_to_series(db: Connection, new: StoredInstance | Row[Any], *, more: int, changed: bool) -> None:
+    facts = {"study_uid": new.study_uid, "series_uid": new.series_uid, "at": new.received_at}
+    _ADD_TO_SERIES.execute_all(db, [facts | {"more": more, "changed": int(changed)}])
+
+
+def refile_lost(db: Connection, new: StoredInstance, is_whole: Callable[[str, int], bool]) -> bool:
+    """Name the file of a duplicate where the one that is known is lost or damaged; what is left of that is to be
+    deleted. is_whole: whether a file of the spool, by its path, has so many bytes. Returns whether it is named."""
+    same_content = and_(instance.c.sha256 == new.sha256, instance.c.transfer_syntax_uid == new.transfer_syntax_uid)
+    known = db.execute(select(instance).where(_same_uids(new), same_content)).one()
+    if is_whole(known.path, known.offset_bytes + known.size_bytes):
+        return False
+    still = and_(instance.c.id == known.id, instance.c.path == known.path)
+    there = {"path": new.path, "offset_bytes": new.offset_bytes}
+    moved = db.execute(update(instance).where(still).values(there)).rowcount == 1
+    if moved:
+        db.execute(insert(doomed), {"path": known.path, "at": new.received_at})
+        _record(db, "instance.missing", new.received_at, {"path": known.path}, new)
+    return moved
+
+
+def counting_instances(db: Connection, study_uid: str, series_uid: str) -> Sequence[Row[Any]]:
+    """The instances of a series that count, in the order they came."""
+    counts = and_(of_series(instance, study_uid, series_uid), instance.c.state.in_(COUNTING))
+    return db.execute(select(instance).where(counts).order_by(instance.c.received_at, instance.c.id)).all()
+
+
+def deleted_instances(db: Connection, study_uid: str, series_uid: str) -> int:
+    """How many of the instances of a series that count have lost their file to retention."""
+    gone = and_(
+        of_series(instance, study_uid, series_uid), instance.c.state.in_(COUNTING), instance.c.deleted_at.is_not(None)
+    )
+    return int(db.execute(select(func.count()).select_from(instance).where(gone)).scalar_one())
+
+
+def lost_instances(db: Connection, of: Row[Any]) -> int:
+    """How many of the instances of a series have come, and do not count: no version of them has a file any more."""
+    came = select(func.count(func.distinct(instance.c.sop_instance_uid)))
+    return int(db.execute(came.where(of_series(instance, of.study_uid, of.series_uid))).scalar_one()) - int(
+        of.instances
+    )
+
+
+def first_instances(db: Connection, study_uid: str, series_uid: str, last_id: int) -> Sequence[Row[Any]]:
+    """The versions of the instances of a series up to one of them, in the order they first came."""
+    told = instance.c.state.not_in(("missing", "pending", "copy"))
+    came = and_(of_series(instance, study_uid, series_uid), instance.c.id <= last_id, told)
+    return db.execute(select(instance).where(came).order_by(instance.c.id)).all()
+
+
+def calling_ae(db: Connection, study_uid: str, series_uid: str) -> str | None:
+    """Who sent a series: most of its images, or of whatever it holds; of equally many, the first by name."""
+    is_image = case((instance.c.sop_class_uid.in_(sorted(IMAGES)), 0), else_=1)
+    counting = and_(of_series(instance, study_uid, series_uid), instance.c.state.in_(COUNTING))
+    counted = select(instance.c.calling_ae).where(counting).group_by(instance.c.calling_ae, is_image)
+    most = counted.order_by(is_image, func.count().desc(), instance.c.calling_ae).limit(1)
+    return db.execute(most).scalar()

@@ -1,0 +1,249 @@
+"""Jobs: made of a complete series, or begun on its first slices; claimed, kept, ended, tried again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import (
+    Connection,
+    Row,
+    and_,
+    case,
+    exists,
+    insert,
+    null,
+    or_,
+    select,
+    true,
+    update,
+)
+
+from gateway.ledger import patients, stages
+from gateway.ledger.claims import NO_LEASE, Claim, claim_first, move
+from gateway.ledger.instances import lost_instances
+from gateway.ledger.series import series_row
+from gateway.ledger.tables import (
+    job,
+    of_series,
+    series,
+)
+from medseg.errors import MedsegError
+
+
+def claim_job(db: Connection, owner: str, now: float, until: float) -> Claim | None:
+    """Take the job that is due first: one in the queue, or one whose worker let its lease run out.
+
+    One whose series is still arriving is only taken where there is no other; one for whose series more has come, not
+    before that is decided upon: another job may have it then.
+    """
+    first = select(job.c.id).where(_claimable(now)).order_by(job.c.revision == 0, job.c.due, job.c.id)
+    tried_from = case((job.c.tried_from.is_(None), now), else_=job.c.tried_from)
+    lease = {"state": "running", "lease_owner": owner, "lease_until": until, "tried_from": tried_from}
+    claim = claim_first(db, job, first, lease | {"started_at": now})
+    if claim is not None:
+        stages.job_claimed(db, claim.id, now)
+    return claim
+
+
+def _claimable(now: float) -> Any:
+    ready = and_(job.c.state.in_(("waiting", "queued")), job.c.ready_at <= now)
+    its = and_(series.c.study_uid == job.c.study_uid, series.c.series_uid == job.c.series_uid)
+    decided = exists().where(its, series.c.state == "complete").correlate(job)
+    free = or_(ready, and_(job.c.state == "running", job.c.lease_until < now))
+    return and_(free, or_(job.c.revision == 0, decided), ~patients.stopped(job.c.study_uid).correlate(job))
+
+
+def awaited(db: Connection, now: float, *, arriving: bool) -> bool:
+    """Whether a job could be claimed whose series is complete, or still `arriving`."""
+    wanted = job.c.revision == 0 if arriving else job.c.revision > 0
+    return bool(db.execute(select(exists().where(_claimable(now), wanted))).scalar())
+
+
+def renew_job(db: Connection, claim: Claim, until: float) -> bool:
+    """Keep a job for longer."""
+    return move(db, job, "running", claim, {"lease_until": until})
+
+
+def end_job(
+    db: Connection, claim: Claim, state: str, now: float, *, code: str | None, error: str | None, failed: int = 0
+) -> bool:
+    """A job is done, failed or cancelled. failed: 1 where this attempt was at fault."""
+    ended = {"state": state, "finished_at": now, "error_code": code, "error": error}
+    moved = move(db, job, "running", claim, ended | {"failures": job.c.failures + failed} | NO_LEASE)
+    if moved:
+        stages.job_ended(db, state, code)
+    return moved
+
+
+def requeue_job(db: Connection, claim: Claim, ready_at: float, *, code: str, error: str, failed: int = 1) -> bool:
+    """A job is to be tried again, not before `ready_at`. failed: 0 where this attempt was not at fault."""
+    again = {"state": UNCLAIMED, "ready_at": ready_at, "error_code": code, "error": error}
+    moved = move(db, job, "running", claim, again | {"failures": job.c.failures + failed} | NO_LEASE)
+    if moved:
+        stages.job_requeued(db, code)
+    return moved
+
+
+def give_way(db: Connection, claim: Claim, ready_at: float, why: MedsegError | None = None) -> bool:
+    """A job gives way to another: it is claimed again, not before `ready_at` unless its series is complete before.
+
+    why: there is nothing to begin with, as far as is known yet.
+    """
+    again: dict[str, Any] = {"ready_at": case((job.c.revision == 0, ready_at), else_=job.c.ready_at)}
+    told = {} if why is None else {"error_code": why.code, "error": str(why)}
+    return move(db, job, "running", claim, {"state": UNCLAIMED} | again | told | NO_LEASE)
+
+
+#: The state of a job that nobody works on.
+UNCLAIMED = case((job.c.revision == 0, "waiting"), else_="queued")
+
+
+LIVE = ("waiting", "held", "queued", "running")
+
+
+@dataclass(frozen=True)
+class NewJob:
+    """A job to be done. bundle: a name or a folder; empty for the default bundle that fits. terms: its rule's, JSON."""
+
+    study_uid: str
+    series_uid: str
+    revision: int
+    bundle: str
+    rule: str
+    mode: str
+    state: str
+    due: float
+    terms: str = "{}"
+
+
+def make_job(db: Connection, new: NewJob, at: float) -> int:
+    """A job for a series, which takes the place of whatever was to be done with it before. Returns its id.
+
+    Where the same was begun while the series was arriving, that becomes the job, and goes on if it runs.
+    """
+    begun = _same_begun(db, new)
+    if begun is not None:
+        fixed: dict[str, Any] = {"revision": new.revision, "due": new.due, "ready_at": at, "started_at": at}
+        state = case((job.c.state == "waiting", "queued"), else_=job.c.state)
+        for name in ("error_code", "error"):  # why it was not begun with; that an attempt failed is kept
+            fixed[name] = case((job.c.failures > 0, job.c[name]), else_=null())
+        db.execute(update(job).where(job.c.id == begun).values(state=state, **fixed))
+        stages.job_claimed(db, begun, at)
+        return begun
+    cancel_jobs(db, new.study_uid, new.series_uid, at)
+    facts = asdict(new) | {"ready_at": at, "created_at": at, "attempt": 0}
+    return int(db.execute(insert(job).returning(job.c.id), facts).scalar_one())
+
+
+def _same_begun(db: Connection, new: NewJob) -> int | None:
+    """The job that was begun on the first slices of a series, where it is of the same rule and bundle."""
+    begun = and_(
+        of_series(job, new.study_uid, new.series_uid), job.c.state.in_(("waiting", "running")), job.c.revision == 0
+    )
+    same = [getattr(job.c, name) == getattr(new, name) for name in ("bundle", "rule", "terms", "mode")]
+    if new.state != "queued":
+        return None
+    return db.execute(select(job.c.id).where(begun, *same)).scalar_one_or_none()
+
+
+def begin_job(db: Connection, new: NewJob, at: float) -> int | None:
+    """A job for a series that is still arriving; None where it has, or had, one already. Returns its id."""
+    if db.execute(select(exists().where(of_series(job, new.study_uid, new.series_uid)))).scalar():
+        return None
+    facts = asdict(new) | {"state": "waiting", "revision": 0, "ready_at": at, "created_at": at, "attempt": 0}
+    return int(db.execute(insert(job).returning(job.c.id), facts).scalar_one())
+
+
+def cancel_jobs(db: Connection, study_uid: str, series_uid: str, at: float, *, begun: bool = False) -> None:
+    """Whatever was to be done with a series is not, any more. begun: only what was begun on its first slices."""
+    old = and_(of_series(job, study_uid, series_uid), job.c.state.in_(LIVE), job.c.revision == 0 if begun else true())
+    over = {"state": "cancelled", "finished_at": at, "lease_owner": None, "lease_until": None, "error": LATER}
+    for _ in range(db.execute(update(job).where(old).values(**over)).rowcount):
+        stages.job_ended(db, "cancelled", "series_changed")
+
+
+LATER = "images came after the job was made: another job has them, or no rule wants them"
+
+
+CHANGED = "its series changed after the job was made: it is for the series as it is now"
+
+
+#: Why a job failed that makes a person's retry mean: without what is missing.
+ACCEPTED = ("images_lost", "less_complete")
+
+
+LOST = "{} of its images are lost: send them again, then run the job again; or run it again without them"
+
+
+def job_row(db: Connection, job_id: int) -> Row[Any]:
+    return db.execute(select(job).where(job.c.id == job_id)).one()
+
+
+def job_under(db: Connection, claim: Claim) -> Row[Any] | None:
+    """The job of a claim; None where the claim has run out, or the job was purged."""
+    mine = and_(job.c.id == claim.id, job.c.attempt == claim.attempt, job.c.state == "running")
+    return db.execute(select(job).where(mine)).one_or_none()
+
+
+def has_job(db: Connection, job_id: int) -> bool:
+    """Whether a job is in the ledger; one whose study was purged is not."""
+    return bool(db.execute(select(exists().where(job.c.id == job_id))).scalar())
+
+
+def running_jobs(db: Connection) -> Sequence[Row[Any]]:
+    return db.execute(select(job).where(job.c.state == "running")).all()
+
+
+def release_held(db: Connection, job_id: int, at: float) -> bool:
+    """A held job may run; False where it is not held."""
+    held = and_(job.c.id == job_id, job.c.state == "held")
+    return db.execute(update(job).where(held).values(state="queued", ready_at=at)).rowcount == 1
+
+
+def keep_job(db: Connection, claim: Claim, now: float) -> None:
+    """The series of a job has changed, and no other job was made of it: this one is for the series as it is now, once
+    that is decided upon. Where images of it are lost, somebody has to look.
+    """
+    mine = job_under(db, claim)
+    if mine is None:
+        return
+    of = series_row(db, mine.study_uid, mine.series_uid)
+    lost = lost_instances(db, of)
+    if lost and of.state == "complete":
+        end_job(db, claim, "failed", now, code="images_lost", error=LOST.format(lost))
+    else:
+        db.execute(update(job).where(job.c.id == claim.id).values(revision=of.revision))
+        requeue_job(db, claim, now, code="series_changed", error=CHANGED, failed=0)
+
+
+def retry_job(db: Connection, job_id: int, at: float) -> str:
+    """A failed job may run again, as if it never had, on its series as it is now: what had been lost may have been sent
+    again. Returns why it may not, or an empty text."""
+    row = db.execute(select(job).where(job.c.id == job_id)).one_or_none()
+    if row is None or row.state != "failed":
+        return f"job {job_id} {'is not there' if row is None else f'is {row.state}'}: only a failed job is run again"
+    of = series_row(db, row.study_uid, row.series_uid)
+    arriving = of.state != "complete"
+    later = and_(of_series(job, row.study_uid, row.series_uid), job.c.id > job_id)
+    if (arriving and row.revision) or db.execute(select(exists().where(later))).scalar():
+        return f"job {job_id} is not run again: another job has the images of its series, or will have them"
+    then = {"state": "waiting"} if arriving else {"state": "queued", "revision": of.revision}
+    again = {
+        "may_lack": int(row.may_lack or row.error_code in ACCEPTED),
+        "ready_at": at,
+        "failures": 0,
+        "tried_from": None,
+        "finished_at": None,
+        "error_code": None,
+        "error": None,
+    }
+    db.execute(update(job).where(job.c.id == job_id).values(**then, **again))
+    return ""
+
+
+def latest_jobs(db: Connection, limit: int) -> list[dict[str, Any]]:
+    """The latest jobs, newest first."""
+    found = db.execute(select(job).order_by(job.c.id.desc()).limit(limit))
+    return [dict(row._mapping) for row in found]

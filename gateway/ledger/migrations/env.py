@@ -1,0 +1,9 @@
+"""Alembic's way in: `gateway.ledger.migrate` gives the connection, inside its transaction."""
+
+from alembic import context
+
+from gateway.ledger.tables import metadata
+
+context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
+with context.begin_transaction():
+    context.run_migrations()

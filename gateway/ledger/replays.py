@@ -1,0 +1,97 @@
+"""What was decided once, decided again: series asked anew, jobs run or dismissed by hand.
+
+A series that is sent again brings nothing new, and what was decided upon it stands. Where the rules of now make
+something else of it, or it came to nothing, it is asked anew: by itself once it has come again, or by hand. Asked anew,
+a series is as if it had just come: quiet times, rules, a job that takes the place of the one before.
+
+Each function takes a connection inside a transaction, as `Ledger.write` gives it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, and_, exists, select, update
+
+from gateway.ledger import events, instances, jobs, patients
+from gateway.ledger import series as series_rows
+from gateway.ledger.instances import COUNTING
+from gateway.ledger.jobs import NewJob
+from gateway.ledger.tables import instance, job, series
+
+DISMISSED = "dismissed"
+#: What makes two jobs of a series the same work.
+_WORK = ("bundle", "rule", "terms", "mode")
+
+
+def sent_again(db: Connection, before: float) -> Sequence[Row[Any]]:
+    """The series of which images came again, the last of them before a moment, after all was decided."""
+    again = and_(series.c.state == "complete", series.c.last_at > series.c.taken_at, series.c.last_at <= before)
+    return db.execute(select(series).where(again)).all()
+
+
+def decide_again(db: Connection, of: Row[Any], new: NewJob | None, at: float) -> bool:
+    """A series was sent again, and the rules of now make `new` of it, or nothing. Returns whether it is asked anew."""
+    last = latest_job(db, of.study_uid, of.series_uid)
+    if new is not None and (last is None or last.state == "cancelled" or _work(last) != _work(new)):
+        return reopen(db, of.study_uid, of.series_uid)
+    still = and_(_is(series, of.study_uid, of.series_uid), series.c.last_at == of.last_at)
+    db.execute(update(series).where(still, series.c.state == "complete").values(taken_at=at))
+    return False
+
+
+def reopen(db: Connection, study_uid: str, series_uid: str) -> bool:
+    """A complete series is decided upon anew. False where it is not complete, or some of its images were deleted."""
+    gone = exists().where(
+        _is(instance, study_uid, series_uid), instance.c.state.in_(COUNTING), instance.c.deleted_at.is_not(None)
+    )
+    whole = and_(_is(series, study_uid, series_uid), series.c.state == "complete", ~gone)
+    undecided = {"state": "arriving", "complete_at": None, "complete_by": None, "taken_at": None, "taken_id": None}
+    anew = update(series).where(whole).values(revision=series.c.revision + 1, **undecided)
+    return db.execute(anew).rowcount == 1
+
+
+def run_by_hand(db: Connection, new: NewJob, at: float) -> str:
+    """A job that a person asks for, on a series as it is now. Returns why it cannot be, or an empty text."""
+    of = series_rows.series_row(db, new.study_uid, new.series_uid)
+    if of.state != "complete":
+        return "images of it may still come: it has its job when it is complete"
+    if any(row.study_uid == new.study_uid for row in patients.open_conflicts(db)):
+        return "its study has images of two patients: `medseg studies` settles that first"
+    if instances.deleted_instances(db, new.study_uid, new.series_uid):
+        return "images of it were deleted by retention: send it again"
+    jobs.make_job(db, new, at)
+    return ""
+
+
+def dismiss(db: Connection, job_id: int, at: float) -> bool:
+    """Nothing more is to be done about a failed job; its series goes as others do. False where it has not failed."""
+    row = db.execute(select(job).where(job.c.id == job_id, job.c.state == "failed")).one_or_none()
+    if row is None:
+        return False
+    db.execute(update(job).where(job.c.id == job_id).values(state="cancelled"))
+    detail = {"why": f"{DISMISSED} by hand: {row.error}", "code": DISMISSED}
+    uids = {"study_uid": row.study_uid, "series_uid": row.series_uid}
+    events.record(db, "series.passed_over", at, detail, job_id=job_id, **uids)
+    return True
+
+
+def series_of(db: Connection, study_uid: str) -> Sequence[Row[Any]]:
+    """The series of a study, in the order in which they came."""
+    mine = select(series).where(series.c.study_uid == study_uid)
+    return db.execute(mine.order_by(series.c.first_at, series.c.series_uid)).all()
+
+
+def latest_job(db: Connection, study_uid: str, series_uid: str) -> Row[Any] | None:
+    """The latest job of a series; None where it never had one."""
+    mine = select(job).where(_is(job, study_uid, series_uid))
+    return db.execute(mine.order_by(job.c.id.desc()).limit(1)).one_or_none()
+
+
+def _work(one: Row[Any] | NewJob) -> tuple[str, ...]:
+    return tuple(getattr(one, name) for name in _WORK)
+
+
+def _is(table: Any, study_uid: str, series_uid: str) -> Any:
+    return and_(table.c.study_uid == study_uid, table.c.series_uid == series_uid)

@@ -1,0 +1,102 @@
+"""How long each stage took, counted (`gateway.ledger.tallies`) by the moves that end it, in their transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sqlalchemy import Connection, Row, and_, exists, func, select
+
+from gateway.ledger import tallies
+from gateway.ledger.tables import delivery, instance, job, result, result_object, series
+from gateway.ledger.tallies import DELIVERIES, JOB_RETRIES, JOBS, LAST_IMAGE_TO_SEG, SERIES_COMPLETE, STAGE, STEP
+
+
+def series_complete(db: Connection, study_uid: str, series_uid: str) -> None:
+    """A series is complete. What came late to one that was worked on before has no time of receiving of its own, and an
+    image that is sent again moves no time."""
+    row = db.execute(select(series).where(_of(series, study_uid, series_uid))).one()
+    before = exists().where(_of(job, study_uid, series_uid), job.c.finished_at.is_not(None))
+    came = select(func.max(instance.c.received_at)).where(_of(instance, study_uid, series_uid))
+    last_at = db.execute(came).scalar() or row.last_at
+    grown = [
+        *SERIES_COMPLETE.plus(by=row.complete_by.partition(":")[0]),
+        *STAGE.took(row.complete_at - last_at, stage="wait_complete"),
+    ]
+    if not db.execute(select(before)).scalar():
+        grown += STAGE.took(last_at - row.first_at, stage="receive")
+    tallies.add(db, grown)
+
+
+def job_claimed(db: Connection, job_id: int, now: float) -> None:
+    """A job has a worker, or its series is complete while it has one. A job that failed has waited before, and one
+    whose series still arrives does not wait."""
+    row = db.execute(select(job).where(job.c.id == job_id)).one()
+    if row.state == "running" and row.revision and not row.failures:
+        tallies.add(db, STAGE.took(now - row.ready_at, stage="queue"))
+
+
+def job_ended(db: Connection, state: str, code: str | None) -> None:
+    """A job will not be tried again."""
+    tallies.add(db, JOBS.plus(state=state, code=code or ""))
+
+
+def job_requeued(db: Connection, code: str) -> None:
+    """A job will be tried again."""
+    tallies.add(db, JOB_RETRIES.plus(code=code))
+
+
+def result_made(db: Connection, job_id: int, now: float, facts: Iterable[Mapping[str, Any]]) -> None:
+    """A job came to a new result. facts: the records of its stacks."""
+    started_at = db.execute(select(job.c.started_at).where(job.c.id == job_id)).scalar_one()
+    grown = [*STAGE.took(now - started_at, stage="infer")]
+    for record in facts:
+        for step, seconds in record.get("timings_s", {}).items():
+            if step != "total":
+                grown += STEP.took(seconds, step=step)
+    tallies.add(db, grown)
+
+
+def object_stored(db: Connection, delivery_id: int, now: float, *, first: bool) -> None:
+    """A destination has stored an object. first: it had not said so before."""
+    row = db.execute(_of_delivery(delivery_id)).one()
+    grown = [*DELIVERIES.plus(step="stored")]
+    if first:
+        grown += STAGE.took(now - row.created_at, stage="deliver")
+        last_at = _last_image_at(db, row)
+        if row.kind.startswith("seg") and last_at is not None:
+            grown += LAST_IMAGE_TO_SEG.took(now - last_at)
+    tallies.add(db, grown)
+
+
+def object_confirmed(db: Connection, delivery_id: int, now: float) -> None:
+    """A destination has an object for good."""
+    row = db.execute(_of_delivery(delivery_id)).one()
+    tallies.add(db, (*DELIVERIES.plus(step="confirmed"), *STAGE.took(now - row.stored_at, stage="confirm")))
+
+
+def delivery_failed(db: Connection, *, dead: bool) -> None:
+    """An attempt to deliver failed. dead: it was the last one."""
+    tallies.add(db, DELIVERIES.plus(step="dead" if dead else "failed"))
+
+
+def _of_delivery(delivery_id: int) -> Any:
+    return (
+        select(delivery, result_object.c.kind, job.c.study_uid, job.c.series_uid, job.c.revision)
+        .join(result_object, result_object.c.id == delivery.c.object_id)
+        .join(result, result.c.id == result_object.c.result_id)
+        .join(job, job.c.id == result.c.job_id)
+        .where(delivery.c.id == delivery_id)
+    )
+
+
+def _last_image_at(db: Connection, of: Row[Any]) -> float | None:
+    """When the last image that a job is about came: each version that came made a new revision of its series."""
+    version = instance.c.state.not_in(("pending", "copy"))
+    came = select(instance.c.received_at).where(_of(instance, of.study_uid, of.series_uid), version)
+    first = came.order_by(instance.c.id).limit(of.revision).subquery()
+    return db.execute(select(func.max(first.c.received_at))).scalar()
+
+
+def _of(table: Any, study_uid: str, series_uid: str) -> Any:
+    return and_(table.c.study_uid == study_uid, table.c.series_uid == series_uid)

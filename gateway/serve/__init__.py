@@ -1,0 +1,1 @@
+"""The processes of `medseg serve`, and who keeps them alive."""

@@ -1,0 +1,246 @@
+"""`medseg.toml` read into the groups of `gateway.settings`.
+
+A file with mistakes gives all of them at once, each with its line, its key and the allowed form.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from gateway.settings.model import CALLERS, GROUPS, LISTS, Gateway, GatewaySettings, Peer, Rule
+from gateway.settings.toml_lines import Key, NotToml, line_of, parse
+from gateway.settings.values import Allowed, as_toml
+from gateway.settings.when import read_when
+from medseg.errors import UsageError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong in the settings. key: as in the file ("peer.port"); line: 1-based, None where there is none."""
+
+    key: str
+    message: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (f"line {self.line}" if self.line else "", self.key, self.message) if part)
+
+
+class InvalidSettings(UsageError):
+    """The settings cannot be used; `problems` has everything that is wrong with them."""
+
+    code = "invalid_settings"
+
+    def __init__(self, name: str, problems: Iterable[Problem]) -> None:
+        self.name, self.problems = name, tuple(problems)
+        super().__init__("\n".join(f"{name}: {problem}" for problem in self.problems))
+
+
+@dataclass(frozen=True)
+class Reloaded:
+    """What a reload came to.
+
+    settings: the new ones, or the old ones where there are `problems`.
+    kept: keys whose new value takes a restart; `settings` has their old values.
+    """
+
+    settings: GatewaySettings
+    problems: tuple[Problem, ...] = ()
+    kept: tuple[str, ...] = ()
+
+
+_NEEDS_RESTART = ("ae_title", "host", "port", "receivers", "http_port", "spool", "database")
+
+
+def load_settings(path: Path | None) -> GatewaySettings:
+    """The settings of a file, or the defaults; relative paths from the file's folder, else the working folder.
+
+    Raises InvalidSettings with all problems at once.
+    """
+    if path is None:
+        return _anchored(GatewaySettings(), Path.cwd())
+    try:
+        text = path.read_text("utf-8")
+    except OSError as error:
+        raise InvalidSettings(str(path), [Problem("", f"cannot be read: {error.strerror}")]) from error
+    except UnicodeDecodeError as error:
+        raise InvalidSettings(str(path), [Problem("", f"expected UTF-8 text: {error.reason}")]) from error
+    return read_settings(text, path.absolute().parent, str(path))
+
+
+def reload_settings(path: Path | None, current: GatewaySettings) -> Reloaded:
+    """The settings as the file has them now, where it is right; else the current ones and what is wrong."""
+    try:
+        new = load_settings(path)
+    except InvalidSettings as error:
+        return Reloaded(current, error.problems)
+    held = {key: getattr(current.gateway, key) for key in _NEEDS_RESTART}
+    kept = tuple(f"gateway.{key}" for key, value in held.items() if getattr(new.gateway, key) != value)
+    return Reloaded(replace(new, gateway=replace(new.gateway, **held)), kept=kept)
+
+
+def read_settings(text: str, folder: Path, name: str = "medseg.toml") -> GatewaySettings:
+    """The settings in a text. folder: where relative paths start; name: for messages.
+
+    Raises InvalidSettings with all problems at once.
+    """
+    try:
+        values, lines = parse(text)
+    except NotToml as error:
+        raise InvalidSettings(name, [Problem("", f"not TOML: {error}", error.line)]) from error
+    reader = _Reader(lines)
+    settings = reader.settings(values)
+    if reader.problems:
+        raise InvalidSettings(name, sorted(reader.problems, key=lambda problem: problem.line or 0))
+    return _anchored(settings, folder)
+
+
+class _Reader:
+    """Reads tables into groups, and gathers what is wrong, so that one look at the messages mends the file."""
+
+    def __init__(self, lines: Mapping[Key, int]) -> None:
+        self.lines = lines
+        self.problems: list[Problem] = []
+
+    def settings(self, values: dict[str, Any]) -> GatewaySettings:
+        self._refuse_unknown(values, (), (*GROUPS, *LISTS))
+        read: dict[str, Any] = {name: self._group(kind, values.get(name, {}), (name,)) for name, kind in GROUPS.items()}
+        read["gateway"] = self._admission(read["gateway"], values.get("gateway", {}))
+        peers = tuple(self._group(Peer, table, key) for key, table in self._tables(values, "peer"))
+        rules = tuple(self._rule(table, key) for key, table in self._tables(values, "rule"))
+        settings = GatewaySettings(**read, peers=peers, rules=rules or (Rule(),))
+        for key, message in _contradictions(settings):
+            self._problem(key, message)
+        return settings
+
+    def _admission(self, gateway: Gateway, given: Any) -> Gateway:
+        """Who may call, where the file says it by a list, or does not say it."""
+        if not isinstance(given, dict) or "allow_any_caller" in given:
+            return gateway
+        if "allow_callers" not in given and not gateway.is_local:
+            self._problem(
+                ("gateway", "allow_callers"),
+                f"expected {CALLERS.allowed}, or allow_any_caller = true, where host is not a loopback address; "
+                "found neither",
+            )
+        return replace(gateway, allow_any_caller="allow_callers" not in given)
+
+    def _rule(self, table: Any, key: Key) -> Rule:
+        if not isinstance(table, dict):
+            return self._group(Rule, table, key)
+        given = {"name": f"rule {int(key[1]) + 1}"} | table
+        when: Any = given.pop("when", {})
+        return replace(self._group(Rule, given, key), when=read_when(when, (*key, "when"), self._problem))
+
+    def _tables(self, values: dict[str, Any], name: str) -> Iterator[tuple[Key, Any]]:
+        tables = values.get(name, [])
+        if isinstance(tables, list):
+            yield from (((name, number), table) for number, table in enumerate(tables))
+        else:
+            self._problem((name,), f"expected [[{name}]] in two brackets, since there may be several")
+
+    def _group(self, kind: type[T], table: Any, key: Key) -> T:
+        """A group from its table. A value that cannot be read is told, and then counts as not given."""
+        if not isinstance(table, dict):
+            self._expected(key, f"a table [{key[0]}]", table)
+            return kind(**_blank(kind))
+        known = forms_of(kind)
+        self._refuse_unknown(table, key, tuple(known))
+        read = _blank(kind)
+        for name in read.keys() - table.keys():
+            self._problem((*key, name), f"expected {known[name].allowed}, found nothing")
+        for name in known.keys() & table.keys():
+            try:
+                read[name] = known[name].read(table[name])
+            except ValueError:
+                self._expected((*key, name), known[name].allowed, table[name])
+        return kind(**read)
+
+    def _refuse_unknown(self, table: dict[str, Any], key: Key, known: tuple[str, ...]) -> None:
+        for name in table.keys() - set(known):
+            near = difflib.get_close_matches(name, known, 1)
+            advice = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+            self._problem((*key, name), f"no such key: {advice}")
+
+    def _expected(self, key: Key, allowed: str, found: Any) -> None:
+        self._problem(key, f"expected {allowed}, found {as_toml(found)}")
+
+    def _problem(self, key: Key, message: str) -> None:
+        names = ".".join(part for part in key if isinstance(part, str))
+        self.problems.append(Problem(names, message, line_of(self.lines, key)))
+
+
+def forms_of(kind: type[Any]) -> dict[str, Allowed]:
+    """The form of each key of a group, in order."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {name: hint.__metadata__[0] for name, hint in hints.items() if hasattr(hint, "__metadata__")}
+
+
+def _blank(kind: type[Any]) -> dict[str, Any]:
+    """What stands in for the keys that a file must give, so that the rest of it can be looked at, too."""
+    return {one.name: "" for one in fields(kind) if one.default is MISSING}
+
+
+def _contradictions(settings: GatewaySettings) -> Iterator[tuple[Key, str]]:
+    """What each value allows, and all together do not."""
+    gateway, deliver = settings.gateway, settings.deliver
+    if gateway.port == gateway.http_port:
+        yield ("gateway", "http_port"), f"expected another port than gateway.port, found {gateway.port} for both"
+    if gateway.allow_any_caller and gateway.allow_callers:
+        yield ("gateway", "allow_any_caller"), "expected either allow_any_caller = true or a list in allow_callers"
+    retain, late_s = settings.retain, settings.complete.late_s
+    if retain.inputs_s < late_s:
+        found = f"{retain.inputs_s:g} < {late_s:g}"
+        yield ("retain", "inputs_s"), f"expected no less than complete.late_s, found {found}"
+    if retain.results_s < retain.inputs_s:
+        found = f"{retain.results_s:g} < {retain.inputs_s:g}"
+        yield ("retain", "results_s"), f"expected no less than inputs_s, found {found}"
+    if deliver.first_retry_s > deliver.longest_retry_s:
+        found = f"{deliver.first_retry_s:g} > {deliver.longest_retry_s:g}"
+        yield ("deliver", "first_retry_s"), f"expected no more than longest_retry_s, found {found}"
+    for number, peer in enumerate(settings.peers):
+        yield from ((("peer", number, *key), message) for key, message in _wrong_in_peer(peer, gateway))
+    yield from ((("peer", number, "name"), message) for number, message in _repeated(settings.peers))
+    yield from ((("rule", number, "name"), message) for number, message in _repeated(settings.rules))
+    known = [peer.name for peer in settings.peers]
+    for number, rule in enumerate(settings.rules):
+        for name in rule.send_to or ():
+            if name not in known:
+                peers = f"the peers are {', '.join(known)}" if known else "there is no [[peer]]"
+                yield ("rule", number, "send_to"), f"expected names of peers, found {as_toml(name)}: {peers}"
+
+
+def _wrong_in_peer(peer: Peer, gateway: Gateway) -> Iterator[tuple[Key, str]]:
+    dimse = {"ae_title": peer.ae_title, "host": peer.host, "port": peer.port}
+    missing = [name for name, value in dimse.items() if value is None]
+    if missing and not peer.dicomweb:
+        yield (), f"expected ae_title, host and port, or dicomweb; found no {', '.join(missing)}"
+    if (peer.host, peer.port) == (gateway.host, gateway.port):
+        yield ("port",), f"expected another place than this gateway's own, found {peer.host}:{peer.port}"
+
+
+def _repeated(named: Iterable[Peer | Rule]) -> Iterator[tuple[int, str]]:
+    for (_, one), (number, other) in combinations(enumerate(named), 2):
+        if one.name == other.name != "":
+            yield number, f"expected a name of its own, found {as_toml(one.name)} twice"
+
+
+def _anchored(settings: GatewaySettings, folder: Path) -> GatewaySettings:
+    """The same settings with relative paths made absolute."""
+    gateway = settings.gateway
+    database = re.sub(r"^sqlite:///(?=[^/])", lambda _: f"sqlite:///{folder}/", gateway.database)
+    rules = tuple(
+        replace(rule, bundle=str(folder / Path(rule.bundle).expanduser()))
+        if rule.bundle and "/" in rule.bundle
+        else rule
+        for rule in settings.rules
+    )
+    return replace(settings, gateway=replace(gateway, spool=folder / gateway.spool, database=database), rules=rules)

@@ -1,0 +1,1 @@
+"""What people are shown of the ledger: studies, totals, next steps, in words."""

@@ -1,0 +1,341 @@
+"""Studies as people look at them: what came, why it counts as complete, what was made of it, and where that is.
+
+    Study ── Series ── Job ── Result ── Delivery         each with its state, its times and the next step to take
+
+One reading for `medseg status` and for the pages. UIDs and numbers; never who the patient is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, select
+
+from gateway.ledger import patients, tables
+from gateway.show import next_steps
+from medseg.names import uid_name
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """An object for a destination. status: of the last C-STORE response. Times are seconds since 1970."""
+
+    id: int
+    destination: str
+    kind: str
+    sop_instance_uid: str
+    state: str
+    failures: int
+    created_at: float
+    stored_at: float | None
+    confirmed_at: float | None
+    status: int | None
+    error_code: str | None
+    error: str | None
+    next_step: str
+    deliver_s: float | None
+    confirm_s: float | None
+
+
+@dataclass(frozen=True)
+class Object:
+    """One object of a result."""
+
+    kind: str
+    sop_instance_uid: str
+
+
+@dataclass(frozen=True)
+class ResultView:
+    """What a job came to. current: no later result replaced it. flags: what a reader must know. timings_s: by step."""
+
+    id: int
+    bundle: str
+    bundle_version: str
+    current: bool
+    created_at: float
+    flags: tuple[str, ...]
+    timings_s: dict[str, float]
+    objects: tuple[Object, ...]
+    deliveries: tuple[Delivery, ...]
+
+
+@dataclass(frozen=True)
+class JobView:
+    """A bundle on a series. bundle: empty for the default one that fits. started_at: of the latest attempt, or when the
+    series was complete, if that was later. queue_s, infer_s: before and after that."""
+
+    id: int
+    rule: str
+    bundle: str
+    mode: str
+    state: str
+    attempt: int
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    error_code: str | None
+    error: str | None
+    next_step: str
+    queue_s: float | None
+    infer_s: float | None
+    result: ResultView | None
+
+
+@dataclass(frozen=True)
+class SeriesView:
+    """received: instances that count; expected: where somebody said how many there are. last_at: of the last image that
+    was new; one that is sent again moves no time. passed_over: why no job was made of it as it is now; passed_by: what
+    of it is not segmented, and how many. last_image_to_seg_s: until a destination had the current result. jobs: the
+    latest first."""
+
+    series_uid: str
+    received: int
+    expected: int | None
+    state: str
+    first_at: float
+    last_at: float
+    complete_at: float | None
+    complete_by: str | None
+    passed_over: str | None
+    passed_by: dict[str, int]
+    next_step: str
+    receive_s: float | None
+    wait_complete_s: float | None
+    last_image_to_seg_s: float | None
+    jobs: tuple[JobView, ...]
+
+
+@dataclass(frozen=True)
+class PatientView:
+    """A patient whom images of a study name, by a letter: who sent the first of them, when, and how many count."""
+
+    letter: str
+    calling_ae: str
+    first_at: float
+    instances: int
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """Images of several patients in a study. state: open (work on it is stopped), or how it was settled. merged_to: the
+    letter of the patient whose all images are."""
+
+    state: str
+    since_at: float
+    settled_at: float | None
+    merged_to: str | None
+    patients: tuple[PatientView, ...]
+    next_step: str
+
+
+@dataclass(frozen=True)
+class StudyView:
+    """A study, its series in the order they came. heard_at: when anything came, also what had come before.
+
+    conflict: None where its images never named several patients.
+    """
+
+    study_uid: str
+    received: int
+    first_at: float
+    last_at: float
+    heard_at: float
+    series: tuple[SeriesView, ...]
+    conflict: Conflict | None = None
+
+
+def latest(db: Connection, limit: int, before: float | None = None) -> tuple[StudyView, ...]:
+    """The studies of which something was heard last, those first. before: only those older than that moment."""
+    heard_at = func.max(tables.series.c.last_at)
+    study_uid = tables.series.c.study_uid
+    chosen = select(study_uid).group_by(study_uid).order_by(heard_at.desc()).limit(limit)
+    if before is not None:
+        chosen = chosen.having(heard_at < before)
+    return _read(db, db.execute(chosen).scalars().all())
+
+
+def study(db: Connection, study_uid: str) -> StudyView | None:
+    """A study; None where there is nothing of it."""
+    return next(iter(_read(db, [study_uid])), None)
+
+
+def named(db: Connection, name: str) -> StudyView | None:
+    """The study whose UID is none, by the name that stands for it (`medseg.names.uid_name`)."""
+    if not name.startswith("x"):
+        return None
+    known = db.execute(select(tables.series.c.study_uid).distinct()).scalars()
+    return next((study(db, uid) for uid in known if uid_name(uid) == name), None)
+
+
+def _read(db: Connection, study_uids: Sequence[str]) -> tuple[StudyView, ...]:
+    passed_over = _passed_over(db, study_uids)
+    jobs, conflicts = _jobs(db, study_uids), _conflicts(db, study_uids)
+    last_image = _last_images(db, study_uids)
+    heard_at: dict[str, float] = defaultdict(float)
+    stopped = {uid for uid, one in conflicts.items() if one.state == "open"}
+    found: dict[str, list[SeriesView]] = defaultdict(list)
+    rows = select(tables.series).where(tables.series.c.study_uid.in_(study_uids))
+    for row in db.execute(rows.order_by(tables.series.c.first_at, tables.series.c.series_uid)):
+        key = row.study_uid, row.series_uid
+        last_at = last_image.get(key, row.last_at)
+        heard_at[row.study_uid] = max(heard_at[row.study_uid], row.last_at)
+        made = tuple(jobs.get(key, ()))
+        over = passed_over.get(key)
+        still = over is not None and row.state != "arriving" and over.is_latest(made)
+        why, code = (over.why, over.code) if over is not None and still else (None, "")
+        found[row.study_uid].append(
+            SeriesView(
+                row.series_uid, row.instances, row.expected, row.state, row.first_at, last_at, row.complete_at,
+                row.complete_by, why, json.loads(row.passed_by),
+                next_steps.for_series(row, stopped=row.study_uid in stopped) or next_steps.for_passed_over(code),
+                _between(row.first_at, last_at), _between(last_at, row.complete_at),
+                _between(last_at, _seg_stored_at(made)), made,
+            )
+        )  # fmt: skip
+    return tuple(
+        StudyView(
+            uid,
+            sum(one.received for one in found[uid]),
+            min(one.first_at for one in found[uid]),
+            max(one.last_at for one in found[uid]),
+            heard_at[uid],
+            tuple(found[uid]),
+            conflicts.get(uid),
+        )
+        for uid in study_uids
+        if uid in found
+    )
+
+
+def _last_images(db: Connection, study_uids: Sequence[str]) -> dict[tuple[str, str], float]:
+    """When the last image of each series came for the first time."""
+    of = tables.instance.c
+    came = select(of.study_uid, of.series_uid, func.max(of.received_at)).where(of.study_uid.in_(study_uids))
+    came = came.where(of.state.not_in(("pending", "copy")))
+    return {(study, series): at for study, series, at in db.execute(came.group_by(of.study_uid, of.series_uid))}
+
+
+def _conflicts(db: Connection, study_uids: Sequence[str]) -> dict[str, Conflict]:
+    conflict = tables.patient_conflict
+    found = {}
+    for row in db.execute(select(conflict).where(conflict.c.study_uid.in_(study_uids))).all():
+        letters = patients.letters(patients.known(db, row.study_uid))
+        found[row.study_uid] = Conflict(
+            row.state, row.since_at, row.settled_at, letters.get(row.winner),
+            tuple(
+                PatientView(one.letter, one.calling_ae, one.first_at, one.instances)
+                for one in patients.described(db, row.study_uid)
+            ),
+            next_steps.for_conflict(row),
+        )  # fmt: skip
+    return found
+
+
+@dataclass(frozen=True)
+class _PassedOver:
+    """When, by which job if there was one, and why a series was passed over. code: of the error, if there was one."""
+
+    at: float
+    job_id: int | None
+    why: str
+    code: str = ""
+
+    def is_latest(self, made: Sequence[JobView]) -> bool:
+        """Whether no job was made of the series afterwards."""
+        if self.job_id and made:
+            return self.job_id == made[0].id
+        return all(job.created_at <= self.at for job in made)
+
+
+def _passed_over(db: Connection, study_uids: Sequence[str]) -> dict[tuple[str, str], _PassedOver]:
+    """What was told last of each series that was passed over."""
+    event = tables.event.c
+    kinds = event.kind.in_(("series.passed_over", "series.held"))
+    told = db.execute(select(tables.event).where(kinds, event.study_uid.in_(study_uids)).order_by(event.id))
+    found: dict[tuple[str, str], _PassedOver] = {}
+    for row in told:
+        detail = json.loads(row.detail)
+        over = _PassedOver(row.at, row.job_id, detail["why"], detail.get("code", ""))
+        found[row.study_uid, row.series_uid] = over
+    return found
+
+
+def _jobs(db: Connection, study_uids: Sequence[str]) -> dict[tuple[str, str], list[JobView]]:
+    results = _results(db, study_uids)
+    found: dict[tuple[str, str], list[JobView]] = defaultdict(list)
+    rows = select(tables.job).where(tables.job.c.study_uid.in_(study_uids)).order_by(tables.job.c.id.desc())
+    for row in db.execute(rows):
+        found[row.study_uid, row.series_uid].append(
+            JobView(
+                row.id, row.rule, row.bundle, row.mode, row.state, row.attempt, row.created_at, row.started_at,
+                row.finished_at, row.error_code, row.error, next_steps.for_job(row),
+                None if row.state in ("waiting", "held", "queued") else _between(row.ready_at, row.started_at),
+                _between(row.started_at, row.finished_at),
+                results.get(row.id),
+            )
+        )  # fmt: skip
+    return found
+
+
+def _results(db: Connection, study_uids: Sequence[str]) -> dict[int, ResultView]:
+    """Results by their job."""
+    rows = db.execute(select(tables.result).where(tables.result.c.study_uid.in_(study_uids))).all()
+    replaced = {row.predecessor_id for row in rows}
+    objects, deliveries = _objects(db, study_uids)
+    return {row.job_id: _result(row, row.id not in replaced, objects[row.id], deliveries[row.id]) for row in rows}
+
+
+def _result(row: Row[Any], current: bool, objects: Iterable[Object], deliveries: Iterable[Delivery]) -> ResultView:
+    records = json.loads(row.facts)
+    timings_s: dict[str, float] = defaultdict(float)
+    for record in records:
+        for step, seconds in record.get("timings_s", {}).items():
+            timings_s[step] += seconds
+    flags = {flag["message"]: None for record in records for flag in record.get("flags", ())}
+    return ResultView(
+        row.id, row.bundle, row.bundle_version, current, row.created_at, tuple(flags), dict(timings_s),
+        tuple(objects), tuple(deliveries),
+    )  # fmt: skip
+
+
+def _objects(db: Connection, study_uids: Sequence[str]) -> tuple[dict[int, list[Object]], dict[int, list[Delivery]]]:
+    """Objects and their deliveries, by result."""
+    thing, way = tables.result_object, tables.delivery
+    objects: dict[int, list[Object]] = defaultdict(list)
+    deliveries: dict[int, list[Delivery]] = defaultdict(list)
+    chosen = tables.result.c.study_uid.in_(study_uids)
+    query = select(thing).join(tables.result, tables.result.c.id == thing.c.result_id).where(chosen)
+    for row in db.execute(query.order_by(thing.c.id)):
+        objects[row.result_id].append(Object(row.kind, row.sop_instance_uid))
+    ways = (
+        select(way, thing.c.result_id, thing.c.kind, thing.c.sop_instance_uid)
+        .join(thing, thing.c.id == way.c.object_id)
+        .join(tables.result, tables.result.c.id == thing.c.result_id)
+        .where(chosen)
+    )
+    for row in db.execute(ways.order_by(way.c.id)):
+        deliveries[row.result_id].append(
+            Delivery(
+                row.id, row.destination, row.kind, row.sop_instance_uid, row.state, row.failures, row.created_at,
+                row.stored_at, row.confirmed_at, row.status, row.error_code, row.error, next_steps.for_delivery(row),
+                _between(row.created_at, row.stored_at), _between(row.stored_at, row.confirmed_at),
+            )
+        )  # fmt: skip
+    return objects, deliveries
+
+
+def _seg_stored_at(jobs: Iterable[JobView]) -> float | None:
+    """When a destination first had the segmentation of the current result."""
+    current = [job.result for job in jobs if job.result and job.result.current]
+    ways = [one for result in current for one in result.deliveries if one.kind.startswith("seg")]
+    return min((one.stored_at for one in ways if one.stored_at is not None), default=None)
+
+
+def _between(start: float | None, end: float | None) -> float | None:
+    """Seconds; none where a step of the clock made them negative."""
+    return None if start is None or end is None else max(0.0, end - start)

@@ -1,0 +1,57 @@
+"""How much there is of everything now: what `medseg status` and the gauges of `/metrics` show."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, func, select
+
+from gateway.ledger.tables import association, delivery, instance, job, result_object, series
+
+#: States of rows, so that one that no row is in can be shown as none.
+STATES = {
+    "series": ("arriving", "complete", "held"),
+    "job": ("waiting", "held", "queued", "running", "done", "failed", "cancelled"),
+    "delivery": ("queued", "sending", "stored", "confirmed", "dead", "cancelled"),
+}
+
+
+def by_state(db: Connection) -> dict[str, dict[str, int]]:
+    """How many series, jobs and deliveries are in which state; without those that none is in."""
+    return {
+        table.name: {row.state: row.n for row in db.execute(_counted(table, table.c.state)).all()}
+        for table in (series, job, delivery)
+    }
+
+
+def by_destination(db: Connection) -> dict[tuple[str, str], int]:
+    """How many deliveries there are, by destination and state."""
+    found = db.execute(_counted(delivery, delivery.c.destination, delivery.c.state))
+    return {(row.destination, row.state): row.n for row in found}
+
+
+def waiting_since(db: Connection) -> dict[str, float | None]:
+    """Since when the oldest series arrives, the oldest job waits for a worker, the oldest delivery for its peer."""
+    asked = {
+        "series": select(func.min(series.c.first_at)).where(series.c.state == "arriving"),
+        "job": select(func.min(job.c.created_at)).where(job.c.state == "queued"),
+        "delivery": select(func.min(delivery.c.created_at)).where(delivery.c.state.in_(("queued", "sending"))),
+    }
+    return {name: db.execute(query).scalar() for name, query in asked.items()}
+
+
+def open_associations(db: Connection) -> int:
+    return int(db.execute(select(func.count()).where(association.c.ended_at.is_(None))).scalar_one())
+
+
+def spool_bytes(db: Connection) -> int:
+    """Bytes of all instances and results in the spool, as the ledger has them."""
+    length = instance.c.offset_bytes + instance.c.size_bytes
+    there = instance.c.state != "missing", instance.c.deleted_at.is_(None)
+    instances = db.execute(select(func.coalesce(func.sum(length), 0)).where(*there)).scalar_one()
+    results = db.execute(select(func.coalesce(func.sum(result_object.c.size_bytes), 0))).scalar_one()
+    return int(instances + results)
+
+
+def _counted(table: Any, *columns: Any) -> Any:
+    return select(*columns, func.count().label("n")).select_from(table).group_by(*columns).order_by(*columns)

@@ -1,0 +1,182 @@
+"""A bundle's preprocessing becomes the steps of a `Recipe`, as MONAI means them (monai/transforms/*/dictionary.py)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from medseg.bundle.arguments import (
+    MISSING,
+    OF_TYPE,
+    WITHOUT_EFFECT,
+    Arguments,
+    Config,
+    UnknownStep,
+    chain,
+    for_key,
+    is_number,
+    keys_of,
+)
+from medseg.bundle.expression import Dtype
+from medseg.bundle.recipe import (
+    Interpolation,
+    Normalize,
+    Orient,
+    Padding,
+    Resample,
+    ScaleMinMax,
+    ScalePercentiles,
+    ScaleRange,
+    Step,
+)
+
+IMAGE: Final = "image"
+
+
+AXES: Final = ("RL", "AP", "SI")
+
+
+DEFAULT_LABELS: Final = [["L", "R"], ["P", "A"], ["I", "S"]]
+
+
+FINEST_MM: Final = 0.01
+
+
+def steps_from_config(bundle: str, config: Config, channels: int) -> tuple[tuple[Step, ...], tuple[str, ...]]:
+    steps: list[Step] = []
+    unknown: list[str] = ["resampling in one go (lazy)"] if config.get("lazy") else []
+    for key, transform in chain(bundle, "preprocessing", config):
+        name, keys = transform["_target_"], keys_of(bundle, key, transform)
+        if name in WITHOUT_EFFECT or IMAGE not in keys:
+            continue
+        arguments = Arguments(bundle, key, for_key(transform, keys, IMAGE), channels)
+        arguments.ignore("keys", "allow_missing_keys")
+        try:
+            if name in OF_TYPE:
+                arguments.float32()
+                continue
+            if name not in PREPARING:
+                raise UnknownStep(name)
+            step = PREPARING[name](arguments)
+            arguments.done()
+        except UnknownStep as reason:
+            unknown.append(str(reason))
+        else:
+            steps.extend([step] if step else [])
+    return tuple(steps), tuple(unknown)
+
+
+def _orient(arguments: Arguments) -> Step:
+    if arguments.value("labels", None) not in (None, DEFAULT_LABELS):
+        raise UnknownStep("Orientationd with labels of its own")
+    arguments.expect(lazy=False)
+    axcodes = arguments.value("axcodes", None)
+    if arguments.flag("as_closest_canonical"):
+        axcodes = "RAS"
+    orders = itertools.permutations(AXES)
+    if not isinstance(axcodes, str) or not any(
+        len(axcodes) == 3 and all(code in pair for code, pair in zip(axcodes, order, strict=True)) for order in orders
+    ):
+        raise arguments.wrong("axcodes", f"expected three letters such as RAS, found {axcodes!r}")
+    return Orient(axcodes)
+
+
+def _resample(arguments: Arguments) -> Step:
+    arguments.ignore("ensure_same_shape")
+    arguments.expect(diagonal=False, recompute_affine=False, min_pixdim=None, max_pixdim=None, lazy=False)
+    dtype = arguments.value("dtype", None)
+    if dtype not in (None, Dtype("float64"), Dtype("float32"), "float64", "float32"):
+        raise UnknownStep(f"Spacingd computing in {dtype!r}")
+    pixdim = arguments.value("pixdim")
+    given = list(pixdim) if isinstance(pixdim, list | tuple) else [pixdim]
+    if not given or not all(is_number(item) and not 0 < item < FINEST_MM for item in given):
+        raise arguments.wrong("pixdim", f"expected spacings in mm, found {pixdim!r}")
+    spacing = [*given, *[given[-1]] * 3][:3]  # as MONAI, the last one stands for those missing
+    mode, padding = arguments.value("mode", "bilinear"), arguments.value("padding_mode", "border")
+    if mode not in tuple(Interpolation) or padding not in tuple(Padding):
+        raise UnknownStep(f"Spacingd with mode={mode!r}, padding_mode={padding!r}")
+    return Resample(
+        tuple(float(item) for item in spacing),
+        Interpolation(mode),
+        Padding(padding),
+        arguments.flag("align_corners"),
+        arguments.flag("scale_extent"),
+    )
+
+
+def _scale_range(arguments: Arguments) -> Step:
+    arguments.float32()
+    step = ScaleRange(
+        arguments.number("a_min"),
+        arguments.number("a_max"),
+        arguments.maybe_number("b_min"),
+        arguments.maybe_number("b_max"),
+        arguments.flag("clip"),
+    )
+    if step.a_min == step.a_max:
+        raise arguments.wrong("a_max", f"equal to a_min, {step.a_min}")
+    if (step.b_min is None) != (step.b_max is None) or (step.clip and step.b_min is None):
+        raise UnknownStep("ScaleIntensityRanged with only one end, or clipping to none")
+    return step
+
+
+def _scale_percentiles(arguments: Arguments) -> Step:
+    arguments.float32()
+    _one_channel(arguments)
+    step = ScalePercentiles(
+        arguments.number("lower"),
+        arguments.number("upper"),
+        arguments.maybe_number("b_min", MISSING),
+        arguments.maybe_number("b_max", MISSING),
+        arguments.flag("clip"),
+        arguments.flag("relative"),
+    )
+    for name, percentile in (("lower", step.lower), ("upper", step.upper)):
+        if not 0 <= percentile <= 100:
+            raise arguments.wrong(name, f"expected a percentile from 0 to 100, found {percentile}")
+    if (step.b_min is None) != (step.b_max is None) or (step.b_min is None and (step.clip or step.relative)):
+        raise UnknownStep("ScaleIntensityRangePercentilesd with only one end, or clipping to none")
+    return step
+
+
+def _scale_min_max(arguments: Arguments) -> Step | None:
+    arguments.float32()
+    _one_channel(arguments)
+    minv, maxv = arguments.maybe_number("minv", 0.0), arguments.maybe_number("maxv", 1.0)
+    factor = arguments.maybe_number("factor")
+    if (minv is None) != (maxv is None):
+        raise UnknownStep("ScaleIntensityd with only one end")
+    if minv is None:
+        return ScaleMinMax(None, None, factor) if factor is not None else None
+    return ScaleMinMax(minv, maxv, None)
+
+
+def _normalize(arguments: Arguments) -> Step:
+    arguments.float32()
+    _one_channel(arguments)
+    numbers: list[float | None] = []
+    for name in ("subtrahend", "divisor"):
+        value = arguments.value(name, None)
+        if isinstance(value, list | tuple) and len(value) == 1:
+            value = value[0]
+        if value is not None and not is_number(value):
+            raise UnknownStep(f"NormalizeIntensityd with {name}={value!r}")
+        numbers.append(None if value is None else float(value))
+    subtrahend, divisor = numbers
+    return Normalize(subtrahend, divisor, arguments.flag("nonzero"))
+
+
+def _one_channel(arguments: Arguments) -> None:
+    if arguments.flag("channel_wise") and arguments.channels > 1:
+        raise UnknownStep(f"{arguments.name} channel by channel")
+
+
+PREPARING: Final[Mapping[str, Callable[[Arguments], Step | None]]] = {
+    "Orientationd": _orient,
+    "Spacingd": _resample,
+    "ScaleIntensityRanged": _scale_range,
+    "ScaleIntensityRangePercentilesd": _scale_percentiles,
+    "ScaleIntensityd": _scale_min_max,
+    "NormalizeIntensityd": _normalize,
+}

@@ -1,0 +1,240 @@
+"""Slices of a track -> prepared slices -> rows of windows, each as soon as what it needs is there.
+
+Where a step needs the whole volume, slices are prepared up to that step while they come, and wait on disk
+(`grids.deferred`). Memory holds the prepared slices of one row and a few decoded ones ahead of it, for any number of
+slices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from threading import Lock
+
+import torch
+from torch import Tensor
+
+from medseg.bundle.recipe import Recipe, needs_whole
+from medseg.dicom.instance import Pixels, Slice
+from medseg.inference.arriving.axis import MANY, SliceAxis, plan
+from medseg.inference.arriving.decoding import AHEAD, Decoder
+from medseg.inference.arriving.intake import StreamInvalid
+from medseg.inference.grids.deferred import DeferredPlanes, scaled
+from medseg.inference.grids.resample import InPlane
+from medseg.inference.grids.restore import ToSource, so_far
+from medseg.inference.grids.zeros import Sampler, Sampling
+from medseg.inference.windows.streaming import Rows
+from medseg.progress import Stage, StageClock
+
+
+class StreamedVolume:
+    """The slices of a track on their way through the network's windows.
+
+    more: the next slice that came, None for none at the moment.
+    end: the track that all slices form, once they have come; None before. May raise Contradicted.
+    seen: what becomes of each decoded plane first. certain: a row runs once it is known whether it is the last.
+    """
+
+    def __init__(
+        self,
+        track: SliceAxis,
+        recipe: Recipe,
+        decoder: Decoder,
+        *,
+        more: Callable[[], Slice | None],
+        end: Callable[[], SliceAxis | None],
+        seen: Callable[[Pixels], Pixels],
+        clock: StageClock,
+        certain: bool = False,
+    ) -> None:
+        self._track, self._recipe, self._decoder = track, recipe, decoder
+        self._more, self._end, self._seen, self._clock = more, end, seen, clock
+        self._slices: list[Slice] = []
+        self._early: dict[int, Slice] = {}
+        self._raw: dict[int, Tensor] = {}  # what was decoded, or brought to the model's rows and columns
+        self._decoded = 0
+        self._sampling: Sampling | None = None
+        self._slab = torch.empty(1, 0, 0, 0)  # prepared slices: `held` of them, from `first` on
+        self._first = self._held = 0
+        self._restored, self._restoring = 0, Lock()  # source slices whose way back was given, to a thread beside
+        self._certain = certain
+        self.plan = plan(track, track.count or MANY, recipe)
+        steps = self.plan.preprocessing_plan.before, self.plan.preprocessing_plan.after
+        first, then = (DeferredPlanes(some) if any(map(needs_whole, some)) else None for some in steps)
+        self._gathered, self._gathers_source = then if first is None else first, first is not None
+        self.ended = False
+        for one in track.slices:
+            self._admit(one)
+        self._look_for_end()
+
+    @property
+    def slices(self) -> Sequence[Slice]:
+        """Those that came, along the track as far as none is missing."""
+        return self._slices
+
+    # ---- what the engine asks
+
+    def rows(self) -> Rows:
+        """See `streaming.Rows`."""
+        done = 0
+        if self._gathered is not None:
+            self._gather(self._gathered)
+        while not self.ended:
+            layout = self.plan.layout
+            if done == len(layout.begins[0]):  # a known number of slices has come
+                self._pull()
+                continue
+            begin = layout.begins[0][done]
+            last = min(begin + layout.extent[0] + max(layout.reach, int(self._certain)), layout.shape[0])
+            if self.plan.needed(last) <= len(self._slices):
+                self._look_ahead(last)
+                if not self.ended:
+                    yield layout, begin
+                    done += 1
+            else:
+                self._pull()
+        for begin in self.plan.layout.begins[0][done:]:
+            yield self.plan.layout, begin
+
+    def planes(self, first: int, last: int) -> Tensor:
+        """See `streaming.Planes`."""
+        with self._clock.time(Stage.PREPARE):
+            self._move(first, last - first)
+            while self._first + self._held < last:
+                self._slab[:, self._held] = self._prepared(self._first + self._held)
+                self._held += 1
+            return self._slab[:, : last - first]
+
+    def _move(self, first: int, room: int) -> None:
+        """Let the slab begin at `first` and have room for so many slices; in place, since it is large."""
+        before, gone = self._slab, min(first - self._first, self._held)
+        if before.shape[1] < room:
+            self._slab = torch.empty(1, room, *self.plan.layout.shape[1:])
+        self._held -= gone
+        for n in range(self._held):
+            self._slab[:, n] = before[:, n + gone]
+        self._first = first
+
+    def way(self, k: int, newest: int) -> tuple[ToSource, int]:
+        """See `restore.Way`."""
+        with self._restoring:
+            back = self.plan.back
+            self._restored = so_far(back, self.plan.count, k, newest)
+            return back, self._restored
+
+    # ---- slices as they come
+
+    def _look_ahead(self, prepared: int) -> None:
+        """Take what is here already, so that it is decoded while the network runs."""
+        while not self.ended and len(self._slices) < self.plan.needed(prepared) + AHEAD:
+            if not self._pull():
+                return
+
+    def _pull(self) -> bool:
+        one = self._more()
+        if one is not None:
+            self._admit(one)
+        self._look_for_end()
+        return one is not None
+
+    def _admit(self, one: Slice) -> None:
+        number = self._track.number(one)
+        if number is None or number < len(self._slices) or number in self._early:
+            raise StreamInvalid("slices came where the first ones left no room for any, or in another order")
+        self._early[number] = one
+        while len(self._slices) in self._early:
+            self._slices.append(self._early.pop(len(self._slices)))
+        most = self.plan.count
+        if len(self._slices) + len(self._early) > most:
+            raise StreamInvalid(f"more than {most} slices")
+
+    def _look_for_end(self) -> None:
+        whole = self._end()
+        if whole is None:
+            return
+        count = len(whole.slices)
+        final = plan(whole, count, self._recipe)
+        if self._track.count is not None:
+            straight, whole = final.mirrored(), whole.reversed(count)
+            final = plan(whole, count, self._recipe)
+        same_slices = len(whole.slices) == len(self._slices) and all(
+            one is other for one, other in zip(whole.slices, self._slices, strict=True)
+        )
+        prepared = self._first + self._held
+        if self._gathered is not None and not self._gathers_source:
+            prepared = len(self._gathered)
+        with self._restoring:
+            same_plan = prepared == 0 or self.plan.agrees(final, prepared=prepared, restored=self._restored)
+            if self._track.count is not None:  # all of it as it would have been forwards
+                prepared = final.layout.shape[0]
+                same_plan = final.layout == straight.layout and final.agrees(
+                    straight, prepared=prepared, restored=count
+                )
+            if not (same_slices and whole.same_grid(self._track) and same_plan):
+                raise StreamInvalid("the series as a whole lies otherwise than its first slices did")
+            self.plan, self.ended = final, True
+
+    # ---- from slices to prepared ones, in the operations of `prepare.prepare`
+
+    def _gather(self, gathered: DeferredPlanes) -> None:
+        """Bring all slices to the step that needs the whole volume, as they come."""
+        while True:
+            with self._clock.time(Stage.PREPARE):
+                while len(gathered) < self._ready():
+                    n = len(gathered)
+                    gathered.add(self._decode(n) if self._gathers_source else self._resampled(n))
+            if self.ended:
+                break
+            self._pull()
+        with self._clock.time(Stage.PREPARE):
+            gathered.settle()
+
+    def _ready(self) -> int:
+        """How many slices of the source, or of the model's grid, can be had from what has come."""
+        if self._gathers_source:
+            return len(self._slices)
+        ready = len(self._gathered or ())
+        while ready < self.plan.layout.shape[0] and self.plan.needed(ready + 1) <= len(self._slices):
+            ready += 1
+        return ready
+
+    def _prepared(self, m: int) -> Tensor:
+        if self._gathered is not None and not self._gathers_source:
+            return self._gathered.plane(m)
+        return scaled(self._resampled(m), self.plan.preprocessing_plan.after)
+
+    def _resampled(self, m: int) -> Tensor:
+        there = self.plan.there
+        if there is None:
+            return self._source(m)
+        if isinstance(there, Sampler):
+            self._hold(*there.span(m))
+            if self._sampling is None or self._sampling.sampler is not there:
+                self._sampling = Sampling(there, self._raw.__getitem__)
+            return self._sampling.plane(m)
+        slices, in_plane = there
+        early = slices.dense  # once for each slice to the model's rows and columns
+        lower, upper = int(slices.lower[m]), int(slices.upper[m])
+        self._hold(lower, upper, in_plane if early else None)
+        plane = slices.mix(self._raw.__getitem__, m)
+        return plane if early else in_plane(plane)
+
+    def _hold(self, lower: int, upper: int, in_plane: InPlane | None = None) -> None:
+        """Let `_raw` have source slices lower..upper, brought to the model's rows and columns where that is given."""
+        while self._decoded <= upper:
+            number = self._decoded
+            plane = self._source(number)
+            self._raw[number] = plane if in_plane is None else in_plane(plane)
+        for number in [number for number in self._raw if number < lower]:
+            del self._raw[number]
+
+    def _source(self, number: int) -> Tensor:
+        """Source slice `number` (1, rows, columns) after the steps before the resampling; each once, in order."""
+        self._decoded = number + 1
+        if self._gathered is not None and self._gathers_source:
+            return self._gathered.plane(number)
+        return scaled(self._decode(number), self.plan.preprocessing_plan.before)
+
+    def _decode(self, number: int) -> Tensor:
+        self._decoder.ahead(self._slices[number : number + AHEAD])
+        with self._clock.time(Stage.READ):
+            return torch.from_numpy(self._seen(self._decoder.take(self._slices[number])))[None]

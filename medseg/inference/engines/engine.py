@@ -1,0 +1,265 @@
+"""A network on a device, in a precision, by its back-end: batches, memory that runs out, a back-end that fails."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Lock
+
+import torch
+from torch import Tensor, nn
+
+from medseg.bundle.bundle import Bundle
+from medseg.bundle.network import load_network
+from medseg.errors import InvalidBundle, OutOfMemory
+from medseg.inference import malloc
+from medseg.inference.engines.case import FAILURES, OPENVINO, TORCH, Case, Run
+from medseg.inference.engines.device import CPU, is_out_of_memory
+from medseg.inference.engines.openvino import OwnThreads
+from medseg.inference.engines.pinned import Staging
+from medseg.inference.engines.selection import AUTO, RaceResult, candidates, choose, race, usable
+from medseg.inference.grids.restore import activate, discretise
+
+logger = logging.getLogger(__name__)
+
+
+class Engine:
+    """A network on its device, called with batches of windows; the back-end is chosen when the first ones come.
+
+    A back-end that fails gives way to torch. When memory runs out the batch is halved, then the GPU left for the CPU,
+    and a warning kept for each; when a single window does not fit into the CPU's memory either, OutOfMemory is raised.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        bundle: Bundle,
+        device: torch.device,
+        precision: str = "fp32",
+        batch: int = 1,
+        *,
+        engine: str = TORCH,
+        exact: bool = False,
+        careful: bool = False,
+        waiting: Callable[[], None] = lambda: None,
+    ) -> None:
+        """engine: `race.ENGINES`. exact: batches run as they are given. careful: memory did not
+        suffice before. waiting: called while an engine is made.
+
+        Raises UsageError for an engine that cannot be used here.
+        """
+        usable(engine, device, precision)
+        self.network, self.bundle, self.device, self.precision, self.batch = network, bundle, device, precision, batch
+        self.name, self.expected, self.warnings = TORCH, 1, list[str]()
+        # Code that a user vouches for is not in the digest by which engines are kept.
+        self._wanted = TORCH if careful or bundle.trusted else engine
+        self._exact = exact
+        self._waiting, self._staging = waiting, Staging(device)
+        self._run: Run | None = None
+        self._threads, self._yields = torch.get_num_threads(), False
+        self._slab_device = CPU if careful else device
+        if careful:
+            where = "" if device == CPU else ", scores in the machine's memory"
+            self._warn(f"out of memory before: now one window at a time on {device}{where}")
+        window = bundle.recipe.window
+        self._slice_axis = window.slice_axis if len(window.roi) == 2 else None
+
+    def __call__(self, windows: Tensor) -> Tensor:
+        """(B, C, *roi) on the CPU -> (B, K, *roi) float32 on the device; roi has three entries, also for 2D.
+
+        The first call asks for how many windows a whole job has: set `expected` before.
+        """
+        done: list[Tensor] = []
+        while sum(map(len, done)) < len(windows):
+            begin = sum(map(len, done))
+            try:
+                done.append(self._forward(windows[begin : begin + self.batch]))
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._yield_memory(error)
+            done = [scores.to(self.device) for scores in done]
+        return done[0] if len(done) == 1 else torch.cat(done)
+
+    def room(self, *shape: int) -> Tensor:
+        """Zeros to stitch scores in: on the device, or in the machine's memory where that has not got so much."""
+        try:
+            return torch.zeros(shape, device=self._slab_device)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error) or self._slab_device == CPU:
+                raise
+        self._slab_device = CPU
+        self._warn(f"out of memory on {self.device}: scores are stitched in the machine's memory")
+        return torch.zeros(shape)
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Meanwhile torch has one thread where the back-end has threads of its own: two on a core wait for each other,
+        and every parallel loop for the slower one."""
+        self._yields = True
+        try:
+            yield
+        finally:
+            self._yields = False
+            torch.set_num_threads(self._threads)
+
+    @property
+    def steady(self) -> bool:
+        """Whether a window's scores are the same bits whatever batch it is in; not known before the first one."""
+        return (
+            self.device == CPU
+            and self._run is not None
+            and (self.batch > 1 or self._exact or not self.name.startswith(TORCH))
+        )
+
+    @property
+    def ahead(self) -> int:
+        """How many windows may be on their way while one is waited for; 0 where the back-end has no threads of its own,
+        and before the first call."""
+        return self.batch - 1 if isinstance(self._run, OwnThreads) else 0
+
+    def begin(self, window: Tensor) -> Callable[[], Tensor]:
+        """(1, C, *roi), to be left as it is until there is the answer: (1, K, *roi), as from a call. Where `ahead`."""
+        assert isinstance(self._run, OwnThreads)
+        self._share_threads()
+        try:
+            answer = self._run.begin(self._to_network(window))
+        except FAILURES as error:
+            self._fall_back(error)
+            return lambda: self(window)
+
+        def checked() -> Tensor:
+            try:
+                scores = answer()
+            except FAILURES as error:
+                self._fall_back(error)
+                return self(window)
+            return self._checked(scores, window)
+
+        return checked
+
+    def _forward(self, windows: Tensor) -> Tensor:
+        if len(windows) == 1 and self._pairs:
+            return self._forward(windows.expand(2, *windows.shape[1:]))[:1]
+        return self._checked(self._scores(self._to_network(windows)), windows)
+
+    def _checked(self, scores: Tensor, windows: Tensor) -> Tensor:
+        if not isinstance(scores, Tensor):
+            raise InvalidBundle(self.bundle.name, "network_def", f"gives {type(scores).__name__}, not one tensor")
+        scores = scores.float() if self._slice_axis is None else scores.float().unsqueeze(self._slice_axis + 2)
+        expected = (len(windows), self.bundle.out_channels, *windows.shape[2:])
+        if tuple(scores.shape) != expected:
+            raise InvalidBundle(
+                self.bundle.name,
+                "network_def",
+                f"gives {tuple(scores.shape)} for a window of {tuple(windows.shape)}, expected {expected}",
+            )
+        return scores
+
+    def _scores(self, windows: Tensor) -> Tensor:
+        if self._run is None:
+            malloc.keep_large(True)
+            chosen = choose(
+                self._wanted,
+                self._case(windows),
+                windows,
+                self._labels,
+                expected=self.expected,
+                warn=self._warn,
+                waiting=self._waiting,
+            )
+            self.name, self._run = chosen.engine, chosen.run
+            malloc.keep_large(self.name != OPENVINO)
+            if chosen.scores is not None:
+                return chosen.scores
+        self._share_threads()
+        try:
+            return self._run(windows)
+        except FAILURES as error:
+            if self.name == TORCH:
+                raise
+            self._fall_back(error)
+        return self._scores(windows)
+
+    def _share_threads(self) -> None:
+        if torch.get_num_threads() != (threads := 1 if self._yields and self.name == OPENVINO else self._threads):
+            torch.set_num_threads(threads)
+
+    def _fall_back(self, error: BaseException) -> None:
+        if self.name != TORCH:  # or others that were begun with failed before
+            self._warn(f"engine {self.name} failed ({type(error).__name__}): going on with torch")
+            self._use_torch()
+
+    @property
+    def _pairs(self) -> bool:
+        """Whether a window must not run alone: torch takes other convolutions for a batch of one on a CPU, with other
+        bits and mostly slower, so that scores would depend on how windows fall into batches."""
+        torch_alone = self._run is None or self.name.startswith(TORCH)
+        return torch_alone and self.device == CPU and self.batch > 1 and not self._exact
+
+    def race(self, windows: Tensor) -> RaceResult:
+        """Race all back-ends that can run here over windows (B, C, *roi), and keep the verdict for jobs to come."""
+        given = self._to_network(windows)
+        case = self._case(given)
+        return race(AUTO, case, given, self._labels, candidates(case), self._waiting)
+
+    def _case(self, windows: Tensor) -> Case:
+        shape = tuple(windows.shape[1:])
+        return Case(self.network, self.device, self.precision, shape, self.batch, self.bundle.digest)
+
+    def _to_network(self, windows: Tensor) -> Tensor:
+        there = self._staging(windows)
+        return there if self._slice_axis is None else there.squeeze(self._slice_axis + 2)
+
+    def _labels(self, scores: Tensor) -> Tensor:
+        finish = self.bundle.recipe.finish
+        return discretise(activate(scores.float().transpose(0, 1), finish.activation), finish)
+
+    def _use_torch(self) -> None:
+        self.name, self._wanted, self._run = TORCH, TORCH, None
+
+    def _yield_memory(self, error: BaseException) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self.batch > 1 and not self._exact:
+            self.batch //= 2
+            self._warn(f"out of memory on {self.device}: going on with {self.batch} windows at a time")
+        elif self.device != CPU:
+            self._warn(f"out of memory on {self.device} with one window: going on on the CPU")
+            self.device, self._staging = CPU, Staging(CPU)
+            self.network = self.network.to(CPU)
+            if self.precision == "fp16":  # convolutions in half precision are slower than fp32 there
+                self.precision = "fp32"
+            self._use_torch()
+        else:
+            raise OutOfMemory(
+                f"bundle {self.bundle.name}: windows of {self.bundle.recipe.window.roi} voxels do not fit into memory, "
+                f"{self.batch} at a time: close other programs or use a bundle with a smaller window"
+            ) from error
+
+    def _warn(self, message: str) -> None:
+        logger.warning(message)
+        self.warnings.append(message)
+
+
+class Networks:
+    """The networks used last, so that a cohort or a worker builds each once. Safe to share between threads."""
+
+    def __init__(self, keep: int = 2) -> None:
+        self._keep = keep
+        self._held: OrderedDict[tuple[str, str], nn.Module] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, bundle: Bundle, device: torch.device) -> nn.Module:
+        """The bundle's network on the device, in evaluation mode. Raises WeightsMismatch, InvalidBundle."""
+        key = (bundle.digest, str(device))
+        with self._lock:
+            network = self._held.pop(key, None)
+            if network is None:
+                network = load_network(bundle, device).eval()
+            self._held[key] = network.to(device)  # an engine out of memory may have moved it
+            while len(self._held) > self._keep:
+                self._held.popitem(last=False)
+            return network

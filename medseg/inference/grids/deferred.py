@@ -1,0 +1,73 @@
+"""Planes that wait on disk for what a step needs to know of all of them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from medseg.bundle.recipe import needs_whole
+from medseg.errors import OutputNotWritable
+from medseg.inference.grids.prepare import scale_settled
+from medseg.inference.grids.statistics import Pointwise, VolumeStatistics
+from medseg.inference.planes import PlaneStore
+
+
+class DeferredPlanes:
+    """Intensity steps, one of which needs the whole volume: planes 0, 1, ... go in, and once all have, come out."""
+
+    def __init__(self, steps: Sequence[Pointwise]) -> None:
+        """Raises OutputNotWritable where there is no room for temporary files."""
+        at = next(n for n, step in enumerate(steps) if needs_whole(step))
+        self._early, self._late = tuple(steps[:at]), tuple(steps[at + 1 :])
+        self._gathering = VolumeStatistics(steps[at])
+        self._planes: list[tuple[int, int, str]] = []
+        self._shape: tuple[int, ...] = ()
+        try:
+            self._store = PlaneStore()
+        except OSError as error:
+            raise _no_room(error) from error
+
+    def __len__(self) -> int:
+        return len(self._planes)
+
+    def add(self, plane: Tensor) -> None:
+        """The next plane (1, rows, columns). Raises OutputNotWritable."""
+        plane = scaled(plane, self._early)
+        self._gathering.add(plane)
+        self._shape = tuple(plane.shape)
+        try:
+            self._planes.append(self._store.put(plane[0].numpy()))
+        except OSError as error:
+            raise _no_room(error) from error
+
+    def settle(self) -> None:
+        """All planes have come."""
+        self._late = (self._gathering.settle(self._again), *self._late)
+
+    def plane(self, n: int) -> Tensor:
+        """After all steps, once they are settled."""
+        return scaled(self._waiting(n), self._late)
+
+    def _again(self) -> Iterator[Tensor]:
+        return (self._waiting(n) for n in range(len(self)))
+
+    def _waiting(self, n: int) -> Tensor:
+        rows, columns = self._shape[-2:]
+        return torch.from_numpy(self._store.get(self._planes[n], (rows, columns))).reshape(self._shape)
+
+
+def scaled(plane: Tensor, steps: Sequence[Pointwise]) -> Tensor:
+    """The plane itself where there is nothing to do, else a new one."""
+    plane = plane.clone() if steps else plane
+    for step in steps:
+        plane = scale_settled(plane, step)
+    return plane
+
+
+def _no_room(error: OSError) -> OutputNotWritable:
+    why = f"{error.strerror or error}, for planes that wait for the rest of their volume"
+    return OutputNotWritable(Path(tempfile.gettempdir()), why)

@@ -1,0 +1,1 @@
+"""What label planes hold: pieces, cleaned and measured as planes pass."""

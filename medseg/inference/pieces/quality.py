@@ -1,0 +1,177 @@
+"""What was found, in numbers, and the doubts a reader must see.
+
+code                 raised when
+no_value             voxels of the input are not finite (NaN, infinity): they get no label
+empty                a segment has no voxel
+implausible_volume   a segment's volume lies outside its bundle's range
+touches_edge         a segment reaches the border of the field of view: it may go on beyond
+out_of_range         the input's values are not what the bundle was made for, or not Hounsfield units
+pieces_left_out      beside the largest piece, which the bundle keeps alone, there were others of some size
+out_of_domain        the series says of itself that it is another kind of image than the bundle was made for
+low_confidence       mean winning probability below LOW_CONFIDENCE
+bridged_gap, ...     the warnings of the geometry (`Stack.findings`), by their own codes
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from medseg.bundle.bundle import Bundle, Segment
+from medseg.bundle.catalog import hinted
+from medseg.dicom.instance import Pixels, Vector
+from medseg.dicom.series import Level, Stack
+from medseg.inference.labels import Flag, Measured
+from medseg.inference.pieces.cleanup import exact_sum
+from medseg.inference.pieces.survey import Components
+
+LOW_CONFIDENCE: Final = 0.7
+"""Below this mean winning probability a label is doubtful. Networks are over-confident: trained ones give more than
+0.9 on images like those they learned from, and less than 0.7 only where most of a label is a guess."""
+
+HU_LIMITS: Final = (-3100.0, 4100.0)
+"""Where the 1st and 99th percentile of a CT in Hounsfield units lie: padding down to -3024, metal up to 4095."""
+
+LEFT_OUT: Final = 0.1
+"""Pieces left out that hold more than this share of what was kept may be more than specks."""
+
+SAMPLE: Final = 4096  # voxels of a plane
+PLANES: Final = 256  # of more planes, fewer voxels each
+
+
+@dataclass(frozen=True)
+class Values:
+    """1st and 99th percentile of the input, modality units."""
+
+    low: float
+    high: float
+
+
+class Samples:
+    """Some voxels of each plane that passes, a million in all however many planes there are."""
+
+    def __init__(self) -> None:
+        self._taken: list[Pixels] = []
+        self._every = 1
+
+    def add(self, plane: Pixels) -> None:
+        flat = plane.reshape(-1)
+        step = flat.size // SAMPLE | 1  # odd, so that not every row gives the same columns
+        self._taken.append(flat[:: step * self._every].copy())
+        if len(self._taken) > PLANES * self._every:
+            self._every *= 2
+            self._taken = [one[::2].copy() for one in self._taken]
+
+    def __len__(self) -> int:
+        """How many planes have passed."""
+        return len(self._taken)
+
+    def values(self) -> Values:
+        """Percentiles; the same for planes in any order."""
+        low, high = np.percentile(np.concatenate(self._taken), [1, 99])
+        return Values(float(low), float(high))
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What there is of a segment. at_edge: something lies on the border of the field of view."""
+
+    voxels: int
+    volume_ml: float
+    components: int
+    at_edge: bool
+
+
+def tally(census: Components, voxel_ml: Vector) -> list[Tally]:
+    """Of each segment of a census. voxel_ml: (planes,), in the order of the survey."""
+    parts, count = census.parts, census.segments
+    planes = census.shape[0]
+    per_plane = np.bincount(parts.segment * planes + parts.plane, parts.voxels, count * planes).reshape(count, planes)
+    pieces = np.bincount(parts.segment[np.unique(census.piece, return_index=True)[1]], minlength=count)
+    edge = (census.low <= 0) | (census.high >= np.array(census.shape) - 1)
+    return [
+        Tally(
+            int(voxels.sum()),
+            exact_sum(voxels * voxel_ml),
+            int(pieces[index]),
+            bool(voxels.any() and edge[index].any()),
+        )
+        for index, voxels in enumerate(per_plane)
+    ]
+
+
+def measure(
+    tallies: Sequence[Tally],
+    segments: Sequence[Segment],
+    confidence: Sequence[float | None],
+    left_out_ml: Sequence[float],
+) -> tuple[tuple[Measured, ...], tuple[int, ...]]:
+    """Each segment as found, and the numbers of those that touch the edge; all arguments are per segment."""
+    measured = tuple(
+        Measured(segment, found.voxels, found.volume_ml, found.components, sure, left_ml)
+        if found.voxels
+        else Measured(segment, 0, 0.0, 0, None)
+        for found, segment, sure, left_ml in zip(tallies, segments, confidence, left_out_ml, strict=True)
+    )
+    return measured, tuple(one.number for one, found in zip(segments, tallies, strict=True) if found.at_edge)
+
+
+def flags(
+    stack: Stack, bundle: Bundle, measured: Sequence[Measured], at_edge: Sequence[int], values: Values
+) -> tuple[Flag, ...]:
+    """Every doubt there is, those about the input first."""
+    return (
+        *(Flag(found.code, found.detail) for found in stack.findings if found.level is Level.WARNING),
+        *_input_flags(stack, bundle, values),
+        *(flag for found in measured for flag in _segment_flags(found, found.segment.number in at_edge)),
+    )
+
+
+def no_value(voxels: int, stack: Stack, floor: float) -> tuple[Flag, ...]:
+    """The doubt that so many voxels of the input have no value. floor: what the network was given there."""
+    if not voxels:
+        return ()
+    share = voxels / math.prod(stack.shape)
+    said = f"{voxels} voxels ({share:.2%}) have no finite value (NaN or infinity)"
+    return (Flag("no_value", f"{said}: taken as {floor:g} and given no label"),)
+
+
+def _input_flags(stack: Stack, bundle: Bundle, values: Values) -> Iterator[Flag]:
+    expects = bundle.expects
+    if hinted(stack.series, expects) is False:
+        said, wanted = stack.series.description.strip(), expects.series_description
+        yield Flag("out_of_domain", f"series {said!r}: bundle {bundle.name} was made for {wanted}: do not rely on it")
+    found = f"1st and 99th percentile are {values.low:g} and {values.high:g}"
+    if values.low == values.high:
+        yield Flag("out_of_range", f"the image is blank: {found}")
+    elif bundle.expects.values is not None:
+        least, most = bundle.expects.values
+        if values.low < least or values.high > most:
+            yield Flag("out_of_range", f"{found}, bundle {bundle.name} expects {least:g} to {most:g}")
+    elif stack.series.modality == "CT" and not (HU_LIMITS[0] <= values.low < 0 and values.high <= HU_LIMITS[1]):
+        yield Flag("out_of_range", f"{found}: not Hounsfield units (air -1000, water 0, bone up to 3000)")
+
+
+def _segment_flags(found: Measured, at_edge: bool) -> Iterator[Flag]:
+    segment = found.segment
+    if found.voxels == 0:
+        yield Flag("empty", f"{segment.label}: nothing found", segment.number)
+        return
+    if segment.volume_ml is not None:
+        least, most = segment.volume_ml
+        if not least <= found.volume_ml <= most:
+            detail = f"{segment.label}: {found.volume_ml:.2f} ml, plausible are {least:g} to {most:g} ml"
+            yield Flag("implausible_volume", detail, segment.number)
+    if at_edge:
+        detail = f"{segment.label}: reaches the edge of the field of view and may go on beyond"
+        yield Flag("touches_edge", detail, segment.number)
+    if found.left_out_ml > LEFT_OUT * found.volume_ml:
+        detail = f"{segment.label}: {found.left_out_ml:.2f} ml in other pieces left out, the largest alone is kept"
+        yield Flag("pieces_left_out", detail, segment.number)
+    if found.confidence is not None and found.confidence < LOW_CONFIDENCE:
+        detail = f"{segment.label}: mean probability {found.confidence:.2f}, below {LOW_CONFIDENCE:g}"
+        yield Flag("low_confidence", detail, segment.number)

@@ -1,0 +1,264 @@
+"""Pieces of segments, and background that lies within them, found in planes that pass one at a time.
+
+    plane n-1   . a a . .      parts of the plane (8-connected), a and b here, ...
+    plane n     . . . b b      ... are one piece where they touch in three dimensions (26-connected)
+
+    plane n     . a a a .      background of the plane (4-connected) that is closed in by a part is a pocket, p; it is
+                . a p a .      a hole, unless the pockets that lie above and below it (6-connected) lead into the open
+                . a a a .
+
+Each plane is looked at in two dimensions, by its runs (`runs`); what touches what is remembered as edges of a graph,
+whose connected components are what would be found in the volume. Of planes, only the one before is held.
+
+Background that no part closes in within its plane is in the open, since it reaches the border of the image straight on;
+so is everything beyond the first and the last plane. That is `scipy.ndimage.binary_fill_holes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from medseg.inference.labels import LabelPlane, boxes
+from medseg.inference.pieces.runs import NO_EDGES, NONE, Numbers, Runs, distinct, joined, runs_of, touching
+
+Mask = NDArray[np.bool_]
+
+_TOUCHING = np.ones((3, 3), dtype=bool)  # sides and corners
+
+
+def parts_of(mask: Mask) -> tuple[NDArray[np.int32], int]:
+    """8-connected parts of a plane, numbered from 1 in the order of their first voxel, and how many they are."""
+    numbered, count = ndimage.label(mask, structure=_TOUCHING)
+    return numbered, int(count)
+
+
+def cavities_of(mask: Mask) -> tuple[NDArray[np.int32], int]:
+    """4-connected background of a plane that does not reach its border, numbered from 1, and how many there are."""
+    if min(mask.shape) < 3 or mask.all():
+        return np.zeros(mask.shape, np.int32), 0
+    background, count = ndimage.label(np.pad(~mask, 1, constant_values=True))
+    return np.maximum(background[1:-1, 1:-1] - 1, 0), int(count) - 1  # 1 is what surrounds the plane
+
+
+@dataclass(frozen=True, eq=False)
+class Regions:
+    """Parts, or pockets, of all planes: plane by plane, in each by segment, then in the order of their numbers.
+
+    segment: its index. plane: in the order in which planes came. voxels: how many.
+    """
+
+    segment: Numbers
+    plane: Numbers
+    voxels: Numbers
+
+    def __len__(self) -> int:
+        return len(self.segment)
+
+    def of(self, plane: int, segment: int) -> slice:
+        """Where those of one segment in one plane are."""
+        begin, end = np.searchsorted(self.plane, [plane, plane + 1])
+        first, last = np.searchsorted(self.segment[begin:end], [segment, segment + 1])
+        return slice(int(begin + first), int(begin + last))
+
+
+@dataclass(frozen=True, eq=False)
+class Components:
+    """What was found in all planes.
+
+    shape: of the volume. piece: of each part. low, high: (segments, 3), first and last voxel (plane, row, column) of
+    the box around each segment, low > high where there is none of it. pocket_edges: (n, 2) pockets that lie one above
+    the other. open_pockets: those that lie above or below what is open. inner_edges: (n, 2), a part and a pocket side
+    by side. airy: parts side by side with what is open within their plane.
+    """
+
+    shape: tuple[int, int, int]
+    parts: Regions
+    piece: Numbers
+    low: Numbers
+    high: Numbers
+    cavities: Regions
+    pocket_edges: Numbers
+    open_pockets: Numbers
+    inner_edges: Numbers
+    touches_outside: Mask
+
+    @property
+    def segments(self) -> int:
+        return len(self.low)
+
+
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """An image of labels, of the plane that was seen last.
+
+    runs: whose labels are segments, by index. part: of each run, numbered from 0 through all planes. pocket_keys:
+    segment * voxels of a plane + place in the plane, ascending, of each voxel of a pocket; pockets: which pocket.
+    """
+
+    image: LabelPlane
+    runs: Runs
+    part: Numbers
+    cavity_keys: Numbers
+    cavities: Numbers
+
+
+class ComponentFinder:
+    """Finds pieces while planes pass: `add` planes in their order or against it, then `end`.
+
+    numbers: of the segments. exclusive: planes are (rows, columns) of these numbers, else (segments, rows, columns) of
+    0 and 1. holes: whether they are looked for.
+    """
+
+    def __init__(self, numbers: Sequence[int], *, exclusive: bool, holes: bool = False) -> None:
+        self._exclusive, self._holes = exclusive, holes
+        self._label = np.array(numbers if exclusive else [1] * len(numbers), np.uint8)
+        # Of each image of a plane: the segment, by its index, that a value means
+        self._tables = np.full((1 if exclusive else len(numbers), 256), -1, np.int16)
+        self._tables[0 if exclusive else np.arange(len(numbers)), self._label] = np.arange(len(numbers))
+        self._before: list[_Layer | None] = [None] * len(self._tables)
+        self._size = (0, 0)
+        self._planes = 0
+        self._parts, self._pockets = _Gathered(), _Gathered()
+        self._low = np.full((len(numbers), 3), np.iinfo(np.intp).max, np.intp)
+        self._high = np.full((len(numbers), 3), -1, np.intp)
+        self._part_edges: list[Numbers] = []
+        self._pocket_edges: list[Numbers] = []
+        self._inner_edges: list[Numbers] = []
+        self._open: list[Numbers] = []
+        self._airy: list[Mask] = []
+
+    def add(self, plane: LabelPlane) -> None:
+        """The next plane, which must not change until the one after it has been added."""
+        images = plane[None] if self._exclusive else plane
+        self._size = (int(images.shape[1]), int(images.shape[2]))
+        for at, image in enumerate(images):
+            before, layer = self._before[at], self._numbered(image, self._tables[at])
+            if before is not None:
+                self._part_edges.append(_touching_parts(before, layer))
+            if self._holes:
+                self._join_pockets(layer, before)
+                if before is not None:
+                    self._join_pockets(before, layer)
+            self._before[at] = layer
+        self._planes += 1
+
+    def end(self) -> Components:
+        """What was found in all planes."""
+        for layer in self._before:
+            if layer is not None:
+                self._join_pockets(layer, None)
+        return Components(
+            (self._planes, *self._size),
+            self._parts.all(),
+            joined(self._parts.count, *self._part_edges),
+            self._low,
+            self._high,
+            self._pockets.all(),
+            np.concatenate([NO_EDGES, *self._pocket_edges]),
+            np.concatenate([NONE, *self._open]),
+            np.concatenate([NO_EDGES, *self._inner_edges]),
+            np.concatenate([np.zeros(0, np.bool_), *self._airy]),
+        )
+
+    def _numbered(self, image: LabelPlane, table: NDArray[np.int16]) -> _Layer:
+        """Parts and pockets of an image, numbered and counted."""
+        runs = runs_of(image, table)
+        if not len(runs):
+            return _Layer(image, runs, NONE, NONE, NONE)
+        part, count = runs.parts()
+        segment = np.zeros(count, np.intp)
+        segment[part] = runs.label
+        voxels = np.bincount(part, runs.ends - runs.starts, count)
+        first = self._parts.add(segment, self._planes, voxels)
+        (j, left), right = np.divmod(runs.starts, runs.width), (runs.ends - 1) % runs.width
+        for axis, (low, high) in enumerate(((np.full_like(j, self._planes),) * 2, (j, j), (left, right))):
+            np.minimum.at(self._low[:, axis], runs.label, low)
+            np.maximum.at(self._high[:, axis], runs.label, high)
+        keys, cavities = self._numbered_pockets(image, segment, first) if self._holes else (NONE, NONE)
+        return _Layer(image, runs, part + first, keys, cavities)
+
+    def _numbered_pockets(self, image: LabelPlane, segment: Numbers, first: int) -> tuple[Numbers, Numbers]:
+        """Where pockets are, and which, numbered from 0 through all planes. Notes what lies beside each part.
+
+        segment: of each part of the image, ascending; first: the number of the first part.
+        """
+        keys, cavities, around = [NONE], [NONE], boxes(image)
+        for index, count in zip(*np.unique(segment, return_counts=True), strict=True):
+            rows, columns = around[int(self._label[index])]
+            mask = image[rows, columns] == self._label[index]
+            inner, many = cavities_of(mask)
+            touches_outside = np.ones(count, np.bool_)
+            if many:
+                beside = _side_by_side(parts_of(mask)[0], inner)
+                touches_outside[:] = False
+                touches_outside[beside[beside[:, 1] == 0, 0] - 1] = True
+                closed = np.array([index] * many)
+                first_pocket = self._pockets.add(closed, self._planes, np.bincount(inner.reshape(-1))[1:])
+                self._inner_edges.append(beside[beside[:, 1] > 0] + np.array([first - 1, first_pocket - 1], np.intp))
+                j, i = np.nonzero(inner)
+                keys.append(index * image.size + (j + rows.start) * image.shape[1] + i + columns.start)
+                cavities.append(np.asarray(inner[j, i] + (first_pocket - 1), np.intp))
+            self._airy.append(touches_outside)
+            first += int(count)
+        return np.concatenate(keys), np.concatenate(cavities)
+
+    def _join_pockets(self, layer: _Layer, other: _Layer | None) -> None:
+        """Join pockets with what lies at their place in the plane above or below; beyond the last there is the open."""
+        if other is None:
+            self._open.append(np.unique(layer.cavities))
+            return
+        if not layer.cavities.size:
+            return
+        segment, place = np.divmod(layer.cavity_keys, layer.image.size)
+        at = np.searchsorted(other.cavity_keys, layer.cavity_keys)
+        is_pocket = at < len(other.cavity_keys)
+        is_pocket[is_pocket] = other.cavity_keys[at[is_pocket]] == layer.cavity_keys[is_pocket]
+        is_open = ~is_pocket & (other.image.reshape(-1)[place] != self._label[segment])
+        self._open.append(np.unique(layer.cavities[is_open]))
+        self._pocket_edges.append(distinct(layer.cavities[is_pocket], other.cavities[at[is_pocket]]))
+
+
+class _Gathered:
+    """Regions that become more, plane by plane."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._columns: list[tuple[NDArray[np.uint16], NDArray[np.int32], NDArray[np.int32]]] = []
+
+    def add(self, segment: Numbers, plane: int, voxels: NDArray[np.number]) -> int:
+        """Regions of a plane, ascending by segment; how many regions there were before these."""
+        where = np.full(len(segment), plane, np.int32)
+        self._columns.append((segment.astype(np.uint16), where, voxels.astype(np.int32)))
+        before, self.count = self.count, self.count + len(segment)
+        return before
+
+    def all(self) -> Regions:
+        columns = zip(*self._columns, strict=True) if self._columns else ((), (), ())
+        return Regions(*(np.concatenate([NONE, *column]) for column in columns))
+
+
+def _touching_parts(below: _Layer, above: _Layer) -> Numbers:
+    """(n, 2) parts of one segment that touch in two planes, by faces, edges or corners."""
+    width = below.runs.width
+    pairs = np.concatenate(list(touching(below.runs, above.runs, [-width, 0, width])))
+    return distinct(below.part[pairs[:, 0]], above.part[pairs[:, 1]])
+
+
+def _side_by_side(parts: NDArray[np.int32], inner: NDArray[np.int32]) -> Numbers:
+    """(n, 2) numbers of parts, and of the pockets beside them in a row; 0 for what is open.
+
+    That suffices: whatever region of space lies around a piece, or within it, or around a region within it, touches it
+    at its first voxel along the rows, and around that voxel it is one region.
+    """
+    parts, inner = np.pad(parts, ((0, 0), (1, 1))), np.pad(inner, ((0, 0), (1, 1)))
+    sides = (np.s_[:, 1:], np.s_[:, :-1]), (np.s_[:, :-1], np.s_[:, 1:])
+    edge = [(parts[one] > 0) & (parts[beside] == 0) for one, beside in sides]
+    return distinct(
+        np.concatenate([parts[one][at] for (one, _), at in zip(sides, edge, strict=True)]),
+        np.concatenate([inner[beside][at] for (_, beside), at in zip(sides, edge, strict=True)]),
+    )

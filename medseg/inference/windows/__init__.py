@@ -1,0 +1,1 @@
+"""The sliding window: where windows lie, run, and are stitched."""

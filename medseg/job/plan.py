@@ -1,0 +1,141 @@
+"""What is to be done with a study: series -> jobs (a stack and the bundle that fits it), and refusals with reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from medseg.bundle.bundle import Bundle
+from medseg.bundle.catalog import choose, fits
+from medseg.dicom import left_out as left
+from medseg.dicom.geometry import classify
+from medseg.dicom.nifti import read_nifti
+from medseg.dicom.series import LeftOut, Series, Stack
+from medseg.errors import (
+    DoesNotFit,
+    GeometryRefused,
+    MedsegError,
+    Unforeseen,
+)
+from medseg.names import file_name
+from medseg.results.record import refusal_record
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A stack and the bundle that is to segment it. folder: name of its result folder. nifti: the file it came from."""
+
+    stack: Stack
+    bundle: Bundle
+    folder: str
+    nifti: Path | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Refused:
+    """A series, or a part of one, that is not segmented; the error says why. left_out: what else is not."""
+
+    series: Series
+    bundle: str | None
+    error: MedsegError
+    left_out: tuple[LeftOut, ...] = ()
+
+    def record(self) -> dict[str, Any]:
+        """As a line of JSON (docs/json.md)."""
+        return refusal_record(self.series.study_uid, self.series.series_uid, self.bundle, self.error, self.left_out)
+
+
+@dataclass(frozen=True, eq=False)
+class StudyPlan:
+    """What is to be done with a study."""
+
+    jobs: tuple[Job, ...]
+    refused: tuple[Refused, ...]
+
+
+def plan(
+    series: Iterable[Series],
+    bundles: Sequence[Bundle],
+    *,
+    explicit: bool = False,
+    assume_frame_of_reference: bool = False,
+) -> StudyPlan:
+    """Sort out the geometry of each series of one study, and match what it holds with bundles.
+
+    A stack carries what was left out of its series, and findings of what may be a loss.
+    """
+    jobs: list[Job] = []
+    refused: list[Refused] = []
+    for one in sorted(series, key=lambda s: (s.number if s.number is not None else -1, s.series_uid)):
+        try:
+            planned = _plan_series(one, bundles, explicit, assume_frame_of_reference)
+        except MedsegError as error:
+            refused.append(Refused(one, None, error, one.left_out))
+        except (MemoryError, OSError):
+            raise
+        except Exception as error:  # noqa: BLE001 - what nobody thought of is this series' error, and not the others'
+            refused.append(Refused(one, None, Unforeseen(f"series {one.series_uid}", error), one.left_out))
+        else:
+            for job in planned.jobs:
+                jobs.append(replace(job, folder=_folder(job.stack, job.bundle, {made.folder for made in jobs})))
+            refused += planned.refused
+    return StudyPlan(tuple(jobs), tuple(refused))
+
+
+def _plan_series(series: Series, bundles: Sequence[Bundle], explicit: bool, assume_frame: bool) -> StudyPlan:
+    """The jobs of one series: each of its stacks knows what of the series is not in any of them."""
+    verdict = classify(series, assume_frame_of_reference=assume_frame)
+    matched = match(verdict.stacks, bundles, explicit=explicit)
+    unfit = tuple(LeftOut(one.error.code, 1, "volumes", f"of the same series, {one.error}") for one in matched.refused)
+    whole = (*left.missing(series), *series.left_out)
+    around = (*left.of_refusals(verdict.refusals), *(unfit if matched.jobs else ()), *whole)
+    jobs = (replace(job, stack=left.told(job.stack, around)) for job in matched.jobs)
+    refused = (
+        Refused(series, None, GeometryRefused(series.series_uid, refusal.reason, refusal.detail), whole)
+        for refusal in verdict.refusals
+    )
+    return StudyPlan(tuple(jobs), (*refused, *(replace(one, left_out=whole) for one in matched.refused)))
+
+
+def plan_nifti(path: Path, bundles: Sequence[Bundle], *, explicit: bool = False) -> StudyPlan:
+    """Match a NIfTI volume with a bundle."""
+    matched = match([read_nifti(path)], bundles, explicit=explicit)
+    return replace(matched, jobs=tuple(replace(job, nifti=path) for job in matched.jobs))
+
+
+def match(
+    stacks: Iterable[Stack], bundles: Sequence[Bundle], *, explicit: bool = False, whole: bool = True
+) -> StudyPlan:
+    """The bundle for each stack. whole: see `medseg.bundle.catalog.fits`.
+
+    explicit: the one bundle was named by the user, so its hints about descriptions do not bind; what it needs to
+    be right (modality, field of view) does.
+    """
+    jobs: list[Job] = []
+    refused: list[Refused] = []
+    for stack in stacks:
+        try:
+            bundle = _named(stack, bundles[0], whole=whole) if explicit else choose(stack, bundles, whole=whole)
+        except MedsegError as error:
+            refused.append(Refused(stack.series, bundles[0].name if explicit else None, error))
+        else:
+            jobs.append(Job(stack, bundle, _folder(stack, bundle, {job.folder for job in jobs})))
+    return StudyPlan(tuple(jobs), tuple(refused))
+
+
+def _named(stack: Stack, bundle: Bundle, *, whole: bool) -> Bundle:
+    reasons = fits(stack, bundle, hints=False, whole=whole)
+    if reasons:
+        raise DoesNotFit(stack.series.series_uid, bundle.name, reasons)
+    return bundle
+
+
+def _folder(stack: Stack, bundle: Bundle, taken: Iterable[str]) -> str:
+    """SERIESNUMBER_BUNDLE, with -2, -3, ... where a study repeats a number or a series splits into stacks."""
+    used = {name.casefold() for name in taken}
+    number = file_name(str(stack.series.number or 0))
+    bundle_name = file_name(bundle.name)
+    names = (f"{number}{suffix}_{bundle_name}" for suffix in ("", *(f"-{n}" for n in range(2, len(used) + 2))))
+    return next(name for name in names if name.casefold() not in used)
