@@ -1,6 +1,6 @@
 """What follows a failure: again, never again, or a person has to look. Tables first; the code that reads them is short.
 
-    what went wrong --a table--> Fault --POLICIES--> Policy --decide--> RetryAt | DeadLetter | Stop
+    what went wrong --a table--> Fault --POLICIES--> Policy --decide--> RetryAt | DeadLetter | GiveUp
 
 A dead letter can be sent or run again by hand (`medseg outbox retry`, `medseg jobs retry`) once its cause is mended;
 after a stop there is nothing that trying again could change.

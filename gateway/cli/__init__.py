@@ -1,1 +1,1 @@
-"""The gateway's commands and its lines of `medseg doctor`."""
+"""What the gateway adds to the `medseg` command: its commands, and its part of `medseg doctor` and `medseg demo`."""

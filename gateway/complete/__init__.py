@@ -1,1 +1,1 @@
-"""When a series is complete: events go in, a decision comes out."""
+"""When a series is complete: rows of the ledger become events, events a state, the state and the clock a decision."""

@@ -1,1 +1,1 @@
-"""What is to be done: which bundle for which series, and what after a failure."""
+"""What is to be done with a series: rules and what they may ask, jobs made by them, studies of two patients settled."""

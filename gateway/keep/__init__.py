@@ -1,1 +1,1 @@
-"""What is kept and for how long: retention, purge, backup."""
+"""What is kept and for how long: retention, purge, erasure in two commits, backup."""

@@ -1,1 +1,1 @@
-"""What the gateway knows, durable before anybody is told it: a module for each table's moves."""
+"""What the gateway knows, durable before anybody is told it: the tables, and a module for each table's moves."""

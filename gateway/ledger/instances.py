@@ -49,7 +49,7 @@ class Filed(StrEnum):
 class StoredInstance:
     """An instance whose file is in the spool.
 
-    patient: whom an image names (`gateway.patients.key`); None for what is no image.
+    patient: whom an image names (`gateway.ledger.patients.key`); None for what is no image.
     path: of the file, relative to the spool.
     offset_bytes, size_bytes, sha256: of the data set, in the file and as sent.
     association_id: None for a file that was adopted at start.

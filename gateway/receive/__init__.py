@@ -1,1 +1,1 @@
-"""What has come: the spool, and when a series is complete."""
+"""What has come, as it was sent: the spool, who an instance is, and other bytes of the same image."""

@@ -1,1 +1,1 @@
-"""The processes of `medseg serve`, and who keeps them alive."""
+"""The processes of `medseg serve`, the director among them, and who keeps them alive."""

@@ -1,1 +1,1 @@
-"""What an administrator decides: `medseg.toml`."""
+"""What an administrator decides: the groups of `medseg.toml`, their allowed values, how they are read and reloaded."""

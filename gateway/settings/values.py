@@ -1,4 +1,4 @@
-"""Forms: what a value in the settings may be, in words for the message and as a check that reads it."""
+"""What a value in the settings may be, in words for the message and as a check that reads it."""
 
 from __future__ import annotations
 

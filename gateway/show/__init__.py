@@ -1,1 +1,1 @@
-"""What people are shown of the ledger: studies, totals, next steps, in words."""
+"""What people are shown of the ledger: studies, totals, troubles and next steps, in words."""

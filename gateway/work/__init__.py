@@ -1,1 +1,1 @@
-"""What is done with a series: jobs under leases, results frozen in the spool."""
+"""What is done with a series: the worker and its lease, results frozen in the spool, and what each was made of."""

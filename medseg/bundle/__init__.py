@@ -1,1 +1,1 @@
-"""MONAI bundles: loaded without executing anything, turned into a recipe."""
+"""MONAI bundles: found, read without executing anything, their weights loaded; what they ask becomes a `Recipe`."""

@@ -1,1 +1,1 @@
-"""Images as they come: instances, series, geometry, pixels."""
+"""Images as they come: sources, headers, series, the volumes that slices form, pixels; and phantoms to measure."""

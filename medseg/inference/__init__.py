@@ -1,1 +1,1 @@
-"""From slices to label planes: windows, blending, restoring, quality."""
+"""From slices to label planes (`segment`): to the model's grid, through windows by an engine, back, and in pieces."""

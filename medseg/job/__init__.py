@@ -1,1 +1,1 @@
-"""One study, from its series to its results: what the command line, a cohort and the gateway's worker call."""
+"""One study, from its series to its results: planned, followed while it arrives, run, and put where it belongs."""

@@ -1,1 +1,1 @@
-"""Slices on their way in, and through a network's windows while more of them come."""
+"""Slices on their way in: decoded, laid along an axis, and through windows while more of them come."""

@@ -1,14 +1,14 @@
-"""The track of a network's windows through a stack: its slices in the order in which windows meet them, and a grid that
+"""The axis of a network's windows through a stack: its slices in the order in which windows meet them, and a grid that
 is known before their number is.
 
     stack    k = 0 1 2 3 4 5        by position along the normal (`dicom.geometry`)
-    track        0 1 2 3 4 5        or 5 4 3 2 1 0, where the network's own axis runs the other way;
+    axis         0 1 2 3 4 5        or 5 4 3 2 1 0, where the network's own axis runs the other way;
                                     or backwards, from the last slice to the first, where their number is known
 
 MONAI anchors windows and resampled slices at the first slice along the network's axis. Counted from there, where a
 slice lies, what a resampled slice is made of and where windows begin does not depend on how many slices follow, but for
-the last ones. So a track that is laid through the first slices holds for all of a series, and whether it did is checked
-to the bit against the track that is laid through the whole.
+the last ones. So an axis that is laid through the first slices holds for all of a series, and whether it did is checked
+to the bit against the axis that is laid through the whole.
 """
 
 from __future__ import annotations

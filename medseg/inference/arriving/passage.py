@@ -1,4 +1,4 @@
-"""Slices of a track -> prepared slices -> rows of windows, each as soon as what it needs is there.
+"""Slices of an axis -> prepared slices -> rows of windows, each as soon as what it needs is there.
 
 Where a step needs the whole volume, slices are prepared up to that step while they come, and wait on disk
 (`grids.deferred`). Memory holds the prepared slices of one row and a few decoded ones ahead of it, for any number of

@@ -1,1 +1,1 @@
-"""What computes the windows: back-ends behind one interface, and the race that chooses one (docs/engines.md)."""
+"""What computes the windows: back-ends behind one call, the race that selects one, and the cache (docs/engines.md)."""

@@ -1,10 +1,10 @@
-"""Where verdicts and what the back-ends made are kept: a folder per case under MEDSEG_CACHE (docs/engines.md).
+"""Where results of races and what the back-ends made are kept: a folder per case under MEDSEG_CACHE (docs/engines.md).
 
-    engines/<key>/auto.json          the race, as `race.Verdict` says it; openvino.json: the trial of that one alone
+    engines/<key>/auto.json          the race (`selection.RaceResult`); openvino.json: the trial of that one alone
     engines/<key>/asked.json         how many windows jobs have had
-    engines/<key>/openvino-k3x9/     what the verdict names, with the digest of each file
+    engines/<key>/openvino-k3x9/     what the result names, with the digest of each file
 
-A verdict appears whole, by a rename, and names folders that are never written to again. Whatever is damaged, or was not
+A result appears whole, by a rename, and names folders that are never written to again. Whatever is damaged, or was not
 written by this user, is as if it were not there: the race is run again.
 """
 

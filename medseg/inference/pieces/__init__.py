@@ -1,1 +1,1 @@
-"""What label planes hold: pieces, cleaned and measured as planes pass."""
+"""What label planes hold: pieces and holes, found, cleaned and measured as planes pass; and doubts about them."""

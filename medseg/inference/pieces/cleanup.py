@@ -5,7 +5,7 @@ Pieces are 26-connected. A hole is a cavity closed on all sides in three dimensi
 close what is open in the next slice (a ring, a vessel, the curve of a hippocampus) and would depend on the direction
 in which the scanner cut.
 
-    planes pass -> Survey -> Census -> decide -> Cleaning -> planes pass again, cleaned one by one
+    planes pass -> ComponentFinder -> Components -> decide -> Cleaning -> planes pass again, cleaned one by one
 """
 
 from __future__ import annotations
