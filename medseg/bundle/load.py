@@ -34,13 +34,14 @@ PRECISIONS: Final = ("fp32", "bf16", "fp16")
 MODALITIES: Final = {"CT": "CT", "MR": "MR", "MRI": "MR", "PET": "PT", "PT": "PT", "US": "US"}
 
 
-def load_bundle(path: Path, *, trust: bool = False, trained: bool = True) -> Bundle:
+def load_bundle(path: Path | str, *, trust: bool = False, trained: bool = True) -> Bundle:
     """The bundle in a folder.
 
     trust: what the safe reader refuses is evaluated by MONAI's ConfigParser, which can run any code in it.
     trained: False for a bundle whose weights do not exist yet.
     Raises NoSuchBundle where the folder is not there, InvalidBundle naming the file and key that break a rule.
     """
+    path = Path(path)
     if not path.is_dir():
         raise NoSuchBundle(str(path), ())
     root = path.resolve()

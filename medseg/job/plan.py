@@ -64,6 +64,9 @@ def plan(
 ) -> StudyPlan:
     """Sort out the geometry of each series of one study, and match what it holds with bundles.
 
+    explicit: the one bundle was named by a person: see `match`. assume_frame_of_reference: derive one where a series
+    has none. Jobs and refusals are in order of series number; what is refused raises nothing, its error is in the plan.
+
     A stack carries what was left out of its series, and findings of what may be a loss.
     """
     jobs: list[Job] = []
@@ -99,8 +102,9 @@ def _plan_series(series: Series, bundles: Sequence[Bundle], explicit: bool, assu
     return StudyPlan(tuple(jobs), (*refused, *(replace(one, left_out=whole) for one in matched.refused)))
 
 
-def plan_nifti(path: Path, bundles: Sequence[Bundle], *, explicit: bool = False) -> StudyPlan:
-    """Match a NIfTI volume with a bundle."""
+def plan_nifti(path: Path | str, bundles: Sequence[Bundle], *, explicit: bool = False) -> StudyPlan:
+    """Match a NIfTI volume (.nii, .nii.gz) with a bundle. explicit: see `match`. Raises what `read_nifti` raises."""
+    path = Path(path)
     matched = match([read_nifti(path)], bundles, explicit=explicit)
     return replace(matched, jobs=tuple(replace(job, nifti=path) for job in matched.jobs))
 

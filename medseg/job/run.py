@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -48,10 +48,10 @@ class Outcome:
 
 def run(
     job: Job,
-    out: Path,
-    formats: frozenset[Format],
+    out: Path | str,
+    formats: Set[Format] = DICOM,
     *,
-    settings: Settings,
+    settings: Settings = Settings(),
     overwrite: bool = False,
     predecessors: tuple[Predecessor, ...] = (),
     found: Segmented | None = None,
@@ -61,6 +61,7 @@ def run(
 ) -> Outcome:
     """Segment one stack and write its results into `out / job.folder`: all verified, or nothing at all.
 
+    formats: SEG and SR unless given; a NIfTI volume has NIFTI and PNG alone. overwrite: replace another result there.
     predecessors: the results that this one takes the place of. found: what the stack was segmented to already
     (`follow`). digest: of an instance of the stack.
 
@@ -70,7 +71,7 @@ def run(
     stack = job.stack
     if formats & DICOM and job.nifti is not None:
         raise NoStudy
-    folder = out / job.folder
+    folder = Path(out) / job.folder
     key = stack_key(stack, job.bundle.digest, key_settings(job.bundle, settings), digest)
     kept = kept_record(folder, key)
     if kept is not None and _holds(kept, formats):
@@ -110,7 +111,7 @@ def _written(
     found: Segmented,
     staging: Path,
     folder: Path,
-    formats: frozenset[Format],
+    formats: Set[Format],
     made: Provenance,
     cancelled: Cancelled,
 ) -> dict[str, Any]:
@@ -153,7 +154,7 @@ def _peak_rss_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
 
 
-def _holds(record: Mapping[str, Any], formats: frozenset[Format]) -> bool:
+def _holds(record: Mapping[str, Any], formats: Set[Format]) -> bool:
     """Whether a kept result has every format that is asked for; where nothing was found there is no SEG to have."""
     found = any(one["voxels"] for one in record["segments"])
     asked = formats if found else formats - {Format.SEG}

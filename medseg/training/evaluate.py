@@ -76,17 +76,20 @@ class Evaluation:
 
 def evaluate(
     bundle: Bundle,
-    data: Path,
+    data: Path | str,
     *,
     everything: bool = False,
     settings: Settings = AS_SHIPPED,
     on_case: OnCase | None = None,
     cancelled: Cancelled = never,
 ) -> Evaluation:
-    """Segment the cases that training set aside, or all of them, and score them.
+    """Segment the cases that training set aside, or all of them (everything), and score them.
+
+    data: a folder with images/ and labels/, NIfTI volumes of the same names; labels are the numbers of segments.
 
     Raises NoCases, UnusableCase, and what `segment` raises.
     """
+    data = Path(data)
     cases = find_cases(data)
     if not everything:
         _, cases = split(cases, read_plan(bundle.path).held_out)
