@@ -31,6 +31,7 @@ from gateway.receive.identity import NotDicom, file_meta_of, identify
 from gateway.receive.spool import INCOMING, Spool, instance_path
 from medseg.dicom.classes import is_image_class
 from medseg.names import LONGEST_ON_DISK, file_name
+from medseg.texts import shown, valid
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,9 @@ def reconcile(spool: Spool, ledger: Ledger) -> Reconciliation:
         try:
             filed = spool.file(_read(spool, file))
         except NotDicom as error:
-            logger.warning("quarantined %s: %s", path, error, extra={"event": "instance.quarantined"})
+            logger.warning(
+                "quarantined %s: %s", shown(Path(path)), valid(str(error)), extra={"event": "instance.quarantined"}
+            )
             quarantined.append(_quarantine(spool, file))
         else:
             (duplicates if filed is Filed.DUPLICATE else adopted).append(path)
@@ -80,7 +83,7 @@ def _lose(ledger: Ledger, path: str, now: float) -> bool:
     """False where its row names another file by now, of the same content."""
     lost = ledger.write(instances.lose_instance, path, now)
     if lost:
-        logger.error("an acknowledged instance is gone: %s", path, extra={"event": "instance.missing"})
+        logger.error("an acknowledged instance is gone: %s", shown(Path(path)), extra={"event": "instance.missing"})
     return lost
 
 
