@@ -40,6 +40,7 @@ DAMAGED: Final = (
 _MM: Final = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # nifti1.h: NIFTI_UNITS_METER, _MM, _MICRON
 _GZIP_AT_MOST: Final = 1100  # to one, of deflate
 _APART: Final = 0.05  # of a voxel's edge
+_LOST: Final = 1e-9  # the smallest edge to the largest, or the largest to the way to the origin
 
 
 def opened(path: Path) -> nibabel.Nifti1Image:
@@ -128,6 +129,9 @@ def spans(affine: Vector) -> bool:
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         size = np.linalg.norm(edges, axis=0)
         if not np.isfinite(size).all() or not size.all():
+            return False
+        # Beyond these, sums of positions lose the smaller of their terms, and an axis with it.
+        if size.min() < _LOST * size.max() or _LOST * np.abs(affine[:3, 3]).max() > size.max():
             return False
         return abs(float(np.linalg.det(edges / size))) >= 1e-9
 

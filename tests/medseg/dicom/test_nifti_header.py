@@ -96,6 +96,8 @@ PATCHES = {
     "no magic (ANALYZE)": (344, "<4s", [b"\0\0\0\0"], ""),
     "scl_inter infinite": (112, "<2f", [2.0, np.inf], ""),
     "sform of NaN": (280, "<f", [np.nan], "does not span a volume"),
+    "sform with an origin out of reach": (292, "<f", [2.5e30], "does not span a volume"),
+    "sform with an edge of nothing": (280, "<f", [5.8e-39], "does not span a volume"),
     "sform flat": (280, "<12f", [0.0] * 12, "does not span a volume"),
 }
 
