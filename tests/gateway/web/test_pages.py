@@ -64,7 +64,7 @@ def hostile_study(db: Connection, value: str) -> None:
     db.execute(insert(tables.delivery), way | {"created_at": 9.0, "error_code": value, "error": value, "failures": 3})
     passed = uids | {"series_uid": f"{value}.2", "state": "held", "instances": 1, "revision": 1}
     db.execute(insert(tables.series), passed | {"first_at": 1.0, "last_at": 9.0})
-    events.tell(db, "series.passed_over", 9.0, value, f"{value}.2", {"why": value})
+    events.record(db, "series.passed_over", 9.0, {"why": value}, study_uid=value, series_uid=f"{value}.2")
 
 
 @pytest.mark.parametrize("value", HOSTILE)
