@@ -236,12 +236,12 @@ def test_a_study_gives_the_same_result_in_every_syntax(gateway: Gateway, name: s
 @pytest.mark.parametrize("name", [*SYNTAXES, "broken"])
 def test_instances_are_kept_as_sent(gateway: Gateway, name: str) -> None:
     query = f"SELECT * FROM instance WHERE study_uid = '{gateway.study_uid(name)}'"
-    rows = {row.sop_instance_uid: row for row in gateway.serve.supervisor.rows(query)}
+    rows = {row.sop_instance_uid: row for row in gateway.service.rows(query)}
     assert len(rows) == len(gateway.files[name])
     for file in gateway.files[name]:
         sent = dcmread(file)
         row = rows[sent.SOPInstanceUID]
-        stored = gateway.serve.supervisor.folder / "spool" / row.path
+        stored = gateway.service.folder / "spool" / row.path
         assert row.transfer_syntax_uid == sent.file_meta.TransferSyntaxUID
         assert dcmread(stored) == sent
         if name != "deflated":  # storescu deflates anew
@@ -251,11 +251,11 @@ def test_instances_are_kept_as_sent(gateway: Gateway, name: str) -> None:
 def test_what_cannot_be_decoded_is_said_clearly(gateway: Gateway) -> None:
     def failed() -> list[Any]:
         query = f"SELECT * FROM job WHERE study_uid = '{gateway.study_uid('broken')}' AND state = 'failed'"
-        return gateway.serve.supervisor.rows(query)
+        return gateway.service.rows(query)
 
     (job,) = wait_for("the job to fail", failed)
     assert job.error_code == "undecodable_pixels"
-    shown = [json.loads(line) for line in gateway.serve.supervisor.medseg("jobs", "--json").splitlines()]
+    shown = [json.loads(line) for line in gateway.service.medseg("jobs", "--json").splitlines()]
     (told,) = [one["error"] for one in shown if one["id"] == job.id]
     assert "HTJ2K" in told or "High-Throughput JPEG 2000" in told
     assert any(Path(file).stem and dcmread(file).SOPInstanceUID in told for file in gateway.files["broken"])
