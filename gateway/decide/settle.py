@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Row, and_, exists, select, update
 from gateway.ledger import instances, patients, series
 from gateway.ledger import jobs as jobs_rows
 from gateway.ledger.jobs import NewJob
-from gateway.ledger.tables import delivery, instance, patient_conflict, result, result_object
+from gateway.ledger.tables import delivery, instance, of_series, patient_conflict, result, result_object
 from medseg.errors import UsageError
 
 
@@ -94,7 +94,7 @@ def _made_anew(db: Connection, study_uid: str, at: float, winner: frozenset[str]
 
 def _wanted(db: Connection, row: Row[Any]) -> list[frozenset[str]]:
     """Whose the parts of a series are where each image is of whom it names."""
-    mine = and_(instance.c.study_uid == row.study_uid, instance.c.series_uid == row.series_uid)
+    mine = of_series(instance, row.study_uid, row.series_uid)
     real = instance.c.state.in_((*patients.SAYING, "superseded"))
     said = {one for one in db.execute(select(instance.c.patient).where(mine, real)).scalars() if one}
     return [frozenset(group) for group in patients.groups(patients.known(db, row.study_uid)) if said & set(group)]

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, and_, delete, func, or_, select
 
 from gateway.keep.deletion import doom, folder_of
 from gateway.ledger import commitments, patients
-from gateway.ledger.tables import delivery, event, instance, job, result, result_object, series
+from gateway.ledger.tables import delivery, event, instance, job, of_series, result, result_object, series
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ def content(db: Connection, study_uid: str, series_uid: str | None = None) -> Co
         return int(db.execute(select(func.count()).select_from(table).where(*conditions)).scalar_one())
 
     size = func.coalesce(func.sum(instance.c.offset_bytes + instance.c.size_bytes), 0)
-    inputs = db.execute(select(size).where(_of(instance, study_uid, series_uid), instance.c.deleted_at.is_(None)))
+    inputs = db.execute(select(size).where(of_series(instance, study_uid, series_uid), instance.c.deleted_at.is_(None)))
     objects = result_object.c.result_id.in_(_results(study_uid, series_uid))
     outputs = db.execute(select(func.coalesce(func.sum(result_object.c.size_bytes), 0)).where(objects))
     return Content(
-        series=number(series, _of(series, study_uid, series_uid)),
-        instances=number(instance, _of(instance, study_uid, series_uid)),
-        jobs=number(job, _of(job, study_uid, series_uid)),
-        results=number(result, _of(result, study_uid, series_uid)),
+        series=number(series, of_series(series, study_uid, series_uid)),
+        instances=number(instance, of_series(instance, study_uid, series_uid)),
+        jobs=number(job, of_series(job, study_uid, series_uid)),
+        results=number(result, of_series(result, study_uid, series_uid)),
         deliveries=number(delivery, delivery.c.object_id.in_(_objects(study_uid, series_uid))),
         size_bytes=int(inputs.scalar_one()) + int(outputs.scalar_one()),
     )
@@ -51,30 +51,25 @@ def erase(db: Connection, study_uid: str, at: float, series_uid: str | None = No
     """
     there = content(db, study_uid, series_uid)
     results, objects = _results(study_uid, series_uid), _objects(study_uid, series_uid)
-    jobs = select(job.c.id).where(_of(job, study_uid, series_uid))
-    kept = and_(_of(instance, study_uid, series_uid), instance.c.deleted_at.is_(None))
+    jobs = select(job.c.id).where(of_series(job, study_uid, series_uid))
+    kept = and_(of_series(instance, study_uid, series_uid), instance.c.deleted_at.is_(None))
     files = db.execute(select(instance.c.path).where(kept)).scalars()
     folders = db.execute(select(result_object.c.path).where(result_object.c.result_id.in_(results))).scalars()
     doom(db, [*files, *map(folder_of, folders)], at)
     db.execute(delete(delivery).where(delivery.c.object_id.in_(objects)))
     db.execute(delete(result_object).where(result_object.c.result_id.in_(results)))
-    db.execute(delete(result).where(_of(result, study_uid, series_uid)))
-    db.execute(delete(event).where(or_(_of(event, study_uid, series_uid), event.c.job_id.in_(jobs))))
+    db.execute(delete(result).where(of_series(result, study_uid, series_uid)))
+    db.execute(delete(event).where(or_(of_series(event, study_uid, series_uid), event.c.job_id.in_(jobs))))
     commitments.forget(db, study_uid, series_uid)
     for table in (job, instance, series):
-        db.execute(delete(table).where(_of(table, study_uid, series_uid)))
+        db.execute(delete(table).where(of_series(table, study_uid, series_uid)))
     if not content(db, study_uid).series:
         patients.forget(db, study_uid)
     return there
 
 
-def _of(table: Any, study_uid: str, series_uid: str | None) -> Any:
-    study = table.c.study_uid == study_uid
-    return study if series_uid is None else and_(study, table.c.series_uid == series_uid)
-
-
 def _results(study_uid: str, series_uid: str | None) -> Any:
-    return select(result.c.id).where(_of(result, study_uid, series_uid))
+    return select(result.c.id).where(of_series(result, study_uid, series_uid))
 
 
 def _objects(study_uid: str, series_uid: str | None) -> Any:

@@ -26,7 +26,7 @@ from gateway.ledger import events
 from gateway.ledger.deliveries import LAST_ASK
 from gateway.ledger.jobs import LIVE
 from gateway.ledger.ledger import Ledger
-from gateway.ledger.tables import delivery, instance, job, result, result_object, series
+from gateway.ledger.tables import delivery, instance, job, of_series, result, result_object, series
 from gateway.settings.model import Retain
 
 logger = logging.getLogger(__name__)
@@ -79,10 +79,14 @@ def delete_inputs(db: Connection, row: Row[Any], at: float, before: float) -> in
     """Doom the files of a series, unless something happened to it meanwhile. Returns how many."""
     if _still(db, row, at, before, deleted=False) is None:
         return 0
-    kept = and_(_is(instance, row), instance.c.deleted_at.is_(None), instance.c.state != "missing")
+    kept = and_(
+        of_series(instance, row.study_uid, row.series_uid),
+        instance.c.deleted_at.is_(None),
+        instance.c.state != "missing",
+    )
     paths = db.execute(select(instance.c.path).where(kept)).scalars().all()
     db.execute(update(instance).where(kept).values(deleted_at=at))
-    db.execute(update(series).where(_is(series, row)).values(deleted_at=at))
+    db.execute(update(series).where(of_series(series, row.study_uid, row.series_uid)).values(deleted_at=at))
     detail = {"files": len(paths)}
     events.record(db, "series.inputs_deleted", at, detail, study_uid=row.study_uid, series_uid=row.series_uid)
     return doom(db, paths, at)
@@ -101,7 +105,9 @@ def _due(db: Connection, now: float, before: float, *, deleted: bool) -> Row[Any
 
 
 def _still(db: Connection, row: Row[Any], now: float, before: float, *, deleted: bool) -> Row[Any] | None:
-    return db.execute(select(series).where(_is(series, row), _done_with(now, before, deleted=deleted))).one_or_none()
+    return db.execute(
+        select(series).where(of_series(series, row.study_uid, row.series_uid), _done_with(now, before, deleted=deleted))
+    ).one_or_none()
 
 
 def _done_with(now: float, before: float, *, deleted: bool) -> Any:
@@ -135,7 +141,3 @@ def _done_with(now: float, before: float, *, deleted: bool) -> Any:
 
 def _same(one: Any, other: Any) -> Any:
     return and_(one.c.study_uid == other.c.study_uid, one.c.series_uid == other.c.series_uid)
-
-
-def _is(table: Any, row: Row[Any]) -> Any:
-    return and_(table.c.study_uid == row.study_uid, table.c.series_uid == row.series_uid)

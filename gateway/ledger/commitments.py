@@ -10,11 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, delete, exists, insert, or_, select, true, update
+from sqlalchemy import Connection, Row, and_, delete, exists, insert, or_, select, update
 
 from gateway.ledger.claims import Claim
-from gateway.ledger.instances import COUNTING
-from gateway.ledger.tables import association, commitment, commitment_item, count, instance
+from gateway.ledger.tables import COUNTING, association, commitment, commitment_item, count, instance, of_series
 
 NO_SUCH_INSTANCE = 0x0112  # Failure Reason (PS3.3 C.14.1.1)
 
@@ -180,8 +179,8 @@ def _parts(uids: Iterable[str]) -> Iterable[list[str]]:
 
 def forget(db: Connection, study_uid: str, series_uid: str | None) -> None:
     """A study, or a series of it, is about to be taken out of the ledger. What was not reported yet is not stored."""
-    mine = instance.c.study_uid == study_uid, true() if series_uid is None else instance.c.series_uid == series_uid
-    gone = commitment_item.c.sop_instance_uid.in_(select(instance.c.sop_instance_uid).where(*mine))
+    mine = of_series(instance, study_uid, series_uid)
+    gone = commitment_item.c.sop_instance_uid.in_(select(instance.c.sop_instance_uid).where(mine))
     known = select(commitment.c.id).where(commitment.c.state == "known")
     unreported = commitment_item.c.commitment_id.in_(known)
     db.execute(update(commitment_item).where(gone, unreported).values(reason=NO_SUCH_INSTANCE))
@@ -189,5 +188,5 @@ def forget(db: Connection, study_uid: str, series_uid: str | None) -> None:
     db.execute(delete(commitment_item).where(gone, commitment_item.c.commitment_id.in_(over)))
     empty = ~exists().where(commitment_item.c.commitment_id == commitment.c.id)
     db.execute(delete(commitment).where(empty))
-    whose = count.c.study_uid == study_uid, true() if series_uid is None else count.c.series_uid == series_uid
-    db.execute(delete(count).where(*whose))
+    whose = of_series(count, study_uid, series_uid)
+    db.execute(delete(count).where(whose))

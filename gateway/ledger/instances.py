@@ -26,14 +26,13 @@ from gateway.ledger import patients, tallies
 from gateway.ledger.events import record
 from gateway.ledger.statements import UPSERT, Prepared
 from gateway.ledger.tables import (
+    COUNTING,
     doomed,
     instance,
     of_series,
     series,
 )
 from medseg.dicom.classes import IMAGES
-
-COUNTING = ("current", "conflict")
 
 
 class Filed(StrEnum):
@@ -181,7 +180,7 @@ def lose_instance(db: Connection, path: str, at: float) -> bool:
         return False
     db.execute(update(instance).where(mine).values(state="missing"))
     if row.state in COUNTING:
-        mine = and_(series.c.study_uid == row.study_uid, series.c.series_uid == row.series_uid)
+        mine = of_series(series, row.study_uid, row.series_uid)
         fewer = {"instances": series.c.instances - 1, "revision": series.c.revision + 1}
         db.execute(update(series).where(mine).values(fewer))
     _record(db, "instance.missing", at, {"path": path}, row)

@@ -27,10 +27,10 @@ from typing import Any
 from sqlalchemy import Connection, Row, and_, delete, exists, func, insert, select, update
 
 from gateway.ledger.statements import UPSERT, Prepared
-from gateway.ledger.tables import event, instance, patient_conflict, study_patient
+from gateway.ledger.tables import COUNTING, event, instance, of_series, patient_conflict, study_patient
 
 #: Versions of an instance that say whose it is: those that count, and those of which that is not decided.
-SAYING = ("current", "conflict", "pending")
+SAYING = (*COUNTING, "pending")
 OPEN, MERGED, SPLIT = "open", "merged", "split"
 
 
@@ -104,8 +104,8 @@ class Basis:
 
 
 def basis(db: Connection, study_uid: str, series_uid: str) -> Basis:
-    mine = and_(instance.c.study_uid == study_uid, instance.c.series_uid == series_uid)
-    counting = and_(mine, instance.c.state.in_(("current", "conflict")))
+    mine = of_series(instance, study_uid, series_uid)
+    counting = and_(mine, instance.c.state.in_(COUNTING))
     said = db.execute(select(instance.c.patient).where(counting).distinct()).scalars()
     return Basis(settlement(db, study_uid), frozenset(said))
 
@@ -207,7 +207,7 @@ def described(db: Connection, study_uid: str) -> tuple[Patient, ...]:
         name = names[row.patient]
         found.setdefault(name, Patient(name, row.calling_ae, row.first_at, 0, None))
         mine = and_(instance.c.study_uid == study_uid, instance.c.patient == row.patient)
-        counting = select(func.count()).select_from(instance).where(mine, instance.c.state.in_(("current", "conflict")))
+        counting = select(func.count()).select_from(instance).where(mine, instance.c.state.in_(COUNTING))
         there = and_(mine, instance.c.deleted_at.is_(None), instance.c.state != "missing")
         path = db.execute(select(instance.c.path).where(there).order_by(instance.c.id.desc()).limit(1)).scalar()
         number = found[name].instances + int(db.execute(counting).scalar_one())

@@ -12,13 +12,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, exists, select, update
+from sqlalchemy import Connection, Row, and_, select, update
 
 from gateway.ledger import events, instances, jobs, patients
 from gateway.ledger import series as series_rows
-from gateway.ledger.instances import COUNTING
 from gateway.ledger.jobs import NewJob
-from gateway.ledger.tables import instance, job, series
+from gateway.ledger.tables import job, of_series, series
 
 DISMISSED = "dismissed"
 #: What makes two jobs of a series the same work.
@@ -36,17 +35,16 @@ def decide_again(db: Connection, of: Row[Any], new: NewJob | None, at: float) ->
     last = latest_job(db, of.study_uid, of.series_uid)
     if new is not None and (last is None or last.state == "cancelled" or _work(last) != _work(new)):
         return reopen(db, of.study_uid, of.series_uid)
-    still = and_(_is(series, of.study_uid, of.series_uid), series.c.last_at == of.last_at)
+    still = and_(of_series(series, of.study_uid, of.series_uid), series.c.last_at == of.last_at)
     db.execute(update(series).where(still, series.c.state == "complete").values(taken_at=at))
     return False
 
 
 def reopen(db: Connection, study_uid: str, series_uid: str) -> bool:
     """A complete series is decided upon anew. False where it is not complete, or some of its images were deleted."""
-    gone = exists().where(
-        _is(instance, study_uid, series_uid), instance.c.state.in_(COUNTING), instance.c.deleted_at.is_not(None)
-    )
-    whole = and_(_is(series, study_uid, series_uid), series.c.state == "complete", ~gone)
+    if instances.deleted_instances(db, study_uid, series_uid):
+        return False
+    whole = and_(of_series(series, study_uid, series_uid), series.c.state == "complete")
     undecided = {"state": "arriving", "complete_at": None, "complete_by": None, "taken_at": None, "taken_id": None}
     anew = update(series).where(whole).values(revision=series.c.revision + 1, **undecided)
     return db.execute(anew).rowcount == 1
@@ -85,13 +83,9 @@ def series_of(db: Connection, study_uid: str) -> Sequence[Row[Any]]:
 
 def latest_job(db: Connection, study_uid: str, series_uid: str) -> Row[Any] | None:
     """The latest job of a series; None where it never had one."""
-    mine = select(job).where(_is(job, study_uid, series_uid))
+    mine = select(job).where(of_series(job, study_uid, series_uid))
     return db.execute(mine.order_by(job.c.id.desc()).limit(1)).one_or_none()
 
 
 def _work(one: Row[Any] | NewJob) -> tuple[str, ...]:
     return tuple(getattr(one, name) for name in _WORK)
-
-
-def _is(table: Any, study_uid: str, series_uid: str) -> Any:
-    return and_(table.c.study_uid == study_uid, table.c.series_uid == series_uid)

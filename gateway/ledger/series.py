@@ -103,10 +103,10 @@ def arriving(db: Connection) -> list[UndecidedSeries]:
 
 def expect(db: Connection, study_uid: str, series_uid: str, instances: int) -> None:
     """So many instances a series is known to have."""
-    mine = and_(series.c.study_uid == study_uid, series.c.series_uid == series_uid)
+    mine = of_series(series, study_uid, series_uid)
     db.execute(update(series).where(mine).values(expected=instances))
 
 
 def _senders(db: Connection, study_uid: str, series_uid: str) -> Iterable[str]:
-    mine = and_(instance.c.study_uid == study_uid, instance.c.series_uid == series_uid)
+    mine = of_series(instance, study_uid, series_uid)
     return db.execute(select(instance.c.calling_ae).where(mine).distinct()).scalars()

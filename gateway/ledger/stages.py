@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, exists, func, select
+from sqlalchemy import Connection, Row, exists, func, select
 
 from gateway.ledger import tallies
-from gateway.ledger.tables import delivery, instance, job, result, result_object, series
+from gateway.ledger.tables import delivery, instance, job, of_series, result, result_object, series
 from gateway.ledger.tallies import DELIVERIES, JOB_RETRIES, JOBS, LAST_IMAGE_TO_SEG, SERIES_COMPLETE, STAGE, STEP
 
 
 def series_complete(db: Connection, study_uid: str, series_uid: str) -> None:
     """A series is complete. What came late to one that was worked on before has no time of receiving of its own, and an
     image that is sent again moves no time."""
-    row = db.execute(select(series).where(_of(series, study_uid, series_uid))).one()
-    before = exists().where(_of(job, study_uid, series_uid), job.c.finished_at.is_not(None))
-    came = select(func.max(instance.c.received_at)).where(_of(instance, study_uid, series_uid))
+    row = db.execute(select(series).where(of_series(series, study_uid, series_uid))).one()
+    before = exists().where(of_series(job, study_uid, series_uid), job.c.finished_at.is_not(None))
+    came = select(func.max(instance.c.received_at)).where(of_series(instance, study_uid, series_uid))
     last_at = db.execute(came).scalar() or row.last_at
     grown = [
         *SERIES_COMPLETE.plus(by=row.complete_by.partition(":")[0]),
@@ -93,10 +93,6 @@ def _of_delivery(delivery_id: int) -> Any:
 def _last_image_at(db: Connection, of: Row[Any]) -> float | None:
     """When the last image that a job is about came: each version that came made a new revision of its series."""
     version = instance.c.state.not_in(("pending", "copy"))
-    came = select(instance.c.received_at).where(_of(instance, of.study_uid, of.series_uid), version)
+    came = select(instance.c.received_at).where(of_series(instance, of.study_uid, of.series_uid), version)
     first = came.order_by(instance.c.id).limit(of.revision).subquery()
     return db.execute(select(func.max(first.c.received_at))).scalar()
-
-
-def _of(table: Any, study_uid: str, series_uid: str) -> Any:
-    return and_(table.c.study_uid == study_uid, table.c.series_uid == series_uid)

@@ -74,6 +74,11 @@ def where(condition: str) -> dict[str, Any]:
 DEFERRED: dict[str, Any] = {"deferrable": True, "initially": "DEFERRED"}
 NEVER_AGAIN: dict[str, Any] = {"sqlite_autoincrement": True}  # SQLite gives the id of a deleted newest row again
 
+#: The states of an instance's version that counts.
+COUNTING = ("current", "conflict")
+#: ... and of one that counts or did; the others wait to be compared, are copies, or lost their file.
+REAL = (*COUNTING, "superseded")
+
 association = Table(
     "association",
     metadata,
@@ -384,5 +389,7 @@ tally = Table(
 )
 
 
-def of_series(table: Any, study_uid: str, series_uid: str) -> Any:
-    return and_(table.c.study_uid == study_uid, table.c.series_uid == series_uid)
+def of_series(table: Any, study_uid: str, series_uid: str | None) -> Any:
+    """The rows of a series in a table that names both UIDs; of the whole study for None."""
+    study = table.c.study_uid == study_uid
+    return study if series_uid is None else and_(study, table.c.series_uid == series_uid)

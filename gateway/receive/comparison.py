@@ -28,8 +28,8 @@ from pydicom.uid import JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
 from sqlalchemy import Row, select
 
 from gateway.ledger import instances, patients
-from gateway.ledger.instances import COUNTING
 from gateway.ledger.ledger import Ledger, LedgerUnavailable
+from gateway.ledger.tables import REAL
 from gateway.ledger.tables import instance as table
 from medseg.dicom.headers import look, read_instance, transfer_syntax
 from medseg.dicom.instance import Instance, Pixels, Plane, Slice
@@ -172,7 +172,7 @@ class Comparison:
             same = (
                 getattr(table.c, uid) == getattr(new, uid) for uid in ("study_uid", "series_uid", "sop_instance_uid")
             )
-            real = table.c.state.in_((*COUNTING, "superseded")), table.c.deleted_at.is_(None)
+            real = table.c.state.in_(REAL), table.c.deleted_at.is_(None)
             here = db.execute(
                 select(table).where(*same, *real).order_by(table.c.state == "superseded", table.c.id)
             ).all()

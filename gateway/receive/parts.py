@@ -21,9 +21,9 @@ from pydicom import Dataset
 from sqlalchemy import and_, select
 
 from gateway.ledger import patients
-from gateway.ledger.instances import COUNTING
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.patients import MERGED, OPEN, Basis
+from gateway.ledger.tables import COUNTING, REAL, of_series
 from gateway.ledger.tables import instance as table
 from gateway.receive.source import read_image
 from medseg.dicom.headers import look
@@ -33,8 +33,6 @@ from medseg.dicom.sources import instance_digest, to_series
 from medseg.errors import InputError
 from medseg.progress import Cancelled, check, never
 from medseg.results.modules import under_identity
-
-REAL = (*COUNTING, "superseded")
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +131,7 @@ def _under(instances: Sequence[Instance], identity: Instance | None, key: str, b
 
 def _split(ledger: Ledger, spool: Path, series: Series, basis: Basis, cancelled: Cancelled) -> PatientParts:
     """Of each object the latest version of each patient, or the one that counts where that is theirs."""
-    mine = and_(table.c.study_uid == series.study_uid, table.c.series_uid == series.series_uid)
+    mine = of_series(table, series.study_uid, series.series_uid)
     there = and_(table.c.state.in_(REAL), table.c.deleted_at.is_(None))
     with ledger.read() as db:
         known = patients.groups(patients.known(db, series.study_uid))

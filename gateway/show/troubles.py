@@ -15,7 +15,7 @@ from pathlib import Path
 from sqlalchemy import Connection, select
 
 from gateway.ledger import deliveries, patients
-from gateway.ledger.tables import event, instance, job, series
+from gateway.ledger.tables import event, instance, job, of_series, series
 from gateway.settings.patterns import Moments
 from gateway.show import next_steps
 from medseg.dicom.headers import look, read_instance
@@ -70,7 +70,7 @@ def troubles(db: Connection) -> tuple[Trouble, ...]:
 
 
 def _why_held(db: Connection, study_uid: str, series_uid: str) -> str:
-    mine = select(event.c.detail).where(event.c.study_uid == study_uid, event.c.series_uid == series_uid)
+    mine = select(event.c.detail).where(of_series(event, study_uid, series_uid))
     detail = db.execute(mine.where(event.c.kind == "series.held").order_by(event.c.id.desc()).limit(1)).scalar()
     return "" if detail is None else str(json.loads(detail).get("why", ""))
 
