@@ -116,6 +116,7 @@ series = Table(
     CheckConstraint("instances >= 0 AND revision >= 1", name="counts"),
     CheckConstraint("(state = 'complete') = (complete_at IS NOT NULL)", name="complete"),
     Index("ix_series_arriving", "last_at", **where("state = 'arriving'")),
+    Index("ix_series_sent_again", "last_at", **where("state = 'complete' AND last_at > taken_at")),
     Index("ix_series_kept", "complete_at", **where("state = 'complete' AND deleted_at IS NULL")),
     Index("ix_series_deleted", "complete_at", **where("state = 'complete' AND deleted_at IS NOT NULL")),
 )
