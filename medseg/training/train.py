@@ -29,7 +29,6 @@ from medseg.training.fit import CPU, OnStep, fit
 from medseg.training.plan import CONFIG, TrainingPlan, read_plan
 from medseg.training.prepare import Sample, SliceStack, intensity, load_sample, slice_stack
 
-WEIGHTS = "models/model.safetensors"
 RECORD = "models/training.json"
 CHECKPOINT = "models/checkpoint.pt"
 

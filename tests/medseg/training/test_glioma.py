@@ -17,12 +17,13 @@ from safetensors.torch import load_file
 
 from medseg.bundle.bundle import Bundle, Postprocess
 from medseg.bundle.load import load_bundle
+from medseg.bundle.weights import USUAL
 from medseg.dicom.nifti import read_nifti
 from medseg.dicom.series import StackSource
 from medseg.inference.planes import LabelSpool
 from medseg.inference.segment import segment
 from medseg.training.evaluate import AS_SHIPPED, evaluate, segment_nifti
-from medseg.training.train import RECORD, WEIGHTS, plan_of
+from medseg.training.train import RECORD, plan_of
 from tests.conftest import ROOT
 
 LEAST_DICE = {
@@ -38,7 +39,7 @@ def bundle(request: pytest.FixtureRequest) -> Bundle:
 
 def test_the_weights_are_those_of_the_record(bundle: Bundle) -> None:
     record = json.loads((bundle.path / RECORD).read_text())
-    assert record["weights_sha256"] == hashlib.sha256((bundle.path / WEIGHTS).read_bytes()).hexdigest()
+    assert record["weights_sha256"] == hashlib.sha256((bundle.path / USUAL[0]).read_bytes()).hexdigest()
     assert record["plan_sha256"] == plan_of(bundle).digest()
     assert record["cpu_s"] <= 2 * 3600, "an hour on two cores"
 

@@ -13,9 +13,10 @@ import pytest
 
 from medseg.bundle.bundle import Bundle
 from medseg.bundle.load import load_bundle
+from medseg.bundle.weights import USUAL
 from medseg.training.evaluate import AS_SHIPPED, evaluate, segment_nifti
 from medseg.training.scores import WHOLE
-from medseg.training.train import RECORD, WEIGHTS, plan_of
+from medseg.training.train import RECORD, plan_of
 from tests.medseg.training.conftest import SHIPPED
 
 
@@ -26,7 +27,7 @@ def bundle() -> Bundle:
 
 def test_the_weights_are_those_of_the_record(bundle: Bundle) -> None:
     record = json.loads((SHIPPED / RECORD).read_text())
-    assert record["weights_sha256"] == hashlib.sha256((SHIPPED / WEIGHTS).read_bytes()).hexdigest()
+    assert record["weights_sha256"] == hashlib.sha256((SHIPPED / USUAL[0]).read_bytes()).hexdigest()
     assert record["plan_sha256"] == plan_of(bundle).digest()
     assert (record["seed"], record["steps"]) == (plan_of(bundle).seed, plan_of(bundle).steps)
 

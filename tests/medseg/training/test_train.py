@@ -15,6 +15,7 @@ import torch
 from medseg.bundle.bundle import Bundle
 from medseg.bundle.load import load_bundle
 from medseg.bundle.network import build_network
+from medseg.bundle.weights import USUAL
 from medseg.errors import InvalidBundle, OutputExists
 from medseg.training.data import HeldOut, NoCases, UnusableCase, find_cases
 from medseg.training.evaluate import (
@@ -29,7 +30,7 @@ from medseg.training.evaluate import (
 from medseg.training.fit import TrainingStopped
 from medseg.training.prepare import load_sample
 from medseg.training.scores import WHOLE
-from medseg.training.train import CHECKPOINT, RECORD, WEIGHTS, TrainingRecord, plan_of, train
+from medseg.training.train import CHECKPOINT, RECORD, TrainingRecord, plan_of, train
 from tests.medseg.training.conftest import AFFINES, SHIPPED, write_case
 
 
@@ -61,7 +62,7 @@ def test_stopped_training_resumes_to_the_same_file(small_bundle: Path, phantom_c
     seen: list[object] = []
     with pytest.raises(TrainingStopped, match="after step 5 of 8"):
         run(small_bundle, phantom_cases, tmp_path / "b", steps=8, on_step=seen.append, cancelled=lambda: len(seen) >= 5)
-    assert not (tmp_path / "b" / WEIGHTS).exists()
+    assert not (tmp_path / "b" / USUAL[0]).exists()
     assert (tmp_path / "b" / CHECKPOINT).is_file()
     resumed = run(small_bundle, phantom_cases, tmp_path / "b", steps=8, resume=True)
     assert resumed.weights_sha256 == whole.weights_sha256
@@ -103,7 +104,7 @@ def test_weights_go_where_the_configuration_loads_them(
 
 def test_trained_in_place(small_bundle: Path, phantom_cases: Path) -> None:
     run(small_bundle, phantom_cases, small_bundle, steps=1)
-    assert load_bundle(small_bundle).weights == small_bundle / WEIGHTS
+    assert load_bundle(small_bundle).weights == small_bundle / USUAL[0]
 
 
 def test_nothing_to_train_or_score(small_bundle: Path, tmp_path: Path) -> None:
