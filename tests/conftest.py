@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -28,3 +32,19 @@ def _same_random_numbers() -> None:
     """A test that draws random numbers draws the same ones in every run: none fails one time in five hundred."""
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture
+def windows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many windows each call of the network was given."""
+    from medseg.inference.engines.engine import Engine  # torch is not loaded for tests that do without it
+
+    seen: list[int] = []
+    forward = Engine._forward
+
+    def counted(self: Engine, given: Tensor) -> Tensor:
+        seen.append(len(given))
+        return forward(self, given)
+
+    monkeypatch.setattr(Engine, "_forward", counted)
+    return seen

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom import Dataset, dcmread
-from torch import Tensor
 
 from medseg.bundle.bundle import Bundle
 from medseg.bundle.catalog import extent_mm, fits
@@ -25,7 +24,6 @@ from medseg.dicom.series import Series
 from medseg.dicom.slices import expand
 from medseg.dicom.sources import find_instances, instance_digest, to_series
 from medseg.errors import DoesNotFit, GeometryRefused, UndecodablePixels
-from medseg.inference.engines.engine import Engine
 from medseg.inference.settings import Settings
 from medseg.job.folder import Format
 from medseg.job.follow import follow
@@ -117,20 +115,6 @@ def test_what_only_the_whole_shows_decides_in_the_end(bundle: Bundle, tmp_path: 
     done = follow(Arriving(given), [tall], settings=SETTINGS)
     assert done.found is None and not done.plan.jobs
     assert isinstance(done.plan.refused[0].error, DoesNotFit)
-
-
-@pytest.fixture
-def windows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many windows each call of the network was given."""
-    seen: list[int] = []
-    forward = Engine._forward
-
-    def counted(self: Engine, given: Tensor) -> Tensor:
-        seen.append(len(given))
-        return forward(self, given)
-
-    monkeypatch.setattr(Engine, "_forward", counted)
-    return seen
 
 
 class Here(Arriving):

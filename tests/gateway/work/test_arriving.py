@@ -53,20 +53,6 @@ def box(tmp_path: Path) -> Iterator[Inbox]:
         yield opened
 
 
-@pytest.fixture
-def windows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many windows each call of the network was given."""
-    seen: list[int] = []
-    forward = Engine._forward
-
-    def counted(self: Engine, given: Tensor) -> Tensor:
-        seen.append(len(given))
-        return forward(self, given)
-
-    monkeypatch.setattr(Engine, "_forward", counted)
-    return seen
-
-
 def phantom(seed: int = 0, slices: int = 40, **changes: Any) -> list[Dataset]:
     series = make_series(spacing_mm=(3.0, 1.5, 1.5), shape=(slices, 40, 40), objects=[ORGAN], seed=seed)
     for one in series:

@@ -15,7 +15,7 @@ from pydicom import Dataset
 from medseg.bundle.bundle import Code, Segment
 from medseg.dicom.geometry import classify
 from medseg.dicom.headers import read_instance
-from medseg.dicom.instance import Instance
+from medseg.dicom.instance import Instance, Plane, Vector
 from medseg.dicom.phantom import make_series
 from medseg.dicom.series import Stack
 from medseg.dicom.sources import to_series
@@ -42,6 +42,13 @@ def made(seed: str = "a", **changes: Any) -> Provenance:
         "made_at": MADE_AT,
     }
     return Provenance(**(facts | changes))
+
+
+def position_mm(plane: Plane, row: int, column: int) -> Vector:
+    """Where a voxel of a slice lies, by its own geometry (PS3.3 C.7.6.2.1.1)."""
+    down, along = plane.spacing_mm
+    position: Vector = plane.position_mm + row * down * plane.column_direction + column * along * plane.row_direction
+    return position
 
 
 def make_stack(change: Callable[[Dataset], None] = lambda _: None, *, assume: bool = False, **phantom: Any) -> Stack:

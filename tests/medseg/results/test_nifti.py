@@ -9,7 +9,7 @@ import pytest
 from medseg.dicom.nifti import read_nifti
 from medseg.inference.planes import LabelSpool
 from medseg.results.nifti import write_nifti
-from tests.medseg.results.stacks import SEGMENTS, blobs, feed, made, make_stack
+from tests.medseg.results.stacks import SEGMENTS, blobs, feed, made, make_stack, position_mm
 
 RAS = np.array([-1, -1, 1])
 
@@ -41,11 +41,7 @@ def test_each_voxel_lies_where_its_slice_says(tmp_path, phantom):
     for k, part in enumerate(stack.slices):
         plane = part.plane
         for j, i in ((0, 0), (3, 7)):
-            there = (
-                plane.position_mm
-                + j * plane.spacing_mm[0] * plane.column_direction
-                + i * plane.spacing_mm[1] * plane.row_direction
-            )
+            there = position_mm(plane, j, i)
             assert image.affine[:3] @ (i, j, k, 1) == pytest.approx(there * RAS, abs=1e-3)
     if not phantom.get("tilt_deg"):
         assert image.get_qform() == pytest.approx(image.affine, abs=1e-3)

@@ -10,7 +10,7 @@ from medseg.dicom.series import Stack
 from medseg.inference.planes import LabelSpool
 from medseg.results.nifti import write_nifti
 from medseg.results.volume import LabelVolume
-from tests.medseg.results.stacks import SEGMENTS, blobs, feed, made, make_stack
+from tests.medseg.results.stacks import SEGMENTS, blobs, feed, made, make_stack, position_mm
 
 
 def spooled(stack: Stack, labels: np.ndarray) -> LabelSpool:
@@ -39,11 +39,7 @@ def test_each_voxel_lies_where_its_slice_says(phantom):
     for k, part in enumerate(stack.slices):
         plane = part.plane
         for j, i in ((0, 0), (3, 7)):
-            there = (
-                plane.position_mm
-                + j * plane.spacing_mm[0] * plane.column_direction
-                + i * plane.spacing_mm[1] * plane.row_direction
-            )
+            there = position_mm(plane, j, i)
             assert volume.affine[:3] @ (k, j, i, 1) == pytest.approx(there, abs=1e-3)
 
 
