@@ -6,20 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import (
-    Connection,
-    Row,
-    and_,
-    func,
-    insert,
-    select,
-    true,
-    update,
-)
+from sqlalchemy import Connection, Row, and_, func, insert, select, true, update
 
-from gateway.ledger.tables import (
-    association,
-)
+from gateway.ledger.tables import association
 
 
 def open_association(

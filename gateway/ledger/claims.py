@@ -9,12 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import (
-    Connection,
-    Table,
-    and_,
-    update,
-)
+from sqlalchemy import Connection, Table, and_, update
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,6 @@ from gateway.ledger.claims import Claim
 from gateway.ledger.tables import COUNTING, association, commitment, commitment_item, count, instance, of_series
 
 NO_SUCH_INSTANCE = 0x0112  # Failure Reason (PS3.3 C.14.1.1)
-
-
 MOST = 500  # UIDs in one statement
 
 

@@ -12,28 +12,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Row,
-    Select,
-    and_,
-    case,
-    exists,
-    or_,
-    select,
-    update,
-)
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, exists, or_, select, update
 
 from gateway import retry
 from gateway.ledger import patients, stages
 from gateway.ledger.claims import NO_LEASE, Claim, claim_first, move
 from gateway.ledger.statements import UPSERT
-from gateway.ledger.tables import (
-    delivery,
-    result,
-    result_object,
-)
+from gateway.ledger.tables import delivery, result, result_object
 from gateway.retry import Fault, RetryAt, meaning
 from gateway.settings.model import Deliver
 
@@ -120,14 +105,8 @@ def deliver(db: Connection, object_id: int, destination: str, now: float) -> Non
 
 
 LAST_ASK = 4  # three rounds by storage commitment, the last by C-FIND; or all by C-FIND
-
-
 FIND_AFTER_S = 60.0  # a peer may take a while to index what it stored
-
-
 REPORT_WITHIN_S = 900.0  # then a peer is asked again
-
-
 NOT_THIS_CLASS = 0x0122  # Failure Reason: the peer commits to no object of this SOP class
 
 

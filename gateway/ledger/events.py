@@ -6,15 +6,9 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import (
-    Connection,
-    insert,
-    select,
-)
+from sqlalchemy import Connection, insert, select
 
-from gateway.ledger.tables import (
-    event,
-)
+from gateway.ledger.tables import event
 
 
 def record(
@@ -54,6 +48,4 @@ def tell_doubts(db: Connection, doubts: Iterable[str], at: float) -> None:
 
 
 SETTINGS = "settings.read"
-
-
 DOUBTS = "settings.doubted"

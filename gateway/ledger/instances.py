@@ -7,31 +7,12 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import (
-    Connection,
-    Row,
-    Table,
-    and_,
-    bindparam,
-    case,
-    exists,
-    func,
-    insert,
-    null,
-    select,
-    update,
-)
+from sqlalchemy import Connection, Row, Table, and_, bindparam, case, exists, func, insert, null, select, update
 
 from gateway.ledger import patients, tallies
 from gateway.ledger.events import record
 from gateway.ledger.statements import UPSERT, Prepared
-from gateway.ledger.tables import (
-    COUNTING,
-    doomed,
-    instance,
-    of_series,
-    series,
-)
+from gateway.ledger.tables import COUNTING, doomed, instance, of_series, series
 from medseg.dicom.classes import IMAGES
 
 

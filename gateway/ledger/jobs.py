@@ -6,29 +6,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import (
-    Connection,
-    Row,
-    and_,
-    case,
-    exists,
-    insert,
-    null,
-    or_,
-    select,
-    true,
-    update,
-)
+from sqlalchemy import Connection, Row, and_, case, exists, insert, null, or_, select, true, update
 
 from gateway.ledger import patients, stages
 from gateway.ledger.claims import NO_LEASE, Claim, claim_first, move
 from gateway.ledger.instances import lost_instances
 from gateway.ledger.series import series_row
-from gateway.ledger.tables import (
-    job,
-    of_series,
-    series,
-)
+from gateway.ledger.tables import job, of_series, series
 from medseg.errors import MedsegError
 
 
@@ -98,8 +82,6 @@ def give_way(db: Connection, claim: Claim, ready_at: float, why: MedsegError | N
 
 #: The state of a job that nobody works on.
 UNCLAIMED = case((job.c.revision == 0, "waiting"), else_="queued")
-
-
 LIVE = ("waiting", "held", "queued", "running")
 
 
@@ -165,15 +147,11 @@ def cancel_jobs(db: Connection, study_uid: str, series_uid: str, at: float, *, b
 
 
 LATER = "images came after the job was made: another job has them, or no rule wants them"
-
-
 CHANGED = "its series changed after the job was made: it is for the series as it is now"
 
 
 #: Why a job failed that makes a person's retry mean: without what is missing.
 ACCEPTED = ("images_lost", "less_complete")
-
-
 LOST = "{} of its images are lost: send them again, then run the job again; or run it again without them"
 
 

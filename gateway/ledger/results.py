@@ -13,11 +13,7 @@ from gateway.ledger import stages
 from gateway.ledger.claims import Claim
 from gateway.ledger.deliveries import deliver
 from gateway.ledger.jobs import end_job, job_row
-from gateway.ledger.tables import (
-    of_series,
-    result,
-    result_object,
-)
+from gateway.ledger.tables import of_series, result, result_object
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, and_, exists, func, select, update
 
 from gateway.ledger import stages
-from gateway.ledger.tables import (
-    instance,
-    of_series,
-    series,
-)
+from gateway.ledger.tables import instance, of_series, series
 from medseg.errors import MedsegError
 
 

@@ -30,8 +30,6 @@ UNDEFINED = 0xFFFFFFFF
 LONG_VRS = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
 MOST_INFLATED = 1 << 26  # a deflated header that needs more than this is refused
 DEEPEST = 32
-
-
 Data: TypeAlias = bytes | bytearray | memoryview
 
 

@@ -9,8 +9,6 @@ from medseg.bundle.expression import Dtype
 from medseg.errors import InvalidBundle
 
 Config: TypeAlias = Mapping[str, Any]
-
-
 MISSING: Final = object()
 
 

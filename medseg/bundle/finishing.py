@@ -8,15 +8,9 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from medseg.bundle.arguments import OF_TYPE, WITHOUT_EFFECT, Arguments, Config, UnknownStep, chain, for_key, keys_of
-from medseg.bundle.recipe import (
-    Activation,
-    Finish,
-    Order,
-)
+from medseg.bundle.recipe import Activation, Finish, Order
 
 logger = logging.getLogger(__name__)
-
-
 PREDICTION: Final = "pred"
 
 

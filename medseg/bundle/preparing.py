@@ -32,14 +32,8 @@ from medseg.bundle.recipe import (
 )
 
 IMAGE: Final = "image"
-
-
 AXES: Final = ("RL", "AP", "SI")
-
-
 DEFAULT_LABELS: Final = [["L", "R"], ["P", "A"], ["I", "S"]]
-
-
 FINEST_MM: Final = 0.01
 
 

@@ -11,9 +11,7 @@ from __future__ import annotations
 from medseg.bundle.arguments import Config
 from medseg.bundle.finishing import finish_from_config
 from medseg.bundle.preparing import steps_from_config
-from medseg.bundle.recipe import (
-    Recipe,
-)
+from medseg.bundle.recipe import Recipe
 from medseg.bundle.window import window_from_config
 from medseg.errors import InvalidBundle
 

@@ -6,23 +6,12 @@ import math
 from typing import Final
 
 from medseg.bundle.arguments import Arguments, Config
-from medseg.bundle.recipe import (
-    Blend,
-    Window,
-)
+from medseg.bundle.recipe import Blend, Window
 
 PAD_MODES: Final = ("constant", "reflect", "replicate", "circular")
-
-
 LARGEST_WINDOW: Final = 2**28  # voxels, 1 GB in fp32
-
-
 SLICE_STACKS: Final = "medseg.bundle.inferers.SliceStackInferer"
-
-
 BY_SLICE: Final = ("SliceInferer", SLICE_STACKS)
-
-
 MOST_SLICES: Final = 31
 
 

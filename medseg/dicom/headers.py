@@ -63,8 +63,6 @@ _PIXEL_GROUP = 0x7FE00000
 _SHARED_BYTES = 256
 _STUDY_TRAITS = ("PatientID", "StudyDate", "StudyTime", "StudyID", "AccessionNumber")
 _SERIES_TRAITS = ("Modality", "SeriesDate", "SeriesTime", "SeriesNumber", "SeriesDescription", "FrameOfReferenceUID")
-
-
 _tag = cache(Tag)
 
 

@@ -50,14 +50,8 @@ from medseg.inference.windows.streaming import Planes, Rows, rows_of, stream
 from medseg.progress import Cancelled, Progress, Report, Stage, StageClock, check, never, silent
 
 T = TypeVar("T")
-
-
 Slab: TypeAlias = tuple[int, Tensor]
-
-
 NETWORKS: Final = Networks()
-
-
 _TIDY: Final = 64  # planes found
 
 

@@ -13,9 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from medseg.errors import (
-    OutputNotWritable,
-)
+from medseg.errors import OutputNotWritable
 from medseg.results.identity import ResultKey
 
 RECORD = "result.json"
@@ -31,8 +29,6 @@ class Format(StrEnum):
 
 
 FILES = {Format.SEG: "seg.dcm", Format.SR: "sr.dcm", Format.NIFTI: "labels.nii.gz", Format.PNG: "overlay.png"}
-
-
 DICOM = frozenset({Format.SEG, Format.SR})
 
 

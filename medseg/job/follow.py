@@ -15,10 +15,7 @@ from medseg.dicom.geometry import classify
 from medseg.dicom.instance import Instance, Slice
 from medseg.dicom.series import Level, Series, SliceSource, Stack
 from medseg.dicom.sources import instance_digest
-from medseg.errors import (
-    InputError,
-    MedsegError,
-)
+from medseg.errors import InputError, MedsegError
 from medseg.inference.labels import Flag, SegmentationResult
 from medseg.inference.planes import LabelSpool
 from medseg.inference.segment import segment
@@ -27,8 +24,6 @@ from medseg.job.plan import StudyPlan, match, plan
 from medseg.progress import Cancelled, Report, check, never, silent
 
 _AGAIN = 1.25  # more slices than at the last look at the first of them
-
-
 _PARALLEL = 0.9999
 
 

@@ -13,12 +13,7 @@ from medseg.dicom import left_out as left
 from medseg.dicom.geometry import classify
 from medseg.dicom.nifti import read_nifti
 from medseg.dicom.series import LeftOut, Series, Stack
-from medseg.errors import (
-    DoesNotFit,
-    GeometryRefused,
-    MedsegError,
-    Unforeseen,
-)
+from medseg.errors import DoesNotFit, GeometryRefused, MedsegError, Unforeseen
 from medseg.names import file_name
 from medseg.results.record import refusal_record
 

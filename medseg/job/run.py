@@ -14,11 +14,7 @@ from typing import Any
 from medseg.bundle.bundle import Bundle
 from medseg.dicom.series import StackSource
 from medseg.dicom.sources import instance_digest
-from medseg.errors import (
-    NoStudy,
-    OutOfMemory,
-    OutputExists,
-)
+from medseg.errors import NoStudy, OutOfMemory, OutputExists
 from medseg.inference.engines.device import choose_device, choose_precision
 from medseg.inference.planes import LabelSpool
 from medseg.inference.segment import segment

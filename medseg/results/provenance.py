@@ -14,8 +14,6 @@ from medseg.results.encoding import plain
 from medseg.results.identity import ResultKey, named_uid
 
 MANUFACTURER = "medseg"
-
-
 IMPLEMENTATION_CLASS_UID = named_uid("medseg implementation class")
 
 

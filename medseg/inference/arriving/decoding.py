@@ -12,8 +12,6 @@ from medseg.dicom.instance import Pixels, Slice
 from medseg.inference.planes import PlaneStore
 
 READERS: Final = min(4, os.cpu_count() or 1)
-
-
 AHEAD: Final = 2 * READERS
 
 

@@ -19,11 +19,7 @@ from medseg.inference.arriving.axis import MANY, SliceAxis, axis_through, plan
 from medseg.inference.arriving.decoding import Decoder
 
 _FEWEST: Final = 3
-
-
 _AGAIN: Final = 1.25  # more slices than at the last try to lay a track
-
-
 _IN_ORDER: Final = 0.9  # correlation of the order of arrival with the order along the track
 
 

@@ -20,14 +20,8 @@ import torch
 from torch import Tensor, nn
 
 AUTOCAST: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
 TORCH: Final = "torch"
-
-
 OPENVINO: Final = "openvino"
-
-
 Run: TypeAlias = Callable[[Tensor], Tensor]
 """(B, C, *roi) -> (B, K, *roi), on the case's device; any B. 2D windows have two entries in roi."""
 

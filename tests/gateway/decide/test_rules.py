@@ -22,16 +22,7 @@ from pydicom.uid import (
 )
 
 from gateway.decide.conditions import RuleVerdict
-from gateway.decide.rules import (
-    Explanation,
-    SeriesFacts,
-    choose,
-    destinations,
-    due_s,
-    explain,
-    keywords,
-    series_facts,
-)
+from gateway.decide.rules import Explanation, SeriesFacts, choose, destinations, due_s, explain, keywords, series_facts
 from gateway.settings.model import GatewaySettings, Peer, Priority, Rule
 from gateway.settings.read import read_settings
 from medseg.dicom.classes import IMAGES, OUR_MANUFACTURER

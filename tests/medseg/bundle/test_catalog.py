@@ -13,16 +13,7 @@ from hypothesis import strategies as st
 
 import medseg
 from medseg.bundle.bundle import Bundle, Expects
-from medseg.bundle.catalog import (
-    bundle_folders,
-    choose,
-    extent_mm,
-    find_bundle,
-    fits,
-    hinted,
-    installed,
-    values_fit,
-)
+from medseg.bundle.catalog import bundle_folders, choose, extent_mm, find_bundle, fits, hinted, installed, values_fit
 from medseg.bundle.load import load_bundle
 from medseg.dicom.instance import Plane, Slice
 from medseg.dicom.series import Series, Stack

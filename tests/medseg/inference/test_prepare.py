@@ -6,15 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from medseg.bundle.recipe import (
-    Normalize,
-    Orient,
-    Recipe,
-    Resample,
-    ScaleMinMax,
-    ScalePercentiles,
-    ScaleRange,
-)
+from medseg.bundle.recipe import Normalize, Orient, Recipe, Resample, ScaleMinMax, ScalePercentiles, ScaleRange
 from medseg.inference.grids.prepare import prepare
 from tests.medseg.inference.phantoms import SOFTMAX, WINDOW, as_monai, blobs, make_stack, monai_transform
 

@@ -18,15 +18,7 @@ from medseg.bundle.network import build_network
 from medseg.bundle.weights import USUAL
 from medseg.errors import InvalidBundle, OutputExists
 from medseg.training.data import HeldOut, NoCases, UnusableCase, find_cases
-from medseg.training.evaluate import (
-    AS_SHIPPED,
-    COLUMNS,
-    STATISTICS,
-    evaluate,
-    evaluate_cases,
-    segment_nifti,
-    write_csv,
-)
+from medseg.training.evaluate import AS_SHIPPED, COLUMNS, STATISTICS, evaluate, evaluate_cases, segment_nifti, write_csv
 from medseg.training.fit import TrainingStopped
 from medseg.training.prepare import load_sample
 from medseg.training.scores import WHOLE
