@@ -16,6 +16,7 @@ from sqlalchemy import text
 
 from gateway.dimse.store import AssociationInfo, Ending, StoreRequest
 from gateway.ledger.ledger import Ledger
+from gateway.receive.comparison import Comparison
 from gateway.receive.spool import Spool
 from medseg.dicom.phantom import make_series
 from tests.gateway.receiving import NEVER_FULL, encode
@@ -52,6 +53,11 @@ class Inbox:
             incoming = self.spool.begin(request)
             incoming.write(memoryview(encode(one)))
             incoming.finish()
+
+    def compare(self) -> None:
+        """Decide on the versions that wait to be compared, as a thread beside the director does."""
+        while Comparison(self.ledger, self.folder).step():
+            pass
 
     def send(self, datasets: Sequence[Dataset], ending: Ending = Ending.RELEASED, **names: str) -> None:
         """Over an association of its own."""

@@ -15,7 +15,6 @@ from gateway.decide import settle
 from gateway.ledger import jobs as jobs_rows
 from gateway.ledger import patients
 from gateway.ledger.patients import groups, key, letters
-from gateway.receive.comparison import Comparison
 from gateway.receive.identity import identify
 from gateway.serve.director import Director
 from gateway.settings.read import read_settings
@@ -111,8 +110,7 @@ class Room:
         self.director = Director(box.ledger, box.folder, read_settings("", folder))
 
     def settle_down(self) -> None:
-        while Comparison(self.box.ledger, self.box.folder).step():
-            pass
+        self.box.compare()
         self.director.step(*self.clock.after(1))
         self.director.step(*self.clock.after(WAIT_S))
         self.director.step(*self.clock.after(1))

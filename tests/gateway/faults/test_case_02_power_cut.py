@@ -55,7 +55,7 @@ def record(folder: Path, bundle: Path, studies: int, slices: int) -> Recording:
     root.mkdir()
     pacs, trace = Pacs(), folder / "trace"
     deliver = "[deliver]\ncommitment = false\n"
-    constants = QUICK | {"gateway.ledger": {"WAL_BYTES": 1 << 18}}  # a shorter recording
+    constants = QUICK | {"gateway.ledger.ledger": {"WAL_BYTES": 1 << 18}}  # a shorter recording
     recorded = Faulty(folder, TIMES + deliver + rules(bundle, pacs.port), constants, root, root)
     recorded.before = command(trace)
     sent = [phantom(seed, slices) for seed in range(studies)]

@@ -78,6 +78,7 @@ class Room:
     def store(self, series: Sequence[Dataset]) -> None:
         """Over an association that stays open."""
         self.box.store(self.peer, series)
+        self.box.compare()
         self.director.step(*self.clock.after(0))
 
     def complete(self) -> None:
