@@ -200,7 +200,7 @@ class _Run:
     def _along(
         self, track: SliceAxis, more: Callable[[], Slice | None], end: Callable[[], SliceAxis | None]
     ) -> LabelCollector:
-        """What the windows find along a track. Raises Contradicted where it turns out to be another."""
+        """What the windows find along an axis. Raises StreamInvalid where it turns out to be another."""
         found = LabelCollector(self.bundle, self.floor)
         found.first = track.slices[0]
 

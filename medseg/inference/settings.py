@@ -16,7 +16,7 @@ class Settings:
     """How to segment.
 
     device: auto, cpu, cuda or cuda:N. precision: fp32, auto, bf16 or fp16, as far as the bundle allows.
-    engine: auto, torch, compile, openvino or tensorrt (`engines.race.ENGINES`); MEDSEG_ENGINE unless given, else auto.
+    engine: auto, torch, compile, openvino or tensorrt (`selection.ENGINES`); MEDSEG_ENGINE unless given, else auto.
     overlap, batch: of windows, instead of the bundle's. assume_frame_of_reference: derive one where a series has none.
     careful: memory did not suffice before: one window at a time, and scores stitched in the machine's memory.
     exact: scores are to the bit those of MONAI's sliding_window_inference on a CPU; in fp32, by torch, more memory.

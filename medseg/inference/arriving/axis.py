@@ -113,7 +113,7 @@ def axis_through(stack: Stack, recipe: Recipe) -> SliceAxis | str:
 def reasons(recipe: Recipe) -> tuple[str, ...]:
     """Why a recipe has no track through any stack; empty where it has."""
     fallback = reason_for_fallback(recipe)
-    # What one step must know of the whole is gathered along the track (`gathered`); two would have to wait in turn.
+    # What one step must know of the whole is gathered along the axis (`deferred`); two would have to wait in turn.
     barriers = recipe.barriers() if sum(map(needs_whole, recipe.steps)) > 1 else ()
     if fallback is not None and fallback not in barriers:
         barriers = (fallback, *barriers)

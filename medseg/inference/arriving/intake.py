@@ -1,7 +1,7 @@
 """Slices on their way in.
 
-Intake    what a source has given so far, in whatever order
-start     a track through the first slices: where they lie, and which end the others come at
+ArrivedSlices   what a source has given so far, in whatever order
+start           an axis through the first slices: where they lie, and which end the others come at
 """
 
 from __future__ import annotations

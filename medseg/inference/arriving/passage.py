@@ -30,7 +30,7 @@ class StreamedVolume:
     """The slices of a track on their way through the network's windows.
 
     more: the next slice that came, None for none at the moment.
-    end: the track that all slices form, once they have come; None before. May raise Contradicted.
+    end: the axis that all slices form, once they have come; None before. May raise StreamInvalid.
     seen: what becomes of each decoded plane first. certain: a row runs once it is known whether it is the last.
     """
 
@@ -115,7 +115,7 @@ class StreamedVolume:
         self._first = first
 
     def way(self, k: int, newest: int) -> tuple[ToSource, int]:
-        """See `restore.Way`."""
+        """See `restore.Inverse`."""
         with self._restoring:
             back = self.plan.back
             self._restored = so_far(back, self.plan.count, k, newest)

@@ -45,7 +45,7 @@ class Engine:
         careful: bool = False,
         waiting: Callable[[], None] = lambda: None,
     ) -> None:
-        """engine: `race.ENGINES`. exact: batches run as they are given. careful: memory did not
+        """engine: `selection.ENGINES`. exact: batches run as they are given. careful: memory did not
         suffice before. waiting: called while an engine is made.
 
         Raises UsageError for an engine that cannot be used here.

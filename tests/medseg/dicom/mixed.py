@@ -1,7 +1,7 @@
 """Series made of known volumes, mixed as vendors mix them: what a scanner knew is known here, and only its files are
 given to a reader.
 
-A volume is a set of slices; what tells it from others is written into its headers by one `Teller`. Slices of a volume
+A volume is a set of slices; what tells it from others is written into its headers by a `Write`. Slices of a volume
 may be gathered in packages (every second slice, slabs), in any order, across midnight.
 """
 
