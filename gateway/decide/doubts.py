@@ -2,7 +2,7 @@
 
     rules --cases--> what each asks for, without `any` and lists --> never matches; always hidden by an earlier rule
     bundles          not here, do not load, expect nothing of what the rule takes
-    peers            nothing can be sent to them
+    peers            that are this gateway itself
 
 Decisions are made from the settings and the bundles alone. What is doubted can be relied on; what is not is no proof.
 """
@@ -77,22 +77,9 @@ def called(rule: Rule) -> str:
 
 def of_peer(peer: Peer, gateway: Gateway) -> Iterator[Doubt]:
     about = f"peer {peer.name}"
-    if not receives(peer):
-        yield Doubt(
-            about,
-            "nothing can be sent to it: dicomweb does nothing in this version, which sends by DIMSE alone",
-            "give it ae_title, host and port",
-        )
-    elif peer.dicomweb:
-        yield Doubt(about, "dicomweb does nothing in this version", "results go to its ae_title by DIMSE", broken=False)
     places = {"127.0.0.1", "::1", "localhost", gateway.host}
     if peer.port == gateway.port and peer.host in places and {gateway.host} & (places | {"0.0.0.0", "::"}):
         yield Doubt(about, f"{peer.host}:{peer.port} is this gateway itself", "name the host and port of the peer")
-
-
-def receives(peer: Peer) -> bool:
-    """Whether anything can be sent to a peer."""
-    return None not in (peer.ae_title, peer.host, peer.port)
 
 
 def of_rule(rule: Rule, earlier: Sequence[Rule], settings: GatewaySettings, bundles_of: BundlesOf) -> Iterator[Doubt]:
@@ -165,15 +152,12 @@ def _misfit(case: Case, bundle: Bundle) -> str:
 
 
 def _of_destinations(rule: Rule, cases: Iterable[Case], settings: GatewaySettings) -> Iterator[Doubt]:
-    about, peers = called(rule), {peer.name: peer for peer in settings.peers}
-    for name in rule.send_to or ():
-        if name in peers and not receives(peers[name]):
-            yield Doubt(about, f"results cannot be sent to {name}", "give that peer ae_title, host and port")
+    about = called(rule)
     if rule.send_to == ():
         yield Doubt(about, "its results are sent to nobody", "name peers in send_to", broken=False)
     if rule.send_to is None:
         callers = _callers(cases, settings.gateway)
-        known = {peer.ae_title for peer in settings.peers if receives(peer)}
+        known = {peer.ae_title for peer in settings.peers}
         if not known or (callers is not None and not callers & known):
             whom = f"no peer is called {' or '.join(sorted(callers))}" if callers and known else "there is no peer"
             advice = "name the peer in send_to, or add a [[peer]] with the caller's AE title"

@@ -7,8 +7,8 @@ docstring of its group with its meaning. docs/settings.md and `medseg serve --he
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias
@@ -64,7 +64,7 @@ class Gateway:
     receivers: Annotated[int, values.COUNT] = 2
     http_port: Annotated[int, values.PORT] = 8090
     spool: Annotated[Path, values.FOLDER] = Path("spool")
-    database: Annotated[str, values.DATABASE] = field(default="sqlite:///ledger.db", repr=False)  # may hold a password
+    database: Annotated[str, values.DATABASE] = "sqlite:///ledger.db"
     allow_callers: Annotated[tuple[Caller, ...], CALLERS] = ()
     allow_any_caller: Annotated[bool, values.FLAG] = True
 
@@ -157,8 +157,6 @@ class Peer:
         Example: "PACS"
     host: Where it listens. Default: none. Example: "10.0.0.5"
     port: Its DICOM port. Default: none. Example: 104
-    dicomweb: Its DICOMweb address; it does nothing in this version. Default: none. Example:
-        "http://127.0.0.1:8042/dicom-web"
     query: Whether it is asked by C-FIND how many images a series has: always, and of the study, too; or never.
         Default: of the series that it sends itself. Example: true
     """
@@ -167,7 +165,6 @@ class Peer:
     ae_title: Annotated[str | None, values.AE_TITLE] = None
     host: Annotated[str | None, values.HOST] = None
     port: Annotated[int | None, values.PORT] = None
-    dicomweb: Annotated[str | None, values.WEB_ADDRESS] = None
     query: Annotated[bool | None, values.FLAG] = None
 
 
@@ -258,6 +255,11 @@ class GatewaySettings:
 #: The tables of a file: those of which there is one, and those of which there may be several.
 GROUPS: Final = {"gateway": Gateway, "complete": Completion, "limits": Limits, "deliver": Deliver, "retain": Retain}
 LISTS: Final = {"peer": Peer, "rule": Rule}
+
+#: Keys that people look for and nothing carries out yet, by table, each with the sentence that refuses it.
+NOT_IN_THIS_VERSION: Final[Mapping[tuple[str, str], str]] = {
+    ("peer", "dicomweb"): "sending by DICOMweb is not in this version: expected ae_title, host and port, for DIMSE",
+}
 
 
 def _is_at(host: str, address: str, resolve: Resolve) -> bool:

@@ -13,9 +13,18 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from gateway.settings.model import CALLERS, GROUPS, LISTS, Gateway, GatewaySettings, Peer, Rule
+from gateway.settings.model import (
+    CALLERS,
+    GROUPS,
+    LISTS,
+    NOT_IN_THIS_VERSION,
+    Gateway,
+    GatewaySettings,
+    Peer,
+    Rule,
+)
 from gateway.settings.toml_lines import Key, NotToml, line_of, parse
-from gateway.settings.values import Allowed, as_toml
+from gateway.settings.values import Allowed, NotInThisVersion, as_toml
 from gateway.settings.when import read_when
 from medseg.errors import UsageError
 
@@ -160,12 +169,18 @@ class _Reader:
         for name in known.keys() & table.keys():
             try:
                 read[name] = known[name].read(table[name])
+            except NotInThisVersion as error:  # not shown: an address may hold a password
+                self._problem((*key, name), f"{error}: expected {known[name].allowed}")
             except ValueError:
                 self._expected((*key, name), known[name].allowed, table[name])
         return kind(**read)
 
     def _refuse_unknown(self, table: dict[str, Any], key: Key, known: tuple[str, ...]) -> None:
         for name in table.keys() - set(known):
+            later = NOT_IN_THIS_VERSION.get((str(key[0]), name)) if key else None
+            if later:
+                self._problem((*key, name), later)
+                continue
             near = difflib.get_close_matches(name, known, 1)
             advice = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
             self._problem((*key, name), f"no such key: {advice}")
@@ -221,8 +236,8 @@ def _contradictions(settings: GatewaySettings) -> Iterator[tuple[Key, str]]:
 def _wrong_in_peer(peer: Peer, gateway: Gateway) -> Iterator[tuple[Key, str]]:
     dimse = {"ae_title": peer.ae_title, "host": peer.host, "port": peer.port}
     missing = [name for name, value in dimse.items() if value is None]
-    if missing and not peer.dicomweb:
-        yield (), f"expected ae_title, host and port, or dicomweb; found no {', '.join(missing)}"
+    if missing:
+        yield (), f"expected ae_title, host and port; found no {', '.join(missing)}"
     if (peer.host, peer.port) == (gateway.host, gateway.port):
         yield ("port",), f"expected another place than this gateway's own, found {peer.host}:{peer.port}"
 

@@ -140,7 +140,6 @@ def test_rules_are_shown_as_they_were_understood(folder: Path) -> None:
     [
         ('[[rule]]\nbundle = "liver_ct"\n', "rule 1", "no bundle 'liver_ct'"),
         ('[[rule]]\nname = "ct"\nwhen = { modality = "CT|MR" }\n', "rule ct", "can never hold"),
-        ('[[peer]]\nname = "web"\ndicomweb = "http://h/dicom-web"\n', "peer web", "by DIMSE alone"),
     ],
 )
 def test_what_cannot_work_is_told(folder: Path, more: str, name: str, words: str) -> None:

@@ -177,13 +177,7 @@ def test_several_rules_hide_one_together() -> None:
     assert "rule 3: never asked: rule 1, rule 2 takes every series" in "\n".join(map(str, told))
 
 
-def test_peers_to_which_nothing_can_be_sent() -> None:
-    web = '[[peer]]\nname = "web"\ndicomweb = "http://127.0.0.1:8042/dicom-web"\n'
-    told = found(web + rule('modality = "MR"', more='send_to = ["web"]'))
-    assert [(doubt.about, doubt.broken) for doubt in told] == [("peer web", True), ("rule 1", True)]
-    assert "by DIMSE alone" in told[0].found and "ae_title, host and port" in told[0].advice
-    both = PACS + 'dicomweb = "http://127.0.0.1:8042/dicom-web"\n' + rule('modality = "MR"')
-    assert [(doubt.about, doubt.broken) for doubt in found(both)] == [("peer pacs", False)]
+def test_a_peer_that_is_this_gateway_itself() -> None:
     own = PACS.replace("10.0.0.1", "localhost").replace("104", "11112") + rule('modality = "MR"')
     assert "this gateway itself" in found(own)[0].found
 
