@@ -2,17 +2,15 @@
 
     observe(arrivals, event, now_s) -> arrivals          `gateway.complete.decision` decides on the state
 
-Times are seconds of one monotonic clock. In a saved state they are wall clock times, and the rule for a restart is:
-quiet times start anew, since nobody could send meanwhile; an association that was open counts as aborted; the cap and
-the time for late instances run on by the wall clock, and stand still where that went backwards.
+Times are seconds of one monotonic clock. After a restart the events are made anew of what the ledger keeps
+(`gateway.complete.observe`).
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 
 from gateway.complete.events import (
     AssociationAborted,
@@ -258,72 +256,4 @@ def _counted(arrivals: Arrivals, event: CountAnswered, now_s: float) -> Arrivals
 def _with_series(arrivals: Arrivals, study_uid: str, series_uid: str, series: ArrivingSeries) -> Arrivals:
     study = arrivals.studies.get(study_uid, ArrivingStudy())
     study = replace(study, series={**study.series, series_uid: series})
-    return replace(arrivals, studies={**arrivals.studies, study_uid: study})
-
-
-def save(study: ArrivingStudy, now_s: float, wall_s: float) -> str:
-    """A study as JSON. now_s and wall_s: the same moment by the monotonic clock and in seconds since 1970."""
-    since = wall_s - now_s
-
-    return json.dumps(
-        {
-            "series": {
-                uid: {
-                    "opened": series.opened_s + since,
-                    "taken": None if series.taken_s is None else series.taken_s + since,
-                    "generation": series.generation,
-                    "fresh": series.fresh,
-                    "images": {name: astuple(image) for name, image in series.images.items()},
-                    "corrected": sorted(series.corrected),
-                    "senders": sorted(series.senders),
-                    "aborted": sorted({*series.aborted_s, *series.carriers.values()}),
-                    "request_ended": series.request_ended,
-                    "late": series.late,
-                    "pace": series.pace_s,
-                    "one_each": series.one_each,
-                }
-                for uid, series in study.series.items()
-            },
-            "counts": {
-                of: {source: [count.value, count.since_s + since, count.agreed] for source, count in by_source.items()}
-                for of, by_source in study.counts.items()
-            },
-            "lists": [[sorted(one.uids), sorted(one.missing), one.listed_s + since] for one in study.lists],
-        }
-    )
-
-
-def resume(arrivals: Arrivals, study_uid: str, saved: str, now_s: float, wall_s: float) -> Arrivals:
-    """The state with a saved study in it, by the clocks' rule above. What came after the saving is observed again."""
-    state = json.loads(saved)
-
-    def moment(wall: float) -> float:
-        return now_s - max(0.0, wall_s - wall)
-
-    series = {
-        uid: ArrivingSeries(
-            opened_s=moment(one["opened"]),
-            last_s=now_s,
-            images={name: Image(*image) for name, image in one["images"].items()},
-            senders=frozenset(one["senders"]),
-            aborted_s=dict.fromkeys(one["aborted"], now_s),
-            request_ended=one["request_ended"],
-            corrected=frozenset(one["corrected"]),
-            generation=one["generation"],
-            fresh=one["fresh"],
-            taken_s=None if one["taken"] is None else moment(one["taken"]),
-            late=one["late"],
-            pace_s=one["pace"],
-            one_each=one["one_each"],
-        )
-        for uid, one in state["series"].items()
-    }
-    lists = tuple(
-        CommitmentList(frozenset(uids), frozenset(missing), moment(at)) for uids, missing, at in state["lists"]
-    )
-    counts = {
-        of: {source: SourceCount(value, moment(at), agreed) for source, (value, at, agreed) in by_source.items()}
-        for of, by_source in state["counts"].items()
-    }
-    study = ArrivingStudy(series, counts, lists)
     return replace(arrivals, studies={**arrivals.studies, study_uid: study})

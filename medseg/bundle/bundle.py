@@ -81,7 +81,6 @@ class Bundle:
     digest: str
     description: str
     licence: str
-    metadata: Mapping[str, Any]
     network: Mapping[str, Any]
     weights: Path
     in_channels: int

@@ -150,13 +150,3 @@ def _grid_axes(stack: Stack) -> tuple[int, int, int]:
     directions = np.abs(stack.affine[:3, :3] / np.linalg.norm(stack.affine[:3, :3], axis=0))
     orders = [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)]
     return max(orders, key=lambda order: sum(directions[axis, grid] for axis, grid in enumerate(order)))
-
-
-def values_fit(first_percentile: float, last_percentile: float, expects: Expects) -> str | None:
-    """Why a volume's 1st and 99th percentile (modality values) are not what the bundle was made for, else None."""
-    if expects.values is None:
-        return None
-    least, most = expects.values
-    if least <= first_percentile and last_percentile <= most:
-        return None
-    return f"values from {first_percentile:g} to {last_percentile:g}, expected within {least:g} to {most:g}"

@@ -66,7 +66,6 @@ def load_bundle(path: Path | str, *, trust: bool = False, trained: bool = True) 
         digest=_digest(name, root, (weights.file, *members), scripts=parts.trusted),
         description=str(about.maybe_text("description") or about.maybe_text("task") or ""),
         licence=_licence(root, about),
-        metadata=about.content,
         network=parts.network,
         weights=weights.file,
         weights_twin=weights.twin,

@@ -6,10 +6,6 @@ Decoders are named one by one, so that a GPL decoder that happens to be installe
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any, BinaryIO
 
@@ -40,11 +36,10 @@ from medseg.dicom.codestream import Codestream, jpeg, jpeg_2000
 from medseg.dicom.encoding import MOST_INFLATED, find_encoding, inflated
 from medseg.dicom.gdcm_process import decode_jpeg
 from medseg.dicom.headers import MALFORMED, look, read_data_set, transfer_syntax
-from medseg.dicom.instance import Instance, Pixels, Slice
+from medseg.dicom.instance import Instance, Pixels
 from medseg.dicom.pixel_element import Fragments, fragments, pixel_element
 from medseg.dicom.stored import Bits, Scaling, bits_of
 from medseg.errors import UndecodablePixels
-from medseg.progress import Cancelled, check, never
 
 #: What decodes each compressed transfer syntax: pydicom's plugin of that name, or GDCM in a process of its own.
 PLUGINS: dict[UID, str] = {
@@ -258,33 +253,3 @@ def _jpeg_by_gdcm(frame: bytes, coded: Codestream, syntax: UID, bits: Bits) -> N
 def _last_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
-
-
-def read_planes(
-    slices: Sequence[Slice], *, workers: int = 2, cancelled: Cancelled = never
-) -> Iterator[tuple[int, Pixels]]:
-    """Planes in order, decoded in parallel, each once; at most 2 x `workers` wait to be taken.
-
-    Yields:
-        (k, plane) with plane (rows, columns) float32.
-
-    Raises:
-        UndecodablePixels: of the first plane that cannot be decoded.
-        Interrupted: `cancelled` said so.
-    """
-    waiting: deque[Future[Pixels]] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-    try:
-        ahead = iter(slices)
-        for plane in ahead:
-            waiting.append(pool.submit(plane.read))
-            if len(waiting) == 2 * workers:
-                break
-        for k in range(len(slices)):
-            check(cancelled)
-            pixels = waiting.popleft().result()
-            with suppress(StopIteration):
-                waiting.append(pool.submit(next(ahead).read))
-            yield k, pixels
-    finally:
-        pool.shutdown(cancel_futures=True)

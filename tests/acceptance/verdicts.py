@@ -22,7 +22,6 @@ import nibabel as nib
 import numpy as np
 from pydicom import dcmread
 
-from medseg.dicom.decode import read_planes
 from medseg.dicom.geometry import GeometryVerdict, classify
 from medseg.dicom.phantom import make_series, write_series
 from medseg.dicom.sources import find_instances
@@ -189,7 +188,7 @@ def compared(verdict: GeometryVerdict, truth: Path) -> str:
         return f"{size} | {verdict.refusals[0].reason} | - | -"
     met, apart = set(), 0.0
     for stack in verdict.stacks:
-        voxels = np.stack([pixels for _, pixels in read_planes(stack.slices)])
+        voxels = np.stack([one.read() for one in stack.slices])
         affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ stack.affine[:, [2, 1, 0, 3]]
         ours = nib.as_closest_canonical(nib.Nifti1Image(voxels.transpose(2, 1, 0), affine))
         mine = np.asanyarray(ours.dataobj)

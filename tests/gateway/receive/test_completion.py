@@ -15,7 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pytest import approx
 
-from gateway.complete.arrivals import Arrivals, forget, observe, resume, save
+from gateway.complete.arrivals import Arrivals, forget, observe
 from gateway.complete.decision import CapReached, Complete, CompletionReason, Settled, Waiting, decide, lacks_slices
 from gateway.complete.events import (
     AssociationAborted,
@@ -678,89 +678,6 @@ def test_a_study_of_which_all_is_taken_is_settled() -> None:
     assert whole(arrivals, 10) == decide(arrivals, STUDY, SERIES, 10, DEFAULTS) == Settled()
 
 
-# Restart.
-
-
-def restarted(arrivals: Arrivals, now_s: float, *, down_s: float = 10.0, clock_s: float = 5.0) -> Arrivals:
-    """Saved at `now_s` of the old clock, down for some seconds of the wall clock, resumed at `clock_s` of the new."""
-    saved = save(arrivals.studies[STUDY], now_s, 1e9)
-    return resume(Arrivals(), STUDY, saved, clock_s, 1e9 + down_s)
-
-
-def test_quiet_times_start_anew_after_a_restart() -> None:
-    arrivals = restarted(state_of(sent(range(10))), 3.9)
-    assert decide(arrivals, STUDY, SERIES, 5.0, DEFAULTS) == Waiting(8.0, "quiet")
-    assert decide(arrivals, STUDY, SERIES, 8.0, DEFAULTS) == Complete(CompletionReason.QUIET)
-
-
-def test_an_association_that_was_open_counts_as_aborted() -> None:
-    arrivals = restarted(state_of(sent(range(10))[:-1]), 1.2)
-    assert decide(arrivals, STUDY, SERIES, 5.0, DEFAULTS) == Waiting(65.0, "quiet after an abort")
-    for at_s, event in sent(range(10, 12), start_s=20, association="a2"):
-        arrivals = observe(arrivals, event, at_s)
-    assert decide(arrivals, STUDY, SERIES, 23.3, DEFAULTS) == Complete(CompletionReason.QUIET)
-
-
-@pytest.mark.parametrize(
-    ("down_s", "cap_at_s"),
-    [
-        (0.0, 5 + 1800 - 1.1),
-        (1000.0, 5 + 800 - 1.1),
-        (-1e8, 5 + 1800),  # the wall clock stepped back over the opening: the cap stands still
-        (1e8, 5.0),  # stepped on: the cap is reached
-    ],
-)
-def test_the_cap_runs_on_by_the_wall_clock(down_s: float, cap_at_s: float) -> None:
-    arrivals = restarted(state_of([*sent(range(10)), (0.5, counted(11))]), 1.2, down_s=down_s)
-    match decide(arrivals, STUDY, SERIES, 5.0, DEFAULTS):
-        case Waiting(until_s):
-            assert until_s == approx(cap_at_s)
-        case decision:
-            assert (decision, cap_at_s) == (CapReached("pacs counts 11 instances, 10 are here"), 5.0)
-
-
-@pytest.mark.parametrize(("down_s", "superseded"), [(80000.0, True), (90000.0, False)])
-def test_late_instances_after_a_restart(down_s: float, superseded: bool) -> None:
-    arrivals = restarted(state_of([*sent(range(10)), (9.0, Taken(STUDY, SERIES))]), 10.0, down_s=down_s)
-    assert decide(arrivals, STUDY, SERIES, 6.0, DEFAULTS) == Settled()
-    arrivals = observe(arrivals, arrived(10), 6.0)
-    decision = decide(arrivals, STUDY, SERIES, 100.0, DEFAULTS)
-    assert decision == (Complete(CompletionReason.QUIET) if superseded else Settled())
-    assert arrivals.studies[STUDY].series[SERIES].generation == 2
-
-
-@hypothesis_settings(max_examples=80, deadline=None)
-@given(actions, st.integers(0, 40))
-def test_a_restart_anywhere_loses_nothing_and_hurries_nothing(script: list[Any], cut: int) -> None:
-    """What came after the saving is observed again; nothing is complete by silence before its quiet time."""
-    events = random_traffic(script)
-    before, after = events[:cut], events[cut:]
-    arrivals = state_of(before)
-    if STUDY not in arrivals.studies or SERIES not in arrivals.studies[STUDY].series:
-        return
-    saved_s = before[-1][0]
-    resumed = restarted(arrivals, saved_s, clock_s=1000.0)
-    assert save(restarted(resumed, 1000.0, down_s=0, clock_s=2.0).studies[STUDY], 2.0, 5.0) == save(
-        resumed.studies[STUDY], 1000.0, 5.0
-    )
-    decision = decide(resumed, STUDY, SERIES, 1000.0 + DEFAULTS.quiet_s - 0.1, DEFAULTS)
-    assert not isinstance(decision, Complete) or decision.reason in (
-        CompletionReason.COUNT,
-        CompletionReason.COMMITMENT,
-    )
-    replayed = [event for _, event in after if isinstance(event, InstanceArrived)]
-    straight, anew = arrivals, resumed
-    for event in replayed:
-        straight, anew = observe(straight, event, saved_s + 1), observe(anew, event, 1001.0)
-    ours, theirs = (one.studies[STUDY].series[SERIES] for one in (straight, anew))
-    assert (ours.images, ours.generation, ours.fresh, ours.corrected) == (
-        theirs.images,
-        theirs.generation,
-        theirs.fresh,
-        theirs.corrected,
-    )
-
-
 def test_forget() -> None:
     arrivals = state_of(sent(range(3)))
     assert not forget(arrivals, STUDY).studies
@@ -932,14 +849,6 @@ def test_the_wait_ends_where_the_settings_say(longest_s: float = 10) -> None:
     jobs = played(one_by_one(range(4), 20), settings=some).jobs
     assert [job.at_s for job in jobs] == [approx(3.1), *(approx(20.1 + 20 * k + longest_s) for k in range(3))]
     assert played(one_by_one(range(1), 6), settings=Settings(quiet_s=90)).jobs[0].at_s == approx(90.1)
-
-
-def test_what_was_learned_of_a_series_outlives_a_restart() -> None:
-    service = Service()
-    service.play(one_by_one(range(2), 6), until_s=8)
-    there = resume(Arrivals(), STUDY, save(service.arrivals.studies[STUDY], 8, 1e9), 100.0, 1e9)
-    again = decide(there, STUDY, SERIES, 100.0, DEFAULTS)
-    assert isinstance(again, Waiting) and again.until_s == approx(112, abs=0.3)
 
 
 def test_a_count_ends_the_longer_wait() -> None:

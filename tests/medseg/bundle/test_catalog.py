@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import medseg
 from medseg.bundle.bundle import Bundle, Expects
-from medseg.bundle.catalog import bundle_folders, choose, extent_mm, find_bundle, fits, hinted, installed, values_fit
+from medseg.bundle.catalog import bundle_folders, choose, extent_mm, find_bundle, fits, hinted, installed
 from medseg.bundle.load import load_bundle
 from medseg.dicom.instance import Plane, Slice
 from medseg.dicom.series import Series, Stack
@@ -143,13 +143,6 @@ def test_choosing(bundle: Bundle) -> None:
         choose(make_stack(modality="CT"), [bundle])
     with pytest.raises(DoesNotFit, match="no bundle is installed"):
         choose(stack, [])
-
-
-def test_values() -> None:
-    expects = Expects(values=(-1100, 3100))
-    assert values_fit(-1000, 400, expects) is None
-    assert values_fit(-1000, 400, Expects()) is None
-    assert values_fit(0, 4000, expects) == "values from 0 to 4000, expected within -1100 to 3100"
 
 
 def test_a_checkout_offers_its_bundles() -> None:

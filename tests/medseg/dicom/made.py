@@ -5,13 +5,15 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydicom import Dataset
 
 from medseg.dicom.headers import read_instance
 from medseg.dicom.instance import Instance
-from medseg.dicom.series import Series
+from medseg.dicom.series import Series, Stack
 from medseg.dicom.sources import to_series
 
 
@@ -31,6 +33,11 @@ def instance_of(content: bytes | Dataset, name: str = "made.dcm") -> Instance:
 def series_of(datasets: Iterable[Dataset]) -> Series:
     """A series as reading would give it, in the order given."""
     return to_series([instance_of(dataset, f"{place}.dcm") for place, dataset in enumerate(datasets)])
+
+
+def voxels_of(stack: Stack) -> NDArray[Any]:
+    """All planes of a stack: (k, j, i)."""
+    return np.stack([plane.read() for plane in stack.slices])
 
 
 def each(datasets: Sequence[Dataset], change: Callable[[Dataset], object]) -> list[Dataset]:

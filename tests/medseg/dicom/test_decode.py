@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import subprocess
-import threading
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -19,13 +17,13 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels import set_pixel_data
 from pydicom.uid import UID, JPEGBaseline8Bit, JPEGLSLossless, RLELossless
 
-from medseg.dicom.decode import PLUGINS, read_planes, stored_plane
+from medseg.dicom.decode import PLUGINS, stored_plane
 from medseg.dicom.geometry import classify
 from medseg.dicom.headers import read_instance
 from medseg.dicom.instance import Instance, Pixels, Slice
 from medseg.dicom.phantom import make_series
 from medseg.dicom.slices import expand
-from medseg.errors import Interrupted, UndecodablePixels, UnreadableInstance
+from medseg.errors import UndecodablePixels, UnreadableInstance
 from tests.medseg.dicom.made import instance_of, series_of, to_bytes
 from tests.peers import require
 
@@ -240,8 +238,8 @@ def test_rescale_is_applied_to_each_slice_in_float32() -> None:
     for place, dataset in enumerate(datasets):
         dataset.RescaleSlope, dataset.RescaleIntercept = f"{0.1 * (place + 1):.3f}", "-2.5"
     (stack,) = classify_all(datasets)
-    for place, (_, pixels) in enumerate(read_planes(stack)):
-        assert pixels == pytest.approx(np.full((4, 4), 100 * 0.1 * (place + 1) - 2.5), rel=1e-6)
+    for place, plane in enumerate(stack):
+        assert plane.read() == pytest.approx(np.full((4, 4), 100 * 0.1 * (place + 1) - 2.5), rel=1e-6)
 
 
 def classify_all(datasets: list[Dataset]) -> list[tuple[Slice, ...]]:
@@ -288,45 +286,3 @@ def test_signed_pixels_survive_compression(syntax: UID) -> None:
     set_pixel_data(dataset, truth, "MONOCHROME2", 12, generate_instance_uid=False)
     dataset.compress(syntax, generate_instance_uid=False)
     assert (values_of(dataset) == truth).all()
-
-
-def planes(count: int, read: Callable[[int], Pixels]) -> list[Slice]:
-    plane = expand(instance_of(make_series()[0]))[0].plane
-    return [Slice(plane, partial(read, k)) for k in range(count)]
-
-
-@pytest.mark.parametrize("workers", [1, 2, 5])
-def test_planes_come_in_order_each_once_and_not_far_ahead(workers: int) -> None:
-    lock, started, taken = threading.Lock(), [], 0
-
-    def read(k: int) -> Pixels:
-        with lock:
-            started.append(k)
-            assert len(started) - taken <= 2 * workers + 1
-        return np.full((2, 2), k, np.float32)
-
-    for expected, (k, pixels) in enumerate(read_planes(planes(40, read), workers=workers)):
-        assert (k, pixels[0, 0]) == (expected, expected)
-        with lock:
-            taken += 1
-    assert sorted(started) == list(range(40))
-
-
-def test_a_plane_that_fails_fails_the_whole_and_stops_reading() -> None:
-    started: list[int] = []
-
-    def read(k: int) -> Pixels:
-        started.append(k)
-        if k == 3:
-            raise MemoryError
-        return np.zeros((2, 2), np.float32)
-
-    with pytest.raises(MemoryError):
-        list(read_planes(planes(100, read)))
-    assert len(started) < 12
-
-
-def test_reading_stops_when_asked() -> None:
-    begun = read_planes(planes(100, lambda k: np.zeros((2, 2), np.float32)), cancelled=lambda: True)
-    with pytest.raises(Interrupted):
-        next(begun)

@@ -14,11 +14,10 @@ from pydicom import Dataset
 from pydicom.dataset import Dataset as Item
 from scipy.spatial.transform import Rotation
 
-from medseg.dicom.decode import read_planes
 from medseg.dicom.geometry import GeometryVerdict, Reason, classify
 from medseg.dicom.phantom import Ellipsoid, make_affine, make_series
 from medseg.dicom.slices import expand
-from tests.medseg.dicom.made import each, instance_of, moved, renamed, series_of
+from tests.medseg.dicom.made import each, instance_of, moved, renamed, series_of, voxels_of
 
 SMALL = (12, 10, 8)
 
@@ -458,7 +457,7 @@ def orientations_48() -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
 def test_objects_lie_where_they_were_put(orientation: tuple[tuple[int, ...], tuple[int, ...]], backward: bool) -> None:
     datasets = make_series(orientation, (2.5, 0.5, 0.7), (10, 24, 20), [Ellipsoid((1, 2, -1), (3, 3, 4))])
     (stack,) = classify(series_of(datasets[::-1] if backward else datasets)).stacks
-    volume = np.stack([pixels for _, pixels in read_planes(stack.slices)])
+    volume = voxels_of(stack)
     inside = np.argwhere(volume == 100)
     centre = (stack.affine @ [*inside.mean(axis=0), 1])[:3]
     assert centre == pytest.approx([1, 2, -1], abs=0.3)

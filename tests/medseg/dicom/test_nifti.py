@@ -9,9 +9,9 @@ import nibabel
 import numpy as np
 import pytest
 
-from medseg.dicom.decode import read_planes
 from medseg.dicom.nifti import is_nifti, read_nifti
 from medseg.errors import NoSuchInput, UnreadableInstance
+from tests.medseg.dicom.made import voxels_of
 
 AXES = [
     (order, signs) for order in permutations(range(3)) for signs in product((1, -1), repeat=3)
@@ -30,7 +30,7 @@ def test_every_voxel_keeps_value_and_place(tmp_path: Path, order: tuple[int, ...
     affine[:3, :3] = np.eye(3)[:, order] * np.array(signs) * (1.5, 0.7, 2.5)
     affine[:3, 3] = (10, -20, 30)
     stack = read_nifti(saved(tmp_path / "v.nii.gz", array, affine))
-    volume = np.stack([plane for _, plane in read_planes(stack.slices)])
+    volume = voxels_of(stack)
     assert stack.shape == (6, 5, 4)
     to_ras = np.diag([-1.0, -1.0, 1.0, 1.0]) @ stack.affine
     for k, j, i in np.ndindex(volume.shape):

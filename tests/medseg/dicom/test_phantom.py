@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medseg.dicom.decode import read_planes
 from medseg.dicom.geometry import classify
 from medseg.dicom.phantom import Box, Ellipsoid, make_affine, make_series, volume_to_series, write_series
 from medseg.dicom.sources import find_instances, instance_digest, read_series
-from tests.medseg.dicom.made import series_of
+from tests.medseg.dicom.made import series_of, voxels_of
 from tests.peers import require
 
 
@@ -59,13 +58,13 @@ def test_a_volume_comes_back_as_it_went_in(tmp_path: Path, modality: str) -> Non
     write_series(volume_to_series(array, affine, modality, "Volume"), tmp_path)
     (stack,) = classify(read_series(tmp_path)[0]).stacks
     assert stack.affine == pytest.approx(affine, abs=1e-6)
-    assert (np.stack([plane for _, plane in read_planes(stack.slices)]) == array).all()
+    assert (voxels_of(stack) == array).all()
 
 
 def test_objects_are_painted_in_millimetres() -> None:
     objects = [Box((-6, -6, -6), (0, 6, 6), 50), Ellipsoid((3, 0, 0), (2, 2, 2), 200)]
     (stack,) = classify(series_of(make_series("coronal", (1, 1, 1), (16, 16, 16), objects, background=0))).stacks
-    volume = np.stack([plane for _, plane in read_planes(stack.slices)])
+    volume = voxels_of(stack)
     for value, centre in ((50, (-3, 0, 0)), (200, (3, 0, 0))):
         place = (stack.affine @ [*np.argwhere(volume == value).mean(axis=0), 1])[:3]
         assert place == pytest.approx(centre, abs=0.51)

@@ -161,7 +161,6 @@ def make_bundle(
         digest=f"{seed}-{folder}-{network}",
         description="",
         licence="",
-        metadata={},
         network=network,
         weights=folder / "model.safetensors",
         in_channels=window.slices,
