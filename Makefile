@@ -27,10 +27,10 @@ demo: $(READY)
 	$(BIN)/medseg demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -q -n auto --dist loadfile -m 'not slow and not reliability' --durations=10
+	$(BIN)/python -m pytest -q -n auto --dist loadfile -m 'not slow and not reliability' --durations=30
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -q -n auto --dist loadfile -m slow --durations=10
+	$(BIN)/python -m pytest -q -n auto --dist loadfile -m slow --durations=30
 
 gpu-check: $(READY)
 	$(BIN)/python -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "gpu-check: no CUDA device is here (torch %s), so nothing was checked" % torch.__version__)'
@@ -40,7 +40,7 @@ gpu-check: $(READY)
 reliability: $(READY)
 	mkdir -p $(RELIABILITY)
 	rm -f $(RELIABILITY)/*.jsonl
-	MEDSEG_RELIABILITY=$(RELIABILITY) $(BIN)/python -m pytest -q -m reliability --durations=10
+	MEDSEG_RELIABILITY=$(RELIABILITY) $(BIN)/python -m pytest -q -m reliability --durations=30
 	$(BIN)/python -m tests.gateway.faults.report
 
 coverage: $(READY)

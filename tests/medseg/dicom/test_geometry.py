@@ -1,4 +1,4 @@
-"""The geometry table (reference: dicom_seg, section 5), row by row, and affines against the attributes themselves."""
+"""What geometry accepts, splits and refuses, row by row, and affines against the attributes themselves."""
 
 from __future__ import annotations
 

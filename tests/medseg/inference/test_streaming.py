@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise, permutations, product
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from monai.inferers import SliceInferer, sliding_window_inference
 from torch import Tensor, nn
 
@@ -17,9 +19,9 @@ from medseg.errors import Interrupted
 from medseg.inference.grids.grid import Axes
 from medseg.inference.windows.layout import Layout, importance, lay_out
 from medseg.inference.windows.streaming import Network, rows_of, stream
+from tests.examples import SAME_IN_EVERY_RUN
+from tests.medseg.inference.axes import ALL_AXES
 from tests.medseg.inference.phantoms import Allocations
-
-ALL_AXES = [Axes(order, flips) for order in permutations(range(3)) for flips in product((False, True), repeat=3)]
 
 
 def silent(_: Layout, windows: int) -> None:
@@ -52,27 +54,34 @@ def streamed(volume: Tensor, axes: Axes, window: Window, network: nn.Module) -> 
     return torch.cat([slab for _, slab in slabs], dim=1), [(at, at + slab.shape[1]) for at, slab in slabs]
 
 
-@pytest.mark.parametrize("case", range(60))
-def test_slabs_equal_monai_whatever_the_axes(case):
-    """60 random sizes, windows, overlaps, blends and batches over the 48 orientations: max difference 1e-5."""
-    rng = np.random.default_rng(case)
-    axes = ALL_AXES[case % 48]
-    roi = tuple(int(n) for n in rng.integers(3, 14, 3))
-    shape = tuple(int(n) for n in rng.integers(2, 30, 3))
+@st.composite
+def layouts(
+    draw: st.DrawFn, rois: tuple[int, int], shapes: tuple[int, int], batches: tuple[int, int]
+) -> tuple[tuple[int, int, int], Axes, Window]:
+    """A volume's shape, how it lies, and a window on it; of these sizes."""
+    overlaps = st.sampled_from([0.0, 0.25, 0.5, 0.6, 0.75])
     window = Window(
-        roi,
-        tuple(rng.choice([0.0, 0.25, 0.5, 0.6, 0.75], 3)),
-        Blend.GAUSSIAN if rng.random() < 0.5 else Blend.CONSTANT,
-        sigma_scale=float(rng.choice([0.125, 0.25])),
-        cval=float(rng.choice([0.0, -3.0])),
-        batch=int(rng.integers(1, 7)),
+        draw(st.tuples(*[st.integers(*rois)] * 3)),
+        draw(st.tuples(*[overlaps] * 3)),
+        draw(st.sampled_from(Blend)),
+        sigma_scale=draw(st.sampled_from([0.125, 0.25])),
+        cval=draw(st.sampled_from([0.0, -3.0])),
+        batch=draw(st.integers(*batches)),
     )
-    volume = torch.from_numpy(rng.normal(size=(1, *shape)).astype(np.float32))
+    return draw(st.tuples(*[st.integers(*shapes)] * 3)), draw(st.sampled_from(ALL_AXES)), window
+
+
+@settings(SAME_IN_EVERY_RUN, max_examples=60)
+@given(layout=layouts(rois=(3, 13), shapes=(2, 29), batches=(1, 6)), seed=st.integers(0, 2**32))
+def test_slabs_equal_monai_whatever_the_axes(layout: tuple[tuple[int, int, int], Axes, Window], seed: int) -> None:
+    """Max difference 1e-5."""
+    shape, axes, window = layout
+    volume = torch.randn((1, *shape), generator=torch.Generator().manual_seed(seed))
     network = small_network(3)
     with torch.no_grad():
         expected = sliding_window_inference(
             axes.to_model(volume)[None],
-            roi,
+            window.roi,
             window.batch,
             network,
             window.overlap,
@@ -257,25 +266,31 @@ class GoesOn:
         return answer
 
 
-@pytest.mark.parametrize("late", [False, True])
-@pytest.mark.parametrize("case", range(30))
-def test_windows_on_their_way_change_no_bit(case: int, late: bool) -> None:
-    rng = np.random.default_rng(case)
-    roi, shape = (tuple(int(n) for n in rng.integers(low, high, 3)) for low, high in ((3, 9), (2, 24)))
-    window = Window(roi, tuple(rng.choice([0.0, 0.25, 0.5, 0.6], 3)), batch=int(rng.integers(2, 7)))
-    layout = lay_out(shape, ALL_AXES[case % 48], window)
-    volume = torch.from_numpy(rng.normal(size=(1, *shape)).astype(np.float32))
+@settings(SAME_IN_EVERY_RUN, max_examples=50)
+@given(
+    layout=layouts(rois=(3, 8), shapes=(2, 23), batches=(2, 6)),
+    ahead=st.integers(1, 8),
+    late=st.booleans(),
+    seed=st.integers(0, 2**32),
+)
+def test_windows_on_their_way_change_no_bit(
+    layout: tuple[tuple[int, int, int], Axes, Window], ahead: int, late: bool, seed: int
+) -> None:
+    shape, axes, window = layout
+    where = lay_out(shape, axes, window)
+    volume = torch.randn((1, *shape), generator=torch.Generator().manual_seed(seed))
     volume[:, shape[0] // 2 :] = 0.0  # blank windows, computed once
     layer = nn.Conv3d(1, 2, 1)  # whose scores are the same bits in any batch
-    network = GoesOn(layer, int(rng.integers(1, 9)), late=late)
-    weights, counted = importance(layout.roi, window.blend, window.sigma_scale), []
+    network = GoesOn(layer, ahead, late=late)
+    weights = importance(where.roi, window.blend, window.sigma_scale)
+    counted: list[int] = []
 
     def scores(of: Network) -> list[tuple[int, Tensor]]:
         with torch.no_grad():
             return list(
                 stream(
                     lambda first, last: volume[:, first:last],
-                    rows_of(layout),
+                    rows_of(where),
                     weights,
                     of,
                     batch=window.batch,
@@ -285,10 +300,10 @@ def test_windows_on_their_way_change_no_bit(case: int, late: bool) -> None:
             )
 
     expected = scores(lambda windows: layer(windows))
-    assert sum(counted) == layout.count
+    assert sum(counted) == where.count
     counted.clear()
     found = scores(network)
-    assert sum(counted) == layout.count
+    assert sum(counted) == where.count
     assert [first for first, _ in found] == [first for first, _ in expected]
     assert all(torch.equal(one, other) for (_, one), (_, other) in zip(found, expected, strict=True))
     assert network.on_their_way == 0
