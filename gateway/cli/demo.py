@@ -22,7 +22,7 @@ from medseg.progress import Cancelled, check
 
 if TYPE_CHECKING:
     from gateway.dimse.demo_pacs import SmallPacs
-    from gateway.dimse.scu import Destination
+    from gateway.settings.model import Destination
 
 OURS, PACS = "MEDSEG", "PACS"
 PATIENCE_S = 300.0
@@ -63,7 +63,7 @@ def round_trip(study: Path, results: Path, folder: Path) -> None:
     writes; emptied. Raises DemoFailed, Interrupted.
     """
     from gateway.dimse.demo_pacs import SmallPacs
-    from gateway.dimse.scu import Destination
+    from gateway.settings.model import Destination
     from medseg.cli import console
 
     if folder.exists():

@@ -17,8 +17,7 @@ from gateway.cli.options import settings_file
 from medseg.cli.doctor import Check
 
 if TYPE_CHECKING:
-    from gateway.dimse.scu import Destination
-    from gateway.settings.model import GatewaySettings, Peer, Rule
+    from gateway.settings.model import Destination, GatewaySettings, Peer, Rule
 
 SEG = "1.2.840.10008.5.1.4.1.1.66.4"
 SR = "1.2.840.10008.5.1.4.1.1.88.34"
@@ -46,12 +45,9 @@ def checks(config: Path | None = None) -> Iterator[Check]:
     yield _descriptors(settings)
     yield from _callers(settings)
     yield from _settings(settings)
+    destinations = settings.destinations()
     for peer in settings.peers:
-        if peer.ae_title is not None and peer.host is not None and peer.port is not None:
-            from gateway.dimse.scu import Destination
-
-            destination = Destination(peer.ae_title, peer.host, peer.port, settings.gateway.ae_title)
-            yield _peer(peer.name, destination, _sent_to(peer, settings))
+        yield _peer(peer.name, destinations[peer.name], _sent_to(peer, settings))
 
 
 def _settings(settings: GatewaySettings) -> Iterator[Check]:

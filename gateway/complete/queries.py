@@ -26,14 +26,14 @@ from gateway.complete import commitment
 from gateway.complete.arrivals import AGREE_S
 from gateway.dimse import scu
 from gateway.dimse.commitment import COMMIT
-from gateway.dimse.scu import FIND, Destination, Link, Miss, NoAssociation, Proposal, RequestorTimeouts
+from gateway.dimse.scu import FIND, Link, Miss, NoAssociation, Proposal, RequestorTimeouts
 from gateway.ledger import commitments, counts, series
 from gateway.ledger.commitments import Report
 from gateway.ledger.ledger import Ledger, LedgerUnavailable
 from gateway.ledger.series import UndecidedSeries
 from gateway.retry import Fault, RetryAt
 from gateway.settings.current import Live
-from gateway.settings.model import GatewaySettings, Peer
+from gateway.settings.model import Destination, Peer
 
 logger = logging.getLogger(__name__)
 
@@ -124,10 +124,9 @@ class Inquiry:
             arriving = series.arriving(db) if asked else []
             waiting = set(commitments.callers_to_report_to(db, now, now - commitment.ON_ASSOCIATION_S))
         self._forget(arriving)
+        destinations = settings.destinations()
         for peer in settings.peers:
-            destination = _destination(peer, settings)
-            if destination is None:
-                continue
+            destination = destinations[peer.name]
             told = destination.ae_title in waiting
             waiting.discard(destination.ae_title)
             if peer.name not in self._busy:
@@ -238,9 +237,3 @@ def _fault(error: NoAssociation) -> Fault:
     return {Miss.UNREACHABLE: Fault.UNREACHABLE, Miss.NOTHING_ACCEPTED: Fault.NOT_ACCEPTED}.get(
         error.miss, Fault.BROKEN
     )
-
-
-def _destination(peer: Peer, settings: GatewaySettings) -> Destination | None:
-    if peer.ae_title is None or peer.host is None or peer.port is None:
-        return None
-    return Destination(peer.ae_title, peer.host, peer.port, settings.gateway.ae_title)

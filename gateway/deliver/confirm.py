@@ -17,11 +17,11 @@ from pathlib import Path
 
 from gateway.dimse import scu
 from gateway.dimse.commitment import COMMIT, ObjectReference
-from gateway.dimse.scu import FIND, Destination, Link, NoAssociation, Proposal, RequestorTimeouts
+from gateway.dimse.scu import FIND, Link, NoAssociation, Proposal, RequestorTimeouts
 from gateway.ledger import deliveries
 from gateway.ledger.deliveries import FIND_AFTER_S, LAST_ASK, REPORT_WITHIN_S, Outgoing
 from gateway.ledger.ledger import Ledger
-from gateway.settings.model import Deliver
+from gateway.settings.model import Deliver, Destination
 from medseg.errors import UnreadableInstance
 
 logger = logging.getLogger(__name__)

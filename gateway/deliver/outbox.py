@@ -26,13 +26,13 @@ from pydicom.uid import UID
 from gateway import logs, retry
 from gateway.deliver.confirm import Confirmer
 from gateway.dimse import scu
-from gateway.dimse.scu import TIMEOUTS, Answer, Destination, Link, Miss, NoAssociation, RequestorTimeouts, StoredFile
+from gateway.dimse.scu import TIMEOUTS, Answer, Link, Miss, NoAssociation, RequestorTimeouts, StoredFile
 from gateway.ledger import deliveries
 from gateway.ledger.deliveries import Outgoing
 from gateway.ledger.ledger import Ledger, LedgerUnavailable
 from gateway.retry import Fault, meaning
 from gateway.settings.current import Live
-from gateway.settings.model import GatewaySettings
+from gateway.settings.model import Destination, GatewaySettings
 from medseg.errors import InputError, UnreadableInstance
 
 logger = logging.getLogger(__name__)
@@ -77,11 +77,7 @@ class Outbox:
         self._confirmer = Confirmer(
             self._ledger, self._spool, settings.deliver, self._clock, self._chance, self._timeouts
         )
-        self.destinations = {
-            peer.name: Destination(peer.ae_title, peer.host, peer.port, settings.gateway.ae_title)
-            for peer in settings.peers
-            if peer.ae_title is not None and peer.host is not None and peer.port is not None
-        }
+        self.destinations = settings.destinations()
 
     def recover(self, name: str | None = None) -> int:
         """Take back what a sender that died on this machine had claimed, or a `serve` of a destination that broke off.

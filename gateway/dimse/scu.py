@@ -47,6 +47,7 @@ from gateway.dimse.commitment import (
 )
 from gateway.dimse.reactor import Hearing
 from gateway.dimse.store import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from gateway.settings.model import Destination
 from medseg.dicom.headers import MALFORMED, look
 from medseg.errors import MedsegError, UnreadableInstance
 
@@ -57,19 +58,6 @@ _config.STORE_SEND_CHUNKED_DATASET = True  # files leave byte by byte, and never
 MOST_PROPOSALS = 128  # presentation contexts of an association (PS3.8 9.3.2.2: odd numbers from 1 to 255)
 FIND, VERIFY = map(str, (StudyRootQueryRetrieveInformationModelFind, Verification))
 PENDING = (0xFF00, 0xFF01)
-
-
-@dataclass(frozen=True, slots=True)
-class Destination:
-    """Who is called, and under which name we call."""
-
-    ae_title: str
-    host: str
-    port: int
-    calling_ae: str = "MEDSEG"
-
-    def __str__(self) -> str:
-        return f"{self.ae_title}@{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.dimse import scu
-from gateway.dimse.scu import Answer, Destination, StoredFile
+from gateway.dimse.scu import Answer, StoredFile
 from gateway.retry import store_fault
 from gateway.settings import values
+from gateway.settings.model import Destination
 from medseg.errors import EmptyInput, NoSuchInput, UnreadableInstance, UsageError
 
 

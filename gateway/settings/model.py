@@ -148,23 +148,35 @@ class Retain:
     results_s: Annotated[float, values.SECONDS] = 2592000.0
 
 
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Who is called by DIMSE, and under which name we call."""
+
+    ae_title: str
+    host: str
+    port: int
+    calling_ae: str = "MEDSEG"
+
+    def __str__(self) -> str:
+        return f"{self.ae_title}@{self.host}:{self.port}"
+
+
 @dataclass(frozen=True)
 class Peer:
     """Somebody to send to, by DIMSE.
 
     name: What rules call it. Example: "pacs"
-    ae_title: Its AE title. Default: none; nothing can be sent to a peer without `ae_title`, `host` and `port`.
-        Example: "PACS"
-    host: Where it listens. Default: none. Example: "10.0.0.5"
-    port: Its DICOM port. Default: none. Example: 104
+    ae_title: Its AE title. Example: "PACS"
+    host: Where it listens. Example: "10.0.0.5"
+    port: Its DICOM port. Example: 104
     query: Whether it is asked by C-FIND how many images a series has: always, and of the study, too; or never.
         Default: of the series that it sends itself. Example: true
     """
 
     name: Annotated[str, values.TEXT]
-    ae_title: Annotated[str | None, values.AE_TITLE] = None
-    host: Annotated[str | None, values.HOST] = None
-    port: Annotated[int | None, values.PORT] = None
+    ae_title: Annotated[str, values.AE_TITLE]
+    host: Annotated[str, values.HOST]
+    port: Annotated[int, values.PORT]
     query: Annotated[bool | None, values.FLAG] = None
 
 
@@ -250,6 +262,12 @@ class GatewaySettings:
     retain: Retain = Retain()
     peers: tuple[Peer, ...] = ()
     rules: tuple[Rule, ...] = (Rule(),)
+
+    def destinations(self) -> dict[str, Destination]:
+        """How each peer is called, by its name."""
+        return {
+            peer.name: Destination(peer.ae_title, peer.host, peer.port, self.gateway.ae_title) for peer in self.peers
+        }
 
 
 #: The tables of a file: those of which there is one, and those of which there may be several.

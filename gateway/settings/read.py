@@ -164,7 +164,7 @@ class _Reader:
         known = forms_of(kind)
         self._refuse_unknown(table, key, tuple(known))
         read = _blank(kind)
-        for name in read.keys() - table.keys():
+        for name in (name for name in read if name not in table):
             self._problem((*key, name), f"expected {known[name].allowed}, found nothing")
         for name in known.keys() & table.keys():
             try:
@@ -234,10 +234,6 @@ def _contradictions(settings: GatewaySettings) -> Iterator[tuple[Key, str]]:
 
 
 def _wrong_in_peer(peer: Peer, gateway: Gateway) -> Iterator[tuple[Key, str]]:
-    dimse = {"ae_title": peer.ae_title, "host": peer.host, "port": peer.port}
-    missing = [name for name, value in dimse.items() if value is None]
-    if missing:
-        yield (), f"expected ae_title, host and port; found no {', '.join(missing)}"
     if (peer.host, peer.port) == (gateway.host, gateway.port):
         yield ("port",), f"expected another place than this gateway's own, found {peer.host}:{peer.port}"
 

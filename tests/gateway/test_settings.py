@@ -17,6 +17,7 @@ from gateway.settings.model import (
     Caller,
     Completion,
     Deliver,
+    Destination,
     GatewaySettings,
     Limits,
     Mode,
@@ -158,6 +159,7 @@ def test_every_key_of_the_groups_can_stand_in_a_file() -> None:
     """
     settings = read(everything)
     assert settings.peers == (Peer("pacs", "PACS", "pacs.example", 104, query=True),)
+    assert settings.destinations() == {"pacs": Destination("PACS", "pacs.example", 104, "MEDSEG")}
     assert settings.rules == (
         Rule(
             "first",
@@ -212,7 +214,10 @@ def test_a_peer_by_dicomweb_is_refused_by_a_sentence() -> None:
     assert str(problem) == f"line 3: peer.dicomweb: {sentence}"
     alone = problems(f'[[peer]]\nname = "p"\n{address}')
     assert [str(problem) for problem in alone] == [
-        "line 1: peer: expected ae_title, host and port; found no ae_title, host, port",
+        "line 1: peer.ae_title: expected an AE title of 1 to 16 printable ASCII characters without backslash, "
+        "found nothing",
+        "line 1: peer.host: expected a host name or address, found nothing",
+        "line 1: peer.port: expected a port from 1 to 65535, found nothing",
         f"line 3: peer.dicomweb: {sentence}",
     ]
 
@@ -250,7 +255,9 @@ def test_a_peer_by_dicomweb_is_refused_by_a_sentence() -> None:
         ("[retain]\nresults_s = 60", 2, "retain.results_s", ["no less than inputs_s", "60 < 259200"]),
         ('[peer]\nname = "pacs"', 1, "peer", ["[[peer]]"]),
         ('[[peer]]\nae_title = "P"\nhost = "h"\nport = 1', 1, "peer.name", ["a text", "nothing"]),
-        ('[[peer]]\nname = "pacs"\nae_title = "P"', 1, "peer", ["ae_title, host and port", "no host, port"]),
+        ('[[peer]]\nname = "pacs"\nae_title = "P"\nport = 104', 1, "peer.host", ["a host name", "found nothing"]),
+        ('[[peer]]\nname = "pacs"\nhost = "h"\nport = 104', 1, "peer.ae_title", ["an AE title", "found nothing"]),
+        ('[[peer]]\nname = "pacs"\nae_title = "P"\nhost = "h"', 1, "peer.port", ["a port from 1", "found nothing"]),
         ('[[peer]]\nname="p"\nae_title="A"\nhost="127.0.0.1"\nport=11112', 5, "peer.port", ["this gateway's own"]),
         (2 * '[[peer]]\nname="p"\nae_title="A"\nhost="h"\nport=1\n', 7, "peer.name", ["twice"]),
         ('[[rule]]\n\n[[rule]]\nmode = "of"', 4, "rule.mode", ['"on" or "shadow" or "hold" or "off"', '"of"']),

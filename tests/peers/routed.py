@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.dimse import scu
-from gateway.dimse.scu import Destination
+from gateway.settings.model import Destination
 from tests.gateway.receiving import STORESCU
 from tests.gateway.running import Serving, free_port, wait_for
 from tests.peers import missing, orthanc

@@ -16,8 +16,8 @@ from pydicom import dcmread
 
 from gateway.dimse import scu
 from gateway.dimse.commitment import CommitmentReport
-from gateway.dimse.scu import Destination
 from gateway.ledger import deliveries
+from gateway.settings.model import Destination
 from medseg.results.report import write_report
 from medseg.results.seg import SegWriter
 from tests.gateway.deliver.stage import QUICK, Stage, staged

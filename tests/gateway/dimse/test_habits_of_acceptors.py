@@ -13,7 +13,8 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from gateway.dimse import negotiation, scu
 from gateway.dimse.command import p_data
-from gateway.dimse.scu import Destination, Miss, NoAssociation, Proposal, RequestorTimeouts
+from gateway.dimse.scu import Miss, NoAssociation, Proposal, RequestorTimeouts
+from gateway.settings.model import Destination
 from tests.gateway.dimse.test_negotiation import APPLICATION, answer, item, pdu, user
 from tests.gateway.receiving import element, padded
 

@@ -17,7 +17,8 @@ from pynetdicom.dimse_messages import N_ACTION_RSP, N_EVENT_REPORT_RQ, DIMSEMess
 from gateway.dimse import scu
 from gateway.dimse.commitment import COMMIT, ObjectReference
 from gateway.dimse.demo_pacs import NO_SUCH_OBJECT_INSTANCE, SmallPacs
-from gateway.dimse.scu import Destination, Proposal, RequestorTimeouts
+from gateway.dimse.scu import Proposal, RequestorTimeouts
+from gateway.settings.model import Destination
 from tests.gateway.receiving import STORESCU, data_set_of, make_ct, write_file
 from tests.peers import missing
 

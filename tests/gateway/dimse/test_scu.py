@@ -10,7 +10,8 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, 
 from pynetdicom.sop_class import Verification
 
 from gateway.dimse import scu
-from gateway.dimse.scu import VERIFY, Destination, Miss, NoAssociation, ObjectReference, Proposal, StoredFile, associate
+from gateway.dimse.scu import VERIFY, Miss, NoAssociation, ObjectReference, Proposal, StoredFile, associate
+from gateway.settings.model import Destination
 from medseg.errors import UnreadableInstance
 from tests.gateway.deliver.stage import COMMIT, FIND, QUICK, SEG, SR, FakePacs, serving
 from tests.gateway.receiving import make_ct, write_file
