@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # From the ground up: a room may import itself and the rooms of floors below, never one beside it on its own floor.
 MEDSEG: tuple[tuple[str, ...], ...] = (
-    ("errors", "progress", "texts"),
+    ("allowed", "errors", "progress", "texts"),
     ("names",),
     ("dicom",),
     ("networks",),
@@ -39,7 +39,7 @@ GATEWAY: tuple[tuple[str, ...], ...] = (
     ("cli",),
 )
 FLOORS = {"medseg": MEDSEG, "gateway": GATEWAY}
-GROUND = {"errors", "progress", "texts", "files", "logs"}  # single files without a floor of their own
+GROUND = {"allowed", "errors", "progress", "texts", "files", "logs"}  # single files without a floor of their own
 
 HOMES: dict[str, tuple[str, ...]] = {
     "highdicom": ("medseg/results",),

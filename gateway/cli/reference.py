@@ -16,9 +16,8 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.tag import Tag
 
 from gateway.settings.model import GROUPS, LISTS
-from gateway.settings.read import forms_of
-from gateway.settings.values import as_toml
 from gateway.settings.when import CALLED_AE, CALLING_AE, KEYWORDS, PLANE, SLICES, SUBJECTS, VRS, form_of
+from medseg.allowed import forms_of, shown
 from medseg.dicom.planes import OBLIQUE_DEG
 
 
@@ -216,7 +215,7 @@ def _parted(text: str) -> tuple[str, str, str]:
 def _as_toml(value: Any) -> str:
     if isinstance(value, float):
         return str(int(value)) if value.is_integer() else str(value)
-    return as_toml(str(value) if isinstance(value, Path) else value)
+    return shown(str(value) if isinstance(value, Path) else value)
 
 
 def _cell(text: str) -> str:

@@ -20,8 +20,8 @@ from pydicom.datadict import dictionary_VM, dictionary_VR, tag_for_keyword
 
 from gateway.settings.model import Gateway, GatewaySettings, Mode, Peer, Rule
 from gateway.settings.patterns import Ages, Exactly, Glob, Moments, Pattern, PlanePattern, Range
-from gateway.settings.values import as_toml
 from gateway.settings.when import CALLING_AE, SLICES, SUBJECTS, Condition, Either, Not, Term, conditions
+from medseg.allowed import shown
 from medseg.bundle.bundle import Bundle
 from medseg.bundle.catalog import find_bundle, installed
 from medseg.dicom.classes import IMAGES
@@ -106,7 +106,7 @@ def of_rule(rule: Rule, earlier: Sequence[Rule], settings: GatewaySettings, bund
 def _of_conditions(rule: Rule, gateway: Gateway) -> Iterator[Doubt]:
     for condition in conditions(rule.when):
         for pattern in condition.wanted:
-            about, what = called(rule), f"{condition.key} = {as_toml(getattr(pattern, 'text', ''))}"
+            about, what = called(rule), f"{condition.key} = {shown(getattr(pattern, 'text', ''))}"
             if why := _never(condition.subject, pattern, gateway):
                 yield Doubt(about, f"{what} can never hold: {why}", f"change {condition.key}")
             elif why := _odd(condition.subject, pattern):

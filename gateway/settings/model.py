@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias
 
 from gateway.settings import values
-from gateway.settings.values import Allowed
 from gateway.settings.when import Term
+from medseg.allowed import FLAG, TEXT, TEXTS, Allowed, one_of, several, some_of, text
 
 #: The addresses behind a host name.
 Resolve: TypeAlias = Callable[[str], Collection[str]]
@@ -31,11 +31,11 @@ class Caller:
     @classmethod
     def read(cls, value: Any) -> Caller:
         """From "AE" or "AE@host"; the last @ divides, since an AE title may hold one itself. Raises ValueError."""
-        title, at, host = values.text(value).rpartition("@")
+        title, at, host = text(value).rpartition("@")
         return cls(values.ae_title(title), values.host(host)) if at else cls(values.ae_title(value))
 
 
-CALLERS = Allowed('a list of "AE" or "AE@host"', values.several(Caller.read))
+CALLERS = Allowed('a list of "AE" or "AE@host"', several(Caller.read))
 
 
 #: Where the web process listens, and nowhere else: what it tells is for this machine.
@@ -66,7 +66,7 @@ class Gateway:
     spool: Annotated[Path, values.FOLDER] = Path("spool")
     database: Annotated[str, values.DATABASE] = "sqlite:///ledger.db"
     allow_callers: Annotated[tuple[Caller, ...], CALLERS] = ()
-    allow_any_caller: Annotated[bool, values.FLAG] = True
+    allow_any_caller: Annotated[bool, FLAG] = True
 
     @property
     def is_local(self) -> bool:
@@ -133,7 +133,7 @@ class Deliver:
     first_retry_s: Annotated[float, values.SECONDS] = 5.0
     longest_retry_s: Annotated[float, values.SECONDS] = 600.0
     give_up_s: Annotated[float, values.SECONDS] = 86400.0
-    commitment: Annotated[bool, values.FLAG] = True
+    commitment: Annotated[bool, FLAG] = True
 
 
 @dataclass(frozen=True)
@@ -173,11 +173,11 @@ class Peer:
         Default: of the series that it sends itself. Example: true
     """
 
-    name: Annotated[str, values.TEXT]
+    name: Annotated[str, TEXT]
     ae_title: Annotated[str, values.AE_TITLE]
     host: Annotated[str, values.HOST]
     port: Annotated[int, values.PORT]
-    query: Annotated[bool | None, values.FLAG] = None
+    query: Annotated[bool | None, FLAG] = None
 
 
 class Select(StrEnum):
@@ -239,16 +239,16 @@ class Rule:
         UID. Example: true
     """
 
-    name: Annotated[str, values.TEXT] = "default"
+    name: Annotated[str, TEXT] = "default"
     when: tuple[Term, ...] = ()
-    select: Annotated[Select, values.one_of(Select)] = Select.EVERY
-    bundle: Annotated[str | None, values.TEXT] = None
-    send_to: Annotated[tuple[str, ...] | None, values.TEXTS] = None
-    results: Annotated[tuple[ResultForm, ...], values.some_of(ResultForm)] = (ResultForm.SEG, ResultForm.SR)
-    priority: Annotated[Priority, values.one_of(Priority)] = Priority.ROUTINE
-    mode: Annotated[Mode, values.one_of(Mode)] = Mode.ON
-    at_cap: Annotated[AtCap, values.one_of(AtCap)] = AtCap.HOLD
-    assume_frame_of_reference: Annotated[bool, values.FLAG] = False
+    select: Annotated[Select, one_of(Select)] = Select.EVERY
+    bundle: Annotated[str | None, TEXT] = None
+    send_to: Annotated[tuple[str, ...] | None, TEXTS] = None
+    results: Annotated[tuple[ResultForm, ...], some_of(ResultForm)] = (ResultForm.SEG, ResultForm.SR)
+    priority: Annotated[Priority, one_of(Priority)] = Priority.ROUTINE
+    mode: Annotated[Mode, one_of(Mode)] = Mode.ON
+    at_cap: Annotated[AtCap, one_of(AtCap)] = AtCap.HOLD
+    assume_frame_of_reference: Annotated[bool, FLAG] = False
 
 
 @dataclass(frozen=True)

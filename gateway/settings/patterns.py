@@ -23,7 +23,8 @@ from datetime import date
 from enum import StrEnum
 from typing import Any, ClassVar, TypeAlias
 
-from gateway.settings.values import Allowed, ae_title, string, text
+from gateway.settings.values import ae_title
+from medseg.allowed import Allowed, string, text
 from medseg.dicom.planes import PLANES
 
 #: Whether a value is admitted; None where it cannot be compared.

@@ -5,13 +5,12 @@ A file with mistakes gives all of them at once, each with its line, its key and 
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar
 
 from gateway.settings.model import (
     CALLERS,
@@ -24,8 +23,8 @@ from gateway.settings.model import (
     Rule,
 )
 from gateway.settings.toml_lines import Key, NotToml, line_of, parse
-from gateway.settings.values import Allowed, NotInThisVersion, as_toml
 from gateway.settings.when import read_when
+from medseg.allowed import read_fields, shown, unknown_keys
 from medseg.errors import UsageError
 
 T = TypeVar("T")
@@ -120,7 +119,8 @@ class _Reader:
         self.problems: list[Problem] = []
 
     def settings(self, values: dict[str, Any]) -> GatewaySettings:
-        self._refuse_unknown(values, (), (*GROUPS, *LISTS))
+        for name, advice in unknown_keys(values, (*GROUPS, *LISTS)):
+            self._problem((name,), f"no such key: {advice}")
         read: dict[str, Any] = {name: self._group(kind, values.get(name, {}), (name,)) for name, kind in GROUPS.items()}
         read["gateway"] = self._admission(read["gateway"], values.get("gateway", {}))
         peers = tuple(self._group(Peer, table, key) for key, table in self._tables(values, "peer"))
@@ -161,42 +161,19 @@ class _Reader:
         if not isinstance(table, dict):
             self._expected(key, f"a table [{key[0]}]", table)
             return kind(**_blank(kind))
-        known = forms_of(kind)
-        self._refuse_unknown(table, key, tuple(known))
-        read = _blank(kind)
-        for name in (name for name in read if name not in table):
-            self._problem((*key, name), f"expected {known[name].allowed}, found nothing")
-        for name in known.keys() & table.keys():
-            try:
-                read[name] = known[name].read(table[name])
-            except NotInThisVersion as error:  # not shown: an address may hold a password
-                self._problem((*key, name), f"{error}: expected {known[name].allowed}")
-            except ValueError:
-                self._expected((*key, name), known[name].allowed, table[name])
-        return kind(**read)
-
-    def _refuse_unknown(self, table: dict[str, Any], key: Key, known: tuple[str, ...]) -> None:
-        for name in table.keys() - set(known):
-            later = NOT_IN_THIS_VERSION.get((str(key[0]), name)) if key else None
-            if later:
-                self._problem((*key, name), later)
-                continue
-            near = difflib.get_close_matches(name, known, 1)
-            advice = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-            self._problem((*key, name), f"no such key: {advice}")
+        later = {name: why for (group, name), why in NOT_IN_THIS_VERSION.items() if group == key[0] and name in table}
+        for name, why in later.items():
+            self._problem((*key, name), why)
+        known = {name: value for name, value in table.items() if name not in later}
+        read = read_fields(kind, known, lambda name, why: self._problem((*key, name), why))
+        return kind(**_blank(kind) | read)
 
     def _expected(self, key: Key, allowed: str, found: Any) -> None:
-        self._problem(key, f"expected {allowed}, found {as_toml(found)}")
+        self._problem(key, f"expected {allowed}, found {shown(found)}")
 
     def _problem(self, key: Key, message: str) -> None:
         names = ".".join(part for part in key if isinstance(part, str))
         self.problems.append(Problem(names, message, line_of(self.lines, key)))
-
-
-def forms_of(kind: type[Any]) -> dict[str, Allowed]:
-    """The form of each key of a group, in order."""
-    hints = get_type_hints(kind, include_extras=True)
-    return {name: hint.__metadata__[0] for name, hint in hints.items() if hasattr(hint, "__metadata__")}
 
 
 def _blank(kind: type[Any]) -> dict[str, Any]:
@@ -230,7 +207,7 @@ def _contradictions(settings: GatewaySettings) -> Iterator[tuple[Key, str]]:
         for name in rule.send_to or ():
             if name not in known:
                 peers = f"the peers are {', '.join(known)}" if known else "there is no [[peer]]"
-                yield ("rule", number, "send_to"), f"expected names of peers, found {as_toml(name)}: {peers}"
+                yield ("rule", number, "send_to"), f"expected names of peers, found {shown(name)}: {peers}"
 
 
 def _wrong_in_peer(peer: Peer, gateway: Gateway) -> Iterator[tuple[Key, str]]:
@@ -241,7 +218,7 @@ def _wrong_in_peer(peer: Peer, gateway: Gateway) -> Iterator[tuple[Key, str]]:
 def _repeated(named: Iterable[Peer | Rule]) -> Iterator[tuple[int, str]]:
     for (_, one), (number, other) in combinations(enumerate(named), 2):
         if one.name == other.name != "":
-            yield number, f"expected a name of its own, found {as_toml(one.name)} twice"
+            yield number, f"expected a name of its own, found {shown(one.name)} twice"
 
 
 def _anchored(settings: GatewaySettings, folder: Path) -> GatewaySettings:

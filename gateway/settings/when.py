@@ -17,7 +17,7 @@ from pydicom.datadict import dictionary_VR, keyword_dict, tag_for_keyword
 from gateway.settings import patterns
 from gateway.settings.patterns import Pattern
 from gateway.settings.toml_lines import Key
-from gateway.settings.values import Allowed, as_toml
+from medseg.allowed import Allowed, shown
 
 #: What can be asked for that is no DICOM attribute.
 CALLED_AE, CALLING_AE, SLICES, PLANE = "called_ae", "calling_ae", "slices", "plane"
@@ -64,13 +64,13 @@ KEYWORDS: Final[Mapping[str, str]] = {
     "protocol": "ProtocolName",
     "slice_thickness_mm": "SliceThickness",
 }
-SUBJECTS: Final[Mapping[str, Allowed]] = {
+SUBJECTS: Final[Mapping[str, Allowed[Any]]] = {
     CALLED_AE: patterns.EXACT_AE,
     CALLING_AE: patterns.EXACT_AE,
     SLICES: patterns.NUMBERS,
     PLANE: patterns.PLANE_NAMES,
 }
-VRS: Final[tuple[tuple[frozenset[str], Allowed], ...]] = (
+VRS: Final[tuple[tuple[frozenset[str], Allowed[Any]], ...]] = (
     (frozenset({"CS", "LO", "SH", "LT", "ST", "UT", "UC", "UR", "PN"}), patterns.GLOB),
     (frozenset({"DS", "IS", "FD", "FL", "US", "SS", "UL", "SL", "UV", "SV"}), patterns.NUMBERS),
     (frozenset({"DA"}), patterns.DATES),
@@ -85,7 +85,7 @@ VRS: Final[tuple[tuple[frozenset[str], Allowed], ...]] = (
 def read_when(table: Any, key: Key, report: Report) -> tuple[Term, ...]:
     """The terms of a table; what is wrong with it is reported by its key, and left out."""
     if not isinstance(table, dict):
-        report(key, f'expected a table such as {{ modality = "MR" }}, found {as_toml(table)}')
+        report(key, f'expected a table such as {{ modality = "MR" }}, found {shown(table)}')
         return ()
     read = [_term(name, value, (*key, name), report) for name, value in table.items()]
     return tuple(term for term in read if term is not None)
@@ -119,7 +119,7 @@ def _in_words(term: Term) -> str:
     return f"({' or '.join(in_words(way) for way in term.ways)})"
 
 
-def form_of(name: str) -> Allowed | None:
+def form_of(name: str) -> Allowed[Any] | None:
     """What the value of a key may be; None where there is no such key, or its values do not compare."""
     subject = KEYWORDS.get(name, name)
     if subject in SUBJECTS:
@@ -145,7 +145,7 @@ def _term(name: str, value: Any, key: Key, report: Report) -> Term | None:
 
 def _either(value: Any, key: Key, example: str, report: Report) -> Either | None:
     if not isinstance(value, list) or not value:
-        report(key, f"{example}, found {as_toml(value)}")
+        report(key, f"{example}, found {shown(value)}")
         return None
     ways = [(number, table) for number, table in enumerate(value) if _is_filled(table, (*key, number), example, report)]
     return Either(tuple(read_when(table, (*key, number), report) for number, table in ways))
@@ -154,7 +154,7 @@ def _either(value: Any, key: Key, example: str, report: Report) -> Either | None
 def _is_filled(table: Any, key: Key, example: str, report: Report) -> bool:
     filled = isinstance(table, dict) and bool(table)
     if not filled:
-        report(key, f"{example}, found {as_toml(table)}")
+        report(key, f"{example}, found {shown(table)}")
     return filled
 
 
@@ -167,7 +167,7 @@ def _condition(name: str, value: Any, key: Key, report: Report) -> Condition | N
         items = value if isinstance(value, list) and value else [value]
         return Condition(name, KEYWORDS.get(name, name), tuple(form.read(item) for item in items))
     except ValueError:
-        report(key, f"expected {form.allowed}, found {as_toml(value)}")
+        report(key, f"expected {form.allowed}, found {shown(value)}")
         return None
 
 

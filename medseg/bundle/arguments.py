@@ -1,15 +1,16 @@
-"""The arguments of a bundle's components, each read once with its kind and default."""
+"""The arguments of a bundle's components, and the chains of transforms that they stand in."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
+from medseg.allowed import FLAG, NUMBER, WHOLE, Allowed, number, or_none, several, string
 from medseg.bundle.expression import Dtype
+from medseg.bundle.schema import ABSENT, Reader, as_whole
 from medseg.errors import InvalidBundle
 
 Config: TypeAlias = Mapping[str, Any]
-MISSING: Final = object()
 
 
 # keep the voxels as they are, or only concern files, devices and containers
@@ -34,70 +35,41 @@ class UnknownStep(Exception):
     """A step or setting that only MONAI's own transforms carry out."""
 
 
-class Arguments:
-    """The arguments of one component, each read once with its kind and default; what is left over is an error."""
+class Arguments(Reader):
+    """The arguments of one component, as MONAI takes them: a list of one for one, any number of either kind."""
 
     def __init__(self, bundle: str, key: str, config: Config, channels: int = 1) -> None:
-        self._bundle, self._key, self.channels = bundle, key, channels
-        self._values = {name: value for name, value in config.items() if name != "_target_"}
+        super().__init__(bundle, key, {name: value for name, value in config.items() if name != "_target_"})
         self.name: str = config["_target_"]
-
-    def wrong(self, name: str, why: str) -> InvalidBundle:
-        return InvalidBundle(self._bundle, f"{self._key}::{name}", why)
-
-    def value(self, name: str, default: Any = MISSING) -> Any:
-        found = self._values.pop(name, default)
-        if found is MISSING:
-            raise self.wrong(name, f"{self.name} needs it")
-        return found
-
-    def number(self, name: str, default: Any = MISSING) -> float:
-        value = self.value(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise self.wrong(name, f"expected a number, found {value!r}")
-        return float(value)
+        self.channels = channels
 
     def maybe_number(self, name: str, default: Any = None) -> float | None:
-        value = self.value(name, default)
-        self._values[name] = value
-        if value is None:
-            del self._values[name]
-            return None
-        return self.number(name)
+        value = self.read(name, or_none(NUMBER), default)
+        return None if value is None else float(value)
 
     def flag(self, name: str, default: bool = False) -> bool:
-        value = self.value(name, default)
-        if isinstance(value, list | tuple) and len(value) == 1:  # one per key
-            value = value[0]
-        if not isinstance(value, bool):
-            raise self.wrong(name, f"expected true or false, found {value!r}")
-        return value
+        return self.read(name, Allowed(FLAG.allowed, lambda value: FLAG.read(_alone(value))), default)
 
-    def choice(self, name: str, default: str, allowed: Sequence[str]) -> str:
-        value = self.value(name, default)
-        if isinstance(value, list | tuple) and len(value) == 1:
-            value = value[0]
-        if not isinstance(value, str) or value.lower() not in allowed:
-            raise self.wrong(name, f"expected one of {', '.join(allowed)}, found {value!r}")
-        return value.lower()
+    def choice(self, name: str, default: str, choices: Sequence[str]) -> str:
+        def read(value: Any) -> str:
+            chosen = string(_alone(value)).lower()
+            if chosen not in choices:
+                raise ValueError(value)
+            return chosen
 
-    def numbers(self, name: str, count: int, default: Any = MISSING) -> tuple[float, ...]:
+        return self.read(name, Allowed(f"one of {', '.join(choices)}", read), default)
+
+    def numbers(self, name: str, count: int, default: Any = ABSENT) -> tuple[float, ...]:
         """`count` numbers from one number or a sequence of them."""
-        value = self.value(name, default)
-        items = list(value) if isinstance(value, list | tuple) else [value] * count
-        if len(items) != count or not all(is_number(item) for item in items):
-            raise self.wrong(name, f"expected a number or {count} of them, found {value!r}")
-        return tuple(float(item) for item in items)
 
-    def whole(self, name: str, default: Any = MISSING) -> int:
-        value = self.number(name, default)
-        if value != int(value):
-            raise self.wrong(name, f"expected a whole number, found {value}")
-        return int(value)
+        def read(value: Any) -> tuple[float, ...]:
+            items = value if isinstance(value, list | tuple) else [value] * count
+            return tuple(map(float, several(number, least=count, most=count)(items)))
 
-    def ignore(self, *names: str) -> None:
-        for name in names:
-            self._values.pop(name, None)
+        return self.read(name, Allowed(f"a number or {count} of them", read), default)
+
+    def whole(self, name: str, default: Any = ABSENT) -> int:
+        return self.read(name, Allowed(WHOLE.allowed, as_whole), default)
 
     def expect(self, **defaults: Any) -> None:
         """Settings the engine does not have: anything but these values goes through MONAI."""
@@ -111,10 +83,10 @@ class Arguments:
         if found not in (None, Dtype("float32"), "float32"):
             raise UnknownStep(f"{self.name} to {found.name if isinstance(found, Dtype) else found!r}")
 
-    def done(self) -> None:
-        if self._values:
-            name = next(iter(self._values))
-            raise self.wrong(name, f"{self.name} has no such argument")
+
+def _alone(value: Any) -> Any:
+    """The value of a list of one: MONAI takes one for each key."""
+    return value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
 
 
 def chain(bundle: str, key: str, config: Config) -> Iterator[tuple[str, Config]]:
@@ -147,7 +119,3 @@ def for_key(transform: Config, keys: tuple[str, ...], wanted: str) -> dict[str, 
         name: value[place] if name in per_key and isinstance(value, list | tuple) and len(value) == len(keys) else value
         for name, value in transform.items()
     }
-
-
-def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, TypeAlias
 
+from medseg.allowed import is_number
+
 REFERENCE: Final = re.compile(r"@((?:::|#)*\w+(?:(?:::|#)\w+)*)")
 LONGEST: Final = 1000  # characters of an expression
 DEEPEST: Final = 40  # nested operations
@@ -239,7 +241,7 @@ class _Reader:
     def _unary(self, operation: ast.unaryop, value: Any) -> Any:
         if isinstance(operation, ast.Not):
             return not _flag(value)
-        if not _is_number(value) or isinstance(operation, ast.Invert):
+        if not is_number(value) or isinstance(operation, ast.Invert):
             raise RefusedError(f"{_words(operation)} of {_kind(value)}")
         return -value if isinstance(operation, ast.USub) else +value
 
@@ -273,11 +275,11 @@ def _arithmetic(operation: ast.operator, left: Any, right: Any) -> Any:
     function = ARITHMETIC.get(type(operation))
     if function is None:
         raise RefusedError(f"{_words(operation)} in an expression")
-    if _is_number(left) and _is_number(right):
+    if is_number(left) and is_number(right):
         if isinstance(operation, ast.Pow) and (abs(left) > LARGEST or abs(right) > 64):
             raise RefusedError("a power too large to be meant")
     elif isinstance(operation, ast.Mult) and _repeats(left, right):
-        size = len(left) * right if _is_number(right) else len(right) * left
+        size = len(left) * right if is_number(right) else len(right) * left
         if size > MOST_ITEMS:
             raise RefusedError(f"a sequence of {size} items; at most {MOST_ITEMS} are made")
     elif not (isinstance(operation, ast.Add) and type(left) is type(right) and isinstance(left, str | list | tuple)):
@@ -299,10 +301,10 @@ def _repeats(left: Any, right: Any) -> bool:
 
 def _compare(comparison: ast.cmpop, left: Any, right: Any) -> bool:
     function = COMPARISONS.get(type(comparison))
-    alike = (_is_number(left) and _is_number(right)) or type(left) is type(right)
+    alike = (is_number(left) and is_number(right)) or type(left) is type(right)
     if function is None or not (alike or isinstance(comparison, ast.Eq | ast.NotEq)):
         raise RefusedError(f"{_words(comparison)} of {_kind(left)} and {_kind(right)}")
-    if not all(_is_number(value) or isinstance(value, str | bool | None) for value in (left, right)):
+    if not all(is_number(value) or isinstance(value, str | bool | None) for value in (left, right)):
         raise RefusedError(f"comparing {_kind(left)} with {_kind(right)}")
     try:
         return bool(function(left, right))
@@ -335,10 +337,6 @@ def _bounded(value: Any) -> Any:
     if not isinstance(value, bool | int | float | str | list | tuple | None):
         raise RefusedError(f"{_kind(value)} in an expression")
     return value
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _kind(value: Any) -> str:

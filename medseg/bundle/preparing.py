@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from medseg.allowed import is_number
 from medseg.bundle.arguments import (
-    MISSING,
     OF_TYPE,
     WITHOUT_EFFECT,
     Arguments,
@@ -15,7 +15,6 @@ from medseg.bundle.arguments import (
     UnknownStep,
     chain,
     for_key,
-    is_number,
     keys_of,
 )
 from medseg.bundle.expression import Dtype
@@ -30,6 +29,7 @@ from medseg.bundle.recipe import (
     ScaleRange,
     Step,
 )
+from medseg.bundle.schema import ABSENT
 
 IMAGE: Final = "image"
 AXES: Final = ("RL", "AP", "SI")
@@ -121,8 +121,8 @@ def _scale_percentiles(arguments: Arguments) -> Step:
     step = ScalePercentiles(
         arguments.number("lower"),
         arguments.number("upper"),
-        arguments.maybe_number("b_min", MISSING),
-        arguments.maybe_number("b_max", MISSING),
+        arguments.maybe_number("b_min", ABSENT),
+        arguments.maybe_number("b_max", ABSENT),
         arguments.flag("clip"),
         arguments.flag("relative"),
     )

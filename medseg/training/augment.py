@@ -11,10 +11,13 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Generator, Tensor
 from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d, conv2d, conv3d, grid_sample, interpolate, pad
+
+from medseg.allowed import NUMBER, PAIR, WHOLE, WHOLES
 
 INTERPOLATION = {2: "bilinear", 3: "trilinear"}
 
@@ -23,25 +26,28 @@ INTERPOLATION = {2: "bilinear", 3: "trilinear"}
 class Augmentation:
     """How far a training sample may stray from the case it is made of. Zero and empty switch a part off."""
 
-    flip_axes: tuple[int, ...] = ()
-    rotation_degrees: float = 0.0
-    scale: float = 0.0  # 0.2: each sample 1/1.2 to 1.2 times its size, ...
-    stretch: float = 0.0  # ... and each axis that much again
-    shift_voxels: float = 0.0
-    warp_voxels: float = 0.0  # standard deviation of a smooth displacement
-    warp_nodes: int = 5
-    foreground: float = 0.0  # share of samples centred on a labelled voxel
-    field_of_view: tuple[float, float] = (1.0, 1.0)  # share of the window that is imaged, per axis
-    clip: float = 0.0  # share of the brightest voxels that may saturate
-    gamma: float = 0.0  # exponent exp(-gamma) to exp(gamma)
-    curve: float = 0.0  # strength of a random monotone brightness curve
-    bias: float = 0.0  # log amplitude of a smooth multiplicative field
-    blur_voxels: float = 0.0  # largest standard deviation
-    coarse: float = 0.0  # largest factor by which one axis loses resolution, less one
-    noise: float = 0.0  # largest standard deviation, of the range 0 to 1
-    gain: float = 0.0  # after the bundle's own scaling
-    offset: float = 0.0
-    probability: float = 0.5  # of each: warp, curve, bias, blur, coarse, noise
+    flip_axes: Annotated[tuple[int, ...], WHOLES] = ()
+    rotation_degrees: Annotated[float, NUMBER] = 0.0
+    scale: Annotated[float, NUMBER] = 0.0  # 0.2: each sample 1/1.2 to 1.2 times its size, ...
+    stretch: Annotated[float, NUMBER] = 0.0  # ... and each axis that much again
+    shift_voxels: Annotated[float, NUMBER] = 0.0
+    warp_voxels: Annotated[float, NUMBER] = 0.0  # standard deviation of a smooth displacement
+    warp_nodes: Annotated[int, WHOLE] = 5
+    foreground: Annotated[float, NUMBER] = 0.0  # share of samples centred on a labelled voxel
+    field_of_view: Annotated[tuple[float, float], PAIR] = (
+        1.0,
+        1.0,
+    )  # share of the window that is imaged, per axis
+    clip: Annotated[float, NUMBER] = 0.0  # share of the brightest voxels that may saturate
+    gamma: Annotated[float, NUMBER] = 0.0  # exponent exp(-gamma) to exp(gamma)
+    curve: Annotated[float, NUMBER] = 0.0  # strength of a random monotone brightness curve
+    bias: Annotated[float, NUMBER] = 0.0  # log amplitude of a smooth multiplicative field
+    blur_voxels: Annotated[float, NUMBER] = 0.0  # largest standard deviation
+    coarse: Annotated[float, NUMBER] = 0.0  # largest factor by which one axis loses resolution, less one
+    noise: Annotated[float, NUMBER] = 0.0  # largest standard deviation, of the range 0 to 1
+    gain: Annotated[float, NUMBER] = 0.0  # after the bundle's own scaling
+    offset: Annotated[float, NUMBER] = 0.0
+    probability: Annotated[float, NUMBER] = 0.5  # of each: warp, curve, bias, blur, coarse, noise
 
 
 def uniform(low: float, high: float, g: Generator) -> float:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NoReturn
 
 import torch
 from monai.losses import DiceCELoss, DiceFocalLoss, DiceLoss, TverskyLoss
 from torch import nn
 
+from medseg.allowed import NUMBER, PAIR, TABLE, WHOLE, WHOLES, one_of, read_fields, shown
 from medseg.errors import InvalidBundle
 from medseg.training.augment import Augmentation
 from medseg.training.data import HeldOut
@@ -49,9 +50,9 @@ class SliceDraw:
     alone: share that sees the slice itself in place of its neighbours.
     """
 
-    labelled: float = 0.0
-    step: tuple[float, float] = (1.0, 1.0)
-    alone: float = 0.0
+    labelled: Annotated[float, NUMBER] = 0.0
+    step: Annotated[tuple[float, float], PAIR] = (1.0, 1.0)
+    alone: Annotated[float, NUMBER] = 0.0
 
 
 @dataclass(frozen=True)
@@ -61,20 +62,20 @@ class TrainingPlan:
     slices: for 2D networks alone.
     """
 
-    seed: int
-    steps: int
-    batch_size: int
-    window: tuple[int, ...]
-    loss: Mapping[str, Any]
-    optimizer: Mapping[str, Any]
-    held_out: HeldOut = field(default_factory=HeldOut)
-    augment: Augmentation = field(default_factory=Augmentation)
-    checkpoint_every: int = 250
-    precision: Precision = Precision.AUTO
-    ema_decay: float = 0.999
-    warmup_steps: int = 0
-    clip_gradient: float = 5.0
-    slices: SliceDraw | None = None
+    seed: Annotated[int, WHOLE]
+    steps: Annotated[int, WHOLE]
+    batch_size: Annotated[int, WHOLE]
+    window: Annotated[tuple[int, ...], WHOLES]
+    loss: Annotated[Mapping[str, Any], TABLE]
+    optimizer: Annotated[Mapping[str, Any], TABLE]
+    held_out: Annotated[HeldOut, TABLE] = field(default_factory=HeldOut)
+    augment: Annotated[Augmentation, TABLE] = field(default_factory=Augmentation)
+    checkpoint_every: Annotated[int, WHOLE] = 250
+    precision: Annotated[Precision, one_of(Precision)] = Precision.AUTO
+    ema_decay: Annotated[float, NUMBER] = 0.999
+    warmup_steps: Annotated[int, WHOLE] = 0
+    clip_gradient: Annotated[float, NUMBER] = 5.0
+    slices: Annotated[SliceDraw | None, TABLE] = None
 
     def generator(self, purpose: str, number: int) -> torch.Generator:
         """Random numbers for one purpose: the same whatever was drawn before."""
@@ -108,30 +109,24 @@ def read_plan(bundle: Path) -> TrainingPlan:
 def make_plan(config: Mapping[str, Any], bundle: str = "") -> TrainingPlan:
     """A checked plan from the contents of a train.json."""
 
-    def known(kind: type[Any], given: Any, key: str) -> dict[str, Any]:
-        if not isinstance(given, Mapping):
-            raise InvalidBundle(bundle, key, f"expected an object, found {type(given).__name__}")
-        names = {f.name: f.default is MISSING and f.default_factory is MISSING for f in fields(kind)}
-        for name in [*(set(given) - set(names)), *(n for n, needed in names.items() if needed and n not in given)]:
-            why = "is unknown" if name in given else "is missing"
+    def read(kind: type[Any], table: Any, key: str) -> dict[str, Any]:
+        def refuse(name: str, why: str) -> NoReturn:
             raise InvalidBundle(bundle, f"{key}.{name}", why)
-        return {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
 
-    parts = known(TrainingPlan, config, CONFIG)
-    for key, table in (("loss", LOSSES), ("optimizer", OPTIMIZERS)):
+        if not isinstance(table, Mapping):
+            raise InvalidBundle(bundle, key, f"expected an object of keys, found {shown(table)}")
+        return read_fields(kind, table, refuse)
+
+    parts = read(TrainingPlan, config, CONFIG)
+    for key, choices in (("loss", LOSSES), ("optimizer", OPTIMIZERS)):
         target = parts[key].get("_target_")
-        if target not in table:
-            raise InvalidBundle(bundle, f"{CONFIG}.{key}._target_", f"{target!r} is not one of {', '.join(table)}")
+        if target not in choices:
+            raise InvalidBundle(bundle, f"{CONFIG}.{key}._target_", f"{target!r} is not one of {', '.join(choices)}")
     if "lr" not in parts["optimizer"]:
         raise InvalidBundle(bundle, f"{CONFIG}.optimizer.lr", "is missing")
-    parts["held_out"] = HeldOut(**known(HeldOut, parts.get("held_out", {}), f"{CONFIG}.held_out"))
-    if "slices" in parts:
-        parts["slices"] = SliceDraw(**known(SliceDraw, parts["slices"], f"{CONFIG}.slices"))
-    parts["augment"] = Augmentation(**known(Augmentation, parts.get("augment", {}), f"{CONFIG}.augment"))
-    try:
-        parts["precision"] = Precision(parts.get("precision", Precision.AUTO))
-    except ValueError as error:
-        raise InvalidBundle(bundle, f"{CONFIG}.precision", str(error)) from None
+    for key, kind in (("held_out", HeldOut), ("slices", SliceDraw), ("augment", Augmentation)):
+        if key in parts:
+            parts[key] = kind(**read(kind, parts[key], f"{CONFIG}.{key}"))
     return TrainingPlan(**parts)
 
 

@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 from gateway.cli import reference
 from gateway.cli.reference import Key, keys
 from gateway.settings.model import GROUPS, LISTS
-from gateway.settings.read import forms_of, read_settings
+from gateway.settings.read import read_settings
 from gateway.settings.when import KEYWORDS, SUBJECTS, VRS, form_of
+from medseg.allowed import forms_of
 from medseg.cli.app import app
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "settings.md"

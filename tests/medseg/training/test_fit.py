@@ -180,5 +180,5 @@ def test_a_bad_plan_is_refused_by_key(change: dict[str, object], key: str) -> No
 
 @pytest.mark.parametrize("key", ["seed", "steps", "window", "loss"])
 def test_a_missing_key_is_named(key: str) -> None:
-    with pytest.raises(InvalidBundle, match=f"{key}: is missing"):
+    with pytest.raises(InvalidBundle, match=f"{key}: expected .*, found nothing"):
         make_plan({k: v for k, v in CONFIG.items() if k != key}, "some")
