@@ -44,7 +44,7 @@ reliability: $(READY)
 	$(BIN)/python -m tests.gateway.faults.report
 
 coverage: $(READY)
-	$(BIN)/python -m pytest -q -m 'not slow and not reliability' --cov --cov-report=term-missing:skip-covered
+	$(BIN)/python -m pytest -q -n auto --dist loadfile -m 'not slow and not reliability' --durations=30 --cov --cov-report=term-missing:skip-covered
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -16,6 +16,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # How long a job takes on a busy machine, or what was raced on it before, does not decide what tests compute with.
 os.environ["MEDSEG_ENGINE"] = "torch"
+# A worker for each core, a thread for each worker and each process that it starts: threads that wait for each other on
+# small tensors cost five times what they compute.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ transforms, its inferer, Invertd and AsDiscreted. Ours is `segment` on what we r
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import tempfile
@@ -216,12 +217,14 @@ def as_ours(labels: NDArray[np.uint8], image: MetaTensor, stack: Stack) -> NDArr
     return np.flip(labels, flips)
 
 
-QUICK = [case for case in CASES if case.image == T1 and case.network == "UNet"]
-MARKED = [pytest.param(case, marks=() if case in QUICK else pytest.mark.slow, id=str(case)) for case in CASES]
+QUICK = Case(T1, "UNet", smooth=True)
+MARKED = [pytest.param(case, marks=() if case == QUICK else pytest.mark.slow, id=str(case)) for case in CASES]
 
 
 @pytest.mark.parametrize("case", MARKED)
-def test_labels_agree_with_monais_own_path(case, shared_data, tmp_path_factory):
+def test_labels_agree_with_monais_own_path(
+    case: Case, shared_data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     for agreement in compare(case, shared_data, tmp_path_factory.getbasetemp()):
         assert agreement.voxels >= case.least, agreement
         if case.smooth:
@@ -252,7 +255,17 @@ def trained(scratch: Path) -> Iterator[Agreement]:
     yield from both_orders(bundle, image, read_nifti(path))
 
 
-def test_labels_of_a_trained_network_agree(tmp_path):
+@pytest.fixture
+def every_core() -> Iterator[None]:
+    """As many threads as a user has, where other tests make do with one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("every_core")
+def test_labels_of_a_trained_network_agree(tmp_path: Path) -> None:
     for agreement in trained(tmp_path):
         assert len(agreement.labels) == 3, agreement
         assert agreement.voxels >= 0.9999, agreement
