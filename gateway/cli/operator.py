@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from gateway.decide.trial import Trial
 
 SHOWN = 100
-OPEN = ("dead", "sending", "queued", "stored")
 
 outbox_app = typer.Typer(help="Results on their way to their destinations.", invoke_without_command=True)
 rules_app = typer.Typer(help="Rules: what is done with a series.", no_args_is_help=True)
@@ -61,6 +60,7 @@ def outbox(
 ) -> None:
     """Deliveries by destination and state, and what to do about those that failed."""
     from gateway.ledger import deliveries
+    from gateway.ledger.states import UNDELIVERED, DeliveryState
     from gateway.show import next_steps, totals
     from medseg.cli import console
 
@@ -71,7 +71,7 @@ def outbox(
         raise UsageError(f"expected --state {', '.join(totals.STATES['delivery'])}; found {', '.join(sorted(unknown))}")
     with open_ledger(read_settings(config)) as ledger, ledger.read() as db:
         counts = totals.by_destination(db)
-        found = deliveries.deliveries(db, *(state or OPEN))
+        found = deliveries.deliveries(db, *(map(DeliveryState, state) if state else (*UNDELIVERED, DeliveryState.DEAD)))
     if as_json:
         for row in found:
             console.show_json({key: getattr(row, key) for key in COLUMNS} | {"next_step": next_steps.for_delivery(row)})
@@ -95,9 +95,10 @@ COLUMNS = (
 
 
 def _told(row: Row[Any]) -> str:
+    from gateway.ledger.states import DeliveryState
     from gateway.show.text import moment
 
-    again = f", again at {moment(row.ready_at)} UTC" if row.state == "queued" else ""
+    again = f", again at {moment(row.ready_at)} UTC" if row.state == DeliveryState.QUEUED else ""
     failed = f", failed {row.failures} times{again}" if row.failures else ""
     why = f": {row.error}" if row.error else ""
     return f"{row.id} {row.state} {row.kind} of series {row.series_uid} to {row.destination}{failed}{why}"
@@ -203,6 +204,8 @@ def _condition(finding: ConditionFinding) -> dict[str, Any]:
 
 
 def _lines(trial: Trial, calling_ae: str | None) -> list[str]:
+    from gateway.settings.model import Mode
+
     head = f"series {trial.series.series_uid}  {trial.series.modality or '?'}  {len(trial.series.instances)} instances"
     lines = [head, *(f"  {line}" for line in trial.explanation.lines())]
     if trial.passed_over:
@@ -212,7 +215,7 @@ def _lines(trial: Trial, calling_ae: str | None) -> list[str]:
     lines += [f"  bundle: {name}" for name in trial.bundles]
     lines += [f"  not segmented: {why}" for why in trial.refused]
     caller = f"{calling_ae} is no known peer" if calling_ae else "the caller, where it is a known peer (--calling-ae)"
-    if trial.rule.mode == "shadow":
+    if trial.rule.mode is Mode.SHADOW:
         lines.append("  to: nobody, since the mode is shadow")
     elif trial.bundles:
         lines.append(f"  to: {', '.join(trial.destinations) or (caller if trial.rule.send_to is None else 'nobody')}")

@@ -30,6 +30,7 @@ from gateway.complete.events import (
 )
 from gateway.ledger import associations, commitments, counts, instances
 from gateway.ledger import series as series_rows
+from gateway.ledger.states import Ending, SeriesState
 from medseg.dicom.classes import IMAGES
 from medseg.dicom.headers import read_instance
 from medseg.dicom.instance import Instance
@@ -96,13 +97,15 @@ class Watch(Generic[T]):
                 self._feed(db, key, now_s, wall_s)
                 self._seen[key], self.revisions[key] = (row.revision, row.last_at), row.revision
         for row in associations.associations(db, self.arrivals.associations.keys() - still_open):
-            ended = AssociationReleased if row.ending == "released" else AssociationAborted
+            ended = AssociationReleased if row.ending == Ending.RELEASED else AssociationAborted
             self._observe(ended(row.id), now_s)
         self._hear_lists(db, self.arrivals.studies.keys() - known, now_s, wall_s)
         self._hear_counts(db, now_s, wall_s)
         self._started = True
         fresh = {(study_uid, one) for study_uid, several in self.fresh() for one in several}
-        self.restored = {(row.study_uid, row.series_uid) for row in unsettled if row.state == "arriving"} - fresh
+        self.restored = {
+            (row.study_uid, row.series_uid) for row in unsettled if row.state == SeriesState.ARRIVING
+        } - fresh
 
     def recall(self, db: Connection, study_uid: str, now_s: float, wall_s: float) -> None:
         """Observe a study of which nothing is undecided."""

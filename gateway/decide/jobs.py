@@ -14,6 +14,7 @@ from gateway.decide.rules import SeriesFacts, due_s
 from gateway.ledger import events, jobs
 from gateway.ledger.claims import Claim
 from gateway.ledger.jobs import NewJob
+from gateway.ledger.states import JobState
 from gateway.retry import Fault, RetryAt, decide, job_fault
 from gateway.settings.model import Deliver, Mode, ResultForm, Rule, Select
 from medseg.dicom.reason import Reason
@@ -39,8 +40,8 @@ def job_for(rule: Rule, study_uid: str, series_uid: str, revision: int, now: flo
         bundle=rule.bundle or "",
         rule=rule.name,
         terms=_terms(rule),
-        mode="shadow" if rule.mode is Mode.SHADOW else "on",
-        state="held" if rule.mode is Mode.HOLD else "queued",
+        mode=Mode.SHADOW if rule.mode is Mode.SHADOW else Mode.ON,
+        state=JobState.HELD if rule.mode is Mode.HOLD else JobState.QUEUED,
         due=due_s(now, rule.priority),
     )
 
@@ -49,7 +50,7 @@ def begun_for(rule: Rule, facts: SeriesFacts, now: float) -> NewJob | None:
     """The job that a rule makes of a series while it is arriving; None where the rule must see the whole of it."""
     if rule.select is not Select.EVERY or rule.mode not in (Mode.ON, Mode.SHADOW):
         return None
-    return replace(job_for(rule, facts.study_uid, facts.series_uid, 0, now), state="waiting")
+    return replace(job_for(rule, facts.study_uid, facts.series_uid, 0, now), state=JobState.WAITING)
 
 
 def _terms(rule: Rule) -> str:
@@ -79,7 +80,7 @@ def failed(db: Connection, claim: Claim, error: BaseException, now: float, setti
         detail = {"why": str(error), "code": code}
         uids = {"study_uid": job.study_uid, "series_uid": job.series_uid}
         events.record(db, "series.passed_over", now, detail, job_id=job.id, **uids)
-        return jobs.end_job(db, claim, "cancelled", now, code=code, error=str(error))
+        return jobs.end_job(db, claim, JobState.CANCELLED, now, code=code, error=str(error))
     return _after(db, job, job_fault(error), code, logs.said(error), now, settings)
 
 
@@ -96,4 +97,4 @@ def _after(db: Connection, job: Row[Any], fault: Fault, code: str, said: str, no
     following = decide(fault, job.failures + 1, age_s, settings, random.random())
     if isinstance(following, RetryAt):
         return jobs.requeue_job(db, claim, now + following.delay_s, code=code, error=said, failed=failed)
-    return jobs.end_job(db, claim, "failed", now, code=code, error=said, failed=failed)
+    return jobs.end_job(db, claim, JobState.FAILED, now, code=code, error=said, failed=failed)

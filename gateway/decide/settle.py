@@ -21,6 +21,7 @@ from sqlalchemy import Connection, Row, and_, exists, select, update
 from gateway.ledger import instances, patients, series
 from gateway.ledger import jobs as jobs_rows
 from gateway.ledger.jobs import NewJob
+from gateway.ledger.states import SAYING, DeliveryState, InstanceState, JobState, SeriesState
 from gateway.ledger.tables import delivery, instance, of_series, patient_conflict, result, result_object
 from medseg.errors import UsageError
 
@@ -80,14 +81,14 @@ def _made_anew(db: Connection, study_uid: str, at: float, winner: frozenset[str]
             continue
         _withdraw(db, row)
         of = series.series_row(db, study_uid, row.series_uid)
-        if of.state != "complete":
+        if of.state != SeriesState.COMPLETE:
             continue
         if instances.deleted_instances(db, study_uid, row.series_uid):
             gone.append(row.series_uid)
             continue
         before = jobs_rows.job_row(db, row.job_id)
         same = {name: getattr(before, name) for name in ("bundle", "rule", "mode", "terms")}
-        new = NewJob(study_uid, row.series_uid, of.revision, state="queued", due=at, **same)
+        new = NewJob(study_uid, row.series_uid, of.revision, state=JobState.QUEUED, due=at, **same)
         jobs.append(jobs_rows.make_job(db, new, at))
     return SettledPatients(tuple(jobs), tuple(gone))
 
@@ -95,7 +96,7 @@ def _made_anew(db: Connection, study_uid: str, at: float, winner: frozenset[str]
 def _wanted(db: Connection, row: Row[Any]) -> list[frozenset[str]]:
     """Whose the parts of a series are where each image is of whom it names."""
     mine = of_series(instance, row.study_uid, row.series_uid)
-    real = instance.c.state.in_((*patients.SAYING, "superseded"))
+    real = instance.c.state.in_((*SAYING, InstanceState.SUPERSEDED))
     said = {one for one in db.execute(select(instance.c.patient).where(mine, real)).scalars() if one}
     return [frozenset(group) for group in patients.groups(patients.known(db, row.study_uid)) if said & set(group)]
 
@@ -112,5 +113,5 @@ def _current(db: Connection, study_uid: str) -> Iterator[tuple[Row[Any], list[st
 def _withdraw(db: Connection, row: Row[Any]) -> None:
     """What of a result was not sent yet is not."""
     objects = select(result_object.c.id).where(result_object.c.result_id == row.id)
-    waiting = and_(delivery.c.object_id.in_(objects), delivery.c.state == "queued")
-    db.execute(update(delivery).where(waiting).values(state="cancelled"))
+    waiting = and_(delivery.c.object_id.in_(objects), delivery.c.state == DeliveryState.QUEUED)
+    db.execute(update(delivery).where(waiting).values(state=DeliveryState.CANCELLED))

@@ -8,21 +8,14 @@ store:                       │          (or discard)                │
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Protocol
 
+from gateway.ledger.states import Ending as Ending
+from gateway.ledger.states import RefusedCaller as RefusedCaller
 from medseg.results.identity import named_uid
 
 IMPLEMENTATION_CLASS_UID = str(named_uid("medseg implementation class"))
 IMPLEMENTATION_VERSION_NAME = "MEDSEG"
-
-
-class Ending(StrEnum):
-    """How an association came to its end."""
-
-    RELEASED = "released"
-    ABORTED = "aborted"
-    LOST = "lost"  # its receiver died while it was open
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +34,6 @@ class AssociationInfo:
     def who(self) -> dict[str, str]:
         """Who called, and whom."""
         return {"calling_ae": self.calling_ae, "called_ae": self.called_ae, "host": self.host}
-
-
-class RefusedCaller(StrEnum):
-    """What was not taken."""
-
-    INSTANCE = "instance"
-    ASSOCIATION = "association"
-    CONNECTION = "connection"  # it asked for no association
 
 
 @dataclass(frozen=True, slots=True)

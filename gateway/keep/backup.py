@@ -21,6 +21,7 @@ from pathlib import Path
 
 from gateway.files import sync
 from gateway.ledger.ledger import Ledger
+from gateway.ledger.states import InstanceState
 from medseg.errors import ResourceError, UsageError
 
 LEDGER, SPOOL, SETTINGS = "ledger.db", "spool", "medseg.toml"
@@ -89,7 +90,7 @@ def verify(saved: Path) -> int:
     return total
 
 
-_INSTANCES = "FROM instance WHERE state <> 'missing' AND deleted_at IS NULL"
+_INSTANCES = f"FROM instance WHERE state <> '{InstanceState.MISSING}' AND deleted_at IS NULL"
 _LENGTHS = f"SELECT path, offset_bytes + size_bytes {_INSTANCES} UNION ALL SELECT path, size_bytes FROM result_object"
 
 

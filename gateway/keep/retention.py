@@ -24,8 +24,8 @@ from gateway.keep.deletion import doom, sweep
 from gateway.keep.erase import erase
 from gateway.ledger import events
 from gateway.ledger.deliveries import LAST_ASK
-from gateway.ledger.jobs import LIVE
 from gateway.ledger.ledger import Ledger
+from gateway.ledger.states import LIVE, DeliveryState, InstanceState, JobState, SeriesState
 from gateway.ledger.tables import delivery, instance, job, of_series, result, result_object, series
 from gateway.settings.model import Retain
 
@@ -82,7 +82,7 @@ def delete_inputs(db: Connection, row: Row[Any], at: float, before: float) -> in
     kept = and_(
         of_series(instance, row.study_uid, row.series_uid),
         instance.c.deleted_at.is_(None),
-        instance.c.state != "missing",
+        instance.c.state != InstanceState.MISSING,
     )
     paths = db.execute(select(instance.c.path).where(kept)).scalars().all()
     db.execute(update(instance).where(kept).values(deleted_at=at))
@@ -116,11 +116,11 @@ def _done_with(now: float, before: float, *, deleted: bool) -> Any:
     last = ~exists().where(_same(later, job), later.c.id > job.c.id)
     working = exists().where(
         _same(job, series),
-        or_(job.c.state.in_(LIVE), and_(job.c.state == "failed", last), job.c.finished_at > before),
+        or_(job.c.state.in_(LIVE), and_(job.c.state == JobState.FAILED, last), job.c.finished_at > before),
     )
     there = or_(
-        delivery.c.state.in_(("confirmed", "cancelled")),
-        and_(delivery.c.state == "stored", delivery.c.asked >= LAST_ASK, delivery.c.ready_at <= now),
+        delivery.c.state.in_((DeliveryState.CONFIRMED, DeliveryState.CANCELLED)),
+        and_(delivery.c.state == DeliveryState.STORED, delivery.c.asked >= LAST_ASK, delivery.c.ready_at <= now),
     )
     recently = func.coalesce(delivery.c.confirmed_at, delivery.c.stored_at) > before
     on_its_way = exists().where(
@@ -130,7 +130,7 @@ def _done_with(now: float, before: float, *, deleted: bool) -> Any:
         or_(~there, recently),
     )
     return and_(
-        series.c.state == "complete",
+        series.c.state == SeriesState.COMPLETE,
         series.c.deleted_at.is_not(None) if deleted else series.c.deleted_at.is_(None),
         series.c.complete_at <= before,
         series.c.last_at <= before,

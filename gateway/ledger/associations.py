@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, and_, func, insert, select, true, update
 
+from gateway.ledger.states import Ending
 from gateway.ledger.tables import association
 
 
@@ -25,7 +26,7 @@ def open_by_caller(db: Connection) -> Counter[str]:
     return Counter(dict(db.execute(still.group_by(association.c.calling_ae)).all()))
 
 
-def end_association(db: Connection, association_id: str, ending: str, at: float) -> bool:
+def end_association(db: Connection, association_id: str, ending: Ending, at: float) -> bool:
     """An association is over; False where its end was known."""
     mine = and_(association.c.id == association_id, association.c.ended_at.is_(None))
     return db.execute(update(association).where(mine).values(ended_at=at, ending=ending)).rowcount == 1
@@ -35,7 +36,7 @@ def lose_open_associations(db: Connection, at: float, receiver: str | None = Non
     """A receiver does not run, or none at all: what is still open died with it. Returns how many."""
     whose = true() if receiver is None else association.c.receiver == receiver
     still = and_(association.c.ended_at.is_(None), whose)
-    return db.execute(update(association).where(still).values(ended_at=at, ending="lost")).rowcount
+    return db.execute(update(association).where(still).values(ended_at=at, ending=Ending.LOST)).rowcount
 
 
 def open_associations(db: Connection) -> Sequence[Row[Any]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import Connection, Table, and_, update
@@ -34,7 +35,7 @@ def claim_first(db: Connection, table: Table, first: Any, lease: Mapping[str, An
     return None if row is None else Claim(row.id, row.attempt)
 
 
-def move(db: Connection, table: Table, state: str, claim: Claim, values: Mapping[str, Any]) -> bool:
+def move(db: Connection, table: Table, state: StrEnum, claim: Claim, values: Mapping[str, Any]) -> bool:
     """A move of the one who holds the claim."""
     mine = and_(table.c.id == claim.id, table.c.attempt == claim.attempt, table.c.state == state)
     return db.execute(update(table).where(mine).values(**values)).rowcount == 1

@@ -13,7 +13,8 @@ from typing import Any
 from sqlalchemy import Connection, Row, and_, delete, exists, insert, or_, select, update
 
 from gateway.ledger.claims import Claim
-from gateway.ledger.tables import COUNTING, association, commitment, commitment_item, count, instance, of_series
+from gateway.ledger.states import COUNTING, CommitmentState
+from gateway.ledger.tables import association, commitment, commitment_item, count, instance, of_series
 
 NO_SUCH_INSTANCE = 0x0112  # Failure Reason (PS3.3 C.14.1.1)
 MOST = 500  # UIDs in one statement
@@ -50,7 +51,7 @@ def ask(
     db.execute(delete(commitment_item).where(commitment_item.c.commitment_id.in_(old)))
     db.execute(delete(commitment).where(commitment.c.id.in_(old)))
     facts = {"calling_ae": calling_ae, "transaction_uid": transaction_uid, "association_id": association_id}
-    facts |= {"asked_at": at, "ready_at": at, "state": "waiting", "attempt": 0}  # type: ignore[dict-item]
+    facts |= {"asked_at": at, "ready_at": at, "state": CommitmentState.WAITING, "attempt": 0}  # type: ignore[dict-item]
     new = db.execute(insert(commitment).returning(commitment.c.id), facts).scalar_one()
     rows = {
         item.sop_instance_uid: {
@@ -63,7 +64,9 @@ def ask(
 
 def waiting(db: Connection) -> Sequence[Row[Any]]:
     """The commitments of which it is not known yet what to report."""
-    return db.execute(select(commitment).where(commitment.c.state == "waiting").order_by(commitment.c.id)).all()
+    return db.execute(
+        select(commitment).where(commitment.c.state == CommitmentState.WAITING).order_by(commitment.c.id)
+    ).all()
 
 
 def items(db: Connection, commitment_id: int) -> tuple[Item, ...]:
@@ -76,8 +79,13 @@ def settle(db: Connection, commitment_id: int, failed: Mapping[str, int], at: fl
     for uid, reason in failed.items():
         mine = and_(commitment_item.c.commitment_id == commitment_id, commitment_item.c.sop_instance_uid == uid)
         db.execute(update(commitment_item).where(mine).values(reason=reason))
-    still = and_(commitment.c.id == commitment_id, commitment.c.state == "waiting")
-    return db.execute(update(commitment).where(still).values(state="known", known_at=at, ready_at=at)).rowcount == 1
+    still = and_(commitment.c.id == commitment_id, commitment.c.state == CommitmentState.WAITING)
+    return (
+        db.execute(
+            update(commitment).where(still).values(state=CommitmentState.KNOWN, known_at=at, ready_at=at)
+        ).rowcount
+        == 1
+    )
 
 
 def claim_reports_on(db: Connection, associations: Iterable[str], now: float, until: float) -> tuple[Report, ...]:
@@ -100,7 +108,7 @@ def claim_reports_to(db: Connection, calling_ae: str, now: float, until: float, 
 
 
 def _due(now: float) -> Any:
-    return and_(commitment.c.state == "known", commitment.c.ready_at <= now)
+    return and_(commitment.c.state == CommitmentState.KNOWN, commitment.c.ready_at <= now)
 
 
 def _elsewhere(before: float) -> Any:
@@ -122,12 +130,17 @@ def _claim_reports(db: Connection, whose: Any, now: float, until: float) -> tupl
 
 def reported(db: Connection, claim: Claim, at: float) -> bool:
     """The sender knows."""
-    return db.execute(update(commitment).where(_held(claim)).values(state="reported", reported_at=at)).rowcount == 1
+    return (
+        db.execute(
+            update(commitment).where(_held(claim)).values(state=CommitmentState.REPORTED, reported_at=at)
+        ).rowcount
+        == 1
+    )
 
 
 def report_later(db: Connection, claim: Claim, ready_at: float | None, error: str) -> bool:
     """The sender was not reached: again, not before `ready_at`; None for never."""
-    then: dict[str, Any] = {"state": "dead"} if ready_at is None else {"ready_at": ready_at}
+    then: dict[str, Any] = {"state": CommitmentState.DEAD} if ready_at is None else {"ready_at": ready_at}
     return db.execute(update(commitment).where(_held(claim)).values(error=error, **then)).rowcount == 1
 
 
@@ -167,7 +180,9 @@ def lists_of(db: Connection, study_uid: str) -> Sequence[Row[Any]]:
 
 
 def _held(claim: Claim) -> Any:
-    return and_(commitment.c.id == claim.id, commitment.c.attempt == claim.attempt, commitment.c.state == "known")
+    return and_(
+        commitment.c.id == claim.id, commitment.c.attempt == claim.attempt, commitment.c.state == CommitmentState.KNOWN
+    )
 
 
 def _parts(uids: Iterable[str]) -> Iterable[list[str]]:
@@ -179,10 +194,10 @@ def forget(db: Connection, study_uid: str, series_uid: str | None) -> None:
     """A study, or a series of it, is about to be taken out of the ledger. What was not reported yet is not stored."""
     mine = of_series(instance, study_uid, series_uid)
     gone = commitment_item.c.sop_instance_uid.in_(select(instance.c.sop_instance_uid).where(mine))
-    known = select(commitment.c.id).where(commitment.c.state == "known")
+    known = select(commitment.c.id).where(commitment.c.state == CommitmentState.KNOWN)
     unreported = commitment_item.c.commitment_id.in_(known)
     db.execute(update(commitment_item).where(gone, unreported).values(reason=NO_SUCH_INSTANCE))
-    over = select(commitment.c.id).where(commitment.c.state.in_(("reported", "dead")))
+    over = select(commitment.c.id).where(commitment.c.state.in_((CommitmentState.REPORTED, CommitmentState.DEAD)))
     db.execute(delete(commitment_item).where(gone, commitment_item.c.commitment_id.in_(over)))
     empty = ~exists().where(commitment_item.c.commitment_id == commitment.c.id)
     db.execute(delete(commitment).where(empty))

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, case, select
 
 from gateway.ledger.statements import UPSERT
+from gateway.ledger.states import UNDECIDED
 from gateway.ledger.tables import count, series
 
 WHOLE = ""
@@ -28,5 +29,5 @@ def answer(db: Connection, study_uid: str, series_uid: str | None, source: str, 
 
 def counts(db: Connection) -> Sequence[Row[Any]]:
     """The latest answers of each peer on studies of which more may come."""
-    more = select(series.c.study_uid).where(series.c.state.in_(("arriving", "held")))
+    more = select(series.c.study_uid).where(series.c.state.in_(UNDECIDED))
     return db.execute(select(count).where(count.c.study_uid.in_(more))).all()

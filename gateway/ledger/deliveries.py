@@ -18,6 +18,7 @@ from gateway import retry
 from gateway.ledger import patients, stages
 from gateway.ledger.claims import NO_LEASE, Claim, claim_first, move
 from gateway.ledger.statements import UPSERT
+from gateway.ledger.states import DeliveryState
 from gateway.ledger.tables import delivery, result, result_object
 from gateway.retry import Fault, RetryAt, meaning
 from gateway.settings.model import Deliver
@@ -25,15 +26,15 @@ from gateway.settings.model import Deliver
 
 def claim_delivery(db: Connection, destination: str, owner: str, now: float, until: float) -> Claim | None:
     """Take the delivery to `destination` that waits longest. What refers to a segmentation does not overtake it."""
-    ready = and_(delivery.c.state == "queued", delivery.c.ready_at <= now)
-    dropped = and_(delivery.c.state == "sending", delivery.c.lease_until < now)
+    ready = and_(delivery.c.state == DeliveryState.QUEUED, delivery.c.ready_at <= now)
+    dropped = and_(delivery.c.state == DeliveryState.SENDING, delivery.c.lease_until < now)
     its = select(result.c.study_uid).join(result_object, result_object.c.result_id == result.c.id)
     study_uid = its.where(result_object.c.id == delivery.c.object_id).correlate(delivery).scalar_subquery()
     free = and_(~_segmentation_pends(owner, now), ~patients.stopped(study_uid).correlate(delivery))
     mine = and_(delivery.c.destination == destination, or_(ready, dropped), free)
     first = select(delivery.c.id).where(mine).order_by(delivery.c.ready_at, delivery.c.id)
     tried_from = case((delivery.c.tried_from.is_(None), now), else_=delivery.c.tried_from)
-    lease = {"state": "sending", "lease_owner": owner, "lease_until": until, "tried_from": tried_from}
+    lease = {"state": DeliveryState.SENDING, "lease_owner": owner, "lease_until": until, "tried_from": tried_from}
     return claim_first(db, delivery, first, lease)
 
 
@@ -41,8 +42,10 @@ def _segmentation_pends(owner: str, now: float) -> Any:
     """Whether a delivery is of what comes with a segmentation that is to go to the same place later, or by another."""
     mine, other, earlier = result_object.alias("mine"), result_object.alias("other"), delivery.alias("earlier")
     same_result = and_(mine.c.id == delivery.c.object_id, other.c.result_id == mine.c.result_id)
-    later = and_(earlier.c.state == "queued", earlier.c.ready_at > now)
-    elsewhere = and_(earlier.c.state == "sending", earlier.c.lease_until >= now, earlier.c.lease_owner != owner)
+    later = and_(earlier.c.state == DeliveryState.QUEUED, earlier.c.ready_at > now)
+    elsewhere = and_(
+        earlier.c.state == DeliveryState.SENDING, earlier.c.lease_until >= now, earlier.c.lease_owner != owner
+    )
     pends = and_(earlier.c.object_id == other.c.id, earlier.c.destination == delivery.c.destination)
     return (
         exists()
@@ -55,15 +58,15 @@ def _segmentation_pends(owner: str, now: float) -> Any:
 
 def renew_delivery(db: Connection, claim: Claim, until: float) -> bool:
     """Keep a delivery for longer."""
-    return move(db, delivery, "sending", claim, {"lease_until": until})
+    return move(db, delivery, DeliveryState.SENDING, claim, {"lease_until": until})
 
 
 def end_delivery(db: Connection, claim: Claim, status: int, now: float, check_at: float | None = None) -> bool:
     """A destination said that it stored the object. check_at: when to ask whether it still has it; None: at once."""
-    stored = {"state": "stored", "stored_at": now, "status": status, "error_code": None, "error": None}
+    stored = {"state": DeliveryState.STORED, "stored_at": now, "status": status, "error_code": None, "error": None}
     unchecked = {"ready_at": now if check_at is None else check_at, "asked": 0, "transaction_uid": None}
     first = db.execute(select(delivery.c.stored_at).where(delivery.c.id == claim.id)).scalar() is None
-    moved = move(db, delivery, "sending", claim, stored | unchecked | NO_LEASE)
+    moved = move(db, delivery, DeliveryState.SENDING, claim, stored | unchecked | NO_LEASE)
     if moved:
         stages.object_stored(db, claim.id, now, first=first)
     return moved
@@ -73,9 +76,11 @@ def requeue_delivery(
     db: Connection, claim: Claim, ready_at: float | None, *, status: int | None, code: str, error: str
 ) -> bool:
     """A delivery failed: try again, not before `ready_at`; None makes it a dead letter."""
-    failed: dict[str, Any] = {"state": "dead"} if ready_at is None else {"state": "queued", "ready_at": ready_at}
+    failed: dict[str, Any] = (
+        {"state": DeliveryState.DEAD} if ready_at is None else {"state": DeliveryState.QUEUED, "ready_at": ready_at}
+    )
     why = {"status": status, "error_code": code, "error": error, "failures": delivery.c.failures + 1}
-    moved = move(db, delivery, "sending", claim, failed | why | NO_LEASE)
+    moved = move(db, delivery, DeliveryState.SENDING, claim, failed | why | NO_LEASE)
     if moved:
         stages.delivery_failed(db, dead=ready_at is None)
     return moved
@@ -83,15 +88,12 @@ def requeue_delivery(
 
 def release_delivery(db: Connection, claim: Claim) -> bool:
     """A delivery was not tried after all: it goes back into the queue, as if nobody had taken it."""
-    return move(db, delivery, "sending", claim, {"state": "queued"} | NO_LEASE)
-
-
-UNDELIVERED = ("queued", "sending", "stored")
+    return move(db, delivery, DeliveryState.SENDING, claim, {"state": DeliveryState.QUEUED} | NO_LEASE)
 
 
 def deliver(db: Connection, object_id: int, destination: str, now: float) -> None:
     """An object is to be at a destination: what is on its way, or there, stays so."""
-    again = {"state": "queued", "ready_at": now, "failures": 0, "tried_from": None}
+    again = {"state": DeliveryState.QUEUED, "ready_at": now, "failures": 0, "tried_from": None}
     way = {"object_id": object_id, "destination": destination, "attempt": 0, "created_at": now}
     db.execute(
         UPSERT[db.dialect.name](delivery)
@@ -99,7 +101,7 @@ def deliver(db: Connection, object_id: int, destination: str, now: float) -> Non
         .on_conflict_do_update(
             index_elements=[delivery.c.object_id, delivery.c.destination],
             set_=again,
-            where=delivery.c.state == "cancelled",
+            where=delivery.c.state == DeliveryState.CANCELLED,
         )
     )
 
@@ -141,8 +143,8 @@ class Outgoing:
 def destinations_due(db: Connection, now: float) -> frozenset[str]:
     """Where there is something to send or to ask after."""
     due = or_(
-        and_(delivery.c.state == "queued", delivery.c.ready_at <= now),
-        and_(delivery.c.state == "sending", delivery.c.lease_until < now),
+        and_(delivery.c.state == DeliveryState.QUEUED, delivery.c.ready_at <= now),
+        and_(delivery.c.state == DeliveryState.SENDING, delivery.c.lease_until < now),
         _unconfirmed(now),
     )
     return frozenset(db.execute(select(delivery.c.destination).where(due).distinct()).scalars())
@@ -164,17 +166,17 @@ def cancel_superseded(db: Connection) -> int:
     """What a later result replaces, and was not sent yet, is not sent at all. Returns how many."""
     successor = result.alias("successor")
     replaced = select(result_object.c.id).join(successor, successor.c.predecessor_id == result_object.c.result_id)
-    stale = and_(delivery.c.state == "queued", delivery.c.object_id.in_(replaced))
-    return db.execute(update(delivery).where(stale).values(state="cancelled")).rowcount
+    stale = and_(delivery.c.state == DeliveryState.QUEUED, delivery.c.object_id.in_(replaced))
+    return db.execute(update(delivery).where(stale).values(state=DeliveryState.CANCELLED)).rowcount
 
 
 def drop_leases(db: Connection, owner: str, destination: str | None = None) -> int:
     """Nobody of that name runs, or serves a destination: what it had claimed goes back into the queue. Returns how
     many."""
-    left = and_(delivery.c.state == "sending", delivery.c.lease_owner == owner)
+    left = and_(delivery.c.state == DeliveryState.SENDING, delivery.c.lease_owner == owner)
     if destination is not None:
         left = and_(left, delivery.c.destination == destination)
-    back = {"state": "queued", "lease_owner": None, "lease_until": None}
+    back = {"state": DeliveryState.QUEUED, "lease_owner": None, "lease_until": None}
     return db.execute(update(delivery).where(left).values(**back)).rowcount
 
 
@@ -241,7 +243,7 @@ def accept_unconfirmed(db: Connection, claims: Iterable[Claim]) -> None:
 
 def confirm(db: Connection, claim: Claim, now: float) -> bool:
     """A destination has the object for good."""
-    there = {"state": "confirmed", "confirmed_at": now}
+    there = {"state": DeliveryState.CONFIRMED, "confirmed_at": now}
     moved = db.execute(update(delivery).where(_held(claim)).values(**there)).rowcount == 1
     if moved:
         stages.object_confirmed(db, claim.id, now)
@@ -257,7 +259,7 @@ def lose(db: Connection, out: Outgoing, now: float, settings: Deliver, random: f
     then = retry.decide(Fault.LOST, max(out.copies, 1), now - out.tried_from, settings, random)
     again = isinstance(then, RetryAt)
     lost = {
-        "state": "queued" if again else "dead",
+        "state": DeliveryState.QUEUED if again else DeliveryState.DEAD,
         "ready_at": now + then.delay_s if isinstance(then, RetryAt) else now,
         "failures": delivery.c.failures + 1,
         "error_code": Fault.LOST.name.lower(),
@@ -285,7 +287,7 @@ def take_report(
     that was not asked after and a report that came before change nothing. What the peer never commits to is asked after
     by C-FIND. A reason that says nothing of the object has it asked after again. Returns how many deliveries moved.
     """
-    asked = and_(delivery.c.state == "stored", delivery.c.transaction_uid == transaction_uid)
+    asked = and_(delivery.c.state == DeliveryState.STORED, delivery.c.transaction_uid == transaction_uid)
     moved = 0
     for out in _read(db, _joined().where(asked)):
         reason = failed.get(out.sop_instance_uid)
@@ -301,7 +303,7 @@ def take_report(
     return moved
 
 
-def deliveries(db: Connection, *states: str) -> Sequence[Row[Any]]:
+def deliveries(db: Connection, *states: DeliveryState) -> Sequence[Row[Any]]:
     """All deliveries in some states, the oldest first, with the UIDs and the kind of what they deliver."""
     of_what = (
         result.c.study_uid,
@@ -326,22 +328,24 @@ def retry_dead(db: Connection, now: float, delivery_id: int | None = None, desti
 
     Returns how many.
     """
-    chosen = delivery.c.state == "dead"
+    chosen = delivery.c.state == DeliveryState.DEAD
     if delivery_id is not None:
         chosen = and_(chosen, delivery.c.id == delivery_id)
     if destination is not None:
         chosen = and_(chosen, delivery.c.destination == destination)
     one_more = case((delivery.c.copies < retry.MOST_COPIES, delivery.c.copies), else_=retry.MOST_COPIES - 1)
-    again = {"state": "queued", "ready_at": now, "failures": 0, "tried_from": None, "copies": one_more}
+    again = {"state": DeliveryState.QUEUED, "ready_at": now, "failures": 0, "tried_from": None, "copies": one_more}
     return db.execute(update(delivery).where(chosen).values(**again)).rowcount
 
 
 def _unconfirmed(now: float) -> ColumnElement[bool]:
-    return and_(delivery.c.state == "stored", delivery.c.asked < LAST_ASK, delivery.c.ready_at <= now)
+    return and_(delivery.c.state == DeliveryState.STORED, delivery.c.asked < LAST_ASK, delivery.c.ready_at <= now)
 
 
 def _held(claim: Claim) -> ColumnElement[bool]:
-    return and_(delivery.c.id == claim.id, delivery.c.attempt == claim.attempt, delivery.c.state == "stored")
+    return and_(
+        delivery.c.id == claim.id, delivery.c.attempt == claim.attempt, delivery.c.state == DeliveryState.STORED
+    )
 
 
 def _joined() -> Select[Any]:

@@ -12,7 +12,8 @@ from sqlalchemy import Connection, Row, Table, and_, bindparam, case, exists, fu
 from gateway.ledger import patients, tallies
 from gateway.ledger.events import record
 from gateway.ledger.statements import UPSERT, Prepared
-from gateway.ledger.tables import COUNTING, doomed, instance, of_series, series
+from gateway.ledger.states import COUNTING, InstanceState, SeriesState
+from gateway.ledger.tables import doomed, instance, of_series, series
 from medseg.dicom.classes import IMAGES
 
 
@@ -54,7 +55,11 @@ class StoredInstance:
 def _series_statement(build: Callable[[Table], Any]) -> Any:
     """Add `more` counting instances to a series, whose content changed if `changed`."""
     new = build(series).values(
-        instances=bindparam("more"), revision=1, first_at=bindparam("at"), last_at=bindparam("at"), state="arriving"
+        instances=bindparam("more"),
+        revision=1,
+        first_at=bindparam("at"),
+        last_at=bindparam("at"),
+        state=SeriesState.ARRIVING,
     )
     changed = bindparam("changed") == 1
     return new.on_conflict_do_update(
@@ -63,7 +68,7 @@ def _series_statement(build: Callable[[Table], Any]) -> Any:
             "instances": series.c.instances + bindparam("more"),
             "revision": series.c.revision + bindparam("changed"),
             "last_at": case((series.c.last_at < bindparam("at"), bindparam("at")), else_=series.c.last_at),
-            "state": case((changed, "arriving"), else_=series.c.state),
+            "state": case((changed, SeriesState.ARRIVING), else_=series.c.state),
             "complete_at": case((changed, null()), else_=series.c.complete_at),
             "complete_by": case((changed, null()), else_=series.c.complete_by),
             "deleted_at": null(),
@@ -100,14 +105,14 @@ def file_instance(db: Connection, new: StoredInstance) -> Filed:
 
 def _file(db: Connection, new: StoredInstance) -> Filed:
     facts = {name: getattr(new, name) for name in _FACTS}
-    if _NEW_INSTANCE.scalar(db, facts | {"state": "current"}) is not None:
+    if _NEW_INSTANCE.scalar(db, facts | {"state": InstanceState.CURRENT}) is not None:
         _add_to_series(db, new, more=1, changed=True)
         return Filed.NEW
     versions = db.execute(select(instance).where(_same_uids(new)).order_by(instance.c.id)).all()
     counting = [version for version in versions if version.state in COUNTING]
     content = (new.sha256, new.transfer_syntax_uid)
     known = next((version for version in versions if (version.sha256, version.transfer_syntax_uid) == content), None)
-    if known is not None and known.state != "missing":
+    if known is not None and known.state != InstanceState.MISSING:
         _add_to_series(db, new, more=0, changed=False)
         if known.deleted_at is None:
             return Filed.DUPLICATE
@@ -115,13 +120,13 @@ def _file(db: Connection, new: StoredInstance) -> Filed:
         db.execute(update(instance).where(instance.c.id == known.id).values(back))
         return Filed.RESTORED
     if known is not None:
-        state = "superseded" if counting else "current"
+        state = InstanceState.SUPERSEDED if counting else InstanceState.CURRENT
         found_again = {"path": new.path, "offset_bytes": new.offset_bytes, "state": state, "deleted_at": None}
         db.execute(update(instance).where(instance.c.id == known.id).values(found_again))
         _add_to_series(db, new, more=0 if counting else 1, changed=not counting)
         return Filed.RESTORED
     to_be_compared = any(one.deleted_at is None and patients.adds_nothing(one.patient, new.patient) for one in versions)
-    mine = db.execute(insert(instance).returning(instance.c.id), facts | {"state": "pending"}).scalar_one()
+    mine = db.execute(insert(instance).returning(instance.c.id), facts | {"state": InstanceState.PENDING}).scalar_one()
     if to_be_compared:
         _add_to_series(db, new, more=0, changed=False)
     else:
@@ -131,11 +136,15 @@ def _file(db: Connection, new: StoredInstance) -> Filed:
 
 def take_version(db: Connection, instance_id: int, at: float) -> bool:
     """A pending version of an instance counts from now on, and the others do not. False where it is not pending."""
-    new = db.execute(select(instance).where(instance.c.id == instance_id, instance.c.state == "pending")).one_or_none()
+    new = db.execute(
+        select(instance).where(instance.c.id == instance_id, instance.c.state == InstanceState.PENDING)
+    ).one_or_none()
     if new is None:
         return False
-    db.execute(update(instance).where(_same_uids(new), instance.c.state.in_(COUNTING)).values(state="superseded"))
-    db.execute(update(instance).where(instance.c.id == instance_id).values(state="conflict"))
+    db.execute(
+        update(instance).where(_same_uids(new), instance.c.state.in_(COUNTING)).values(state=InstanceState.SUPERSEDED)
+    )
+    db.execute(update(instance).where(instance.c.id == instance_id).values(state=InstanceState.CONFLICT))
     versions = db.execute(select(func.count()).select_from(instance).where(_same_uids(new))).scalar_one()
     _add_to_series(db, new, more=0, changed=True)
     _record(db, "instance.conflict", at, {"versions": versions, "sha256": new.sha256}, new)
@@ -144,22 +153,22 @@ def take_version(db: Connection, instance_id: int, at: float) -> bool:
 
 def keep_copy(db: Connection, instance_id: int, at: float, why: str) -> bool:
     """A pending version of an instance holds nothing that counts. False where it is not pending."""
-    mine = and_(instance.c.id == instance_id, instance.c.state == "pending")
+    mine = and_(instance.c.id == instance_id, instance.c.state == InstanceState.PENDING)
     new = db.execute(select(instance).where(mine)).one_or_none()
     if new is None:
         return False
-    db.execute(update(instance).where(mine).values(state="copy"))
+    db.execute(update(instance).where(mine).values(state=InstanceState.COPY))
     _record(db, "instance.copy", at, {"why": why, "sha256": new.sha256}, new)
     return True
 
 
 def lose_instance(db: Connection, path: str, at: float) -> bool:
     """The file of an instance is not what it was: the row is kept, and counts for nothing. False if that was known."""
-    mine = and_(instance.c.path == path, instance.c.state != "missing")
+    mine = and_(instance.c.path == path, instance.c.state != InstanceState.MISSING)
     row = db.execute(select(instance).where(mine)).one_or_none()
     if row is None:
         return False
-    db.execute(update(instance).where(mine).values(state="missing"))
+    db.execute(update(instance).where(mine).values(state=InstanceState.MISSING))
     if row.state in COUNTING:
         mine = of_series(series, row.study_uid, row.series_uid)
         fewer = {"instances": series.c.instances - 1, "revision": series.c.revision + 1}
@@ -171,7 +180,7 @@ def lose_instance(db: Connection, path: str, at: float) -> bool:
 def instance_files(db: Connection) -> dict[str, int]:
     """Path and length in bytes of every file that should be in the spool."""
     length = (instance.c.offset_bytes + instance.c.size_bytes).label("length")
-    there = and_(instance.c.state != "missing", instance.c.deleted_at.is_(None))
+    there = and_(instance.c.state != InstanceState.MISSING, instance.c.deleted_at.is_(None))
     found = db.execute(select(instance.c.path, length).where(there))
     return {row.path: row.length for row in found}
 
@@ -239,7 +248,7 @@ def lost_instances(db: Connection, of: Row[Any]) -> int:
 
 def first_instances(db: Connection, study_uid: str, series_uid: str, last_id: int) -> Sequence[Row[Any]]:
     """The versions of the instances of a series up to one of them, in the order they first came."""
-    told = instance.c.state.not_in(("missing", "pending", "copy"))
+    told = instance.c.state.not_in((InstanceState.MISSING, InstanceState.PENDING, InstanceState.COPY))
     came = and_(of_series(instance, study_uid, series_uid), instance.c.id <= last_id, told)
     return db.execute(select(instance).where(came).order_by(instance.c.id)).all()
 

@@ -12,7 +12,9 @@ from gateway.ledger import patients, stages
 from gateway.ledger.claims import NO_LEASE, Claim, claim_first, move
 from gateway.ledger.instances import lost_instances
 from gateway.ledger.series import series_row
+from gateway.ledger.states import LIVE, JobState, SeriesState
 from gateway.ledger.tables import job, of_series, series
+from gateway.settings.model import Mode
 from medseg.errors import MedsegError
 
 
@@ -24,7 +26,7 @@ def claim_job(db: Connection, owner: str, now: float, until: float) -> Claim | N
     """
     first = select(job.c.id).where(_claimable(now)).order_by(job.c.revision == 0, job.c.due, job.c.id)
     tried_from = case((job.c.tried_from.is_(None), now), else_=job.c.tried_from)
-    lease = {"state": "running", "lease_owner": owner, "lease_until": until, "tried_from": tried_from}
+    lease = {"state": JobState.RUNNING, "lease_owner": owner, "lease_until": until, "tried_from": tried_from}
     claim = claim_first(db, job, first, lease | {"started_at": now})
     if claim is not None:
         stages.job_claimed(db, claim.id, now)
@@ -32,10 +34,10 @@ def claim_job(db: Connection, owner: str, now: float, until: float) -> Claim | N
 
 
 def _claimable(now: float) -> Any:
-    ready = and_(job.c.state.in_(("waiting", "queued")), job.c.ready_at <= now)
+    ready = and_(job.c.state.in_((JobState.WAITING, JobState.QUEUED)), job.c.ready_at <= now)
     its = and_(series.c.study_uid == job.c.study_uid, series.c.series_uid == job.c.series_uid)
-    decided = exists().where(its, series.c.state == "complete").correlate(job)
-    free = or_(ready, and_(job.c.state == "running", job.c.lease_until < now))
+    decided = exists().where(its, series.c.state == SeriesState.COMPLETE).correlate(job)
+    free = or_(ready, and_(job.c.state == JobState.RUNNING, job.c.lease_until < now))
     return and_(free, or_(job.c.revision == 0, decided), ~patients.stopped(job.c.study_uid).correlate(job))
 
 
@@ -47,15 +49,15 @@ def awaited(db: Connection, now: float, *, arriving: bool) -> bool:
 
 def renew_job(db: Connection, claim: Claim, until: float) -> bool:
     """Keep a job for longer."""
-    return move(db, job, "running", claim, {"lease_until": until})
+    return move(db, job, JobState.RUNNING, claim, {"lease_until": until})
 
 
 def end_job(
-    db: Connection, claim: Claim, state: str, now: float, *, code: str | None, error: str | None, failed: int = 0
+    db: Connection, claim: Claim, state: JobState, now: float, *, code: str | None, error: str | None, failed: int = 0
 ) -> bool:
     """A job is done, failed or cancelled. failed: 1 where this attempt was at fault."""
     ended = {"state": state, "finished_at": now, "error_code": code, "error": error}
-    moved = move(db, job, "running", claim, ended | {"failures": job.c.failures + failed} | NO_LEASE)
+    moved = move(db, job, JobState.RUNNING, claim, ended | {"failures": job.c.failures + failed} | NO_LEASE)
     if moved:
         stages.job_ended(db, state, code)
     return moved
@@ -64,7 +66,7 @@ def end_job(
 def requeue_job(db: Connection, claim: Claim, ready_at: float, *, code: str, error: str, failed: int = 1) -> bool:
     """A job is to be tried again, not before `ready_at`. failed: 0 where this attempt was not at fault."""
     again = {"state": UNCLAIMED, "ready_at": ready_at, "error_code": code, "error": error}
-    moved = move(db, job, "running", claim, again | {"failures": job.c.failures + failed} | NO_LEASE)
+    moved = move(db, job, JobState.RUNNING, claim, again | {"failures": job.c.failures + failed} | NO_LEASE)
     if moved:
         stages.job_requeued(db, code)
     return moved
@@ -77,12 +79,11 @@ def give_way(db: Connection, claim: Claim, ready_at: float, why: MedsegError | N
     """
     again: dict[str, Any] = {"ready_at": case((job.c.revision == 0, ready_at), else_=job.c.ready_at)}
     told = {} if why is None else {"error_code": why.code, "error": str(why)}
-    return move(db, job, "running", claim, {"state": UNCLAIMED} | again | told | NO_LEASE)
+    return move(db, job, JobState.RUNNING, claim, {"state": UNCLAIMED} | again | told | NO_LEASE)
 
 
 #: The state of a job that nobody works on.
-UNCLAIMED = case((job.c.revision == 0, "waiting"), else_="queued")
-LIVE = ("waiting", "held", "queued", "running")
+UNCLAIMED = case((job.c.revision == 0, JobState.WAITING), else_=JobState.QUEUED)
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,8 @@ class NewJob:
     revision: int
     bundle: str
     rule: str
-    mode: str
-    state: str
+    mode: Mode
+    state: JobState
     due: float
     terms: str = "{}"
 
@@ -108,7 +109,7 @@ def make_job(db: Connection, new: NewJob, at: float) -> int:
     begun = _same_begun(db, new)
     if begun is not None:
         fixed: dict[str, Any] = {"revision": new.revision, "due": new.due, "ready_at": at, "started_at": at}
-        state = case((job.c.state == "waiting", "queued"), else_=job.c.state)
+        state = case((job.c.state == JobState.WAITING, JobState.QUEUED), else_=job.c.state)
         for name in ("error_code", "error"):  # why it was not begun with; that an attempt failed is kept
             fixed[name] = case((job.c.failures > 0, job.c[name]), else_=null())
         db.execute(update(job).where(job.c.id == begun).values(state=state, **fixed))
@@ -122,10 +123,12 @@ def make_job(db: Connection, new: NewJob, at: float) -> int:
 def _same_begun(db: Connection, new: NewJob) -> int | None:
     """The job that was begun on the first slices of a series, where it is of the same rule and bundle."""
     begun = and_(
-        of_series(job, new.study_uid, new.series_uid), job.c.state.in_(("waiting", "running")), job.c.revision == 0
+        of_series(job, new.study_uid, new.series_uid),
+        job.c.state.in_((JobState.WAITING, JobState.RUNNING)),
+        job.c.revision == 0,
     )
     same = [getattr(job.c, name) == getattr(new, name) for name in ("bundle", "rule", "terms", "mode")]
-    if new.state != "queued":
+    if new.state != JobState.QUEUED:
         return None
     return db.execute(select(job.c.id).where(begun, *same)).scalar_one_or_none()
 
@@ -134,16 +137,16 @@ def begin_job(db: Connection, new: NewJob, at: float) -> int | None:
     """A job for a series that is still arriving; None where it has, or had, one already. Returns its id."""
     if db.execute(select(exists().where(of_series(job, new.study_uid, new.series_uid)))).scalar():
         return None
-    facts = asdict(new) | {"state": "waiting", "revision": 0, "ready_at": at, "created_at": at, "attempt": 0}
+    facts = asdict(new) | {"state": JobState.WAITING, "revision": 0, "ready_at": at, "created_at": at, "attempt": 0}
     return int(db.execute(insert(job).returning(job.c.id), facts).scalar_one())
 
 
 def cancel_jobs(db: Connection, study_uid: str, series_uid: str, at: float, *, begun: bool = False) -> None:
     """Whatever was to be done with a series is not, any more. begun: only what was begun on its first slices."""
     old = and_(of_series(job, study_uid, series_uid), job.c.state.in_(LIVE), job.c.revision == 0 if begun else true())
-    over = {"state": "cancelled", "finished_at": at, "lease_owner": None, "lease_until": None, "error": LATER}
+    over = {"state": JobState.CANCELLED, "finished_at": at, "lease_owner": None, "lease_until": None, "error": LATER}
     for _ in range(db.execute(update(job).where(old).values(**over)).rowcount):
-        stages.job_ended(db, "cancelled", "series_changed")
+        stages.job_ended(db, JobState.CANCELLED, "series_changed")
 
 
 LATER = "images came after the job was made: another job has them, or no rule wants them"
@@ -161,7 +164,7 @@ def job_row(db: Connection, job_id: int) -> Row[Any]:
 
 def job_under(db: Connection, claim: Claim) -> Row[Any] | None:
     """The job of a claim; None where the claim has run out, or the job was purged."""
-    mine = and_(job.c.id == claim.id, job.c.attempt == claim.attempt, job.c.state == "running")
+    mine = and_(job.c.id == claim.id, job.c.attempt == claim.attempt, job.c.state == JobState.RUNNING)
     return db.execute(select(job).where(mine)).one_or_none()
 
 
@@ -171,13 +174,13 @@ def has_job(db: Connection, job_id: int) -> bool:
 
 
 def running_jobs(db: Connection) -> Sequence[Row[Any]]:
-    return db.execute(select(job).where(job.c.state == "running")).all()
+    return db.execute(select(job).where(job.c.state == JobState.RUNNING)).all()
 
 
 def release_held(db: Connection, job_id: int, at: float) -> bool:
     """A held job may run; False where it is not held."""
-    held = and_(job.c.id == job_id, job.c.state == "held")
-    return db.execute(update(job).where(held).values(state="queued", ready_at=at)).rowcount == 1
+    held = and_(job.c.id == job_id, job.c.state == JobState.HELD)
+    return db.execute(update(job).where(held).values(state=JobState.QUEUED, ready_at=at)).rowcount == 1
 
 
 def keep_job(db: Connection, claim: Claim, now: float) -> None:
@@ -189,8 +192,8 @@ def keep_job(db: Connection, claim: Claim, now: float) -> None:
         return
     of = series_row(db, mine.study_uid, mine.series_uid)
     lost = lost_instances(db, of)
-    if lost and of.state == "complete":
-        end_job(db, claim, "failed", now, code="images_lost", error=LOST.format(lost))
+    if lost and of.state == SeriesState.COMPLETE:
+        end_job(db, claim, JobState.FAILED, now, code="images_lost", error=LOST.format(lost))
     else:
         db.execute(update(job).where(job.c.id == claim.id).values(revision=of.revision))
         requeue_job(db, claim, now, code="series_changed", error=CHANGED, failed=0)
@@ -200,14 +203,14 @@ def retry_job(db: Connection, job_id: int, at: float) -> str:
     """A failed job may run again, as if it never had, on its series as it is now: what had been lost may have been sent
     again. Returns why it may not, or an empty text."""
     row = db.execute(select(job).where(job.c.id == job_id)).one_or_none()
-    if row is None or row.state != "failed":
+    if row is None or row.state != JobState.FAILED:
         return f"job {job_id} {'is not there' if row is None else f'is {row.state}'}: only a failed job is run again"
     of = series_row(db, row.study_uid, row.series_uid)
-    arriving = of.state != "complete"
+    arriving = of.state != SeriesState.COMPLETE
     later = and_(of_series(job, row.study_uid, row.series_uid), job.c.id > job_id)
     if (arriving and row.revision) or db.execute(select(exists().where(later))).scalar():
         return f"job {job_id} is not run again: another job has the images of its series, or will have them"
-    then = {"state": "waiting"} if arriving else {"state": "queued", "revision": of.revision}
+    then = {"state": JobState.WAITING} if arriving else {"state": JobState.QUEUED, "revision": of.revision}
     again = {
         "may_lack": int(row.may_lack or row.error_code in ACCEPTED),
         "ready_at": at,

@@ -27,11 +27,8 @@ from typing import Any
 from sqlalchemy import Connection, Row, and_, delete, exists, func, insert, select, update
 
 from gateway.ledger.statements import UPSERT, Prepared
-from gateway.ledger.tables import COUNTING, event, instance, of_series, patient_conflict, study_patient
-
-#: Versions of an instance that say whose it is: those that count, and those of which that is not decided.
-SAYING = (*COUNTING, "pending")
-OPEN, MERGED, SPLIT = "open", "merged", "split"
+from gateway.ledger.states import COUNTING, SAYING, ConflictState, InstanceState
+from gateway.ledger.tables import event, instance, of_series, patient_conflict, study_patient
 
 
 def key(patient_id: str, issuer: str = "") -> str:
@@ -83,7 +80,7 @@ class Settlement:
     """What is known of a study with images of several patients. winner: a key, where all are taken for that patient's.
     settled_at: seconds since 1970."""
 
-    state: str
+    state: ConflictState
     winner: str | None
     since_at: float
     settled_at: float | None
@@ -92,7 +89,7 @@ class Settlement:
 def settlement(db: Connection, study_uid: str) -> Settlement | None:
     """None where there is nothing to settle, and never was."""
     row = db.execute(select(patient_conflict).where(patient_conflict.c.study_uid == study_uid)).one_or_none()
-    return None if row is None else Settlement(row.state, row.winner, row.since_at, row.settled_at)
+    return None if row is None else Settlement(ConflictState(row.state), row.winner, row.since_at, row.settled_at)
 
 
 @dataclass(frozen=True)
@@ -112,7 +109,7 @@ def basis(db: Connection, study_uid: str, series_uid: str) -> Basis:
 
 def stopped(study_uid: Any) -> Any:
     """Whether a study, by a column, has images of two patients that nobody has settled: a condition."""
-    mine = and_(patient_conflict.c.study_uid == study_uid, patient_conflict.c.state == OPEN)
+    mine = and_(patient_conflict.c.study_uid == study_uid, patient_conflict.c.state == ConflictState.OPEN)
     return exists().where(mine)
 
 
@@ -122,7 +119,7 @@ def is_stopped(db: Connection, study_uid: str) -> bool:
 
 def open_conflicts(db: Connection) -> Sequence[Row[Any]]:
     """The studies that are stopped, those for longest first."""
-    still = select(patient_conflict).where(patient_conflict.c.state == OPEN)
+    still = select(patient_conflict).where(patient_conflict.c.state == ConflictState.OPEN)
     return db.execute(still.order_by(patient_conflict.c.since_at)).all()
 
 
@@ -137,7 +134,7 @@ def note(db: Connection, study_uid: str, patient: str, calling_ae: str, at: floa
     after = known(db, study_uid)
     if len(groups(after)) <= max(1, len(groups(one for one in after if one != patient))):
         return
-    again = {"state": OPEN, "winner": None, "since_at": at, "settled_at": None}
+    again = {"state": ConflictState.OPEN, "winner": None, "since_at": at, "settled_at": None}
     new = UPSERT[db.dialect.name](patient_conflict).values(study_uid=study_uid, **again)
     db.execute(new.on_conflict_do_update(index_elements=[patient_conflict.c.study_uid], set_=again))
     tell(db, "patient.conflict", study_uid, at, patients=len(groups(after)))
@@ -208,7 +205,7 @@ def described(db: Connection, study_uid: str) -> tuple[Patient, ...]:
         found.setdefault(name, Patient(name, row.calling_ae, row.first_at, 0, None))
         mine = and_(instance.c.study_uid == study_uid, instance.c.patient == row.patient)
         counting = select(func.count()).select_from(instance).where(mine, instance.c.state.in_(COUNTING))
-        there = and_(mine, instance.c.deleted_at.is_(None), instance.c.state != "missing")
+        there = and_(mine, instance.c.deleted_at.is_(None), instance.c.state != InstanceState.MISSING)
         path = db.execute(select(instance.c.path).where(there).order_by(instance.c.id.desc()).limit(1)).scalar()
         number = found[name].instances + int(db.execute(counting).scalar_one())
         found[name] = replace(found[name], instances=number, path=path or found[name].path)
@@ -217,7 +214,7 @@ def described(db: Connection, study_uid: str) -> tuple[Patient, ...]:
 
 def settle(db: Connection, study_uid: str, winner: str | None, at: float) -> None:
     """All images of a study are of one patient (its key), or, without a winner, each part is its own patient's."""
-    state = SPLIT if winner is None else MERGED
+    state = ConflictState.SPLIT if winner is None else ConflictState.MERGED
     mine = patient_conflict.c.study_uid == study_uid
     db.execute(update(patient_conflict).where(mine).values(state=state, winner=winner, settled_at=at))
     tell(db, "patient.settled", study_uid, at, by=state)

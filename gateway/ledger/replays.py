@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Row, and_, select, update
 from gateway.ledger import events, instances, jobs, patients
 from gateway.ledger import series as series_rows
 from gateway.ledger.jobs import NewJob
+from gateway.ledger.states import JobState, SeriesState
 from gateway.ledger.tables import job, of_series, series
 
 DISMISSED = "dismissed"
@@ -26,17 +27,19 @@ _WORK = ("bundle", "rule", "terms", "mode")
 
 def sent_again(db: Connection, before: float) -> Sequence[Row[Any]]:
     """The series of which images came again, the last of them before a moment, after all was decided."""
-    again = and_(series.c.state == "complete", series.c.last_at > series.c.taken_at, series.c.last_at <= before)
+    again = and_(
+        series.c.state == SeriesState.COMPLETE, series.c.last_at > series.c.taken_at, series.c.last_at <= before
+    )
     return db.execute(select(series).where(again)).all()
 
 
 def decide_again(db: Connection, of: Row[Any], new: NewJob | None, at: float) -> bool:
     """A series was sent again, and the rules of now make `new` of it, or nothing. Returns whether it is asked anew."""
     last = latest_job(db, of.study_uid, of.series_uid)
-    if new is not None and (last is None or last.state == "cancelled" or _work(last) != _work(new)):
+    if new is not None and (last is None or last.state == JobState.CANCELLED or _work(last) != _work(new)):
         return reopen(db, of.study_uid, of.series_uid)
     still = and_(of_series(series, of.study_uid, of.series_uid), series.c.last_at == of.last_at)
-    db.execute(update(series).where(still, series.c.state == "complete").values(taken_at=at))
+    db.execute(update(series).where(still, series.c.state == SeriesState.COMPLETE).values(taken_at=at))
     return False
 
 
@@ -44,8 +47,14 @@ def reopen(db: Connection, study_uid: str, series_uid: str) -> bool:
     """A complete series is decided upon anew. False where it is not complete, or some of its images were deleted."""
     if instances.deleted_instances(db, study_uid, series_uid):
         return False
-    whole = and_(of_series(series, study_uid, series_uid), series.c.state == "complete")
-    undecided = {"state": "arriving", "complete_at": None, "complete_by": None, "taken_at": None, "taken_id": None}
+    whole = and_(of_series(series, study_uid, series_uid), series.c.state == SeriesState.COMPLETE)
+    undecided = {
+        "state": SeriesState.ARRIVING,
+        "complete_at": None,
+        "complete_by": None,
+        "taken_at": None,
+        "taken_id": None,
+    }
     anew = update(series).where(whole).values(revision=series.c.revision + 1, **undecided)
     return db.execute(anew).rowcount == 1
 
@@ -53,7 +62,7 @@ def reopen(db: Connection, study_uid: str, series_uid: str) -> bool:
 def run_by_hand(db: Connection, new: NewJob, at: float) -> str:
     """A job that a person asks for, on a series as it is now. Returns why it cannot be, or an empty text."""
     of = series_rows.series_row(db, new.study_uid, new.series_uid)
-    if of.state != "complete":
+    if of.state != SeriesState.COMPLETE:
         return "images of it may still come: it has its job when it is complete"
     if any(row.study_uid == new.study_uid for row in patients.open_conflicts(db)):
         return "its study has images of two patients: `medseg studies` settles that first"
@@ -65,10 +74,10 @@ def run_by_hand(db: Connection, new: NewJob, at: float) -> str:
 
 def dismiss(db: Connection, job_id: int, at: float) -> bool:
     """Nothing more is to be done about a failed job; its series goes as others do. False where it has not failed."""
-    row = db.execute(select(job).where(job.c.id == job_id, job.c.state == "failed")).one_or_none()
+    row = db.execute(select(job).where(job.c.id == job_id, job.c.state == JobState.FAILED)).one_or_none()
     if row is None:
         return False
-    db.execute(update(job).where(job.c.id == job_id).values(state="cancelled"))
+    db.execute(update(job).where(job.c.id == job_id).values(state=JobState.CANCELLED))
     detail = {"why": f"{DISMISSED} by hand: {row.error}", "code": DISMISSED}
     uids = {"study_uid": row.study_uid, "series_uid": row.series_uid}
     events.record(db, "series.passed_over", at, detail, job_id=job_id, **uids)

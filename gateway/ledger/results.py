@@ -13,6 +13,7 @@ from gateway.ledger import stages
 from gateway.ledger.claims import Claim
 from gateway.ledger.deliveries import deliver
 from gateway.ledger.jobs import end_job, job_row
+from gateway.ledger.states import JobState
 from gateway.ledger.tables import of_series, result, result_object
 
 
@@ -63,7 +64,7 @@ def finish_job(db: Connection, claim: Claim, new: NewResult, destinations: Itera
     The same result, made before for the same content, stays as it is; and so does an object, of a stack that is as it
     was: it goes over to the new result with its deliveries. False where the claim has run out.
     """
-    if not end_job(db, claim, "done", now, code=None, error=None):
+    if not end_job(db, claim, JobState.DONE, now, code=None, error=None):
         return False
     if has_result(db, new.result_key):
         return True

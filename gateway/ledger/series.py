@@ -10,13 +10,14 @@ from typing import Any
 from sqlalchemy import Connection, Row, and_, exists, func, select, update
 
 from gateway.ledger import stages
+from gateway.ledger.states import UNDECIDED, InstanceState, SeriesState
 from gateway.ledger.tables import instance, of_series, series
 from medseg.errors import MedsegError
 
 
 def unsettled_series(db: Connection) -> Sequence[Row[Any]]:
     """The series that have something not decided upon."""
-    return db.execute(select(series).where(series.c.state.in_(("arriving", "held")))).all()
+    return db.execute(select(series).where(series.c.state.in_(UNDECIDED))).all()
 
 
 class Erased(MedsegError):
@@ -57,12 +58,12 @@ def complete_series(
     passed_by: what of it is not segmented, and how many of it; None where that is known already.
     """
     latest = select(func.max(instance.c.id)).where(of_series(instance, study_uid, series_uid)).scalar_subquery()
-    done: dict[str, Any] = {"state": "complete", "complete_by": by, "complete_at": at}
+    done: dict[str, Any] = {"state": SeriesState.COMPLETE, "complete_by": by, "complete_at": at}
     done |= {"taken_at": at, "taken_id": latest}
     if passed_by is not None:
         done["passed_by"] = json.dumps(dict(passed_by))
-    pending = exists().where(of_series(instance, study_uid, series_uid), instance.c.state == "pending")
-    same = and_(series.c.revision == revision, ~pending, series.c.state != "complete")
+    pending = exists().where(of_series(instance, study_uid, series_uid), instance.c.state == InstanceState.PENDING)
+    same = and_(series.c.revision == revision, ~pending, series.c.state != SeriesState.COMPLETE)
     still = and_(of_series(series, study_uid, series_uid), same)
     moved = db.execute(update(series).where(still).values(done)).rowcount == 1
     if moved:
@@ -72,8 +73,10 @@ def complete_series(
 
 def hold_series(db: Connection, study_uid: str, series_uid: str, revision: int) -> bool:
     """A series is not known to be complete, and its rule does not want it so."""
-    still = and_(of_series(series, study_uid, series_uid), series.c.revision == revision, series.c.state == "arriving")
-    return db.execute(update(series).where(still).values(state="held")).rowcount == 1
+    still = and_(
+        of_series(series, study_uid, series_uid), series.c.revision == revision, series.c.state == SeriesState.ARRIVING
+    )
+    return db.execute(update(series).where(still).values(state=SeriesState.HELD)).rowcount == 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,7 @@ class UndecidedSeries:
 
 def arriving(db: Connection) -> list[UndecidedSeries]:
     """The series of which more may come."""
-    open_ones = db.execute(select(series).where(series.c.state.in_(("arriving", "held")))).all()
+    open_ones = db.execute(select(series).where(series.c.state.in_(UNDECIDED))).all()
     return [
         UndecidedSeries(
             row.study_uid, row.series_uid, row.instances, frozenset(_senders(db, row.study_uid, row.series_uid))

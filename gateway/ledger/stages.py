@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, exists, func, select
 
 from gateway.ledger import tallies
+from gateway.ledger.states import InstanceState, JobState
 from gateway.ledger.tables import delivery, instance, job, of_series, result, result_object, series
 from gateway.ledger.tallies import DELIVERIES, JOB_RETRIES, JOBS, LAST_IMAGE_TO_SEG, SERIES_COMPLETE, STAGE, STEP
 
@@ -32,11 +33,11 @@ def job_claimed(db: Connection, job_id: int, now: float) -> None:
     """A job has a worker, or its series is complete while it has one. A job that failed has waited before, and one
     whose series still arrives does not wait."""
     row = db.execute(select(job).where(job.c.id == job_id)).one()
-    if row.state == "running" and row.revision and not row.failures:
+    if row.state == JobState.RUNNING and row.revision and not row.failures:
         tallies.add(db, STAGE.took(now - row.ready_at, stage="queue"))
 
 
-def job_ended(db: Connection, state: str, code: str | None) -> None:
+def job_ended(db: Connection, state: JobState, code: str | None) -> None:
     """A job will not be tried again."""
     tallies.add(db, JOBS.plus(state=state, code=code or ""))
 
@@ -92,7 +93,7 @@ def _of_delivery(delivery_id: int) -> Any:
 
 def _last_image_at(db: Connection, of: Row[Any]) -> float | None:
     """When the last image that a job is about came: each version that came made a new revision of its series."""
-    version = instance.c.state.not_in(("pending", "copy"))
+    version = instance.c.state.not_in((InstanceState.PENDING, InstanceState.COPY))
     came = select(instance.c.received_at).where(of_series(instance, of.study_uid, of.series_uid), version)
     first = came.order_by(instance.c.id).limit(of.revision).subquery()
     return db.execute(select(func.max(first.c.received_at))).scalar()

@@ -47,8 +47,27 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     and_,
-    text,
 )
+
+from gateway.ledger.conditions import among, is_, one_of, where
+from gateway.ledger.states import (
+    CLAIMABLE,
+    COUNTING,
+    LIVE,
+    OVER,
+    STORED,
+    UNREPORTED,
+    UNSENT,
+    CommitmentState,
+    ConflictState,
+    DeliveryState,
+    Ending,
+    InstanceState,
+    JobState,
+    RefusedCaller,
+    SeriesState,
+)
+from gateway.settings.model import Mode
 
 metadata = MetaData(
     naming_convention={
@@ -61,23 +80,8 @@ metadata = MetaData(
 )
 
 
-def one_of(column: str, *values: str) -> CheckConstraint:
-    """A column that holds one of some words."""
-    return CheckConstraint(f"{column} IN ({', '.join(repr(value) for value in values)})", name=column)
-
-
-def where(condition: str) -> dict[str, Any]:
-    """A partial index, in both dialects."""
-    return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
-
-
 DEFERRED: dict[str, Any] = {"deferrable": True, "initially": "DEFERRED"}
 NEVER_AGAIN: dict[str, Any] = {"sqlite_autoincrement": True}  # SQLite gives the id of a deleted newest row again
-
-#: The states of an instance's version that counts.
-COUNTING = ("current", "conflict")
-#: ... and of one that counts or did; the others wait to be compared, are copies, or lost their file.
-REAL = (*COUNTING, "superseded")
 
 association = Table(
     "association",
@@ -90,7 +94,7 @@ association = Table(
     Column("opened_at", Double, nullable=False),
     Column("ended_at", Double),
     Column("ending", Text),
-    one_of("ending", "released", "aborted", "lost"),
+    one_of("ending", Ending),
     CheckConstraint("(ended_at IS NULL) = (ending IS NULL)", name="ended"),
     Index("ix_association_open", "calling_ae", **where("ended_at IS NULL")),
 )
@@ -112,13 +116,13 @@ series = Table(
     Column("taken_at", Double),  # when it was last decided upon
     Column("taken_id", Integer),  # the latest of its instances then
     Column("passed_by", Text, nullable=False, server_default="{}"),  # JSON: what of it was not segmented then, how many
-    one_of("state", "arriving", "complete", "held"),
+    one_of("state", SeriesState),
     CheckConstraint("instances >= 0 AND revision >= 1", name="counts"),
-    CheckConstraint("(state = 'complete') = (complete_at IS NOT NULL)", name="complete"),
-    Index("ix_series_arriving", "last_at", **where("state = 'arriving'")),
-    Index("ix_series_sent_again", "last_at", **where("state = 'complete' AND last_at > taken_at")),
-    Index("ix_series_kept", "complete_at", **where("state = 'complete' AND deleted_at IS NULL")),
-    Index("ix_series_deleted", "complete_at", **where("state = 'complete' AND deleted_at IS NOT NULL")),
+    CheckConstraint(f"({is_(SeriesState.COMPLETE)}) = (complete_at IS NOT NULL)", name="complete"),
+    Index("ix_series_arriving", "last_at", **where(is_(SeriesState.ARRIVING))),
+    Index("ix_series_sent_again", "last_at", **where(f"{is_(SeriesState.COMPLETE)} AND last_at > taken_at")),
+    Index("ix_series_kept", "complete_at", **where(f"{is_(SeriesState.COMPLETE)} AND deleted_at IS NULL")),
+    Index("ix_series_deleted", "complete_at", **where(f"{is_(SeriesState.COMPLETE)} AND deleted_at IS NOT NULL")),
 )
 
 instance = Table(
@@ -141,7 +145,7 @@ instance = Table(
     Column("state", Text, nullable=False),
     Column("deleted_at", Double),  # when retention deleted its file; what it is stays known
     Column("patient", Text),  # whom an image names, as a digest (`gateway.ledger.patients`); none for what is no image
-    one_of("state", "current", "conflict", "superseded", "missing", "pending", "copy"),
+    one_of("state", InstanceState),
     CheckConstraint("size_bytes > 0 AND offset_bytes > 0 AND length(sha256) = 64", name="bytes"),
     ForeignKeyConstraint(["study_uid", "series_uid"], ["series.study_uid", "series.series_uid"], **DEFERRED),
     UniqueConstraint(
@@ -153,10 +157,10 @@ instance = Table(
         "series_uid",
         "sop_instance_uid",
         unique=True,
-        **where("state IN ('current', 'conflict')"),
+        **where(among("state", COUNTING)),
     ),
     Index("ix_instance_sop_instance_uid", "sop_instance_uid"),
-    Index("ix_instance_pending", "study_uid", "series_uid", **where("state = 'pending'")),
+    Index("ix_instance_pending", "study_uid", "series_uid", **where(is_(InstanceState.PENDING))),
 )
 
 study_patient = Table(
@@ -176,9 +180,9 @@ patient_conflict = Table(
     Column("winner", Text),  # whose all images are, as a digest
     Column("since_at", Double, nullable=False),
     Column("settled_at", Double),
-    one_of("state", "open", "merged", "split"),
-    CheckConstraint("(state = 'open') = (settled_at IS NULL)", name="settled"),
-    CheckConstraint("(state = 'merged') = (winner IS NOT NULL)", name="winner"),
+    one_of("state", ConflictState),
+    CheckConstraint(f"({is_(ConflictState.OPEN)}) = (settled_at IS NULL)", name="settled"),
+    CheckConstraint(f"({is_(ConflictState.MERGED)}) = (winner IS NOT NULL)", name="winner"),
 )
 
 job = Table(
@@ -208,10 +212,10 @@ job = Table(
     Column(
         "may_lack", Integer, nullable=False, server_default="0"
     ),  # 1: a person lets it replace what is more complete
-    one_of("mode", "on", "shadow"),
-    one_of("state", "waiting", "held", "queued", "running", "done", "failed", "cancelled"),
-    CheckConstraint("(state = 'running') = (lease_until IS NOT NULL)", name="lease"),
-    CheckConstraint("(state IN ('done', 'failed', 'cancelled')) = (finished_at IS NOT NULL)", name="finished"),
+    one_of("mode", (Mode.ON, Mode.SHADOW)),
+    one_of("state", JobState),
+    CheckConstraint(f"({is_(JobState.RUNNING)}) = (lease_until IS NOT NULL)", name="lease"),
+    CheckConstraint(f"({among('state', OVER)}) = (finished_at IS NOT NULL)", name="finished"),
     ForeignKeyConstraint(["study_uid", "series_uid"], ["series.study_uid", "series.series_uid"]),
     Index(
         "uq_job_live",
@@ -219,9 +223,9 @@ job = Table(
         "series_uid",
         "bundle",
         unique=True,
-        **where("state IN ('waiting', 'held', 'queued', 'running')"),
+        **where(among("state", LIVE)),
     ),
-    Index("ix_job_claimable", "due", "id", **where("state IN ('waiting', 'queued', 'running')")),
+    Index("ix_job_claimable", "due", "id", **where(among("state", CLAIMABLE))),
     Index("ix_job_study_uid", "study_uid", "series_uid"),
     **NEVER_AGAIN,
 )
@@ -289,13 +293,13 @@ delivery = Table(
     Column("stored_as", Text),  # the SOP Instance UID that it gave it, where it said so
     Column("error_code", Text),
     Column("error", Text),
-    one_of("state", "queued", "sending", "stored", "confirmed", "dead", "cancelled"),
-    CheckConstraint("(state = 'sending') = (lease_until IS NOT NULL)", name="lease"),
-    CheckConstraint("state NOT IN ('stored', 'confirmed') OR stored_at IS NOT NULL", name="stored"),
-    CheckConstraint("(state = 'confirmed') = (confirmed_at IS NOT NULL)", name="confirmed"),
+    one_of("state", DeliveryState),
+    CheckConstraint(f"({is_(DeliveryState.SENDING)}) = (lease_until IS NOT NULL)", name="lease"),
+    CheckConstraint(f"{among('state NOT', STORED)} OR stored_at IS NOT NULL", name="stored"),
+    CheckConstraint(f"({is_(DeliveryState.CONFIRMED)}) = (confirmed_at IS NOT NULL)", name="confirmed"),
     UniqueConstraint("object_id", "destination"),
-    Index("ix_delivery_claimable", "destination", "ready_at", "id", **where("state IN ('queued', 'sending')")),
-    Index("ix_delivery_unconfirmed", "destination", "ready_at", "id", **where("state = 'stored'")),
+    Index("ix_delivery_claimable", "destination", "ready_at", "id", **where(among("state", UNSENT))),
+    Index("ix_delivery_unconfirmed", "destination", "ready_at", "id", **where(is_(DeliveryState.STORED))),
     **NEVER_AGAIN,
 )
 
@@ -328,11 +332,11 @@ commitment = Table(
     Column("attempt", Integer, nullable=False),
     Column("reported_at", Double),
     Column("error", Text),
-    one_of("state", "waiting", "known", "reported", "dead"),
-    CheckConstraint("(state = 'waiting') = (known_at IS NULL)", name="known"),
-    CheckConstraint("(state = 'reported') = (reported_at IS NOT NULL)", name="reported"),
+    one_of("state", CommitmentState),
+    CheckConstraint(f"({is_(CommitmentState.WAITING)}) = (known_at IS NULL)", name="known"),
+    CheckConstraint(f"({is_(CommitmentState.REPORTED)}) = (reported_at IS NOT NULL)", name="reported"),
     UniqueConstraint("calling_ae", "transaction_uid"),
-    Index("ix_commitment_open", "ready_at", **where("state IN ('waiting', 'known')")),
+    Index("ix_commitment_open", "ready_at", **where(among("state", UNREPORTED))),
     **NEVER_AGAIN,
 )
 
@@ -376,7 +380,7 @@ refusal = Table(
     Column("last_at", Double, nullable=False),
     Column("reason", Text, nullable=False),  # of the last
     Column("sop_instance_uid", Text),  # of the last
-    one_of("what", "instance", "association", "connection"),
+    one_of("what", RefusedCaller),
     CheckConstraint("count > 0", name="count"),
     Index("ix_refusal_last_at", "last_at"),
 )

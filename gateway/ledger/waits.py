@@ -6,8 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, update
 
-from gateway.ledger.deliveries import UNDELIVERED
-from gateway.ledger.jobs import LIVE
+from gateway.ledger.states import LIVE, UNDELIVERED, UNREPORTED, DeliveryState, JobState
 from gateway.ledger.tables import commitment, delivery, job
 
 
@@ -15,7 +14,7 @@ def shift_waits(db: Connection, by_s: float) -> None:
     """The wall clock was set by so many seconds: what waits for a moment goes on waiting as long as it was to."""
     db.execute(_later(job, by_s, "due", "ready_at", "lease_until", "tried_from").where(job.c.state.in_(LIVE)))
     db.execute(_later(delivery, by_s, "ready_at", "lease_until", "tried_from").where(delivery.c.state.in_(UNDELIVERED)))
-    unreported = commitment.c.state.in_(("waiting", "known"))
+    unreported = commitment.c.state.in_(UNREPORTED)
     db.execute(_later(commitment, by_s, "asked_at", "known_at", "ready_at").where(unreported))
 
 
@@ -28,5 +27,5 @@ def cap_waits(db: Connection, until: float) -> int:
     """Nothing waits beyond a moment: only a clock that was set back while nobody looked lets it. Returns how many."""
     return sum(
         db.execute(update(one).where(one.c.state == state, one.c.ready_at > until).values(ready_at=until)).rowcount
-        for one, state in ((job, "queued"), (delivery, "queued"), (delivery, "stored"))
+        for one, state in ((job, JobState.QUEUED), (delivery, DeliveryState.QUEUED), (delivery, DeliveryState.STORED))
     )

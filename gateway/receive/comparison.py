@@ -29,7 +29,7 @@ from sqlalchemy import Row, select
 
 from gateway.ledger import instances, patients
 from gateway.ledger.ledger import Ledger, LedgerUnavailable
-from gateway.ledger.tables import REAL
+from gateway.ledger.states import REAL, InstanceState
 from gateway.ledger.tables import instance as table
 from medseg.dicom.headers import look, read_instance, transfer_syntax
 from medseg.dicom.instance import Instance, Pixels, Plane, Slice
@@ -165,7 +165,7 @@ class Comparison:
     def step(self) -> bool:
         """Decide on the version that waits longest; False where none does."""
         with self._ledger.read() as db:
-            pending = select(table).where(table.c.state == "pending").order_by(table.c.id).limit(1)
+            pending = select(table).where(table.c.state == InstanceState.PENDING).order_by(table.c.id).limit(1)
             new = db.execute(pending).one_or_none()
             if new is None:
                 return False
@@ -174,7 +174,7 @@ class Comparison:
             )
             real = table.c.state.in_(REAL), table.c.deleted_at.is_(None)
             here = db.execute(
-                select(table).where(*same, *real).order_by(table.c.state == "superseded", table.c.id)
+                select(table).where(*same, *real).order_by(table.c.state == InstanceState.SUPERSEDED, table.c.id)
             ).all()
         verdict, now = self._verdict(new, here), time.time()
         facts = {"study": new.study_uid, "series": new.series_uid, "sop_instance": new.sop_instance_uid}

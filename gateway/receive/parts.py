@@ -22,9 +22,10 @@ from sqlalchemy import and_, select
 
 from gateway.ledger import patients
 from gateway.ledger.ledger import Ledger
-from gateway.ledger.patients import MERGED, OPEN, Basis
-from gateway.ledger.tables import COUNTING, REAL, of_series
+from gateway.ledger.patients import Basis
+from gateway.ledger.states import COUNTING, REAL, ConflictState, InstanceState
 from gateway.ledger.tables import instance as table
+from gateway.ledger.tables import of_series
 from gateway.receive.source import read_image
 from medseg.dicom.headers import look
 from medseg.dicom.instance import Instance
@@ -66,14 +67,14 @@ def parted(ledger: Ledger, spool: Path, series: Series, cancelled: Cancelled = n
     if settled is None and len(patients.groups(said)) > 1:  # filed by a version of medseg that did not look
         _note(ledger, series, said)
         return None
-    if settled is not None and settled.state == OPEN:
+    if settled is not None and settled.state == ConflictState.OPEN:
         return None
     if settled is None:
         key = patients.fullest(said)
         if len({_written(one.header) for one in series.instances}) <= 1:
             return PatientParts(((key, series),), basis, {})
         return _under(series.instances, _latest(series.instances, key), key, basis)
-    if settled.state == MERGED:
+    if settled.state == ConflictState.MERGED:
         winner = str(settled.winner)
         identity = _latest(series.instances, winner) or _elsewhere(ledger, spool, series.study_uid, winner)
         if identity is None:
@@ -116,7 +117,9 @@ def _elsewhere(ledger: Ledger, spool: Path, study_uid: str, key: str) -> Instanc
     """An image of a patient in any series of a study."""
     names = and_(table.c.study_uid == study_uid, table.c.patient == key, table.c.deleted_at.is_(None))
     with ledger.read() as db:
-        found = db.execute(select(table).where(names, table.c.state != "missing").order_by(table.c.id.desc())).first()
+        found = db.execute(
+            select(table).where(names, table.c.state != InstanceState.MISSING).order_by(table.c.id.desc())
+        ).first()
     return None if found is None else read_image(spool, found)
 
 

@@ -18,6 +18,7 @@ from sqlalchemy import Row
 from gateway.ledger import instances as instances_rows
 from gateway.ledger import series as series_rows
 from gateway.ledger.ledger import Ledger
+from gateway.ledger.states import SeriesState
 from medseg.dicom.classes import IMAGES, class_name, made_by_medseg
 from medseg.dicom.headers import read_instance
 from medseg.dicom.instance import Instance, Slice
@@ -97,7 +98,7 @@ class SpoolSource:
                         self._read[one.sop_instance_uid] = instance
                         yield instance
             self.revision = row.revision
-            if row.state == "complete":
+            if row.state == SeriesState.COMPLETE:
                 return
             yield None
             time.sleep(max(looked_s + POLL_S - time.monotonic(), 0.0))

@@ -6,6 +6,8 @@ from typing import Any
 
 from sqlalchemy import Row
 
+from gateway.ledger.states import ConflictState, DeliveryState, JobState, SeriesState
+
 _SPOOL = "make room on the spool's disk"
 _RULE = "change the rule or the bundle that it names"
 _AGAIN = "send the series again from where it came"
@@ -56,7 +58,7 @@ DELIVERY_CODES = {
 
 def for_conflict(row: Row[Any]) -> str:
     """What to do about a study with images of several patients; empty where that is settled."""
-    if row.state != "open":
+    if row.state != ConflictState.OPEN:
         return ""
     return (
         f"`medseg studies show {row.study_uid}` tells whose the images say they are; wait for the rest of a "
@@ -66,9 +68,9 @@ def for_conflict(row: Row[Any]) -> str:
 
 def for_series(row: Row[Any], *, stopped: bool = False) -> str:
     """What to do about a series; empty where nothing is. stopped: its study has images of several patients."""
-    if row.state == "held" and stopped:
+    if row.state == SeriesState.HELD and stopped:
         return f"settle whose the images are: `medseg studies show {row.study_uid}`"
-    return "send what is missing; after a quiet time it is taken as it is" if row.state == "held" else ""
+    return "send what is missing; after a quiet time it is taken as it is" if row.state == SeriesState.HELD else ""
 
 
 def for_passed_over(code: str) -> str:
@@ -78,11 +80,11 @@ def for_passed_over(code: str) -> str:
 
 def for_job(row: Row[Any]) -> str:
     """What to do about a job; empty where nothing is."""
-    if row.state == "held":
+    if row.state == JobState.HELD:
         return f"`medseg jobs release {row.id}` lets it run"
-    if row.state == "queued" and row.error_code:
+    if row.state == JobState.QUEUED and row.error_code:
         return "wait: it is tried again"
-    if row.state != "failed":
+    if row.state != JobState.FAILED:
         return ""
     cause = JOB_CODES.get(row.error_code)
     if cause is None and row.error_code and row.error_code[0].isupper():  # a Python exception that nobody foresaw
@@ -94,9 +96,9 @@ def for_job(row: Row[Any]) -> str:
 
 def for_delivery(row: Row[Any]) -> str:
     """What to do about a delivery; empty where nothing is."""
-    if not row.error_code or row.state not in ("queued", "dead"):
+    if not row.error_code or row.state not in (DeliveryState.QUEUED, DeliveryState.DEAD):
         return ""
     cause = DELIVERY_CODES.get(row.error_code, DELIVERY_CODES["failed"])
-    if row.state == "dead":
+    if row.state == DeliveryState.DEAD:
         return f"{cause}; then `medseg outbox retry {row.id}`"
     return f"wait: it is tried again; {cause}"

@@ -16,8 +16,11 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, select
 
 from gateway.ledger import patients, tables
+from gateway.ledger.states import ConflictState, InstanceState, JobState, SeriesState
 from gateway.show import next_steps
 from medseg.names import uid_name
+
+_NOT_STARTED = JobState.WAITING, JobState.HELD, JobState.QUEUED
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ class Conflict:
     """Images of several patients in a study. state: open (work on it is stopped), or how it was settled. merged_to: the
     letter of the patient whose all images are."""
 
-    state: str
+    state: ConflictState
     since_at: float
     settled_at: float | None
     merged_to: str | None
@@ -177,7 +180,7 @@ def _read(db: Connection, study_uids: Sequence[str]) -> tuple[StudyView, ...]:
     jobs, conflicts = _jobs(db, study_uids), _conflicts(db, study_uids)
     last_image = _last_images(db, study_uids)
     heard_at: dict[str, float] = defaultdict(float)
-    stopped = {uid for uid, one in conflicts.items() if one.state == "open"}
+    stopped = {uid for uid, one in conflicts.items() if one.state == ConflictState.OPEN}
     found: dict[str, list[SeriesView]] = defaultdict(list)
     rows = select(tables.series).where(tables.series.c.study_uid.in_(study_uids))
     for row in db.execute(rows.order_by(tables.series.c.first_at, tables.series.c.series_uid)):
@@ -186,7 +189,7 @@ def _read(db: Connection, study_uids: Sequence[str]) -> tuple[StudyView, ...]:
         heard_at[row.study_uid] = max(heard_at[row.study_uid], row.last_at)
         made = tuple(jobs.get(key, ()))
         over = passed_over.get(key)
-        still = over is not None and row.state != "arriving" and over.is_latest(made)
+        still = over is not None and row.state != SeriesState.ARRIVING and over.is_latest(made)
         why, code = (over.why, over.code) if over is not None and still else (None, "")
         found[row.study_uid].append(
             SeriesView(
@@ -216,7 +219,7 @@ def _last_images(db: Connection, study_uids: Sequence[str]) -> dict[tuple[str, s
     """When the last image of each series came for the first time."""
     of = tables.instance.c
     came = select(of.study_uid, of.series_uid, func.max(of.received_at)).where(of.study_uid.in_(study_uids))
-    came = came.where(of.state.not_in(("pending", "copy")))
+    came = came.where(of.state.not_in((InstanceState.PENDING, InstanceState.COPY)))
     return {(study, series): at for study, series, at in db.execute(came.group_by(of.study_uid, of.series_uid))}
 
 
@@ -226,7 +229,7 @@ def _conflicts(db: Connection, study_uids: Sequence[str]) -> dict[str, Conflict]
     for row in db.execute(select(conflict).where(conflict.c.study_uid.in_(study_uids))).all():
         letters = patients.letters(patients.known(db, row.study_uid))
         found[row.study_uid] = Conflict(
-            row.state, row.since_at, row.settled_at, letters.get(row.winner),
+            ConflictState(row.state), row.since_at, row.settled_at, letters.get(row.winner),
             tuple(
                 PatientView(one.letter, one.calling_ae, one.first_at, one.instances)
                 for one in patients.described(db, row.study_uid)
@@ -274,7 +277,7 @@ def _jobs(db: Connection, study_uids: Sequence[str]) -> dict[tuple[str, str], li
             JobView(
                 row.id, row.rule, row.bundle, row.mode, row.state, row.attempt, row.created_at, row.started_at,
                 row.finished_at, row.error_code, row.error, next_steps.for_job(row),
-                None if row.state in ("waiting", "held", "queued") else _between(row.ready_at, row.started_at),
+                None if row.state in _NOT_STARTED else _between(row.ready_at, row.started_at),
                 _between(row.started_at, row.finished_at),
                 results.get(row.id),
             )

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 
+from gateway.ledger.states import ConflictState
 from gateway.logs import printable
+from gateway.settings.model import Mode
 from gateway.show.studies import Conflict, Delivery, JobView, ResultView, SeriesView, StudyView
 
 
@@ -40,7 +42,11 @@ def lines(study: StudyView) -> Iterator[str]:
 
 def _conflict(conflict: Conflict) -> Iterator[str]:
     """Whose the images of a study say they are: by letters, never by names."""
-    how = {"open": "work on it is stopped", "merged": f"merged to patient {conflict.merged_to}", "split": "split"}
+    how = {
+        ConflictState.OPEN: "work on it is stopped",
+        ConflictState.MERGED: f"merged to patient {conflict.merged_to}",
+        ConflictState.SPLIT: "split",
+    }
     yield f"images of {len(conflict.patients)} patients since {moment(conflict.since_at)} UTC: {how[conflict.state]}"
     for one in conflict.patients:
         sent = f"first sent by {one.calling_ae or 'unknown'} at {moment(one.first_at)} UTC"
@@ -68,7 +74,7 @@ def _job(job: JobView) -> Iterator[str]:
     done = job.result
     bundle = f"{done.bundle} {done.bundle_version}" if done else job.bundle or "the bundle that fits"
     times = f"queue {seconds(job.queue_s)}, infer {seconds(job.infer_s)}"
-    mode = "" if job.mode == "on" else f" ({job.mode})"
+    mode = "" if job.mode == Mode.ON else f" ({job.mode})"
     yield f"job {job.id} {job.state}: {bundle}, rule {job.rule}{mode}, attempt {job.attempt}, {times}"
     if job.error:
         yield f"  {job.error}"

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import Connection, func, select
 
+from gateway.ledger.states import UNSENT, DeliveryState, InstanceState, JobState, SeriesState
 from gateway.ledger.tables import association, delivery, instance, job, result_object, series
 
 #: States of rows, so that one that no row is in can be shown as none.
-STATES = {
-    "series": ("arriving", "complete", "held"),
-    "job": ("waiting", "held", "queued", "running", "done", "failed", "cancelled"),
-    "delivery": ("queued", "sending", "stored", "confirmed", "dead", "cancelled"),
-}
+STATES: dict[str, type[StrEnum]] = {"series": SeriesState, "job": JobState, "delivery": DeliveryState}
 
 
 def by_state(db: Connection) -> dict[str, dict[str, int]]:
@@ -33,9 +31,9 @@ def by_destination(db: Connection) -> dict[tuple[str, str], int]:
 def waiting_since(db: Connection) -> dict[str, float | None]:
     """Since when the oldest series arrives, the oldest job waits for a worker, the oldest delivery for its peer."""
     asked = {
-        "series": select(func.min(series.c.first_at)).where(series.c.state == "arriving"),
-        "job": select(func.min(job.c.created_at)).where(job.c.state == "queued"),
-        "delivery": select(func.min(delivery.c.created_at)).where(delivery.c.state.in_(("queued", "sending"))),
+        "series": select(func.min(series.c.first_at)).where(series.c.state == SeriesState.ARRIVING),
+        "job": select(func.min(job.c.created_at)).where(job.c.state == JobState.QUEUED),
+        "delivery": select(func.min(delivery.c.created_at)).where(delivery.c.state.in_(UNSENT)),
     }
     return {name: db.execute(query).scalar() for name, query in asked.items()}
 
@@ -47,7 +45,7 @@ def open_associations(db: Connection) -> int:
 def spool_bytes(db: Connection) -> int:
     """Bytes of all instances and results in the spool, as the ledger has them."""
     length = instance.c.offset_bytes + instance.c.size_bytes
-    there = instance.c.state != "missing", instance.c.deleted_at.is_(None)
+    there = instance.c.state != InstanceState.MISSING, instance.c.deleted_at.is_(None)
     instances = db.execute(select(func.coalesce(func.sum(length), 0)).where(*there)).scalar_one()
     results = db.execute(select(func.coalesce(func.sum(result_object.c.size_bytes), 0))).scalar_one()
     return int(instances + results)

@@ -15,6 +15,7 @@ from pathlib import Path
 from sqlalchemy import Connection, select
 
 from gateway.ledger import deliveries, patients
+from gateway.ledger.states import DeliveryState, InstanceState, JobState, SeriesState
 from gateway.ledger.tables import event, instance, job, of_series, series
 from gateway.settings.patterns import Moments
 from gateway.show import next_steps
@@ -52,19 +53,19 @@ def troubles(db: Connection) -> tuple[Trouble, ...]:
             "job", row.id, row.study_uid, row.series_uid, row.error_code or "", row.finished_at, row.error or "",
             next_steps.for_job(row),
         )
-        for row in db.execute(select(job).where(job.c.state == "failed"))
+        for row in db.execute(select(job).where(job.c.state == JobState.FAILED))
     ]  # fmt: skip
     found += [
         Trouble(
             "delivery", row.id, row.study_uid, row.series_uid, row.error_code or "", row.ready_at,
             f"{row.kind} to {row.destination}: {row.error}", next_steps.for_delivery(row),
         )
-        for row in deliveries.deliveries(db, "dead")
+        for row in deliveries.deliveries(db, DeliveryState.DEAD)
     ]  # fmt: skip
     found += [
         Trouble("series", None, row.study_uid, row.series_uid, "held", row.last_at, _why_held(db, row.study_uid,
                 row.series_uid), next_steps.for_series(row))
-        for row in db.execute(select(series).where(series.c.state == "held"))
+        for row in db.execute(select(series).where(series.c.state == SeriesState.HELD))
     ]  # fmt: skip
     return tuple(sorted(found, key=lambda trouble: -trouble.at))
 
@@ -82,7 +83,7 @@ def patient_digest(patient_id: str) -> str:
 
 def identity(db: Connection, spool: Path, study_uid: str) -> StudyIdentity:
     """Whose a study is, by the first of its images that can be read; nothing where none can."""
-    here = instance.c.study_uid == study_uid, instance.c.deleted_at.is_(None), instance.c.state != "missing"
+    here = instance.c.study_uid == study_uid, instance.c.deleted_at.is_(None), instance.c.state != InstanceState.MISSING
     for row in db.execute(select(instance).where(*here).order_by(instance.c.id)):
         try:
             header = look(read_instance(partial((spool / row.path).open, "rb"), row.sop_instance_uid).header)

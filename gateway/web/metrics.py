@@ -27,6 +27,7 @@ from starlette.routing import Route
 
 from gateway import heartbeat
 from gateway.ledger import patients, tallies
+from gateway.ledger.states import DeliveryState
 from gateway.ledger.tallies import BOUNDS_S, COUNTS, LATENCIES, Observed
 from gateway.show import totals
 from gateway.web.site import Site
@@ -81,7 +82,7 @@ def gauges(db: Connection, now: float) -> Iterator[Metric]:
     for (destination, state), number in totals.by_destination(db).items():
         family.add_metric((destination, state), number)
     yield family
-    dead = found["delivery"].get("dead", 0)
+    dead = found["delivery"].get(DeliveryState.DEAD, 0)
     yield GaugeMetricFamily("medseg_dead_letters", "Deliveries that only a person can set going again.", value=dead)
     stopped = len(patients.open_conflicts(db))
     yield GaugeMetricFamily("medseg_patient_conflicts", "Studies with images of two patients, stopped.", value=stopped)

@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from gateway import heartbeat
 from gateway.ledger import refusals
+from gateway.ledger.states import LIVE, STORED, UNDECIDED, UNSENT, DeliveryState, JobState, SeriesState
 from gateway.show import studies, totals
 from gateway.show.text import counted, moment, seconds
 from gateway.web.site import Site
@@ -29,9 +30,9 @@ SHOWN = 25  # studies on a page
 REFRESH_S = 10
 
 _MOODS = {
-    "good": ("complete", "done", "stored", "confirmed"),
-    "bad": ("failed", "dead"),
-    "busy": ("arriving", "waiting", "held", "queued", "running", "sending"),
+    "good": (SeriesState.COMPLETE, JobState.DONE, *STORED),
+    "bad": (JobState.FAILED, DeliveryState.DEAD),
+    "busy": (*UNDECIDED, *LIVE, *UNSENT),
 }
 
 

@@ -32,7 +32,7 @@ from gateway.ledger.claims import Claim
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.patients import Basis
 from gateway.retry import Effort
-from gateway.settings.model import Rule
+from gateway.settings.model import Mode, Rule
 from gateway.work.coverage import LessComplete, Sources, lacks, replaced
 from gateway.work.freeze import RESULTS, freeze
 from medseg.bundle.bundle import Bundle
@@ -254,7 +254,7 @@ class Worker:
                 return False
             if patients.basis(db, job.study_uid, job.series_uid) != parts.basis:  # it is another patient's by now
                 return False
-            to = self._desk.destinations(db, job, rule) if job.mode == "on" else ()
+            to = self._desk.destinations(db, job, rule) if job.mode == Mode.ON else ()
             return results.finish_job(db, claim, result, to, time.time())
 
         filed = self._ledger.write(finish)
