@@ -126,19 +126,21 @@ def status(
 @jobs_app.callback()
 def jobs(context: typer.Context, config: Config = None, as_json: Json = False) -> None:
     """The latest jobs, newest first."""
+    from dataclasses import asdict
+
     from gateway.ledger import jobs as jobs_rows
 
     if context.invoked_subcommand is not None:
         return
     with open_ledger(read_settings(config)) as ledger, ledger.read() as db:
-        found = jobs_rows.latest_jobs(db, SHOWN)
-    for job in found:
+        latest = jobs_rows.latest_jobs(db, SHOWN)
+    for job in latest:
         if as_json:
-            console.show_json(job)
+            console.show_json(asdict(job))
         else:
-            bundle = job["bundle"] or "the bundle that fits"
-            why = f": {job['error']}" if job["error"] else ""
-            console.show(f"{job['id']} {job['state']} series {job['series_uid']} by {bundle}, rule {job['rule']}{why}")
+            bundle = job.bundle or "the bundle that fits"
+            why = f": {job.error}" if job.error else ""
+            console.show(f"{job.id} {job.state} series {job.series_uid} by {bundle}, rule {job.rule}{why}")
 
 
 @jobs_app.command("release")

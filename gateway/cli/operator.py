@@ -16,10 +16,9 @@ from gateway.cli.options import Config, Json, open_ledger, read_settings, settin
 from medseg.errors import UsageError
 
 if TYPE_CHECKING:
-    from sqlalchemy import Row
-
     from gateway.decide.conditions import ConditionFinding
     from gateway.decide.trial import Trial
+    from gateway.ledger.records import DeliveryRow
 
 SHOWN = 100
 
@@ -94,7 +93,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def _told(row: Row[Any]) -> str:
+def _told(row: DeliveryRow) -> str:
     from gateway.ledger.states import DeliveryState
     from gateway.show.text import moment
 

@@ -14,9 +14,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-from sqlalchemy import Row
 
 from gateway.dimse.commitment import (
     CLASS_INSTANCE_CONFLICT,
@@ -29,6 +26,7 @@ from gateway.files import is_whole
 from gateway.ledger import commitments
 from gateway.ledger.commitments import Item, Report
 from gateway.ledger.ledger import Ledger, LedgerUnavailable
+from gateway.ledger.records import InstanceRow
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +79,7 @@ def look(ledger: Ledger, spool: Path, now: float) -> None:
                 logger.info("storage commitment: %d of %d failed", len(failed), len(items), extra=facts)
 
 
-def _in_full(rows: Sequence[Row[Any]], spool: Path) -> Iterable[tuple[str, str]]:
+def _in_full(rows: Sequence[InstanceRow], spool: Path) -> Iterable[tuple[str, str]]:
     for row in rows:
         if is_whole(spool / row.path, row.offset_bytes + row.size_bytes):
             yield row.sop_class_uid, row.sop_instance_uid

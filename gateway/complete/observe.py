@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
 from gateway.complete import arrivals as arriving
 from gateway.complete.arrivals import Arrivals
@@ -30,6 +30,7 @@ from gateway.complete.events import (
 )
 from gateway.ledger import associations, commitments, counts, instances
 from gateway.ledger import series as series_rows
+from gateway.ledger.records import InstanceRow, SeriesRow
 from gateway.ledger.states import Ending, SeriesState
 from medseg.dicom.classes import IMAGES
 from medseg.dicom.headers import read_instance
@@ -96,9 +97,9 @@ class Watch(Generic[T]):
                     self._load(db, row.study_uid, now_s, wall_s)
                 self._feed(db, key, now_s, wall_s)
                 self._seen[key], self.revisions[key] = (row.revision, row.last_at), row.revision
-        for row in associations.associations(db, self.arrivals.associations.keys() - still_open):
-            ended = AssociationReleased if row.ending == Ending.RELEASED else AssociationAborted
-            self._observe(ended(row.id), now_s)
+        for over in associations.associations(db, self.arrivals.associations.keys() - still_open):
+            ended = AssociationReleased if over.ending is Ending.RELEASED else AssociationAborted
+            self._observe(ended(over.id), now_s)
         self._hear_lists(db, self.arrivals.studies.keys() - known, now_s, wall_s)
         self._hear_counts(db, now_s, wall_s)
         self._started = True
@@ -166,7 +167,7 @@ class Watch(Generic[T]):
         for study_uid in {study_uid for study_uid, _ in anew | (fresh - first_at.keys())}:
             self._drop(study_uid)
 
-    def _drop_reopened(self, unsettled: Sequence[Row[Any]]) -> None:
+    def _drop_reopened(self, unsettled: Sequence[SeriesRow]) -> None:
         """Drop the studies of which a series that was taken is to be decided upon anew: all of it counts as new."""
         for row in unsettled:
             study = self.arrivals.studies.get(row.study_uid)
@@ -235,7 +236,7 @@ class Watch(Generic[T]):
                     self._observe(event, _moment(at, now_s, wall_s))
                 self._counted[key] = row.at
 
-    def _note(self, db: Connection, key: Key, rows: Sequence[Row[Any]]) -> dict[str, Came]:
+    def _note(self, db: Connection, key: Key, rows: Sequence[InstanceRow]) -> dict[str, Came]:
         """rows: the counting instances of a series."""
         before = self._came.get(key, {})
         known = {row.id: came for row in rows if (came := before.get(row.sop_instance_uid)) and _is(came, row)}
@@ -250,7 +251,7 @@ class Watch(Generic[T]):
                 row.sop_instance_uid,
                 row.sop_class_uid,
                 row.calling_ae,
-                called.get(row.association_id),
+                called.get(row.association_id or ""),
                 row.deleted_at is None,
             )
             for row in rows
@@ -272,11 +273,11 @@ class Watch(Generic[T]):
             return None
 
 
-def _is(came: Came, row: Row[Any]) -> bool:
+def _is(came: Came, row: InstanceRow) -> bool:
     return came.path == row.path and came.here == (row.deleted_at is None)
 
 
-def _arrived(row: Row[Any], image: Image) -> InstanceArrived:
+def _arrived(row: InstanceRow, image: Image) -> InstanceArrived:
     return InstanceArrived(
         row.study_uid, row.series_uid, row.sop_instance_uid, image, row.calling_ae, row.association_id or ""
     )

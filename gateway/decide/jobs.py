@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import random
 from dataclasses import replace
-from typing import Any
 
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
 from gateway import logs
 from gateway.decide.rules import SeriesFacts, due_s
 from gateway.ledger import events, jobs
 from gateway.ledger.claims import Claim
 from gateway.ledger.jobs import NewJob
+from gateway.ledger.records import JobRow
 from gateway.ledger.states import JobState
 from gateway.retry import Fault, RetryAt, decide, job_fault
 from gateway.settings.model import Deliver, Mode, ResultForm, Rule, Select
@@ -59,7 +59,7 @@ def _terms(rule: Rule) -> str:
     return json.dumps(said)
 
 
-def rule_of(job: Row[Any]) -> Rule:
+def rule_of(job: JobRow) -> Rule:
     """The rule that a job was made by, as it was then."""
     said = json.loads(job.terms)
     if not said:
@@ -84,17 +84,15 @@ def failed(db: Connection, claim: Claim, error: BaseException, now: float, setti
     return _after(db, job, job_fault(error), code, logs.said(error), now, settings)
 
 
-def lost(db: Connection, job: Row[Any], fault: Fault, now: float, settings: Deliver) -> bool:
+def lost(db: Connection, job: JobRow, fault: Fault, now: float, settings: Deliver) -> bool:
     """The worker that ran a job is gone, and could not say what happened."""
     return _after(db, job, fault, fault.name.lower(), fault.value, now, settings)
 
 
-def _after(db: Connection, job: Row[Any], fault: Fault, code: str, said: str, now: float, settings: Deliver) -> bool:
+def _after(db: Connection, job: JobRow, fault: Fault, code: str, said: str, now: float, settings: Deliver) -> bool:
     """job: as it was when its attempt ended. That somebody stopped the worker is no failure of the job."""
-    claim = Claim(job.id, job.attempt)
     failed = 0 if fault is Fault.DRAINED else 1
-    age_s = now - (job.created_at if job.tried_from is None else job.tried_from)
-    following = decide(fault, job.failures + 1, age_s, settings, random.random())
+    following = decide(fault, job.failures + 1, now - job.patience_from, settings, random.random())
     if isinstance(following, RetryAt):
-        return jobs.requeue_job(db, claim, now + following.delay_s, code=code, error=said, failed=failed)
-    return jobs.end_job(db, claim, JobState.FAILED, now, code=code, error=said, failed=failed)
+        return jobs.requeue_job(db, job.claim, now + following.delay_s, code=code, error=said, failed=failed)
+    return jobs.end_job(db, job.claim, JobState.FAILED, now, code=code, error=said, failed=failed)

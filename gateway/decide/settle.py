@@ -14,15 +14,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import Connection, Row, and_, exists, select, update
+from sqlalchemy import Connection
 
-from gateway.ledger import instances, patients, series
+from gateway.ledger import deliveries, instances, patients, results, series
 from gateway.ledger import jobs as jobs_rows
 from gateway.ledger.jobs import NewJob
-from gateway.ledger.states import SAYING, DeliveryState, InstanceState, JobState, SeriesState
-from gateway.ledger.tables import delivery, instance, of_series, patient_conflict, result, result_object
+from gateway.ledger.records import ResultRow
+from gateway.ledger.states import JobState, SeriesState
 from medseg.errors import UsageError
 
 
@@ -41,7 +40,7 @@ def close(db: Connection, study_uid: str, at: float) -> None:
     said = patients.known(db, study_uid)
     for row, keys in _current(db, study_uid):
         if len(patients.groups((*said, *keys))) > 1:
-            _withdraw(db, row)
+            deliveries.withdraw(db, row.id)
 
 
 def merge(db: Connection, study_uid: str, letter: str, at: float) -> SettledPatients:
@@ -65,7 +64,7 @@ def split(db: Connection, study_uid: str, at: float) -> SettledPatients:
 
 def _several(db: Connection, study_uid: str) -> tuple[str, ...]:
     known = patients.known(db, study_uid)
-    if not db.execute(select(exists().where(patient_conflict.c.study_uid == study_uid))).scalar():
+    if patients.conflict(db, study_uid) is None:
         raise UsageError(f"study {study_uid} is not here, or is of one patient: there is nothing to settle")
     return known
 
@@ -79,7 +78,7 @@ def _made_anew(db: Connection, study_uid: str, at: float, winner: frozenset[str]
         made = patients.groups(keys)
         if len(made) == len(wanted) and all(any(set(one) <= set(some) for some in wanted) for one in made):
             continue
-        _withdraw(db, row)
+        deliveries.withdraw(db, row.id)
         of = series.series_row(db, study_uid, row.series_uid)
         if of.state != SeriesState.COMPLETE:
             continue
@@ -87,31 +86,29 @@ def _made_anew(db: Connection, study_uid: str, at: float, winner: frozenset[str]
             gone.append(row.series_uid)
             continue
         before = jobs_rows.job_row(db, row.job_id)
-        same = {name: getattr(before, name) for name in ("bundle", "rule", "mode", "terms")}
-        new = NewJob(study_uid, row.series_uid, of.revision, state=JobState.QUEUED, due=at, **same)
+        new = NewJob(
+            study_uid,
+            row.series_uid,
+            of.revision,
+            bundle=before.bundle,
+            rule=before.rule,
+            terms=before.terms,
+            mode=before.mode,
+            state=JobState.QUEUED,
+            due=at,
+        )
         jobs.append(jobs_rows.make_job(db, new, at))
     return SettledPatients(tuple(jobs), tuple(gone))
 
 
-def _wanted(db: Connection, row: Row[Any]) -> list[frozenset[str]]:
+def _wanted(db: Connection, row: ResultRow) -> list[frozenset[str]]:
     """Whose the parts of a series are where each image is of whom it names."""
-    mine = of_series(instance, row.study_uid, row.series_uid)
-    real = instance.c.state.in_((*SAYING, InstanceState.SUPERSEDED))
-    said = {one for one in db.execute(select(instance.c.patient).where(mine, real)).scalars() if one}
+    said = instances.patients_ever(db, row.study_uid, row.series_uid)
     return [frozenset(group) for group in patients.groups(patients.known(db, row.study_uid)) if said & set(group)]
 
 
-def _current(db: Connection, study_uid: str) -> Iterator[tuple[Row[Any], list[str]]]:
+def _current(db: Connection, study_uid: str) -> Iterator[tuple[ResultRow, list[str]]]:
     """The current results of a study, with whose their stacks are."""
-    later = result.alias()
-    mine = and_(result.c.study_uid == study_uid, ~exists().where(later.c.predecessor_id == result.c.id))
-    for row in db.execute(select(result).where(mine)).all():
+    for row in results.current_results(db, study_uid):
         keys = [source["patient"] for source in json.loads(row.sources)]
         yield row, [key for key in keys if key]
-
-
-def _withdraw(db: Connection, row: Row[Any]) -> None:
-    """What of a result was not sent yet is not."""
-    objects = select(result_object.c.id).where(result_object.c.result_id == row.id)
-    waiting = and_(delivery.c.object_id.in_(objects), delivery.c.state == DeliveryState.QUEUED)
-    db.execute(update(delivery).where(waiting).values(state=DeliveryState.CANCELLED))

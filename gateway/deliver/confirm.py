@@ -19,8 +19,9 @@ from gateway.dimse import scu
 from gateway.dimse.commitment import COMMIT, ObjectReference
 from gateway.dimse.scu import FIND, Link, NoAssociation, Proposal, RequestorTimeouts
 from gateway.ledger import deliveries
-from gateway.ledger.deliveries import FIND_AFTER_S, LAST_ASK, REPORT_WITHIN_S, Outgoing
+from gateway.ledger.deliveries import FIND_AFTER_S, LAST_ASK, REPORT_WITHIN_S
 from gateway.ledger.ledger import Ledger
+from gateway.ledger.records import DeliveryRow
 from gateway.settings.model import Deliver, Destination
 from medseg.errors import UnreadableInstance
 
@@ -67,10 +68,10 @@ class Confirmer:
             facts = {"event": "delivery.believed", "destination": name}
             logger.warning("%d objects are not confirmed: no [[peer]] to ask", len(waiting), extra=facts)
 
-    def _claim(self, name: str, now: float, until: float) -> tuple[Outgoing, ...]:
+    def _claim(self, name: str, now: float, until: float) -> tuple[DeliveryRow, ...]:
         return self.ledger.write(deliveries.claim_unconfirmed, name, now, until, MOST)
 
-    def _ask(self, link: Link, waiting: Sequence[Outgoing]) -> None:
+    def _ask(self, link: Link, waiting: Sequence[DeliveryRow]) -> None:
         commits = self.settings.commitment and COMMIT in link.accepted
         by_commitment = [out for out in waiting if commits and out.asked < LAST_ASK]
         if by_commitment and self._commit(link, by_commitment):
@@ -83,7 +84,7 @@ class Confirmer:
         else:
             self.ledger.write(deliveries.accept_unconfirmed, [out.claim for out in by_find])
 
-    def _commit(self, link: Link, asked: Sequence[Outgoing]) -> bool:
+    def _commit(self, link: Link, asked: Sequence[DeliveryRow]) -> bool:
         """Ask for commitment; whether the peer takes the request. Without a report here it comes later, elsewhere."""
         transaction = f"2.25.{uuid.uuid4().int}"
         self.ledger.write(deliveries.note_transaction, [out.claim for out in asked], transaction)
@@ -95,7 +96,7 @@ class Confirmer:
             self.ledger.write(deliveries.take_report, *facts)
         return answer.status == 0x0000
 
-    def _find(self, link: Link, out: Outgoing) -> None:
+    def _find(self, link: Link, out: DeliveryRow) -> None:
         try:
             file = scu.read_file(self.spool / out.path)
         except (OSError, UnreadableInstance) as error:

@@ -28,8 +28,8 @@ from gateway.deliver.confirm import Confirmer
 from gateway.dimse import scu
 from gateway.dimse.scu import TIMEOUTS, Answer, Link, Miss, NoAssociation, RequestorTimeouts, StoredFile
 from gateway.ledger import deliveries
-from gateway.ledger.deliveries import Outgoing
 from gateway.ledger.ledger import Ledger, LedgerUnavailable
+from gateway.ledger.records import DeliveryRow
 from gateway.retry import Fault, meaning
 from gateway.settings.current import Live
 from gateway.settings.model import Destination, GatewaySettings
@@ -103,11 +103,11 @@ class Outbox:
         if not self._stopping():
             self._confirmer.ask(name, destination)
 
-    def _claim(self, name: str) -> tuple[Outgoing, ...]:
+    def _claim(self, name: str) -> tuple[DeliveryRow, ...]:
         now = self._clock()
         return self._ledger.write(deliveries.claim_outgoing, name, self._owner, now, now + self._lease_s, MOST)
 
-    def _send(self, destination: Destination, batch: Sequence[Outgoing]) -> None:
+    def _send(self, destination: Destination, batch: Sequence[DeliveryRow]) -> None:
         files = {out: file for out in batch if (file := self._file(out)) is not None}
         if not files:
             return
@@ -125,7 +125,7 @@ class Outbox:
         for out in left:
             self._release(out)
 
-    def _file(self, out: Outgoing) -> StoredFile | None:
+    def _file(self, out: DeliveryRow) -> StoredFile | None:
         """The object's file, as it was frozen; without it the delivery is a dead letter."""
         path = self._spool / out.path
         try:
@@ -138,7 +138,7 @@ class Outbox:
             return None
         return file
 
-    def _send_one(self, link: Link, out: Outgoing, file: StoredFile) -> bool:
+    def _send_one(self, link: Link, out: DeliveryRow, file: StoredFile) -> bool:
         """Send one object; False where it is to be sent again later."""
         until = self._clock() + self._lease_s
         if not self._ledger.write(deliveries.renew_delivery, out.claim, until):
@@ -152,16 +152,16 @@ class Outbox:
         self._log("delivery.stored", out, logging.INFO, f"stored: {meaning(status)}")
         return True
 
-    def _without_companions(self, left: Sequence[Outgoing], failed: Outgoing) -> list[Outgoing]:
+    def _without_companions(self, left: Sequence[DeliveryRow], failed: DeliveryRow) -> list[DeliveryRow]:
         """What goes with a segmentation waits with it; the rest."""
-        if not failed.segmentation:
+        if not failed.kind.is_segmentation:
             return list(left)
         for out in left:
             if out.result_id == failed.result_id:
                 self._release(out)
         return [out for out in left if out.result_id != failed.result_id]
 
-    def _fail(self, out: Outgoing, fault: Fault, detail: str, status: int | None = None) -> bool:
+    def _fail(self, out: DeliveryRow, fault: Fault, detail: str, status: int | None = None) -> bool:
         """Note a failure; whether the object is to be sent again."""
         now, chance = self._clock(), self._chance()
         again = self._ledger.write(
@@ -170,11 +170,11 @@ class Outbox:
         self._log("delivery.failed" if again else "delivery.dead", out, logging.WARNING, f"{fault.value}: {detail}")
         return again
 
-    def _release(self, out: Outgoing) -> None:
+    def _release(self, out: DeliveryRow) -> None:
         self._ledger.write(deliveries.release_delivery, out.claim)
 
-    def _log(self, event: str, out: Outgoing, level: int, message: str) -> None:
-        facts = {"event": event, "delivery": out.claim.id, "sop_instance": out.sop_instance_uid}
+    def _log(self, event: str, out: DeliveryRow, level: int, message: str) -> None:
+        facts = {"event": event, "delivery": out.id, "sop_instance": out.sop_instance_uid}
         logger.log(level, "%s %s", out.kind, message, extra=facts)
 
 
@@ -214,7 +214,7 @@ def drive(outbox: Outbox, pool: ThreadPoolExecutor, live: Live, stop: StopEvent)
         stop.wait(POLL_S)
 
 
-def _no_association(error: NoAssociation, out: Outgoing) -> tuple[Fault, str]:
+def _no_association(error: NoAssociation, out: DeliveryRow) -> tuple[Fault, str]:
     if error.miss is Miss.NOTHING_ACCEPTED:
         return Fault.NOT_ACCEPTED, f"no presentation context for {_class_of(out)}"
     if error.miss is Miss.REJECTED and error.reject is not None:
@@ -222,7 +222,7 @@ def _no_association(error: NoAssociation, out: Outgoing) -> tuple[Fault, str]:
     return Fault.UNREACHABLE if error.miss is Miss.UNREACHABLE else Fault.BROKEN, str(error)
 
 
-def _answered(out: Outgoing, answer: Answer) -> str:
+def _answered(out: DeliveryRow, answer: Answer) -> str:
     if not answer.accepted:
         return f"no presentation context for {_class_of(out)}"
     if answer.status is None:
@@ -231,5 +231,5 @@ def _answered(out: Outgoing, answer: Answer) -> str:
     return f"{said} for {_class_of(out)}" if answer.status == 0x0122 else said
 
 
-def _class_of(out: Outgoing) -> str:
+def _class_of(out: DeliveryRow) -> str:
     return f"{UID(out.sop_class_uid).name} (SOP class {out.sop_class_uid})"

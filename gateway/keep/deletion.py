@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-from sqlalchemy import Connection, Row, delete, insert, select
+from sqlalchemy import Connection, delete, insert, select
 
 from gateway.files import sync
 from gateway.ledger.ledger import Ledger
@@ -46,7 +46,7 @@ def sweep(ledger: Ledger, spool: Path) -> int:
         if not found:
             return swept
         for row in found:
-            _delete(spool, row)
+            _delete(spool, row.path, row.at)
         for folder in {(spool / row.path).parent for row in found}:
             _tidy(spool, folder)
         paths = [row.path for row in found]
@@ -65,13 +65,14 @@ def sweep_results(ledger: Ledger, spool: Path) -> int:
     return len(left)
 
 
-def _delete(spool: Path, row: Row[tuple[str, float]]) -> None:
-    path = spool / row.path
-    if not row.path.endswith("/"):
+def _delete(spool: Path, name: str, at: float) -> None:
+    """at: since when it is doomed."""
+    path = spool / name
+    if not name.endswith("/"):
         path.unlink(missing_ok=True)
         return
     with suppress(FileNotFoundError):
-        if path.stat().st_mtime <= row.at:  # else it was made anew meanwhile, for the same result
+        if path.stat().st_mtime <= at:  # else it was made anew meanwhile, for the same result
             shutil.rmtree(path)
 
 

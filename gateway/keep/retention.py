@@ -18,13 +18,14 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, exists, func, or_, select, update
+from sqlalchemy import Connection, and_, exists, func, or_, select, update
 
 from gateway.keep.deletion import doom, sweep
 from gateway.keep.erase import erase
 from gateway.ledger import events
 from gateway.ledger.deliveries import LAST_ASK
 from gateway.ledger.ledger import Ledger
+from gateway.ledger.records import SeriesRow
 from gateway.ledger.states import LIVE, DeliveryState, InstanceState, JobState, SeriesState
 from gateway.ledger.tables import delivery, instance, job, of_series, result, result_object, series
 from gateway.settings.model import Retain
@@ -70,14 +71,14 @@ class Retention:
             self._log("retention.forgotten", whole, "forgotten")
         return inputs is not None or whole is not None
 
-    def _log(self, event: str, row: Row[Any], what: str) -> None:
+    def _log(self, event: str, row: SeriesRow, what: str) -> None:
         facts = {"event": event, "study": row.study_uid, "series": row.series_uid}
         logger.info("series %s: %s", row.series_uid, what, extra=facts)
 
 
-def delete_inputs(db: Connection, row: Row[Any], at: float, before: float) -> int:
+def delete_inputs(db: Connection, row: SeriesRow, at: float, before: float) -> int:
     """Doom the files of a series, unless something happened to it meanwhile. Returns how many."""
-    if _still(db, row, at, before, deleted=False) is None:
+    if not _is_due(db, row, at, before, deleted=False):
         return 0
     kept = and_(
         of_series(instance, row.study_uid, row.series_uid),
@@ -92,22 +93,22 @@ def delete_inputs(db: Connection, row: Row[Any], at: float, before: float) -> in
     return doom(db, paths, at)
 
 
-def forget(db: Connection, row: Row[Any], at: float, before: float) -> None:
+def forget(db: Connection, row: SeriesRow, at: float, before: float) -> None:
     """Take a series out of the ledger, unless something happened to it meanwhile."""
-    if _still(db, row, at, before, deleted=True) is not None:
+    if _is_due(db, row, at, before, deleted=True):
         erase(db, row.study_uid, at, row.series_uid)
 
 
-def _due(db: Connection, now: float, before: float, *, deleted: bool) -> Row[Any] | None:
+def _due(db: Connection, now: float, before: float, *, deleted: bool) -> SeriesRow | None:
     """The series that has been done with for longest, of those to which nothing has happened since `before`."""
     done = _done_with(now, before, deleted=deleted)
-    return db.execute(select(series).where(done).order_by(series.c.complete_at).limit(1)).one_or_none()
+    return SeriesRow.one_or_none(db, select(series).where(done).order_by(series.c.complete_at).limit(1))
 
 
-def _still(db: Connection, row: Row[Any], now: float, before: float, *, deleted: bool) -> Row[Any] | None:
-    return db.execute(
-        select(series).where(of_series(series, row.study_uid, row.series_uid), _done_with(now, before, deleted=deleted))
-    ).one_or_none()
+def _is_due(db: Connection, row: SeriesRow, now: float, before: float, *, deleted: bool) -> bool:
+    """Whether that still holds."""
+    mine = of_series(series, row.study_uid, row.series_uid)
+    return bool(db.execute(select(exists().where(mine, _done_with(now, before, deleted=deleted)))).scalar())
 
 
 def _done_with(now: float, before: float, *, deleted: bool) -> Any:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable
 
-from sqlalchemy import Connection, Row, and_, func, insert, select, true, update
+from sqlalchemy import Connection, and_, func, insert, select, true, update
 
+from gateway.ledger.records import AssociationRow
 from gateway.ledger.states import Ending
 from gateway.ledger.tables import association
 
@@ -39,11 +39,11 @@ def lose_open_associations(db: Connection, at: float, receiver: str | None = Non
     return db.execute(update(association).where(still).values(ended_at=at, ending=Ending.LOST)).rowcount
 
 
-def open_associations(db: Connection) -> Sequence[Row[Any]]:
-    return db.execute(select(association).where(association.c.ended_at.is_(None))).all()
+def open_associations(db: Connection) -> list[AssociationRow]:
+    return AssociationRow.all(db, select(association).where(association.c.ended_at.is_(None)))
 
 
-def associations(db: Connection, ids: Iterable[str]) -> Sequence[Row[Any]]:
+def associations(db: Connection, ids: Iterable[str]) -> list[AssociationRow]:
     """Those associations, in the order in which they ended."""
     chosen = association.c.id.in_(list(ids))
-    return db.execute(select(association).where(chosen).order_by(association.c.ended_at)).all()
+    return AssociationRow.all(db, select(association).where(chosen).order_by(association.c.ended_at))

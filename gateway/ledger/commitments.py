@@ -6,13 +6,14 @@ waiting ──> known ──> reported        waiting: some of its instances are
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, delete, exists, insert, or_, select, update
+from sqlalchemy import Connection, and_, delete, exists, insert, or_, select, update
 
 from gateway.ledger.claims import Claim
+from gateway.ledger.records import CommitmentRow, InstanceRow
 from gateway.ledger.states import COUNTING, CommitmentState
 from gateway.ledger.tables import association, commitment, commitment_item, count, instance, of_series
 
@@ -62,11 +63,11 @@ def ask(
     db.execute(insert(commitment_item), list(rows.values()))
 
 
-def waiting(db: Connection) -> Sequence[Row[Any]]:
+def waiting(db: Connection) -> list[CommitmentRow]:
     """The commitments of which it is not known yet what to report."""
-    return db.execute(
-        select(commitment).where(commitment.c.state == CommitmentState.WAITING).order_by(commitment.c.id)
-    ).all()
+    return CommitmentRow.all(
+        db, select(commitment).where(commitment.c.state == CommitmentState.WAITING).order_by(commitment.c.id)
+    )
 
 
 def items(db: Connection, commitment_id: int) -> tuple[Item, ...]:
@@ -144,15 +145,15 @@ def report_later(db: Connection, claim: Claim, ready_at: float | None, error: st
     return db.execute(update(commitment).where(_held(claim)).values(error=error, **then)).rowcount == 1
 
 
-def stored(db: Connection, uids: Iterable[str]) -> list[Row[Any]]:
+def stored(db: Connection, uids: Iterable[str]) -> list[InstanceRow]:
     """The instances of these SOP Instance UIDs that count, and whose files are kept."""
-    found: list[Row[Any]] = []
+    kept: list[InstanceRow] = []
     for some in _parts(uids):
         counts = and_(
             instance.c.sop_instance_uid.in_(some), instance.c.state.in_(COUNTING), instance.c.deleted_at.is_(None)
         )
-        found += db.execute(select(instance).where(counts))
-    return found
+        kept += InstanceRow.all(db, select(instance).where(counts))
+    return kept
 
 
 def studies_of(db: Connection, uids: Iterable[str]) -> dict[str, set[str]]:
@@ -164,19 +165,19 @@ def studies_of(db: Connection, uids: Iterable[str]) -> dict[str, set[str]]:
     return found
 
 
-def lists_after(db: Connection, commitment_id: int) -> Sequence[Row[Any]]:
+def lists_after(db: Connection, commitment_id: int) -> list[CommitmentRow]:
     """The commitments that were asked for after another."""
-    return db.execute(select(commitment).where(commitment.c.id > commitment_id).order_by(commitment.c.id)).all()
+    return CommitmentRow.all(db, select(commitment).where(commitment.c.id > commitment_id).order_by(commitment.c.id))
 
 
-def lists_of(db: Connection, study_uid: str) -> Sequence[Row[Any]]:
+def lists_of(db: Connection, study_uid: str) -> list[CommitmentRow]:
     """The commitments that name an instance of a study."""
     touched = exists().where(
         commitment_item.c.commitment_id == commitment.c.id,
         instance.c.sop_instance_uid == commitment_item.c.sop_instance_uid,
         instance.c.study_uid == study_uid,
     )
-    return db.execute(select(commitment).where(touched).order_by(commitment.c.id)).all()
+    return CommitmentRow.all(db, select(commitment).where(touched).order_by(commitment.c.id))
 
 
 def _held(claim: Claim) -> Any:

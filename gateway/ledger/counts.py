@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from sqlalchemy import Connection, case, select
 
-from sqlalchemy import Connection, Row, case, select
-
+from gateway.ledger.records import CountRow
 from gateway.ledger.statements import UPSERT
 from gateway.ledger.states import UNDECIDED
 from gateway.ledger.tables import count, series
@@ -27,7 +25,7 @@ def answer(db: Connection, study_uid: str, series_uid: str | None, source: str, 
     return float(db.execute(upsert.returning(count.c.since_at)).scalar_one())
 
 
-def counts(db: Connection) -> Sequence[Row[Any]]:
+def counts(db: Connection) -> list[CountRow]:
     """The latest answers of each peer on studies of which more may come."""
     more = select(series.c.study_uid).where(series.c.state.in_(UNDECIDED))
-    return db.execute(select(count).where(count.c.study_uid.in_(more))).all()
+    return CountRow.all(db, select(count).where(count.c.study_uid.in_(more)))

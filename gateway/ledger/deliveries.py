@@ -8,15 +8,16 @@ queued ──> sending ──> stored ──> confirmed        sending by leases
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, exists, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, case, exists, or_, select, update
 
 from gateway import retry
 from gateway.ledger import patients, stages
 from gateway.ledger.claims import NO_LEASE, Claim, claim_first, move
+from gateway.ledger.object_kind import is_segmentation
+from gateway.ledger.records import DeliveryRow
 from gateway.ledger.statements import UPSERT
 from gateway.ledger.states import DeliveryState
 from gateway.ledger.tables import delivery, result, result_object
@@ -49,9 +50,7 @@ def _segmentation_pends(owner: str, now: float) -> Any:
     pends = and_(earlier.c.object_id == other.c.id, earlier.c.destination == delivery.c.destination)
     return (
         exists()
-        .where(
-            same_result, ~mine.c.kind.startswith("seg"), other.c.kind.startswith("seg"), pends, or_(later, elsewhere)
-        )
+        .where(same_result, ~is_segmentation(mine.c.kind), is_segmentation(other.c.kind), pends, or_(later, elsewhere))
         .correlate(delivery)
     )
 
@@ -65,10 +64,10 @@ def end_delivery(db: Connection, claim: Claim, status: int, now: float, check_at
     """A destination said that it stored the object. check_at: when to ask whether it still has it; None: at once."""
     stored = {"state": DeliveryState.STORED, "stored_at": now, "status": status, "error_code": None, "error": None}
     unchecked = {"ready_at": now if check_at is None else check_at, "asked": 0, "transaction_uid": None}
-    first = db.execute(select(delivery.c.stored_at).where(delivery.c.id == claim.id)).scalar() is None
+    before = DeliveryRow.one_or_none(db, deliveries_query().where(delivery.c.id == claim.id))
     moved = move(db, delivery, DeliveryState.SENDING, claim, stored | unchecked | NO_LEASE)
-    if moved:
-        stages.object_stored(db, claim.id, now, first=first)
+    if before is not None and moved:
+        stages.object_stored(db, before, now)
     return moved
 
 
@@ -112,34 +111,6 @@ REPORT_WITHIN_S = 900.0  # then a peer is asked again
 NOT_THIS_CLASS = 0x0122  # Failure Reason: the peer commits to no object of this SOP class
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
-    """A delivery that was claimed, and its object.
-
-    path: relative to the spool. sha256: of the whole file. failures: before this attempt. tried_from: when patience
-    began. asked: how often the peer was asked after it, this time included. copies: how often the peer has stored it.
-    status: of its last C-STORE response.
-    """
-
-    claim: Claim
-    result_id: int
-    kind: str
-    sop_class_uid: str
-    sop_instance_uid: str
-    path: str
-    sha256: str
-    failures: int
-    tried_from: float
-    asked: int
-    copies: int
-    status: int | None
-
-    @property
-    def segmentation(self) -> bool:
-        """Whether it is what the other objects of its result refer to ("seg", "seg.2")."""
-        return self.kind.startswith("seg")
-
-
 def destinations_due(db: Connection, now: float) -> frozenset[str]:
     """Where there is something to send or to ask after."""
     due = or_(
@@ -152,14 +123,13 @@ def destinations_due(db: Connection, now: float) -> frozenset[str]:
 
 def claim_outgoing(
     db: Connection, destination: str, owner: str, now: float, until: float, most: int
-) -> tuple[Outgoing, ...]:
+) -> tuple[DeliveryRow, ...]:
     """Take up to `most` deliveries to a destination; each result's segmentation first."""
     cancel_superseded(db)
     claims: list[Claim] = []
     while len(claims) < most and (claim := claim_delivery(db, destination, owner, now, until)):
         claims.append(claim)
-    found = _outgoing(db, claims)
-    return tuple(sorted(found, key=lambda out: (out.result_id, not out.segmentation, out.claim.id)))
+    return tuple(sorted(_claimed(db, claims), key=lambda out: (out.result_id, not out.kind.is_segmentation, out.id)))
 
 
 def cancel_superseded(db: Connection) -> int:
@@ -168,6 +138,13 @@ def cancel_superseded(db: Connection) -> int:
     replaced = select(result_object.c.id).join(successor, successor.c.predecessor_id == result_object.c.result_id)
     stale = and_(delivery.c.state == DeliveryState.QUEUED, delivery.c.object_id.in_(replaced))
     return db.execute(update(delivery).where(stale).values(state=DeliveryState.CANCELLED)).rowcount
+
+
+def withdraw(db: Connection, result_id: int) -> None:
+    """What of a result was not sent yet is not."""
+    objects = select(result_object.c.id).where(result_object.c.result_id == result_id)
+    waiting = and_(delivery.c.object_id.in_(objects), delivery.c.state == DeliveryState.QUEUED)
+    db.execute(update(delivery).where(waiting).values(state=DeliveryState.CANCELLED))
 
 
 def drop_leases(db: Connection, owner: str, destination: str | None = None) -> int:
@@ -181,18 +158,18 @@ def drop_leases(db: Connection, owner: str, destination: str | None = None) -> i
 
 
 def fail(
-    db: Connection, out: Outgoing, fault: Fault, now: float, settings: Deliver, random: float, *, status: int | None,
+    db: Connection, out: DeliveryRow, fault: Fault, now: float, settings: Deliver, random: float, *, status: int | None,
     detail: str,
 ) -> bool:  # fmt: skip
     """An attempt failed: again later, or a dead letter, as `gateway.retry` decides. Returns whether again."""
-    then = retry.decide(fault, out.failures + 1, now - out.tried_from, settings, random)
+    then = retry.decide(fault, out.failures + 1, now - out.patience_from, settings, random)
     ready_at = now + then.delay_s if isinstance(then, RetryAt) else None
     error = f"{fault.value if isinstance(then, RetryAt) else then.reason}: {detail}"
     moved = requeue_delivery(db, out.claim, ready_at, status=status, code=fault.name.lower(), error=error)
     return moved and ready_at is not None
 
 
-def store(db: Connection, out: Outgoing, status: int, now: float, check_at: float, stored_as: str | None) -> bool:
+def store(db: Connection, out: DeliveryRow, status: int, now: float, check_at: float, stored_as: str | None) -> bool:
     """A destination said that it stored an object.
 
     stored_as: the SOP Instance UID that it answers with (0000,1000). One of its own says that the object is there under
@@ -211,7 +188,7 @@ def _renamed(why: str) -> dict[str, Any]:
     return {"error_code": "renamed", "error": f"{why}: not asked after, and not sent again"}
 
 
-def claim_unconfirmed(db: Connection, destination: str, now: float, until: float, most: int) -> tuple[Outgoing, ...]:
+def claim_unconfirmed(db: Connection, destination: str, now: float, until: float, most: int) -> tuple[DeliveryRow, ...]:
     """Take up to `most` stored deliveries of a destination to ask after them; nobody else does before `until`."""
     mine = and_(delivery.c.destination == destination, _unconfirmed(now))
     due = select(delivery.c.id).where(mine).order_by(delivery.c.ready_at, delivery.c.id)
@@ -219,7 +196,7 @@ def claim_unconfirmed(db: Connection, destination: str, now: float, until: float
     taken = {"attempt": delivery.c.attempt + 1, "asked": delivery.c.asked + 1, "ready_at": until}
     moved = update(delivery).where(delivery.c.id.in_(chosen)).values(**taken)
     claims = [Claim(row.id, row.attempt) for row in db.execute(moved.returning(delivery.c.id, delivery.c.attempt))]
-    return tuple(sorted(_outgoing(db, claims), key=lambda out: out.claim.id))
+    return tuple(_claimed(db, claims))
 
 
 def note_transaction(db: Connection, claims: Iterable[Claim], transaction_uid: str) -> None:
@@ -246,17 +223,17 @@ def confirm(db: Connection, claim: Claim, now: float) -> bool:
     there = {"state": DeliveryState.CONFIRMED, "confirmed_at": now}
     moved = db.execute(update(delivery).where(_held(claim)).values(**there)).rowcount == 1
     if moved:
-        stages.object_confirmed(db, claim.id, now)
+        stages.object_confirmed(db, DeliveryRow.one(db, deliveries_query().where(delivery.c.id == claim.id)), now)
     return moved
 
 
-def lose(db: Connection, out: Outgoing, now: float, settings: Deliver, random: float, detail: str) -> bool:
+def lose(db: Connection, out: DeliveryRow, now: float, settings: Deliver, random: float, detail: str) -> bool:
     """A destination does not know what it had stored: this object is sent again, and no other; until it has had
     `MOST_COPIES`. What it said that it changed (B000H) is there under another name, and is believed."""
     if out.status == retry.COERCED:
         renamed = _renamed(f"the peer stored it with data elements of its own ({meaning(out.status)}); {detail}")
         return db.execute(update(delivery).where(_held(out.claim)).values(asked=LAST_ASK, **renamed)).rowcount == 1
-    then = retry.decide(Fault.LOST, max(out.copies, 1), now - out.tried_from, settings, random)
+    then = retry.decide(Fault.LOST, max(out.copies, 1), now - out.patience_from, settings, random)
     again = isinstance(then, RetryAt)
     lost = {
         "state": DeliveryState.QUEUED if again else DeliveryState.DEAD,
@@ -289,7 +266,7 @@ def take_report(
     """
     asked = and_(delivery.c.state == DeliveryState.STORED, delivery.c.transaction_uid == transaction_uid)
     moved = 0
-    for out in _read(db, _joined().where(asked)):
+    for out in DeliveryRow.all(db, deliveries_query().where(asked)):
         reason = failed.get(out.sop_instance_uid)
         if reason == NOT_THIS_CLASS:
             by_find = {"asked": LAST_ASK - 1, "ready_at": now + FIND_AFTER_S, "transaction_uid": None}
@@ -303,23 +280,14 @@ def take_report(
     return moved
 
 
-def deliveries(db: Connection, *states: DeliveryState) -> Sequence[Row[Any]]:
-    """All deliveries in some states, the oldest first, with the UIDs and the kind of what they deliver."""
-    of_what = (
-        result.c.study_uid,
-        result.c.series_uid,
-        result_object.c.kind,
-        result_object.c.sop_class_uid,
-        result_object.c.sop_instance_uid,
-    )
-    found = (
-        select(delivery, *of_what)
-        .join(result_object, result_object.c.id == delivery.c.object_id)
-        .join(result, result.c.id == result_object.c.result_id)
-        .where(delivery.c.state.in_(states))
-        .order_by(delivery.c.id)
-    )
-    return db.execute(found).all()
+def deliveries(db: Connection, *states: DeliveryState) -> list[DeliveryRow]:
+    """All deliveries in some states, the oldest first."""
+    return DeliveryRow.all(db, deliveries_query().where(delivery.c.state.in_(states)))
+
+
+def deliveries_of(db: Connection, study_uids: Iterable[str]) -> list[DeliveryRow]:
+    """All deliveries of some studies, the oldest first."""
+    return DeliveryRow.all(db, deliveries_query().where(result.c.study_uid.in_(list(study_uids))))
 
 
 def retry_dead(db: Connection, now: float, delivery_id: int | None = None, destination: str | None = None) -> int:
@@ -348,37 +316,17 @@ def _held(claim: Claim) -> ColumnElement[bool]:
     )
 
 
-def _joined() -> Select[Any]:
-    of_object = (
-        result_object.c.result_id,
-        result_object.c.kind,
-        result_object.c.sop_class_uid,
-        result_object.c.sop_instance_uid,
-        result_object.c.path,
-        result_object.c.sha256,
+def deliveries_query() -> Select[Any]:
+    """With what they deliver: the columns of a DeliveryRow."""
+    of_object = ("result_id", "kind", "sop_class_uid", "sop_instance_uid", "path", "sha256")
+    columns = [*(result_object.c[name] for name in of_object), result.c.study_uid, result.c.series_uid]
+    return (
+        select(delivery, *columns)
+        .join(result_object, result_object.c.id == delivery.c.object_id)
+        .join(result, result.c.id == result_object.c.result_id)
+        .order_by(delivery.c.id)
     )
-    return select(delivery, *of_object).join(result_object, result_object.c.id == delivery.c.object_id)
 
 
-def _outgoing(db: Connection, claims: Collection[Claim]) -> list[Outgoing]:
-    return _read(db, _joined().where(delivery.c.id.in_([claim.id for claim in claims])))
-
-
-def _read(db: Connection, query: Select[Any]) -> list[Outgoing]:
-    return [
-        Outgoing(
-            claim=Claim(row.id, row.attempt),
-            result_id=row.result_id,
-            kind=row.kind,
-            sop_class_uid=row.sop_class_uid,
-            sop_instance_uid=row.sop_instance_uid,
-            path=row.path,
-            sha256=row.sha256,
-            failures=row.failures,
-            tried_from=row.created_at if row.tried_from is None else row.tried_from,
-            asked=row.asked,
-            copies=row.copies,
-            status=row.status,
-        )
-        for row in db.execute(query)
-    ]
+def _claimed(db: Connection, claims: Iterable[Claim]) -> list[DeliveryRow]:
+    return DeliveryRow.all(db, deliveries_query().where(delivery.c.id.in_([claim.id for claim in claims])))

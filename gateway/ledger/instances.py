@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, and_, bindparam, case, exists, func, insert, null, select, update
+from sqlalchemy import Connection, Table, and_, bindparam, case, exists, func, insert, null, select, update
 
 from gateway.ledger import patients, tallies
 from gateway.ledger.events import record
+from gateway.ledger.records import InstanceRow, SeriesRow
 from gateway.ledger.statements import UPSERT, Prepared
-from gateway.ledger.states import COUNTING, InstanceState, SeriesState
+from gateway.ledger.states import COUNTING, REAL, SAYING, InstanceState, SeriesState
 from gateway.ledger.tables import doomed, instance, of_series, series
 from medseg.dicom.classes import IMAGES
 
@@ -108,7 +109,7 @@ def _file(db: Connection, new: StoredInstance) -> Filed:
     if _NEW_INSTANCE.scalar(db, facts | {"state": InstanceState.CURRENT}) is not None:
         _add_to_series(db, new, more=1, changed=True)
         return Filed.NEW
-    versions = db.execute(select(instance).where(_same_uids(new)).order_by(instance.c.id)).all()
+    versions = InstanceRow.all(db, select(instance).where(_same_uids(new)).order_by(instance.c.id))
     counting = [version for version in versions if version.state in COUNTING]
     content = (new.sha256, new.transfer_syntax_uid)
     known = next((version for version in versions if (version.sha256, version.transfer_syntax_uid) == content), None)
@@ -125,7 +126,8 @@ def _file(db: Connection, new: StoredInstance) -> Filed:
         db.execute(update(instance).where(instance.c.id == known.id).values(found_again))
         _add_to_series(db, new, more=0 if counting else 1, changed=not counting)
         return Filed.RESTORED
-    to_be_compared = any(one.deleted_at is None and patients.adds_nothing(one.patient, new.patient) for one in versions)
+    here = [version for version in versions if version.deleted_at is None]
+    to_be_compared = any(patients.adds_nothing(version.patient, new.patient) for version in here)
     mine = db.execute(insert(instance).returning(instance.c.id), facts | {"state": InstanceState.PENDING}).scalar_one()
     if to_be_compared:
         _add_to_series(db, new, more=0, changed=False)
@@ -136,9 +138,7 @@ def _file(db: Connection, new: StoredInstance) -> Filed:
 
 def take_version(db: Connection, instance_id: int, at: float) -> bool:
     """A pending version of an instance counts from now on, and the others do not. False where it is not pending."""
-    new = db.execute(
-        select(instance).where(instance.c.id == instance_id, instance.c.state == InstanceState.PENDING)
-    ).one_or_none()
+    new = _pending(db, instance_id)
     if new is None:
         return False
     db.execute(
@@ -153,19 +153,23 @@ def take_version(db: Connection, instance_id: int, at: float) -> bool:
 
 def keep_copy(db: Connection, instance_id: int, at: float, why: str) -> bool:
     """A pending version of an instance holds nothing that counts. False where it is not pending."""
-    mine = and_(instance.c.id == instance_id, instance.c.state == InstanceState.PENDING)
-    new = db.execute(select(instance).where(mine)).one_or_none()
+    new = _pending(db, instance_id)
     if new is None:
         return False
-    db.execute(update(instance).where(mine).values(state=InstanceState.COPY))
+    db.execute(update(instance).where(instance.c.id == instance_id).values(state=InstanceState.COPY))
     _record(db, "instance.copy", at, {"why": why, "sha256": new.sha256}, new)
     return True
+
+
+def _pending(db: Connection, instance_id: int) -> InstanceRow | None:
+    mine = and_(instance.c.id == instance_id, instance.c.state == InstanceState.PENDING)
+    return InstanceRow.one_or_none(db, select(instance).where(mine))
 
 
 def lose_instance(db: Connection, path: str, at: float) -> bool:
     """The file of an instance is not what it was: the row is kept, and counts for nothing. False if that was known."""
     mine = and_(instance.c.path == path, instance.c.state != InstanceState.MISSING)
-    row = db.execute(select(instance).where(mine)).one_or_none()
+    row = InstanceRow.one_or_none(db, select(instance).where(mine))
     if row is None:
         return False
     db.execute(update(instance).where(mine).values(state=InstanceState.MISSING))
@@ -190,12 +194,14 @@ def names_file(db: Connection, path: str) -> bool:
     return bool(db.execute(select(exists().where(instance.c.path == path))).scalar())
 
 
-def _record(db: Connection, kind: str, at: float, detail: Mapping[str, Any], about: StoredInstance | Row[Any]) -> None:
+def _record(
+    db: Connection, kind: str, at: float, detail: Mapping[str, Any], about: StoredInstance | InstanceRow
+) -> None:
     uids = about.study_uid, about.series_uid, about.sop_instance_uid
     record(db, kind, at, detail, study_uid=uids[0], series_uid=uids[1], sop_instance_uid=uids[2])
 
 
-def _same_uids(new: StoredInstance | Row[Any]) -> Any:
+def _same_uids(new: StoredInstance | InstanceRow) -> Any:
     return and_(
         instance.c.study_uid == new.study_uid,
         instance.c.series_uid == new.series_uid,
@@ -203,7 +209,7 @@ def _same_uids(new: StoredInstance | Row[Any]) -> Any:
     )
 
 
-def _add_to_series(db: Connection, new: StoredInstance | Row[Any], *, more: int, changed: bool) -> None:
+def _add_to_series(db: Connection, new: StoredInstance | InstanceRow, *, more: int, changed: bool) -> None:
     facts = {"study_uid": new.study_uid, "series_uid": new.series_uid, "at": new.received_at}
     _ADD_TO_SERIES.execute_all(db, [facts | {"more": more, "changed": int(changed)}])
 
@@ -212,7 +218,7 @@ def refile_lost(db: Connection, new: StoredInstance, is_whole: Callable[[str, in
     """Name the file of a duplicate where the one that is known is lost or damaged; what is left of that is to be
     deleted. is_whole: whether a file of the spool, by its path, has so many bytes. Returns whether it is named."""
     same_content = and_(instance.c.sha256 == new.sha256, instance.c.transfer_syntax_uid == new.transfer_syntax_uid)
-    known = db.execute(select(instance).where(_same_uids(new), same_content)).one()
+    known = InstanceRow.one(db, select(instance).where(_same_uids(new), same_content))
     if is_whole(known.path, known.offset_bytes + known.size_bytes):
         return False
     still = and_(instance.c.id == known.id, instance.c.path == known.path)
@@ -224,10 +230,44 @@ def refile_lost(db: Connection, new: StoredInstance, is_whole: Callable[[str, in
     return moved
 
 
-def counting_instances(db: Connection, study_uid: str, series_uid: str) -> Sequence[Row[Any]]:
+def counting_instances(db: Connection, study_uid: str, series_uid: str) -> list[InstanceRow]:
     """The instances of a series that count, in the order they came."""
     counts = and_(of_series(instance, study_uid, series_uid), instance.c.state.in_(COUNTING))
-    return db.execute(select(instance).where(counts).order_by(instance.c.received_at, instance.c.id)).all()
+    return InstanceRow.all(db, select(instance).where(counts).order_by(instance.c.received_at, instance.c.id))
+
+
+def next_pending(db: Connection) -> InstanceRow | None:
+    """The version that has waited longest to be compared."""
+    pending = select(instance).where(instance.c.state == InstanceState.PENDING)
+    return InstanceRow.one_or_none(db, pending.order_by(instance.c.id).limit(1))
+
+
+def real_versions(db: Connection, of: InstanceRow) -> list[InstanceRow]:
+    """The versions of an instance whose files are here and that count, or did; those that count first."""
+    here = select(instance).where(_same_uids(of), instance.c.state.in_(REAL), instance.c.deleted_at.is_(None))
+    superseded = instance.c.state == InstanceState.SUPERSEDED
+    return InstanceRow.all(db, here.order_by(superseded, instance.c.id))
+
+
+def real_instances(db: Connection, study_uid: str, series_uid: str) -> list[InstanceRow]:
+    """The same of all instances of a series, in the order they came."""
+    here = and_(instance.c.state.in_(REAL), instance.c.deleted_at.is_(None))
+    mine = select(instance).where(of_series(instance, study_uid, series_uid), here)
+    return InstanceRow.all(db, mine.order_by(instance.c.id))
+
+
+def latest_of_patient(db: Connection, study_uid: str, patient: str) -> InstanceRow | None:
+    """The latest instance of a study that names a patient, and whose file is here."""
+    names = and_(instance.c.study_uid == study_uid, instance.c.patient == patient)
+    here = and_(instance.c.deleted_at.is_(None), instance.c.state != InstanceState.MISSING)
+    return InstanceRow.one_or_none(db, select(instance).where(names, here).order_by(instance.c.id.desc()).limit(1))
+
+
+def patients_ever(db: Connection, study_uid: str, series_uid: str) -> set[str]:
+    """Whom the versions of a series' instances name, but copies and those that are missing."""
+    says = instance.c.state.in_((*SAYING, InstanceState.SUPERSEDED))
+    named = select(instance.c.patient).where(of_series(instance, study_uid, series_uid), says)
+    return {patient for patient in db.execute(named).scalars() if patient}
 
 
 def deleted_instances(db: Connection, study_uid: str, series_uid: str) -> int:
@@ -238,19 +278,16 @@ def deleted_instances(db: Connection, study_uid: str, series_uid: str) -> int:
     return int(db.execute(select(func.count()).select_from(instance).where(gone)).scalar_one())
 
 
-def lost_instances(db: Connection, of: Row[Any]) -> int:
+def lost_instances(db: Connection, of: SeriesRow) -> int:
     """How many of the instances of a series have come, and do not count: no version of them has a file any more."""
     came = select(func.count(func.distinct(instance.c.sop_instance_uid)))
-    return int(db.execute(came.where(of_series(instance, of.study_uid, of.series_uid))).scalar_one()) - int(
-        of.instances
-    )
+    return int(db.execute(came.where(of_series(instance, of.study_uid, of.series_uid))).scalar_one()) - of.instances
 
 
-def first_instances(db: Connection, study_uid: str, series_uid: str, last_id: int) -> Sequence[Row[Any]]:
+def first_instances(db: Connection, study_uid: str, series_uid: str, last_id: int) -> list[InstanceRow]:
     """The versions of the instances of a series up to one of them, in the order they first came."""
-    told = instance.c.state.not_in((InstanceState.MISSING, InstanceState.PENDING, InstanceState.COPY))
-    came = and_(of_series(instance, study_uid, series_uid), instance.c.id <= last_id, told)
-    return db.execute(select(instance).where(came).order_by(instance.c.id)).all()
+    came = and_(of_series(instance, study_uid, series_uid), instance.c.id <= last_id, instance.c.state.in_(REAL))
+    return InstanceRow.all(db, select(instance).where(came).order_by(instance.c.id))
 
 
 def calling_ae(db: Connection, study_uid: str, series_uid: str) -> str | None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, case, exists, insert, null, or_, select, true, update
+from sqlalchemy import Connection, and_, case, exists, insert, null, or_, select, true, update
 
 from gateway.ledger import patients, stages
 from gateway.ledger.claims import NO_LEASE, Claim, claim_first, move
 from gateway.ledger.instances import lost_instances
+from gateway.ledger.records import JobRow
 from gateway.ledger.series import series_row
 from gateway.ledger.states import LIVE, JobState, SeriesState
 from gateway.ledger.tables import job, of_series, series
@@ -158,14 +158,14 @@ ACCEPTED = ("images_lost", "less_complete")
 LOST = "{} of its images are lost: send them again, then run the job again; or run it again without them"
 
 
-def job_row(db: Connection, job_id: int) -> Row[Any]:
-    return db.execute(select(job).where(job.c.id == job_id)).one()
+def job_row(db: Connection, job_id: int) -> JobRow:
+    return JobRow.one(db, select(job).where(job.c.id == job_id))
 
 
-def job_under(db: Connection, claim: Claim) -> Row[Any] | None:
+def job_under(db: Connection, claim: Claim) -> JobRow | None:
     """The job of a claim; None where the claim has run out, or the job was purged."""
     mine = and_(job.c.id == claim.id, job.c.attempt == claim.attempt, job.c.state == JobState.RUNNING)
-    return db.execute(select(job).where(mine)).one_or_none()
+    return JobRow.one_or_none(db, select(job).where(mine))
 
 
 def has_job(db: Connection, job_id: int) -> bool:
@@ -173,8 +173,8 @@ def has_job(db: Connection, job_id: int) -> bool:
     return bool(db.execute(select(exists().where(job.c.id == job_id))).scalar())
 
 
-def running_jobs(db: Connection) -> Sequence[Row[Any]]:
-    return db.execute(select(job).where(job.c.state == JobState.RUNNING)).all()
+def running_jobs(db: Connection) -> list[JobRow]:
+    return JobRow.all(db, select(job).where(job.c.state == JobState.RUNNING))
 
 
 def release_held(db: Connection, job_id: int, at: float) -> bool:
@@ -202,7 +202,7 @@ def keep_job(db: Connection, claim: Claim, now: float) -> None:
 def retry_job(db: Connection, job_id: int, at: float) -> str:
     """A failed job may run again, as if it never had, on its series as it is now: what had been lost may have been sent
     again. Returns why it may not, or an empty text."""
-    row = db.execute(select(job).where(job.c.id == job_id)).one_or_none()
+    row = JobRow.one_or_none(db, select(job).where(job.c.id == job_id))
     if row is None or row.state != JobState.FAILED:
         return f"job {job_id} {'is not there' if row is None else f'is {row.state}'}: only a failed job is run again"
     of = series_row(db, row.study_uid, row.series_uid)
@@ -224,7 +224,6 @@ def retry_job(db: Connection, job_id: int, at: float) -> str:
     return ""
 
 
-def latest_jobs(db: Connection, limit: int) -> list[dict[str, Any]]:
+def latest_jobs(db: Connection, limit: int) -> list[JobRow]:
     """The latest jobs, newest first."""
-    found = db.execute(select(job).order_by(job.c.id.desc()).limit(limit))
-    return [dict(row._mapping) for row in found]
+    return JobRow.all(db, select(job).order_by(job.c.id.desc()).limit(limit))

@@ -17,18 +17,19 @@ Each function takes a connection inside a transaction, as `Ledger.write` gives i
 from __future__ import annotations
 
 import hashlib
-import json
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from string import ascii_uppercase
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, delete, exists, func, insert, select, update
+from sqlalchemy import Connection, and_, delete, exists, func, select, update
 
+from gateway.ledger.events import record
+from gateway.ledger.records import ConflictRow
 from gateway.ledger.statements import UPSERT, Prepared
 from gateway.ledger.states import COUNTING, SAYING, ConflictState, InstanceState
-from gateway.ledger.tables import event, instance, of_series, patient_conflict, study_patient
+from gateway.ledger.tables import instance, of_series, patient_conflict, study_patient
 
 
 def key(patient_id: str, issuer: str = "") -> str:
@@ -75,28 +76,17 @@ def fullest(group: Iterable[str]) -> str:
     return max(group, key=len)
 
 
-@dataclass(frozen=True)
-class Settlement:
-    """What is known of a study with images of several patients. winner: a key, where all are taken for that patient's.
-    settled_at: seconds since 1970."""
-
-    state: ConflictState
-    winner: str | None
-    since_at: float
-    settled_at: float | None
-
-
-def settlement(db: Connection, study_uid: str) -> Settlement | None:
+def conflict(db: Connection, study_uid: str) -> ConflictRow | None:
     """None where there is nothing to settle, and never was."""
-    row = db.execute(select(patient_conflict).where(patient_conflict.c.study_uid == study_uid)).one_or_none()
-    return None if row is None else Settlement(ConflictState(row.state), row.winner, row.since_at, row.settled_at)
+    return ConflictRow.one_or_none(db, select(patient_conflict).where(patient_conflict.c.study_uid == study_uid))
 
 
 @dataclass(frozen=True)
 class Basis:
-    """What says whose the images of a series are: how its study was settled, and whom those that count name."""
+    """What says whose the images of a series are: how several patients in its study were settled, and whom those that
+    count name."""
 
-    settlement: Settlement | None
+    conflict: ConflictRow | None
     said: frozenset[str | None]
 
 
@@ -104,7 +94,7 @@ def basis(db: Connection, study_uid: str, series_uid: str) -> Basis:
     mine = of_series(instance, study_uid, series_uid)
     counting = and_(mine, instance.c.state.in_(COUNTING))
     said = db.execute(select(instance.c.patient).where(counting).distinct()).scalars()
-    return Basis(settlement(db, study_uid), frozenset(said))
+    return Basis(conflict(db, study_uid), frozenset(said))
 
 
 def stopped(study_uid: Any) -> Any:
@@ -117,10 +107,10 @@ def is_stopped(db: Connection, study_uid: str) -> bool:
     return bool(db.execute(select(stopped(study_uid))).scalar())
 
 
-def open_conflicts(db: Connection) -> Sequence[Row[Any]]:
+def open_conflicts(db: Connection) -> list[ConflictRow]:
     """The studies that are stopped, those for longest first."""
     still = select(patient_conflict).where(patient_conflict.c.state == ConflictState.OPEN)
-    return db.execute(still.order_by(patient_conflict.c.since_at)).all()
+    return ConflictRow.all(db, still.order_by(patient_conflict.c.since_at))
 
 
 # ---- as images come
@@ -137,7 +127,7 @@ def note(db: Connection, study_uid: str, patient: str, calling_ae: str, at: floa
     again = {"state": ConflictState.OPEN, "winner": None, "since_at": at, "settled_at": None}
     new = UPSERT[db.dialect.name](patient_conflict).values(study_uid=study_uid, **again)
     db.execute(new.on_conflict_do_update(index_elements=[patient_conflict.c.study_uid], set_=again))
-    tell(db, "patient.conflict", study_uid, at, patients=len(groups(after)))
+    record(db, "patient.conflict", at, {"patients": len(groups(after))}, study_uid=study_uid)
 
 
 _NOTE = Prepared(
@@ -172,7 +162,7 @@ def close(db: Connection, study_uid: str, at: float) -> bool:
     mine = study_patient.c.study_uid == study_uid
     db.execute(delete(study_patient).where(mine, study_patient.c.patient.not_in(said)))
     db.execute(delete(patient_conflict).where(patient_conflict.c.study_uid == study_uid))
-    tell(db, "patient.settled", study_uid, at, by="all images say the same")
+    record(db, "patient.settled", at, {"by": "all images say the same"}, study_uid=study_uid)
     return True
 
 
@@ -217,15 +207,10 @@ def settle(db: Connection, study_uid: str, winner: str | None, at: float) -> Non
     state = ConflictState.SPLIT if winner is None else ConflictState.MERGED
     mine = patient_conflict.c.study_uid == study_uid
     db.execute(update(patient_conflict).where(mine).values(state=state, winner=winner, settled_at=at))
-    tell(db, "patient.settled", study_uid, at, by=state)
+    record(db, "patient.settled", at, {"by": state}, study_uid=study_uid)
 
 
 def forget(db: Connection, study_uid: str) -> None:
     """A study is taken out of the ledger."""
     for table in (study_patient, patient_conflict):
         db.execute(delete(table).where(table.c.study_uid == study_uid))
-
-
-def tell(db: Connection, kind: str, study_uid: str, at: float, **detail: Any) -> None:
-    """Something that people should be able to look up later."""
-    db.execute(insert(event), {"kind": kind, "at": at, "study_uid": study_uid, "detail": json.dumps(detail)})

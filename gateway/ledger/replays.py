@@ -9,14 +9,12 @@ Each function takes a connection inside a transaction, as `Ledger.write` gives i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-from sqlalchemy import Connection, Row, and_, select, update
+from sqlalchemy import Connection, and_, select, update
 
 from gateway.ledger import events, instances, jobs, patients
 from gateway.ledger import series as series_rows
 from gateway.ledger.jobs import NewJob
+from gateway.ledger.records import JobRow, SeriesRow
 from gateway.ledger.states import JobState, SeriesState
 from gateway.ledger.tables import job, of_series, series
 
@@ -25,15 +23,15 @@ DISMISSED = "dismissed"
 _WORK = ("bundle", "rule", "terms", "mode")
 
 
-def sent_again(db: Connection, before: float) -> Sequence[Row[Any]]:
+def sent_again(db: Connection, before: float) -> list[SeriesRow]:
     """The series of which images came again, the last of them before a moment, after all was decided."""
     again = and_(
         series.c.state == SeriesState.COMPLETE, series.c.last_at > series.c.taken_at, series.c.last_at <= before
     )
-    return db.execute(select(series).where(again)).all()
+    return SeriesRow.all(db, select(series).where(again))
 
 
-def decide_again(db: Connection, of: Row[Any], new: NewJob | None, at: float) -> bool:
+def decide_again(db: Connection, of: SeriesRow, new: NewJob | None, at: float) -> bool:
     """A series was sent again, and the rules of now make `new` of it, or nothing. Returns whether it is asked anew."""
     last = latest_job(db, of.study_uid, of.series_uid)
     if new is not None and (last is None or last.state == JobState.CANCELLED or _work(last) != _work(new)):
@@ -74,7 +72,7 @@ def run_by_hand(db: Connection, new: NewJob, at: float) -> str:
 
 def dismiss(db: Connection, job_id: int, at: float) -> bool:
     """Nothing more is to be done about a failed job; its series goes as others do. False where it has not failed."""
-    row = db.execute(select(job).where(job.c.id == job_id, job.c.state == JobState.FAILED)).one_or_none()
+    row = JobRow.one_or_none(db, select(job).where(job.c.id == job_id, job.c.state == JobState.FAILED))
     if row is None:
         return False
     db.execute(update(job).where(job.c.id == job_id).values(state=JobState.CANCELLED))
@@ -84,17 +82,17 @@ def dismiss(db: Connection, job_id: int, at: float) -> bool:
     return True
 
 
-def series_of(db: Connection, study_uid: str) -> Sequence[Row[Any]]:
+def series_of(db: Connection, study_uid: str) -> list[SeriesRow]:
     """The series of a study, in the order in which they came."""
     mine = select(series).where(series.c.study_uid == study_uid)
-    return db.execute(mine.order_by(series.c.first_at, series.c.series_uid)).all()
+    return SeriesRow.all(db, mine.order_by(series.c.first_at, series.c.series_uid))
 
 
-def latest_job(db: Connection, study_uid: str, series_uid: str) -> Row[Any] | None:
+def latest_job(db: Connection, study_uid: str, series_uid: str) -> JobRow | None:
     """The latest job of a series; None where it never had one."""
     mine = select(job).where(of_series(job, study_uid, series_uid))
-    return db.execute(mine.order_by(job.c.id.desc()).limit(1)).one_or_none()
+    return JobRow.one_or_none(db, mine.order_by(job.c.id.desc()).limit(1))
 
 
-def _work(one: Row[Any] | NewJob) -> tuple[str, ...]:
-    return tuple(getattr(one, name) for name in _WORK)
+def _work(of: JobRow | NewJob) -> tuple[str, ...]:
+    return tuple(getattr(of, name) for name in _WORK)

@@ -7,12 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, exists, insert, select, update
+from sqlalchemy import ColumnElement, Connection, and_, exists, insert, select, update
 
 from gateway.ledger import stages
 from gateway.ledger.claims import Claim
 from gateway.ledger.deliveries import deliver
 from gateway.ledger.jobs import end_job, job_row
+from gateway.ledger.object_kind import ObjectKind
+from gateway.ledger.records import ResultRow
 from gateway.ledger.states import JobState
 from gateway.ledger.tables import of_series, result, result_object
 
@@ -21,7 +23,7 @@ from gateway.ledger.tables import of_series, result, result_object
 class NewObject:
     """An object of a result, frozen on disk. path: relative to the spool."""
 
-    kind: str
+    kind: ObjectKind
     sop_class_uid: str
     sop_instance_uid: str
     path: str
@@ -50,12 +52,20 @@ def has_object_in(db: Connection, folder: str) -> bool:
     return bool(db.execute(select(exists().where(result_object.c.path.startswith(folder, autoescape=True)))).scalar())
 
 
-def current_result(db: Connection, study_uid: str, series_uid: str, bundle: str) -> Row[Any] | None:
+def current_result(db: Connection, study_uid: str, series_uid: str, bundle: str) -> ResultRow | None:
     """The result of a series and bundle that no other names as its predecessor."""
     mine = and_(of_series(result, study_uid, series_uid), result.c.bundle == bundle)
+    return ResultRow.one_or_none(db, select(result).where(mine, _is_current()))
+
+
+def current_results(db: Connection, study_uid: str) -> list[ResultRow]:
+    """The same for each series and bundle of a study."""
+    return ResultRow.all(db, select(result).where(result.c.study_uid == study_uid, _is_current()))
+
+
+def _is_current() -> ColumnElement[bool]:
     later = result.alias()
-    current = select(result).where(mine, ~exists().where(later.c.predecessor_id == result.c.id))
-    return db.execute(current).one_or_none()
+    return ~exists().where(later.c.predecessor_id == result.c.id)
 
 
 def finish_job(db: Connection, claim: Claim, new: NewResult, destinations: Iterable[str], now: float) -> bool:
@@ -83,20 +93,20 @@ def finish_job(db: Connection, claim: Claim, new: NewResult, destinations: Itera
         "created_at": now,
     }
     result_id = db.execute(insert(result).returning(result.c.id), facts).scalar_one()
-    for one in new.objects:
-        object_id = _file_object(db, result_id, one)
+    for made in new.objects:
+        object_id = _file_object(db, result_id, made)
         for destination in destinations:
             deliver(db, object_id, destination, now)
     stages.result_made(db, claim.id, now, new.facts)
     return True
 
 
-def _file_object(db: Connection, result_id: int, one: NewObject) -> int:
+def _file_object(db: Connection, result_id: int, made: NewObject) -> int:
     """An object becomes a part of a result, be it new or of one before. Returns its id."""
-    same = result_object.c.path == one.path
-    mine = update(result_object).where(same).values(result_id=result_id, kind=one.kind)
+    same = result_object.c.path == made.path
+    mine = update(result_object).where(same).values(result_id=result_id, kind=made.kind)
     known = db.execute(mine.returning(result_object.c.id)).scalar()
     if known is not None:
         return int(known)
     new = insert(result_object).returning(result_object.c.id)
-    return int(db.execute(new, asdict(one) | {"result_id": result_id}).scalar_one())
+    return int(db.execute(new, asdict(made) | {"result_id": result_id}).scalar_one())

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, exists, func, select, update
+from sqlalchemy import Connection, and_, exists, func, select, update
 
 from gateway.ledger import stages
+from gateway.ledger.records import SeriesRow
 from gateway.ledger.states import UNDECIDED, InstanceState, SeriesState
 from gateway.ledger.tables import instance, of_series, series
 from medseg.errors import MedsegError
 
 
-def unsettled_series(db: Connection) -> Sequence[Row[Any]]:
+def unsettled_series(db: Connection) -> list[SeriesRow]:
     """The series that have something not decided upon."""
-    return db.execute(select(series).where(series.c.state.in_(UNDECIDED))).all()
+    return SeriesRow.all(db, select(series).where(series.c.state.in_(UNDECIDED)))
 
 
 class Erased(MedsegError):
@@ -29,9 +30,9 @@ class Erased(MedsegError):
         super().__init__(f"series {series_uid} is not in the ledger any more: its study was purged")
 
 
-def series_row(db: Connection, study_uid: str, series_uid: str) -> Row[Any]:
+def series_row(db: Connection, study_uid: str, series_uid: str) -> SeriesRow:
     """What is known of a series. Raises Erased."""
-    row = db.execute(select(series).where(of_series(series, study_uid, series_uid))).one_or_none()
+    row = SeriesRow.one_or_none(db, select(series).where(of_series(series, study_uid, series_uid)))
     if row is None:
         raise Erased(series_uid)
     return row
@@ -67,7 +68,7 @@ def complete_series(
     still = and_(of_series(series, study_uid, series_uid), same)
     moved = db.execute(update(series).where(still).values(done)).rowcount == 1
     if moved:
-        stages.series_complete(db, study_uid, series_uid)
+        stages.series_complete(db, study_uid, series_uid, by, at)
     return moved
 
 
@@ -91,12 +92,11 @@ class UndecidedSeries:
 
 def arriving(db: Connection) -> list[UndecidedSeries]:
     """The series of which more may come."""
-    open_ones = db.execute(select(series).where(series.c.state.in_(UNDECIDED))).all()
     return [
         UndecidedSeries(
             row.study_uid, row.series_uid, row.instances, frozenset(_senders(db, row.study_uid, row.series_uid))
         )
-        for row in open_ones
+        for row in unsettled_series(db)
     ]
 
 

@@ -5,24 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Row, exists, func, select
+from sqlalchemy import Connection, exists, func, select
 
 from gateway.ledger import tallies
-from gateway.ledger.states import InstanceState, JobState
-from gateway.ledger.tables import delivery, instance, job, of_series, result, result_object, series
+from gateway.ledger.records import DeliveryRow, JobRow, SeriesRow
+from gateway.ledger.states import UNCOUNTED, JobState
+from gateway.ledger.tables import instance, job, of_series, result, series
 from gateway.ledger.tallies import DELIVERIES, JOB_RETRIES, JOBS, LAST_IMAGE_TO_SEG, SERIES_COMPLETE, STAGE, STEP
 
 
-def series_complete(db: Connection, study_uid: str, series_uid: str) -> None:
+def series_complete(db: Connection, study_uid: str, series_uid: str, by: str, at: float) -> None:
     """A series is complete. What came late to one that was worked on before has no time of receiving of its own, and an
     image that is sent again moves no time."""
-    row = db.execute(select(series).where(of_series(series, study_uid, series_uid))).one()
+    row = SeriesRow.one(db, select(series).where(of_series(series, study_uid, series_uid)))
     before = exists().where(of_series(job, study_uid, series_uid), job.c.finished_at.is_not(None))
     came = select(func.max(instance.c.received_at)).where(of_series(instance, study_uid, series_uid))
     last_at = db.execute(came).scalar() or row.last_at
     grown = [
-        *SERIES_COMPLETE.plus(by=row.complete_by.partition(":")[0]),
-        *STAGE.took(row.complete_at - last_at, stage="wait_complete"),
+        *SERIES_COMPLETE.plus(by=by.partition(":")[0]),
+        *STAGE.took(at - last_at, stage="wait_complete"),
     ]
     if not db.execute(select(before)).scalar():
         grown += STAGE.took(last_at - row.first_at, stage="receive")
@@ -32,7 +33,7 @@ def series_complete(db: Connection, study_uid: str, series_uid: str) -> None:
 def job_claimed(db: Connection, job_id: int, now: float) -> None:
     """A job has a worker, or its series is complete while it has one. A job that failed has waited before, and one
     whose series still arrives does not wait."""
-    row = db.execute(select(job).where(job.c.id == job_id)).one()
+    row = JobRow.one(db, select(job).where(job.c.id == job_id))
     if row.state == JobState.RUNNING and row.revision and not row.failures:
         tallies.add(db, STAGE.took(now - row.ready_at, stage="queue"))
 
@@ -58,22 +59,21 @@ def result_made(db: Connection, job_id: int, now: float, facts: Iterable[Mapping
     tallies.add(db, grown)
 
 
-def object_stored(db: Connection, delivery_id: int, now: float, *, first: bool) -> None:
-    """A destination has stored an object. first: it had not said so before."""
-    row = db.execute(_of_delivery(delivery_id)).one()
+def object_stored(db: Connection, before: DeliveryRow, now: float) -> None:
+    """A destination has stored an object. before: the delivery as it was before."""
     grown = [*DELIVERIES.plus(step="stored")]
-    if first:
-        grown += STAGE.took(now - row.created_at, stage="deliver")
-        last_at = _last_image_at(db, row)
-        if row.kind.startswith("seg") and last_at is not None:
+    if before.stored_at is None:
+        grown += STAGE.took(now - before.created_at, stage="deliver")
+        last_at = _last_image_at(db, before.result_id)
+        if before.kind.is_segmentation and last_at is not None:
             grown += LAST_IMAGE_TO_SEG.took(now - last_at)
     tallies.add(db, grown)
 
 
-def object_confirmed(db: Connection, delivery_id: int, now: float) -> None:
+def object_confirmed(db: Connection, of: DeliveryRow, now: float) -> None:
     """A destination has an object for good."""
-    row = db.execute(_of_delivery(delivery_id)).one()
-    tallies.add(db, (*DELIVERIES.plus(step="confirmed"), *STAGE.took(now - row.stored_at, stage="confirm")))
+    stored_at = now if of.stored_at is None else of.stored_at
+    tallies.add(db, (*DELIVERIES.plus(step="confirmed"), *STAGE.took(now - stored_at, stage="confirm")))
 
 
 def delivery_failed(db: Connection, *, dead: bool) -> None:
@@ -81,19 +81,11 @@ def delivery_failed(db: Connection, *, dead: bool) -> None:
     tallies.add(db, DELIVERIES.plus(step="dead" if dead else "failed"))
 
 
-def _of_delivery(delivery_id: int) -> Any:
-    return (
-        select(delivery, result_object.c.kind, job.c.study_uid, job.c.series_uid, job.c.revision)
-        .join(result_object, result_object.c.id == delivery.c.object_id)
-        .join(result, result.c.id == result_object.c.result_id)
-        .join(job, job.c.id == result.c.job_id)
-        .where(delivery.c.id == delivery_id)
-    )
-
-
-def _last_image_at(db: Connection, of: Row[Any]) -> float | None:
-    """When the last image that a job is about came: each version that came made a new revision of its series."""
-    version = instance.c.state.not_in((InstanceState.PENDING, InstanceState.COPY))
+def _last_image_at(db: Connection, result_id: int) -> float | None:
+    """When the last image that a result is about came: each version that came made a new revision of its series."""
+    made_by = select(job).join(result, result.c.job_id == job.c.id).where(result.c.id == result_id)
+    of = JobRow.one(db, made_by)
+    version = instance.c.state.not_in(UNCOUNTED)
     came = select(instance.c.received_at).where(of_series(instance, of.study_uid, of.series_uid), version)
     first = came.order_by(instance.c.id).limit(of.revision).subquery()
     return db.execute(select(func.max(first.c.received_at))).scalar()

@@ -87,6 +87,8 @@ UNDECIDED = (SeriesState.ARRIVING, SeriesState.HELD)
 COUNTING = (InstanceState.CURRENT, InstanceState.CONFLICT)
 #: ... of one that counts or did; the others wait to be compared, are copies, or lost their file.
 REAL = (*COUNTING, InstanceState.SUPERSEDED)
+#: ... of one that has changed nothing of its series.
+UNCOUNTED = (InstanceState.PENDING, InstanceState.COPY)
 #: ... of one that says whose it is: it counts, or that is not decided.
 SAYING = (*COUNTING, InstanceState.PENDING)
 #: Jobs that are not over. Of each series and bundle there is one at most.

@@ -17,7 +17,7 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -25,12 +25,10 @@ from typing import Any
 
 import numpy as np
 from pydicom.uid import JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
-from sqlalchemy import Row, select
 
 from gateway.ledger import instances, patients
 from gateway.ledger.ledger import Ledger, LedgerUnavailable
-from gateway.ledger.states import REAL, InstanceState
-from gateway.ledger.tables import instance as table
+from gateway.ledger.records import InstanceRow
 from medseg.dicom.headers import look, read_instance, transfer_syntax
 from medseg.dicom.instance import Instance, Pixels, Plane, Slice
 from medseg.dicom.slices import expand
@@ -165,17 +163,10 @@ class Comparison:
     def step(self) -> bool:
         """Decide on the version that waits longest; False where none does."""
         with self._ledger.read() as db:
-            pending = select(table).where(table.c.state == InstanceState.PENDING).order_by(table.c.id).limit(1)
-            new = db.execute(pending).one_or_none()
+            new = instances.next_pending(db)
             if new is None:
                 return False
-            same = (
-                getattr(table.c, uid) == getattr(new, uid) for uid in ("study_uid", "series_uid", "sop_instance_uid")
-            )
-            real = table.c.state.in_(REAL), table.c.deleted_at.is_(None)
-            here = db.execute(
-                select(table).where(*same, *real).order_by(table.c.state == InstanceState.SUPERSEDED, table.c.id)
-            ).all()
+            here = instances.real_versions(db, new)
         verdict, now = self._verdict(new, here), time.time()
         facts = {"study": new.study_uid, "series": new.series_uid, "sop_instance": new.sop_instance_uid}
         if verdict is Sameness.DIFFERENT:
@@ -187,7 +178,7 @@ class Comparison:
             logger.info("an image was received again and does not count: %s", verdict.value, extra=told)
         return True
 
-    def _verdict(self, new: Row[Any], here: Sequence[Row[Any]]) -> Sameness:
+    def _verdict(self, new: InstanceRow, here: Sequence[InstanceRow]) -> Sameness:
         """Beside the version that counts, then beside those that did: one of them again is nothing new."""
         same_patient = (row for row in here if patients.adds_nothing(row.patient, new.patient))
         readable = [known for known in map(self._read, same_patient) if known is not None]
@@ -197,8 +188,9 @@ class Comparison:
         verdicts = (compare(known, image) for known in readable)
         return next((verdict for verdict in verdicts if verdict is not Sameness.DIFFERENT), Sameness.DIFFERENT)
 
-    def _read(self, row: Row[Any]) -> Instance | None:
+    def _read(self, row: InstanceRow) -> Instance | None:
+        opener: Callable[[], Any] = partial((self._spool / row.path).open, "rb")
         try:
-            return read_instance(partial((self._spool / row.path).open, "rb"), row.sop_instance_uid)
+            return read_instance(opener, row.sop_instance_uid)
         except UnreadableInstance:
             return None

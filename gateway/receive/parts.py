@@ -18,14 +18,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydicom import Dataset
-from sqlalchemy import and_, select
 
+from gateway.ledger import instances as instance_rows
 from gateway.ledger import patients
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.patients import Basis
-from gateway.ledger.states import COUNTING, REAL, ConflictState, InstanceState
-from gateway.ledger.tables import instance as table
-from gateway.ledger.tables import of_series
+from gateway.ledger.states import COUNTING, ConflictState
 from gateway.receive.source import read_image
 from medseg.dicom.headers import look
 from medseg.dicom.instance import Instance
@@ -63,18 +61,18 @@ def parted(ledger: Ledger, spool: Path, series: Series, cancelled: Cancelled = n
     with ledger.read() as db:
         basis = patients.basis(db, series.study_uid, series.series_uid)
     said = [key_of(one.header) for one in series.instances]
-    settled = basis.settlement
+    settled = basis.conflict
     if settled is None and len(patients.groups(said)) > 1:  # filed by a version of medseg that did not look
         _note(ledger, series, said)
         return None
-    if settled is not None and settled.state == ConflictState.OPEN:
+    if settled is not None and settled.state is ConflictState.OPEN:
         return None
     if settled is None:
         key = patients.fullest(said)
         if len({_written(one.header) for one in series.instances}) <= 1:
             return PatientParts(((key, series),), basis, {})
         return _under(series.instances, _latest(series.instances, key), key, basis)
-    if settled.state == ConflictState.MERGED:
+    if settled.state is ConflictState.MERGED:
         winner = str(settled.winner)
         identity = _latest(series.instances, winner) or _elsewhere(ledger, spool, series.study_uid, winner)
         if identity is None:
@@ -115,12 +113,9 @@ def _latest(instances: Sequence[Instance], key: str) -> Instance | None:
 
 def _elsewhere(ledger: Ledger, spool: Path, study_uid: str, key: str) -> Instance | None:
     """An image of a patient in any series of a study."""
-    names = and_(table.c.study_uid == study_uid, table.c.patient == key, table.c.deleted_at.is_(None))
     with ledger.read() as db:
-        found = db.execute(
-            select(table).where(names, table.c.state != InstanceState.MISSING).order_by(table.c.id.desc())
-        ).first()
-    return None if found is None else read_image(spool, found)
+        row = instance_rows.latest_of_patient(db, study_uid, key)
+    return None if row is None else read_image(spool, row)
 
 
 def _under(instances: Sequence[Instance], identity: Instance | None, key: str, basis: Basis) -> PatientParts:
@@ -128,19 +123,17 @@ def _under(instances: Sequence[Instance], identity: Instance | None, key: str, b
     if identity is None:
         return PatientParts(((key, to_series(instances)),), basis, {})
     changed = [replace(one, header=under_identity(one.header, identity.header)) for one in instances]
-    salt = f"{key} {_written(identity.header)} {basis.settlement and basis.settlement.settled_at}"
+    salt = f"{key} {_written(identity.header)} {basis.conflict and basis.conflict.settled_at}"
     return PatientParts(((key, to_series(changed)),), basis, {id(one): salt for one in changed})
 
 
 def _split(ledger: Ledger, spool: Path, series: Series, basis: Basis, cancelled: Cancelled) -> PatientParts:
     """Of each object the latest version of each patient, or the one that counts where that is theirs."""
-    mine = of_series(table, series.study_uid, series.series_uid)
-    there = and_(table.c.state.in_(REAL), table.c.deleted_at.is_(None))
     with ledger.read() as db:
         known = patients.groups(patients.known(db, series.study_uid))
-        found = db.execute(select(table).where(mine, there).order_by(table.c.id)).all()
+        rows = instance_rows.real_instances(db, series.study_uid, series.series_uid)
     by_patient: dict[tuple[str, ...], dict[str, tuple[bool, Instance]]] = {}
-    for row in found:
+    for row in rows:
         check(cancelled)
         instance = read_image(spool, row)
         if instance is None:

@@ -6,18 +6,17 @@ import hashlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Row
-
 from gateway.ledger import instances as instances_rows
 from gateway.ledger import series as series_rows
 from gateway.ledger.ledger import Ledger
+from gateway.ledger.records import InstanceRow, SeriesRow
 from gateway.ledger.states import SeriesState
 from medseg.dicom.classes import IMAGES, class_name, made_by_medseg
 from medseg.dicom.headers import read_instance
@@ -66,8 +65,7 @@ class SpoolSource:
     @property
     def expected(self) -> int | None:
         with self._ledger.read() as db:
-            expected: int | None = series_rows.series_row(db, *self._of).expected
-        return expected
+            return series_rows.series_row(db, *self._of).expected
 
     def instances(self) -> Iterator[Instance | None]:
         """What is here, then what comes while the series is arriving; ends when that is complete.
@@ -117,19 +115,20 @@ class SpoolSource:
                 yield from expand(instance)
 
 
-def read_image(spool: Path, row: Row[Any]) -> Instance | None:
+def read_image(spool: Path, row: InstanceRow) -> Instance | None:
     """An instance that may be segmented; None where it is none, or was sent so that it cannot be read."""
     found = _read_object(spool, row)
     return found if isinstance(found, Instance) else None
 
 
-def _read_object(spool: Path, row: Row[Any]) -> Instance | LeftOut:
+def _read_object(spool: Path, row: InstanceRow) -> Instance | LeftOut:
     """An instance that may be segmented, or why it is none."""
     if row.sop_class_uid not in IMAGES:
         return _beside(f"{class_name(row.sop_class_uid)}: not of the images of its series")
     file = spool / row.path
+    opener: Callable[[], Any] = partial(file.open, "rb")
     try:
-        instance = read_instance(partial(file.open, "rb"), row.sop_instance_uid)
+        instance = read_instance(opener, row.sop_instance_uid)
     except UnreadableInstance as error:
         if not _is_as_sent(file, row):
             raise
@@ -145,7 +144,7 @@ def _beside(why: str) -> LeftOut:
     return LeftOut("not_an_image", 1, "objects", why, lost=False)
 
 
-def _missing(row: Row[Any]) -> tuple[LeftOut, ...]:
+def _missing(row: SeriesRow) -> tuple[LeftOut, ...]:
     """What its sender says there is of a series, and never came."""
     if row.expected is None or row.expected <= row.instances:
         return ()
@@ -153,7 +152,7 @@ def _missing(row: Row[Any]) -> tuple[LeftOut, ...]:
     return (LeftOut("announced", row.expected - row.instances, "objects", why, here=False),)
 
 
-def _is_as_sent(file: Path, row: Row[Any]) -> bool:
+def _is_as_sent(file: Path, row: InstanceRow) -> bool:
     try:
         with file.open("rb") as stream:
             stream.seek(row.offset_bytes)

@@ -31,7 +31,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
 from gateway import logs
 from gateway.decide import jobs, rules
@@ -39,6 +39,7 @@ from gateway.heartbeat import STALL_S, Heart, Watched
 from gateway.ledger import associations, deliveries, instances
 from gateway.ledger.claims import Claim
 from gateway.ledger.ledger import Ledger
+from gateway.ledger.records import JobRow
 from gateway.settings.current import Live
 from gateway.settings.model import GatewaySettings, Rule
 from gateway.settings.when import CALLED_AE, conditions
@@ -161,14 +162,14 @@ class LedgerContext:
     def __init__(self, ledger: Ledger, live: Live) -> None:
         self._ledger, self._live = ledger, live
 
-    def rule(self, job: Row[Any]) -> Rule:
+    def rule(self, job: JobRow) -> Rule:
         return jobs.rule_of(job)
 
-    def destinations(self, db: Connection, job: Row[Any], rule: Rule) -> Iterable[str]:
+    def destinations(self, db: Connection, job: JobRow, rule: Rule) -> Iterable[str]:
         caller = instances.calling_ae(db, job.study_uid, job.series_uid)
         return rules.destinations(rule, caller, self._live.now.peers)
 
-    def read(self, job: Row[Any], cancelled: Cancelled) -> Series | None:
+    def read(self, job: JobRow, cancelled: Cancelled) -> Series | None:
         from gateway.receive.source import read_series
 
         spool = self._live.now.gateway.spool
@@ -179,7 +180,7 @@ class LedgerContext:
 
         return parted(self._ledger, self._live.now.gateway.spool, series, cancelled)
 
-    def follow(self, job: Row[Any], cancelled: Cancelled) -> SpoolSource:
+    def follow(self, job: JobRow, cancelled: Cancelled) -> SpoolSource:
         from gateway.receive.source import SpoolSource
 
         spool = self._live.now.gateway.spool

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from sqlalchemy import Row
-
+from gateway.ledger.records import ConflictRow, DeliveryRow, JobRow, SeriesRow
 from gateway.ledger.states import ConflictState, DeliveryState, JobState, SeriesState
 
 _SPOOL = "make room on the spool's disk"
@@ -56,7 +53,7 @@ DELIVERY_CODES = {
 }
 
 
-def for_conflict(row: Row[Any]) -> str:
+def for_conflict(row: ConflictRow) -> str:
     """What to do about a study with images of several patients; empty where that is settled."""
     if row.state != ConflictState.OPEN:
         return ""
@@ -66,7 +63,7 @@ def for_conflict(row: Row[Any]) -> str:
     )
 
 
-def for_series(row: Row[Any], *, stopped: bool = False) -> str:
+def for_series(row: SeriesRow, *, stopped: bool = False) -> str:
     """What to do about a series; empty where nothing is. stopped: its study has images of several patients."""
     if row.state == SeriesState.HELD and stopped:
         return f"settle whose the images are: `medseg studies show {row.study_uid}`"
@@ -78,7 +75,7 @@ def for_passed_over(code: str) -> str:
     return PASSED_OVER_CODES.get(code, "")
 
 
-def for_job(row: Row[Any]) -> str:
+def for_job(row: JobRow) -> str:
     """What to do about a job; empty where nothing is."""
     if row.state == JobState.HELD:
         return f"`medseg jobs release {row.id}` lets it run"
@@ -86,7 +83,7 @@ def for_job(row: Row[Any]) -> str:
         return "wait: it is tried again"
     if row.state != JobState.FAILED:
         return ""
-    cause = JOB_CODES.get(row.error_code)
+    cause = JOB_CODES.get(row.error_code or "")
     if cause is None and row.error_code and row.error_code[0].isupper():  # a Python exception that nobody foresaw
         cause = JOB_CODES["crashed"]
     if cause is None:
@@ -94,7 +91,7 @@ def for_job(row: Row[Any]) -> str:
     return f"{cause}; then `medseg jobs retry {row.id}`"
 
 
-def for_delivery(row: Row[Any]) -> str:
+def for_delivery(row: DeliveryRow) -> str:
     """What to do about a delivery; empty where nothing is."""
     if not row.error_code or row.state not in (DeliveryState.QUEUED, DeliveryState.DEAD):
         return ""

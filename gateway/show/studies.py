@@ -11,12 +11,15 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, func, select
 
 from gateway.ledger import patients, tables
-from gateway.ledger.states import ConflictState, InstanceState, JobState, SeriesState
+from gateway.ledger.deliveries import deliveries_of
+from gateway.ledger.object_kind import ObjectKind
+from gateway.ledger.records import ConflictRow, JobRow, ResultRow, SeriesRow
+from gateway.ledger.states import UNCOUNTED, ConflictState, DeliveryState, JobState, SeriesState
+from gateway.settings.model import Mode
 from gateway.show import next_steps
 from medseg.names import uid_name
 
@@ -29,9 +32,9 @@ class Delivery:
 
     id: int
     destination: str
-    kind: str
+    kind: ObjectKind
     sop_instance_uid: str
-    state: str
+    state: DeliveryState
     failures: int
     created_at: float
     stored_at: float | None
@@ -48,7 +51,7 @@ class Delivery:
 class Object:
     """One object of a result."""
 
-    kind: str
+    kind: ObjectKind
     sop_instance_uid: str
 
 
@@ -75,8 +78,8 @@ class JobView:
     id: int
     rule: str
     bundle: str
-    mode: str
-    state: str
+    mode: Mode
+    state: JobState
     attempt: int
     created_at: float
     started_at: float | None
@@ -99,7 +102,7 @@ class SeriesView:
     series_uid: str
     received: int
     expected: int | None
-    state: str
+    state: SeriesState
     first_at: float
     last_at: float
     complete_at: float | None
@@ -180,16 +183,16 @@ def _read(db: Connection, study_uids: Sequence[str]) -> tuple[StudyView, ...]:
     jobs, conflicts = _jobs(db, study_uids), _conflicts(db, study_uids)
     last_image = _last_images(db, study_uids)
     heard_at: dict[str, float] = defaultdict(float)
-    stopped = {uid for uid, one in conflicts.items() if one.state == ConflictState.OPEN}
+    stopped = {uid for uid, one in conflicts.items() if one.state is ConflictState.OPEN}
     found: dict[str, list[SeriesView]] = defaultdict(list)
     rows = select(tables.series).where(tables.series.c.study_uid.in_(study_uids))
-    for row in db.execute(rows.order_by(tables.series.c.first_at, tables.series.c.series_uid)):
+    for row in SeriesRow.all(db, rows.order_by(tables.series.c.first_at, tables.series.c.series_uid)):
         key = row.study_uid, row.series_uid
         last_at = last_image.get(key, row.last_at)
         heard_at[row.study_uid] = max(heard_at[row.study_uid], row.last_at)
         made = tuple(jobs.get(key, ()))
         over = passed_over.get(key)
-        still = over is not None and row.state != SeriesState.ARRIVING and over.is_latest(made)
+        still = over is not None and row.state is not SeriesState.ARRIVING and over.is_latest(made)
         why, code = (over.why, over.code) if over is not None and still else (None, "")
         found[row.study_uid].append(
             SeriesView(
@@ -219,17 +222,17 @@ def _last_images(db: Connection, study_uids: Sequence[str]) -> dict[tuple[str, s
     """When the last image of each series came for the first time."""
     of = tables.instance.c
     came = select(of.study_uid, of.series_uid, func.max(of.received_at)).where(of.study_uid.in_(study_uids))
-    came = came.where(of.state.not_in((InstanceState.PENDING, InstanceState.COPY)))
+    came = came.where(of.state.not_in(UNCOUNTED))
     return {(study, series): at for study, series, at in db.execute(came.group_by(of.study_uid, of.series_uid))}
 
 
 def _conflicts(db: Connection, study_uids: Sequence[str]) -> dict[str, Conflict]:
     conflict = tables.patient_conflict
     found = {}
-    for row in db.execute(select(conflict).where(conflict.c.study_uid.in_(study_uids))).all():
+    for row in ConflictRow.all(db, select(conflict).where(conflict.c.study_uid.in_(study_uids))):
         letters = patients.letters(patients.known(db, row.study_uid))
         found[row.study_uid] = Conflict(
-            ConflictState(row.state), row.since_at, row.settled_at, letters.get(row.winner),
+            row.state, row.since_at, row.settled_at, letters.get(row.winner or ""),
             tuple(
                 PatientView(one.letter, one.calling_ae, one.first_at, one.instances)
                 for one in patients.described(db, row.study_uid)
@@ -272,7 +275,7 @@ def _jobs(db: Connection, study_uids: Sequence[str]) -> dict[tuple[str, str], li
     results = _results(db, study_uids)
     found: dict[tuple[str, str], list[JobView]] = defaultdict(list)
     rows = select(tables.job).where(tables.job.c.study_uid.in_(study_uids)).order_by(tables.job.c.id.desc())
-    for row in db.execute(rows):
+    for row in JobRow.all(db, rows):
         found[row.study_uid, row.series_uid].append(
             JobView(
                 row.id, row.rule, row.bundle, row.mode, row.state, row.attempt, row.created_at, row.started_at,
@@ -287,13 +290,13 @@ def _jobs(db: Connection, study_uids: Sequence[str]) -> dict[tuple[str, str], li
 
 def _results(db: Connection, study_uids: Sequence[str]) -> dict[int, ResultView]:
     """Results by their job."""
-    rows = db.execute(select(tables.result).where(tables.result.c.study_uid.in_(study_uids))).all()
+    rows = ResultRow.all(db, select(tables.result).where(tables.result.c.study_uid.in_(study_uids)))
     replaced = {row.predecessor_id for row in rows}
     objects, deliveries = _objects(db, study_uids)
     return {row.job_id: _result(row, row.id not in replaced, objects[row.id], deliveries[row.id]) for row in rows}
 
 
-def _result(row: Row[Any], current: bool, objects: Iterable[Object], deliveries: Iterable[Delivery]) -> ResultView:
+def _result(row: ResultRow, current: bool, objects: Iterable[Object], deliveries: Iterable[Delivery]) -> ResultView:
     records = json.loads(row.facts)
     timings_s: dict[str, float] = defaultdict(float)
     for record in records:
@@ -308,20 +311,13 @@ def _result(row: Row[Any], current: bool, objects: Iterable[Object], deliveries:
 
 def _objects(db: Connection, study_uids: Sequence[str]) -> tuple[dict[int, list[Object]], dict[int, list[Delivery]]]:
     """Objects and their deliveries, by result."""
-    thing, way = tables.result_object, tables.delivery
+    thing = tables.result_object
     objects: dict[int, list[Object]] = defaultdict(list)
+    query = select(thing).join(tables.result, tables.result.c.id == thing.c.result_id)
+    for made in db.execute(query.where(tables.result.c.study_uid.in_(study_uids)).order_by(thing.c.id)):
+        objects[made.result_id].append(Object(ObjectKind(made.kind), made.sop_instance_uid))
     deliveries: dict[int, list[Delivery]] = defaultdict(list)
-    chosen = tables.result.c.study_uid.in_(study_uids)
-    query = select(thing).join(tables.result, tables.result.c.id == thing.c.result_id).where(chosen)
-    for row in db.execute(query.order_by(thing.c.id)):
-        objects[row.result_id].append(Object(row.kind, row.sop_instance_uid))
-    ways = (
-        select(way, thing.c.result_id, thing.c.kind, thing.c.sop_instance_uid)
-        .join(thing, thing.c.id == way.c.object_id)
-        .join(tables.result, tables.result.c.id == thing.c.result_id)
-        .where(chosen)
-    )
-    for row in db.execute(ways.order_by(way.c.id)):
+    for row in deliveries_of(db, study_uids):
         deliveries[row.result_id].append(
             Delivery(
                 row.id, row.destination, row.kind, row.sop_instance_uid, row.state, row.failures, row.created_at,
@@ -335,7 +331,7 @@ def _objects(db: Connection, study_uids: Sequence[str]) -> tuple[dict[int, list[
 def _seg_stored_at(jobs: Iterable[JobView]) -> float | None:
     """When a destination first had the segmentation of the current result."""
     current = [job.result for job in jobs if job.result and job.result.current]
-    ways = [one for result in current for one in result.deliveries if one.kind.startswith("seg")]
+    ways = [one for result in current for one in result.deliveries if one.kind.is_segmentation]
     return min((one.stored_at for one in ways if one.stored_at is not None), default=None)
 
 

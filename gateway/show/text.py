@@ -74,7 +74,7 @@ def _job(job: JobView) -> Iterator[str]:
     done = job.result
     bundle = f"{done.bundle} {done.bundle_version}" if done else job.bundle or "the bundle that fits"
     times = f"queue {seconds(job.queue_s)}, infer {seconds(job.infer_s)}"
-    mode = "" if job.mode == Mode.ON else f" ({job.mode})"
+    mode = "" if job.mode is Mode.ON else f" ({job.mode})"
     yield f"job {job.id} {job.state}: {bundle}, rule {job.rule}{mode}, attempt {job.attempt}, {times}"
     if job.error:
         yield f"  {job.error}"

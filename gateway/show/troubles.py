@@ -15,6 +15,7 @@ from pathlib import Path
 from sqlalchemy import Connection, select
 
 from gateway.ledger import deliveries, patients
+from gateway.ledger.records import JobRow, SeriesRow
 from gateway.ledger.states import DeliveryState, InstanceState, JobState, SeriesState
 from gateway.ledger.tables import event, instance, job, of_series, series
 from gateway.settings.patterns import Moments
@@ -50,10 +51,10 @@ def troubles(db: Connection) -> tuple[Trouble, ...]:
     """All that is not mended, the latest first."""
     found = [
         Trouble(
-            "job", row.id, row.study_uid, row.series_uid, row.error_code or "", row.finished_at, row.error or "",
-            next_steps.for_job(row),
+            "job", row.id, row.study_uid, row.series_uid, row.error_code or "",
+            row.finished_at or row.created_at, row.error or "", next_steps.for_job(row),
         )
-        for row in db.execute(select(job).where(job.c.state == JobState.FAILED))
+        for row in JobRow.all(db, select(job).where(job.c.state == JobState.FAILED))
     ]  # fmt: skip
     found += [
         Trouble(
@@ -65,7 +66,7 @@ def troubles(db: Connection) -> tuple[Trouble, ...]:
     found += [
         Trouble("series", None, row.study_uid, row.series_uid, "held", row.last_at, _why_held(db, row.study_uid,
                 row.series_uid), next_steps.for_series(row))
-        for row in db.execute(select(series).where(series.c.state == SeriesState.HELD))
+        for row in SeriesRow.all(db, select(series).where(series.c.state == SeriesState.HELD))
     ]  # fmt: skip
     return tuple(sorted(found, key=lambda trouble: -trouble.at))
 

@@ -12,7 +12,9 @@ from pathlib import Path
 from pydicom.filereader import read_file_meta_info
 
 from gateway.files import sync
+from gateway.ledger.object_kind import ObjectKind
 from gateway.ledger.results import NewObject, NewResult
+from gateway.settings.model import ResultForm
 from gateway.work.coverage import Sources
 from medseg.bundle.bundle import Bundle
 from medseg.job.folder import DICOM
@@ -34,7 +36,7 @@ def freeze(outcomes: Sequence[Outcome], sources: Sequence[Sources], bundle: Bund
         for kind, file in sorted(outcome.record["outputs"].items()):
             if kind in DICOM:
                 here = outcome.folder / Path(file).name  # the record says where it was made: the spool may have moved
-                objects.append(_object(f"{kind}.{number}" if number > 1 else kind, here, spool))
+                objects.append(_object(ObjectKind.of(ResultForm(kind), number), here, spool))
     for folder in (spool / RESULTS, spool):  # the first result made the folder
         sync(folder)
     keys = [outcome.record["result_key"] for outcome in outcomes]
@@ -43,7 +45,7 @@ def freeze(outcomes: Sequence[Outcome], sources: Sequence[Sources], bundle: Bund
     return NewResult(whole, bundle.name, bundle.version, facts, tuple(objects), made_of)
 
 
-def _object(kind: str, file: Path, spool: Path) -> NewObject:
+def _object(kind: ObjectKind, file: Path, spool: Path) -> NewObject:
     meta = read_file_meta_info(file)
     content = file.read_bytes()
     return NewObject(

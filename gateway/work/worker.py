@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
 from gateway import retry
 from gateway.ledger import jobs as jobs_rows
@@ -31,6 +31,7 @@ from gateway.ledger import series as series_rows
 from gateway.ledger.claims import Claim
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.patients import Basis
+from gateway.ledger.records import JobRow
 from gateway.retry import Effort
 from gateway.settings.model import Mode, Rule
 from gateway.work.coverage import LessComplete, Sources, lacks, replaced
@@ -81,15 +82,15 @@ class SeriesParts(Protocol):
 class WorkerContext(Protocol):
     """What the worker asks of the other rooms."""
 
-    def rule(self, job: Row[Any]) -> Rule:
+    def rule(self, job: JobRow) -> Rule:
         """The rule that a job was made by, as it was then."""
         ...
 
-    def destinations(self, db: Connection, job: Row[Any], rule: Rule) -> Iterable[str]:
+    def destinations(self, db: Connection, job: JobRow, rule: Rule) -> Iterable[str]:
         """Where the result goes."""
         ...
 
-    def read(self, job: Row[Any], cancelled: Cancelled) -> Series | None:
+    def read(self, job: JobRow, cancelled: Cancelled) -> Series | None:
         """The series of a job; None where it is not any more what the job was made for."""
         ...
 
@@ -97,7 +98,7 @@ class WorkerContext(Protocol):
         """A series by whose it is; None where its study has images of two patients and nobody has settled that."""
         ...
 
-    def follow(self, job: Row[Any], cancelled: Cancelled) -> ArrivingSource:
+    def follow(self, job: JobRow, cancelled: Cancelled) -> ArrivingSource:
         """The series of a job as it arrives."""
         ...
 
@@ -213,7 +214,7 @@ class Worker:
         now = time.time()
         return self._ledger.write(self._desk.failed, claim, error, now)
 
-    def _do(self, job: Row[Any], claim: Claim, lease: Lease) -> bool:
+    def _do(self, job: JobRow, claim: Claim, lease: Lease) -> bool:
         def cancelled() -> bool:
             return self._stop.is_set() or lease.lost.is_set() or lease.yields_until is not None
 
@@ -254,7 +255,7 @@ class Worker:
                 return False
             if patients.basis(db, job.study_uid, job.series_uid) != parts.basis:  # it is another patient's by now
                 return False
-            to = self._desk.destinations(db, job, rule) if job.mode == Mode.ON else ()
+            to = self._desk.destinations(db, job, rule) if job.mode is Mode.ON else ()
             return results.finish_job(db, claim, result, to, time.time())
 
         filed = self._ledger.write(finish)
@@ -308,7 +309,7 @@ class Worker:
         )
 
     def _predecessors(
-        self, of: Row[Any], jobs: Sequence[Job], sources: Sequence[Sources]
+        self, of: JobRow, jobs: Sequence[Job], sources: Sequence[Sources]
     ) -> list[tuple[Predecessor, ...]]:
         """What each stack's result takes the place of. Raises LessComplete, unless a person has allowed that."""
         with self._ledger.read() as db:

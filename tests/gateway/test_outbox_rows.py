@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.ledger import deliveries
-from gateway.ledger.deliveries import Outgoing
+from gateway.ledger.records import DeliveryRow
 from gateway.retry import Fault
 from gateway.settings.model import Deliver
 from tests.gateway.deliver.stage import Stage, staged
@@ -23,7 +23,7 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
         yield one
 
 
-def claim(stage: Stage, owner: str = "one", *, most: int = 9, lease_s: float = 100) -> tuple[Outgoing, ...]:
+def claim(stage: Stage, owner: str = "one", *, most: int = 9, lease_s: float = 100) -> tuple[DeliveryRow, ...]:
     now = stage.clock.now
     return stage.ledger.write(deliveries.claim_outgoing, "pacs", owner, now, now + lease_s, most)
 
@@ -79,7 +79,7 @@ def test_who_asks_is_fenced_by_who_asks_later(stage: Stage) -> None:
     now = stage.clock.now
     stage.ledger.write(deliveries.end_delivery, out.claim, 0, now)
 
-    def ask(at: float) -> tuple[Outgoing, ...]:
+    def ask(at: float) -> tuple[DeliveryRow, ...]:
         return stage.ledger.write(deliveries.claim_unconfirmed, "pacs", at, at + 900, 9)
 
     (first,) = ask(now)
