@@ -141,18 +141,18 @@ def _run(
 ) -> dict[str, str]:
     """Why each series of the study cannot be run; empty where it can, and is."""
     from gateway.decide.jobs import job_for, rule_of
-    from gateway.ledger import replays
+    from gateway.ledger import jobs, replays, series
     from gateway.settings.model import Rule
 
     said: dict[str, str] = {}
-    for row in replays.series_of(db, study_uid):
+    for row in series.series_of(db, study_uid):
         if series_uid not in (None, row.series_uid):
             continue
         if bundle is None and rule is None:
             anew = replays.reopen(db, study_uid, row.series_uid)
             said[row.series_uid] = "" if anew else "images of it may still come, or were deleted by retention"
             continue
-        before = replays.latest_job(db, study_uid, row.series_uid)
+        before = jobs.latest_job(db, study_uid, row.series_uid)
         by = rule or replace(Rule(BY_HAND) if before is None else rule_of(before), bundle=bundle)
         new = job_for(by, study_uid, row.series_uid, row.revision, now)
         said[row.series_uid] = replays.run_by_hand(db, new, now)

@@ -31,7 +31,7 @@ from gateway.complete.events import (
 from gateway.ledger import associations, commitments, counts, instances
 from gateway.ledger import series as series_rows
 from gateway.ledger.records import InstanceRow, SeriesRow
-from gateway.ledger.states import Ending, SeriesState
+from gateway.ledger.states import UNDECIDED, Ending, SeriesState
 from medseg.dicom.classes import IMAGES
 from medseg.dicom.headers import read_instance
 from medseg.dicom.instance import Instance
@@ -85,7 +85,7 @@ class Watch(Generic[T]):
         """
         still_open = {row.id for row in associations.open_associations(db)}
         self._open(db, still_open, now_s)
-        unsettled = series_rows.unsettled_series(db)
+        unsettled = series_rows.series_in(db, *UNDECIDED)
         self._drop_reopened(unsettled)
         self._drop_erased({(row.study_uid, row.series_uid): row.first_at for row in unsettled})
         known = set(self.arrivals.studies)

@@ -123,7 +123,7 @@ class Outbox:
                 self._fail(out, *_no_association(error, out))
             return
         for out in left:
-            self._release(out)
+            self._put_back(out)
 
     def _file(self, out: DeliveryRow) -> StoredFile | None:
         """The object's file, as it was frozen; without it the delivery is a dead letter."""
@@ -158,7 +158,7 @@ class Outbox:
             return list(left)
         for out in left:
             if out.result_id == failed.result_id:
-                self._release(out)
+                self._put_back(out)
         return [out for out in left if out.result_id != failed.result_id]
 
     def _fail(self, out: DeliveryRow, fault: Fault, detail: str, status: int | None = None) -> bool:
@@ -170,8 +170,8 @@ class Outbox:
         self._log("delivery.failed" if again else "delivery.dead", out, logging.WARNING, f"{fault.value}: {detail}")
         return again
 
-    def _release(self, out: DeliveryRow) -> None:
-        self._ledger.write(deliveries.release_delivery, out.claim)
+    def _put_back(self, out: DeliveryRow) -> None:
+        self._ledger.write(deliveries.put_back_delivery, out.claim)
 
     def _log(self, event: str, out: DeliveryRow, level: int, message: str) -> None:
         facts = {"event": event, "delivery": out.id, "sop_instance": out.sop_instance_uid}

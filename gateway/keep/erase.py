@@ -60,11 +60,11 @@ def erase(db: Connection, study_uid: str, at: float, series_uid: str | None = No
     db.execute(delete(result_object).where(result_object.c.result_id.in_(results)))
     db.execute(delete(result).where(of_series(result, study_uid, series_uid)))
     db.execute(delete(event).where(or_(of_series(event, study_uid, series_uid), event.c.job_id.in_(jobs))))
-    commitments.forget(db, study_uid, series_uid)
+    commitments.erase(db, study_uid, series_uid)
     for table in (job, instance, series):
         db.execute(delete(table).where(of_series(table, study_uid, series_uid)))
     if not content(db, study_uid).series:
-        patients.forget(db, study_uid)
+        patients.erase(db, study_uid)
     return there
 
 

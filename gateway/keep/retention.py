@@ -67,7 +67,7 @@ class Retention:
             gone = self._ledger.write(delete_inputs, inputs, wall_s, wall_s - settings.inputs_s)
             self._log("retention.inputs", inputs, f"{gone} files of instances deleted")
         elif whole is not None:
-            self._ledger.write(forget, whole, wall_s, wall_s - settings.results_s)
+            self._ledger.write(erase_series, whole, wall_s, wall_s - settings.results_s)
             self._log("retention.forgotten", whole, "forgotten")
         return inputs is not None or whole is not None
 
@@ -93,7 +93,7 @@ def delete_inputs(db: Connection, row: SeriesRow, at: float, before: float) -> i
     return doom(db, paths, at)
 
 
-def forget(db: Connection, row: SeriesRow, at: float, before: float) -> None:
+def erase_series(db: Connection, row: SeriesRow, at: float, before: float) -> None:
     """Take a series out of the ledger, unless something happened to it meanwhile."""
     if _is_due(db, row, at, before, deleted=True):
         erase(db, row.study_uid, at, row.series_uid)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Table, and_, update
+from sqlalchemy import ColumnElement, Connection, Table, and_, case, update
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +24,19 @@ class Claim:
 NO_LEASE = {"lease_owner": None, "lease_until": None}
 
 
-def claim_first(db: Connection, table: Table, first: Any, lease: Mapping[str, Any]) -> Claim | None:
+def lease(table: Table, state: StrEnum, owner: str, now: float, until: float) -> dict[str, Any]:
+    """What a claim sets. state: of a row that is claimed. Patience begins with the first claim."""
+    tried_from = case((table.c.tried_from.is_(None), now), else_=table.c.tried_from)
+    return {"state": state, "lease_owner": owner, "lease_until": until, "tried_from": tried_from}
+
+
+def claim_first(db: Connection, table: Table, first: Any, values: Mapping[str, Any]) -> Claim | None:
+    """Claim the first row of a query of ids."""
     chosen = first.limit(1).with_for_update(skip_locked=True).scalar_subquery()
     row = db.execute(
         update(table)
         .where(table.c.id == chosen)
-        .values(attempt=table.c.attempt + 1, **lease)
+        .values(attempt=table.c.attempt + 1, **values)
         .returning(table.c.id, table.c.attempt)
     ).one_or_none()
     return None if row is None else Claim(row.id, row.attempt)
@@ -37,5 +44,9 @@ def claim_first(db: Connection, table: Table, first: Any, lease: Mapping[str, An
 
 def move(db: Connection, table: Table, state: StrEnum, claim: Claim, values: Mapping[str, Any]) -> bool:
     """A move of the one who holds the claim."""
-    mine = and_(table.c.id == claim.id, table.c.attempt == claim.attempt, table.c.state == state)
-    return db.execute(update(table).where(mine).values(**values)).rowcount == 1
+    return db.execute(update(table).where(under(table, state, claim)).values(**values)).rowcount == 1
+
+
+def under(table: Table, state: StrEnum, claim: Claim) -> ColumnElement[bool]:
+    """The row of a claim, while that holds and the row is in a state."""
+    return and_(table.c.id == claim.id, table.c.attempt == claim.attempt, table.c.state == state)

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, delete, exists, insert, or_, select, update
 
-from gateway.ledger.claims import Claim
+from gateway.ledger.claims import Claim, move
 from gateway.ledger.records import CommitmentRow, InstanceRow
 from gateway.ledger.states import COUNTING, CommitmentState
 from gateway.ledger.tables import association, commitment, commitment_item, count, instance, of_series
@@ -51,8 +51,8 @@ def ask(
     )
     db.execute(delete(commitment_item).where(commitment_item.c.commitment_id.in_(old)))
     db.execute(delete(commitment).where(commitment.c.id.in_(old)))
-    facts = {"calling_ae": calling_ae, "transaction_uid": transaction_uid, "association_id": association_id}
-    facts |= {"asked_at": at, "ready_at": at, "state": CommitmentState.WAITING, "attempt": 0}  # type: ignore[dict-item]
+    facts: dict[str, Any] = {"asked_at": at, "ready_at": at, "state": CommitmentState.WAITING, "attempt": 0}
+    facts |= {"calling_ae": calling_ae, "transaction_uid": transaction_uid, "association_id": association_id}
     new = db.execute(insert(commitment).returning(commitment.c.id), facts).scalar_one()
     rows = {
         item.sop_instance_uid: {
@@ -71,8 +71,9 @@ def waiting(db: Connection) -> list[CommitmentRow]:
 
 
 def items(db: Connection, commitment_id: int) -> tuple[Item, ...]:
-    found = select(commitment_item).where(commitment_item.c.commitment_id == commitment_id)
-    return tuple(Item(row.sop_class_uid, row.sop_instance_uid, row.reason) for row in db.execute(found))
+    columns = commitment_item.c.sop_class_uid, commitment_item.c.sop_instance_uid, commitment_item.c.reason
+    asked = select(*columns).where(commitment_item.c.commitment_id == commitment_id)
+    return tuple(Item(*row) for row in db.execute(asked))
 
 
 def settle(db: Connection, commitment_id: int, failed: Mapping[str, int], at: float) -> bool:
@@ -119,30 +120,26 @@ def _elsewhere(before: float) -> Any:
 
 def _claim_reports(db: Connection, whose: Any, now: float, until: float) -> tuple[Report, ...]:
     taken = {"attempt": commitment.c.attempt + 1, "ready_at": until}
-    found = db.execute(update(commitment).where(_due(now), whose).values(taken).returning(commitment)).all()
+    claimed = update(commitment).where(_due(now), whose).values(taken).returning(commitment)
     return tuple(
         Report(
             Claim(row.id, row.attempt), row.transaction_uid, row.calling_ae, row.association_id, row.known_at,
             items(db, row.id),
         )
-        for row in found
+        for row in db.execute(claimed).all()
     )  # fmt: skip
 
 
 def reported(db: Connection, claim: Claim, at: float) -> bool:
     """The sender knows."""
-    return (
-        db.execute(
-            update(commitment).where(_held(claim)).values(state=CommitmentState.REPORTED, reported_at=at)
-        ).rowcount
-        == 1
-    )
+    known = {"state": CommitmentState.REPORTED, "reported_at": at}
+    return move(db, commitment, CommitmentState.KNOWN, claim, known)
 
 
 def report_later(db: Connection, claim: Claim, ready_at: float | None, error: str) -> bool:
     """The sender was not reached: again, not before `ready_at`; None for never."""
     then: dict[str, Any] = {"state": CommitmentState.DEAD} if ready_at is None else {"ready_at": ready_at}
-    return db.execute(update(commitment).where(_held(claim)).values(error=error, **then)).rowcount == 1
+    return move(db, commitment, CommitmentState.KNOWN, claim, {"error": error} | then)
 
 
 def stored(db: Connection, uids: Iterable[str]) -> list[InstanceRow]:
@@ -158,11 +155,12 @@ def stored(db: Connection, uids: Iterable[str]) -> list[InstanceRow]:
 
 def studies_of(db: Connection, uids: Iterable[str]) -> dict[str, set[str]]:
     """The studies under which each of these SOP Instance UIDs has come."""
-    found: dict[str, set[str]] = {}
+    studies: dict[str, set[str]] = {}
     for some in _parts(uids):
-        for row in db.execute(select(instance).where(instance.c.sop_instance_uid.in_(some))):
-            found.setdefault(row.sop_instance_uid, set()).add(row.study_uid)
-    return found
+        named = select(instance.c.sop_instance_uid, instance.c.study_uid).where(instance.c.sop_instance_uid.in_(some))
+        for uid, study_uid in db.execute(named):
+            studies.setdefault(uid, set()).add(study_uid)
+    return studies
 
 
 def lists_after(db: Connection, commitment_id: int) -> list[CommitmentRow]:
@@ -180,18 +178,12 @@ def lists_of(db: Connection, study_uid: str) -> list[CommitmentRow]:
     return CommitmentRow.all(db, select(commitment).where(touched).order_by(commitment.c.id))
 
 
-def _held(claim: Claim) -> Any:
-    return and_(
-        commitment.c.id == claim.id, commitment.c.attempt == claim.attempt, commitment.c.state == CommitmentState.KNOWN
-    )
-
-
 def _parts(uids: Iterable[str]) -> Iterable[list[str]]:
     left = list(uids)
     return (left[start : start + MOST] for start in range(0, len(left), MOST))
 
 
-def forget(db: Connection, study_uid: str, series_uid: str | None) -> None:
+def erase(db: Connection, study_uid: str, series_uid: str | None) -> None:
     """A study, or a series of it, is about to be taken out of the ledger. What was not reported yet is not stored."""
     mine = of_series(instance, study_uid, series_uid)
     gone = commitment_item.c.sop_instance_uid.in_(select(instance.c.sop_instance_uid).where(mine))

@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, case, exists, or
 
 from gateway import retry
 from gateway.ledger import patients, stages
-from gateway.ledger.claims import NO_LEASE, Claim, claim_first, move
+from gateway.ledger.claims import NO_LEASE, Claim, claim_first, lease, move
 from gateway.ledger.object_kind import is_segmentation
 from gateway.ledger.records import DeliveryRow
 from gateway.ledger.statements import UPSERT
@@ -34,9 +34,7 @@ def claim_delivery(db: Connection, destination: str, owner: str, now: float, unt
     free = and_(~_segmentation_pends(owner, now), ~patients.stopped(study_uid).correlate(delivery))
     mine = and_(delivery.c.destination == destination, or_(ready, dropped), free)
     first = select(delivery.c.id).where(mine).order_by(delivery.c.ready_at, delivery.c.id)
-    tried_from = case((delivery.c.tried_from.is_(None), now), else_=delivery.c.tried_from)
-    lease = {"state": DeliveryState.SENDING, "lease_owner": owner, "lease_until": until, "tried_from": tried_from}
-    return claim_first(db, delivery, first, lease)
+    return claim_first(db, delivery, first, lease(delivery, DeliveryState.SENDING, owner, now, until))
 
 
 def _segmentation_pends(owner: str, now: float) -> Any:
@@ -85,7 +83,7 @@ def requeue_delivery(
     return moved
 
 
-def release_delivery(db: Connection, claim: Claim) -> bool:
+def put_back_delivery(db: Connection, claim: Claim) -> bool:
     """A delivery was not tried after all: it goes back into the queue, as if nobody had taken it."""
     return move(db, delivery, DeliveryState.SENDING, claim, {"state": DeliveryState.QUEUED} | NO_LEASE)
 
@@ -180,7 +178,7 @@ def store(db: Connection, out: DeliveryRow, status: int, now: float, check_at: f
         stored: dict[str, Any] = {"copies": delivery.c.copies + 1, "stored_as": None}
         if stored_as not in (None, "", out.sop_instance_uid):
             stored |= {"stored_as": stored_as, "asked": LAST_ASK} | _renamed(f"the peer stored it as {stored_as}")
-        db.execute(update(delivery).where(_held(out.claim)).values(**stored))
+        move(db, delivery, DeliveryState.STORED, out.claim, stored)
     return moved
 
 
@@ -202,26 +200,26 @@ def claim_unconfirmed(db: Connection, destination: str, now: float, until: float
 def note_transaction(db: Connection, claims: Iterable[Claim], transaction_uid: str) -> None:
     """A destination is about to be asked for storage commitment."""
     for claim in claims:
-        db.execute(update(delivery).where(_held(claim)).values(transaction_uid=transaction_uid))
+        move(db, delivery, DeliveryState.STORED, claim, {"transaction_uid": transaction_uid})
 
 
 def ask_again(db: Connection, claims: Iterable[Claim], ready_at: float, *, counts: bool) -> None:
     """A destination is to be asked later. counts: whether this time was one of those that it is asked."""
     asked = delivery.c.asked - (0 if counts else 1)
     for claim in claims:
-        db.execute(update(delivery).where(_held(claim)).values(ready_at=ready_at, asked=asked))
+        move(db, delivery, DeliveryState.STORED, claim, {"ready_at": ready_at, "asked": asked})
 
 
 def accept_unconfirmed(db: Connection, claims: Iterable[Claim]) -> None:
     """A destination cannot be asked: its C-STORE response is all there will be."""
     for claim in claims:
-        db.execute(update(delivery).where(_held(claim)).values(asked=LAST_ASK))
+        move(db, delivery, DeliveryState.STORED, claim, {"asked": LAST_ASK})
 
 
 def confirm(db: Connection, claim: Claim, now: float) -> bool:
     """A destination has the object for good."""
     there = {"state": DeliveryState.CONFIRMED, "confirmed_at": now}
-    moved = db.execute(update(delivery).where(_held(claim)).values(**there)).rowcount == 1
+    moved = move(db, delivery, DeliveryState.STORED, claim, there)
     if moved:
         stages.object_confirmed(db, DeliveryRow.one(db, deliveries_query().where(delivery.c.id == claim.id)), now)
     return moved
@@ -232,7 +230,7 @@ def lose(db: Connection, out: DeliveryRow, now: float, settings: Deliver, random
     `MOST_COPIES`. What it said that it changed (B000H) is there under another name, and is believed."""
     if out.status == retry.COERCED:
         renamed = _renamed(f"the peer stored it with data elements of its own ({meaning(out.status)}); {detail}")
-        return db.execute(update(delivery).where(_held(out.claim)).values(asked=LAST_ASK, **renamed)).rowcount == 1
+        return move(db, delivery, DeliveryState.STORED, out.claim, {"asked": LAST_ASK} | renamed)
     then = retry.decide(Fault.LOST, max(out.copies, 1), now - out.patience_from, settings, random)
     again = isinstance(then, RetryAt)
     lost = {
@@ -243,7 +241,7 @@ def lose(db: Connection, out: DeliveryRow, now: float, settings: Deliver, random
         "error": f"{Fault.LOST.value if isinstance(then, RetryAt) else then.reason}: {detail}",
         "transaction_uid": None,
     }
-    moved = db.execute(update(delivery).where(_held(out.claim)).values(**lost)).rowcount == 1
+    moved = move(db, delivery, DeliveryState.STORED, out.claim, lost)
     if moved:
         stages.delivery_failed(db, dead=not again)
     return moved
@@ -270,7 +268,7 @@ def take_report(
         reason = failed.get(out.sop_instance_uid)
         if reason == NOT_THIS_CLASS:
             by_find = {"asked": LAST_ASK - 1, "ready_at": now + FIND_AFTER_S, "transaction_uid": None}
-            db.execute(update(delivery).where(_held(out.claim)).values(**by_find))
+            move(db, delivery, DeliveryState.STORED, out.claim, by_find)
         elif reason in retry.UNSERVED and out.asked < LAST_ASK - 1:
             ask_again(db, [out.claim], now + FIND_AFTER_S, counts=True)
         elif reason is not None:
@@ -308,12 +306,6 @@ def retry_dead(db: Connection, now: float, delivery_id: int | None = None, desti
 
 def _unconfirmed(now: float) -> ColumnElement[bool]:
     return and_(delivery.c.state == DeliveryState.STORED, delivery.c.asked < LAST_ASK, delivery.c.ready_at <= now)
-
-
-def _held(claim: Claim) -> ColumnElement[bool]:
-    return and_(
-        delivery.c.id == claim.id, delivery.c.attempt == claim.attempt, delivery.c.state == DeliveryState.STORED
-    )
 
 
 def deliveries_query() -> Select[Any]:

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, and_, case, exists, insert, null, or_, select, true, update
 
 from gateway.ledger import patients, stages
-from gateway.ledger.claims import NO_LEASE, Claim, claim_first, move
+from gateway.ledger.claims import NO_LEASE, Claim, claim_first, lease, move, under
 from gateway.ledger.instances import lost_instances
 from gateway.ledger.records import JobRow
 from gateway.ledger.series import series_row
@@ -25,9 +25,8 @@ def claim_job(db: Connection, owner: str, now: float, until: float) -> Claim | N
     before that is decided upon: another job may have it then.
     """
     first = select(job.c.id).where(_claimable(now)).order_by(job.c.revision == 0, job.c.due, job.c.id)
-    tried_from = case((job.c.tried_from.is_(None), now), else_=job.c.tried_from)
-    lease = {"state": JobState.RUNNING, "lease_owner": owner, "lease_until": until, "tried_from": tried_from}
-    claim = claim_first(db, job, first, lease | {"started_at": now})
+    values = lease(job, JobState.RUNNING, owner, now, until) | {"started_at": now}
+    claim = claim_first(db, job, first, values)
     if claim is not None:
         stages.job_claimed(db, claim.id, now)
     return claim
@@ -78,8 +77,8 @@ def give_way(db: Connection, claim: Claim, ready_at: float, why: MedsegError | N
     why: there is nothing to begin with, as far as is known yet.
     """
     again: dict[str, Any] = {"ready_at": case((job.c.revision == 0, ready_at), else_=job.c.ready_at)}
-    told = {} if why is None else {"error_code": why.code, "error": str(why)}
-    return move(db, job, JobState.RUNNING, claim, {"state": UNCLAIMED} | again | told | NO_LEASE)
+    reason = {} if why is None else {"error_code": why.code, "error": str(why)}
+    return move(db, job, JobState.RUNNING, claim, {"state": UNCLAIMED} | again | reason | NO_LEASE)
 
 
 #: The state of a job that nobody works on.
@@ -164,8 +163,7 @@ def job_row(db: Connection, job_id: int) -> JobRow:
 
 def job_under(db: Connection, claim: Claim) -> JobRow | None:
     """The job of a claim; None where the claim has run out, or the job was purged."""
-    mine = and_(job.c.id == claim.id, job.c.attempt == claim.attempt, job.c.state == JobState.RUNNING)
-    return JobRow.one_or_none(db, select(job).where(mine))
+    return JobRow.one_or_none(db, select(job).where(under(job, JobState.RUNNING, claim)))
 
 
 def has_job(db: Connection, job_id: int) -> bool:
@@ -173,8 +171,15 @@ def has_job(db: Connection, job_id: int) -> bool:
     return bool(db.execute(select(exists().where(job.c.id == job_id))).scalar())
 
 
-def running_jobs(db: Connection) -> list[JobRow]:
-    return JobRow.all(db, select(job).where(job.c.state == JobState.RUNNING))
+def jobs_in(db: Connection, *states: JobState) -> list[JobRow]:
+    """The jobs in some states, the oldest first."""
+    return JobRow.all(db, select(job).where(job.c.state.in_(states)).order_by(job.c.id))
+
+
+def latest_job(db: Connection, study_uid: str, series_uid: str) -> JobRow | None:
+    """The latest job of a series; None where it never had one."""
+    mine = select(job).where(of_series(job, study_uid, series_uid))
+    return JobRow.one_or_none(db, mine.order_by(job.c.id.desc()).limit(1))
 
 
 def release_held(db: Connection, job_id: int, at: float) -> bool:

@@ -210,7 +210,7 @@ def settle(db: Connection, study_uid: str, winner: str | None, at: float) -> Non
     record(db, "patient.settled", at, {"by": state}, study_uid=study_uid)
 
 
-def forget(db: Connection, study_uid: str) -> None:
+def erase(db: Connection, study_uid: str) -> None:
     """A study is taken out of the ledger."""
     for table in (study_patient, patient_conflict):
         db.execute(delete(table).where(table.c.study_uid == study_uid))

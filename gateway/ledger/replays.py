@@ -33,7 +33,7 @@ def sent_again(db: Connection, before: float) -> list[SeriesRow]:
 
 def decide_again(db: Connection, of: SeriesRow, new: NewJob | None, at: float) -> bool:
     """A series was sent again, and the rules of now make `new` of it, or nothing. Returns whether it is asked anew."""
-    last = latest_job(db, of.study_uid, of.series_uid)
+    last = jobs.latest_job(db, of.study_uid, of.series_uid)
     if new is not None and (last is None or last.state == JobState.CANCELLED or _work(last) != _work(new)):
         return reopen(db, of.study_uid, of.series_uid)
     still = and_(of_series(series, of.study_uid, of.series_uid), series.c.last_at == of.last_at)
@@ -80,18 +80,6 @@ def dismiss(db: Connection, job_id: int, at: float) -> bool:
     uids = {"study_uid": row.study_uid, "series_uid": row.series_uid}
     events.record(db, "series.passed_over", at, detail, job_id=job_id, **uids)
     return True
-
-
-def series_of(db: Connection, study_uid: str) -> list[SeriesRow]:
-    """The series of a study, in the order in which they came."""
-    mine = select(series).where(series.c.study_uid == study_uid)
-    return SeriesRow.all(db, mine.order_by(series.c.first_at, series.c.series_uid))
-
-
-def latest_job(db: Connection, study_uid: str, series_uid: str) -> JobRow | None:
-    """The latest job of a series; None where it never had one."""
-    mine = select(job).where(of_series(job, study_uid, series_uid))
-    return JobRow.one_or_none(db, mine.order_by(job.c.id.desc()).limit(1))
 
 
 def _work(of: JobRow | NewJob) -> tuple[str, ...]:

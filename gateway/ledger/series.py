@@ -16,9 +16,15 @@ from gateway.ledger.tables import instance, of_series, series
 from medseg.errors import MedsegError
 
 
-def unsettled_series(db: Connection) -> list[SeriesRow]:
-    """The series that have something not decided upon."""
-    return SeriesRow.all(db, select(series).where(series.c.state.in_(UNDECIDED)))
+def series_in(db: Connection, *states: SeriesState) -> list[SeriesRow]:
+    """The series in some states."""
+    return SeriesRow.all(db, select(series).where(series.c.state.in_(states)))
+
+
+def series_of(db: Connection, study_uid: str) -> list[SeriesRow]:
+    """The series of a study, in the order in which they came."""
+    mine = select(series).where(series.c.study_uid == study_uid)
+    return SeriesRow.all(db, mine.order_by(series.c.first_at, series.c.series_uid))
 
 
 class Erased(MedsegError):
@@ -96,7 +102,7 @@ def arriving(db: Connection) -> list[UndecidedSeries]:
         UndecidedSeries(
             row.study_uid, row.series_uid, row.instances, frozenset(_senders(db, row.study_uid, row.series_uid))
         )
-        for row in unsettled_series(db)
+        for row in series_in(db, *UNDECIDED)
     ]
 
 

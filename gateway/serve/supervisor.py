@@ -27,6 +27,7 @@ from gateway.ledger import associations, events, waits
 from gateway.ledger import jobs as jobs_rows
 from gateway.ledger.deliveries import REPORT_WITHIN_S
 from gateway.ledger.ledger import Ledger, LedgerUnavailable
+from gateway.ledger.states import JobState
 from gateway.receive.reconcile import reconcile, remove_parts
 from gateway.receive.spool import Spool
 from gateway.retry import JITTER, Fault
@@ -165,7 +166,7 @@ def _lose_jobs(settings: GatewaySettings, ledger: Ledger, fault: Fault) -> None:
     """The worker is gone, and with it what it did."""
     now = time.time()
     with ledger.read() as db:
-        running = jobs_rows.running_jobs(db)
+        running = jobs_rows.jobs_in(db, JobState.RUNNING)
     for job in running:
         ledger.write(jobs.lost, job, fault, now, settings.deliver)
         logger.warning("job %d: %s", job.id, fault.value, extra={"event": "job.lost", "job": job.id})
@@ -287,7 +288,7 @@ class Supervisor:
         now_s = time.monotonic()
         with self._ledger.read() as db:
             # One whose series is still arriving waits for slices: its time counts from when that is complete.
-            attempts = {(job.id, job.attempt) for job in jobs_rows.running_jobs(db) if job.revision}
+            attempts = {(job.id, job.attempt) for job in jobs_rows.jobs_in(db, JobState.RUNNING) if job.revision}
         self._since_s = {attempt: self._since_s.get(attempt, now_s) for attempt in attempts}
         if any(now_s - since_s > self._deadline_s for since_s in self._since_s.values()):
             worker = next(child for child in self.children if child.name == processes.WORKER)

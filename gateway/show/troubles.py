@@ -14,10 +14,9 @@ from pathlib import Path
 
 from sqlalchemy import Connection, select
 
-from gateway.ledger import deliveries, patients
-from gateway.ledger.records import JobRow, SeriesRow
+from gateway.ledger import deliveries, jobs, patients, series
 from gateway.ledger.states import DeliveryState, InstanceState, JobState, SeriesState
-from gateway.ledger.tables import event, instance, job, of_series, series
+from gateway.ledger.tables import event, instance, of_series
 from gateway.settings.patterns import Moments
 from gateway.show import next_steps
 from medseg.dicom.headers import look, read_instance
@@ -54,7 +53,7 @@ def troubles(db: Connection) -> tuple[Trouble, ...]:
             "job", row.id, row.study_uid, row.series_uid, row.error_code or "",
             row.finished_at or row.created_at, row.error or "", next_steps.for_job(row),
         )
-        for row in JobRow.all(db, select(job).where(job.c.state == JobState.FAILED))
+        for row in jobs.jobs_in(db, JobState.FAILED)
     ]  # fmt: skip
     found += [
         Trouble(
@@ -66,7 +65,7 @@ def troubles(db: Connection) -> tuple[Trouble, ...]:
     found += [
         Trouble("series", None, row.study_uid, row.series_uid, "held", row.last_at, _why_held(db, row.study_uid,
                 row.series_uid), next_steps.for_series(row))
-        for row in SeriesRow.all(db, select(series).where(series.c.state == SeriesState.HELD))
+        for row in series.series_in(db, SeriesState.HELD)
     ]  # fmt: skip
     return tuple(sorted(found, key=lambda trouble: -trouble.at))
 

@@ -68,7 +68,7 @@ def test_a_lease_that_runs_out_is_taken_over_and_fences(stage: Stage) -> None:
     (taken,) = claim(stage, "two")
     now = stage.clock.now
     assert not stage.ledger.write(deliveries.renew_delivery, late.claim, now + 10)
-    assert not stage.ledger.write(deliveries.release_delivery, late.claim)
+    assert not stage.ledger.write(deliveries.put_back_delivery, late.claim)
     assert not stage.ledger.write(deliveries.end_delivery, late.claim, 0, now)
     assert stage.ledger.write(deliveries.end_delivery, taken.claim, 0, now)
 
