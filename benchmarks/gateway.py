@@ -40,7 +40,9 @@ from streaming import (
 )  # beside this file; makes the checkout importable
 
 from gateway.dimse.scu import no_answer_lost
-from tests.gateway.running import Pacs, Serving, wait_for
+from tests.gateway.pacs import FakePacs, listening
+from tests.gateway.running import Serving
+from tests.waiting import wait_for
 
 CHANNELS = [16, 32, 64, 128, 256]
 QUIET_S = (5.0, 60.0)
@@ -101,7 +103,7 @@ def as_another(study: Path, *, count_known: bool) -> list[Dataset]:
     return datasets
 
 
-def one_turn(service: Serving, pacs: Pacs, study: Path, rate: float, *, count_known: bool) -> dict[str, Any]:
+def one_turn(service: Serving, pacs: FakePacs, study: Path, rate: float, *, count_known: bool) -> dict[str, Any]:
     datasets = as_another(study, count_known=count_known)
     before = len(pacs.of("SEG"))
     last = send(service, datasets, rate)
@@ -143,8 +145,7 @@ def main() -> None:
         instances = make_study(work / "study", chosen.data, chosen.slices)
         find_engine(bundle, work / "cache")
         unstreamed(bundle, instances, work / "first")
-        pacs = Pacs()
-        stack.callback(pacs.close)
+        pacs = stack.enter_context(listening(FakePacs()))
         (work / "gateway").mkdir()
         settings = SETTINGS.format(port=pacs.port, bundle=work / "spleen")
         service = Idle(work / "gateway", settings, "allow_any_caller = true\n")

@@ -19,7 +19,7 @@ import pytest
 import gateway
 import medseg
 from medseg.dicom.phantom import Ellipsoid, make_affine, make_series, paint, write_series
-from tests.gateway.deliver.stage import FakePacs, serving
+from tests.gateway.pacs import FakePacs, listening
 from tests.medseg.bundle.zoo import threshold
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -81,7 +81,7 @@ def test_functions_and_the_modules_of_their_names() -> None:
 
 @pytest.fixture
 def pacs() -> Iterator[FakePacs]:
-    with serving(FakePacs()) as peer:
+    with listening(FakePacs()) as peer:
         yield peer
 
 

@@ -16,8 +16,8 @@ import pytest
 from numpy.typing import NDArray
 from pydicom import dcmread
 
-from tests.gateway.running import wait_for
 from tests.peers.programs import dciodvfy
+from tests.waiting import wait_for
 
 CENTRES_RAS_MM = {"left": (-27.0, -20.0, -16.0), "right": (27.0, -20.0, -16.0)}
 

@@ -18,8 +18,8 @@ from pydicom import Dataset, dcmread
 from medseg.cli.demo import write_study
 from tests.acceptance.test_demo import CENTRES_RAS_MM, voxel_centres_ras_mm
 from tests.gateway.receiving import data_set_of
-from tests.gateway.running import wait_for
 from tests.peers.routed import DEPLOY, Pair, routed
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.skipif(find_spec("nilearn") is None, reason="nilearn carries the MNI152 MRI")
 

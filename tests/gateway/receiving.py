@@ -6,8 +6,7 @@ import contextlib
 import hashlib
 import socket
 import struct
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +27,8 @@ from gateway.dimse.scu import no_answer_lost
 from gateway.dimse.store import AssociationLimits
 from gateway.ledger.ledger import Ledger
 from gateway.receive.spool import Spool, Watermark
+from tests.gateway.ledgers import new_ledger
+from tests.waiting import wait_for
 
 STORESCU = "/usr/bin/storescu"  # DCMTK's, and not pynetdicom's of the same name
 NEVER_FULL = Watermark(used_percent=100, free_bytes=0)
@@ -80,21 +81,6 @@ def data_set_of(path: Path) -> bytes:
     return content[144 + group_length :]
 
 
-def free_port() -> int:
-    """A port of loopback where nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def until(condition: Callable[[], bool], timeout_s: float = 20) -> bool:
-    """Wait for what another thread does."""
-    deadline = time.monotonic() + timeout_s
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return condition()
-
-
 @dataclass
 class Receiver:
     """A running SCP with its spool and ledger."""
@@ -112,7 +98,8 @@ class Receiver:
 
     def no_parts(self) -> bool:
         """Nothing that was begun is left, once associations are over."""
-        return until(lambda: not list(self.spool.incoming.iterdir()))
+        wait_for("no part of an instance", lambda: not list(self.spool.incoming.iterdir()))
+        return True
 
     def stored(self) -> dict[str, bytes]:
         """SOP Instance UID to data set, of what counts, with every row checked against its file."""
@@ -138,7 +125,7 @@ def receiving(folder: Path, **settings: Any) -> Iterator[Receiver]:
         "limits": AssociationLimits(associations=200, per_caller=200),
         "timeouts": AcceptorTimeouts(acse_s=5, dimse_s=5, network_s=20),
     } | settings
-    with Ledger(f"sqlite:///{folder}/ledger.db") as ledger:
+    with new_ledger(folder) as ledger:
         spool = Spool(folder / "spool", ledger, watermark)
         with StorageScp(spool, **chosen) as scp:
             yield Receiver(scp, spool, ledger)

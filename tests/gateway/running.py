@@ -9,67 +9,19 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
 from pydicom import Dataset
-from pydicom.uid import ComprehensiveSRStorage, CTImageStorage, ExplicitVRLittleEndian, SegmentationStorage
-from pynetdicom import AE, evt
-from pynetdicom.sop_class import Verification
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pynetdicom import AE
 from sqlalchemy import create_engine, text
 
 from tests.gateway.receiving import CAREFUL
-
-PATIENCE_S = 150.0  # on a machine that others use; nothing here waits for so long on an idle one
-SR_CLASSES = (ComprehensiveSRStorage, "1.2.840.10008.5.1.4.1.1.88.34")
-
-
-def wait_for(what: str, found: Callable[[], Any], patience_s: float = PATIENCE_S) -> Any:
-    """What `found` says once it says something."""
-    deadline = time.monotonic() + patience_s
-    while time.monotonic() < deadline:
-        if answer := found():
-            return answer
-        time.sleep(0.05)
-    raise AssertionError(f"waited {patience_s:g} s for {what}")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class Pacs:
-    """A peer that keeps what it is sent, in order."""
-
-    def __init__(self) -> None:
-        self.received: list[Dataset] = []
-        self._lock = threading.Lock()
-        ae = AE("PACS")
-        ae.add_supported_context(Verification)
-        for sop_class in (SegmentationStorage, *SR_CLASSES):
-            ae.add_supported_context(sop_class, ExplicitVRLittleEndian)
-        self._server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, self._store)])
-        self.port = int(self._server.server_address[1])
-
-    def _store(self, event: Any) -> int:
-        dataset = event.dataset
-        dataset.file_meta = event.file_meta
-        with self._lock:
-            self.received.append(dataset)
-        return 0x0000
-
-    def of(self, modality: str) -> list[Dataset]:
-        with self._lock:
-            return [one for one in self.received if one.Modality == modality]
-
-    def close(self) -> None:
-        self._server.shutdown()
+from tests.ports import free_port
+from tests.waiting import PATIENCE_S, wait_for
 
 
 class Serving:

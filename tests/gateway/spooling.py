@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,17 +17,8 @@ from gateway.dimse.store import AssociationInfo, Ending, StoreRequest
 from gateway.ledger.ledger import Ledger
 from gateway.receive.comparison import Comparison
 from gateway.receive.spool import Spool
-from medseg.dicom.phantom import make_series
+from tests.gateway.ledgers import new_ledger
 from tests.gateway.receiving import NEVER_FULL, encode
-
-
-def phantom(seed: int = 0, slices: int = 6, **changes: Any) -> list[Dataset]:
-    """A small CT series that somebody else made."""
-    series = make_series(spacing_mm=(3.0, 2.0, 2.0), shape=(slices, 32, 32), seed=seed)
-    for one in series:
-        for keyword, value in ({"Manufacturer": "Phantom"} | changes).items():
-            setattr(one, keyword, value)
-    return series
 
 
 @dataclass
@@ -72,17 +62,5 @@ class Inbox:
 
 @contextmanager
 def inbox(folder: Path) -> Iterator[Inbox]:
-    with Ledger(f"sqlite:///{folder}/ledger.db") as ledger:
+    with new_ledger(folder) as ledger:
         yield Inbox(Spool(folder / "spool", ledger, NEVER_FULL), ledger)
-
-
-class Clock:
-    """Both clocks; the monotonic one starts at any number."""
-
-    def __init__(self) -> None:
-        self.now_s, self.wall_s = 1000.0, time.time() + 2.0
-
-    def after(self, seconds: float) -> tuple[float, float]:
-        self.now_s += seconds
-        self.wall_s += seconds
-        return self.now_s, self.wall_s

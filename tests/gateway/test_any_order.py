@@ -16,7 +16,9 @@ from pydicom import Dataset
 from gateway.serve.director import Director
 from gateway.settings.read import read_settings
 from tests.gateway.beside import BESIDE, beside
-from tests.gateway.spooling import Clock, inbox, phantom
+from tests.gateway.clock import Clock
+from tests.gateway.phantoms import phantom
+from tests.gateway.spooling import inbox
 
 #: Each asks for what some of the objects say otherwise than the slices.
 RULES = """

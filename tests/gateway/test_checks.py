@@ -15,8 +15,8 @@ from gateway.cli import doctor as gateway_checks
 from gateway.cli.doctor import checks
 from gateway.ledger.ledger import Ledger
 from medseg.cli.doctor import Check
-from tests.gateway.deliver.stage import SEG, SR, FakePacs, serving
-from tests.gateway.running import free_port
+from tests.gateway.pacs import SEG, SR, FakePacs, listening
+from tests.ports import free_port
 
 ROOM = "[limits]\ndisk_used_percent = 100\ndisk_free_gb = 0\n"
 
@@ -102,7 +102,7 @@ ALL = (SEG, SR, Verification)
     ],
 )
 def test_what_a_peer_takes(folder: Path, classes: tuple[str, ...], ok: bool, said: str) -> None:
-    with serving(FakePacs(), classes) as pacs:
+    with listening(FakePacs(), classes) as pacs:
         write(folder, f'[[peer]]\nname = "pacs"\nae_title = "PACS"\nhost = "127.0.0.1"\nport = {pacs.port}\n')
         check = found(folder)["peer pacs"]
     assert (check.ok, said in check.found) == (ok, True)
@@ -115,7 +115,7 @@ def test_a_peer_that_is_away_is_told(folder: Path) -> None:
 
 
 def test_peers_are_asked_for_what_rules_send_to_them(folder: Path) -> None:
-    with serving(FakePacs(), (SR, Verification)) as pacs:
+    with listening(FakePacs(), (SR, Verification)) as pacs:
         peer = f'[[peer]]\nname = "pacs"\nae_title = "PACS"\nhost = "127.0.0.1"\nport = {pacs.port}\n'
         write(folder, peer + '[[rule]]\nsend_to = ["pacs"]\nresults = ["sr"]\n')
         check = found(folder)["peer pacs"]

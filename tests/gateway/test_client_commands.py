@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 from gateway.cli import client
 from gateway.dimse.scu import NoAssociation
 from medseg.cli.exits import exit_code
-from tests.gateway.deliver.stage import SEG, FakePacs, serving
+from tests.gateway.pacs import SEG, FakePacs, listening
 from tests.gateway.receiving import make_ct, write_file
-from tests.peers.orthanc import free_port
+from tests.ports import free_port
 
 app = typer.Typer()
 client.register(app)
@@ -25,7 +25,7 @@ client.register(app)
 
 @pytest.fixture
 def pacs() -> Iterator[FakePacs]:
-    with serving(FakePacs()) as one:
+    with listening(FakePacs()) as one:
         yield one
 
 

@@ -11,7 +11,9 @@ from gateway.ledger import instances, jobs
 from gateway.serve.director import Director
 from gateway.settings.model import GatewaySettings
 from gateway.settings.read import read_settings
-from tests.gateway.spooling import Clock, Inbox, inbox, phantom
+from tests.gateway.clock import Clock
+from tests.gateway.phantoms import phantom
+from tests.gateway.spooling import Inbox, inbox
 
 QUIET_S, GAP_S, OPEN_S, ABORT_S, CAP_S = 3, 30, 60, 90, 100
 TIMES = f"[complete]\nquiet_gap_s = {GAP_S}\nquiet_open_s = {OPEN_S}\nquiet_abort_s = {ABORT_S}\n"

@@ -13,9 +13,9 @@ import pytest
 from gateway import heartbeat, logs
 from gateway.heartbeat import Heart, Watched, beats, expect
 from gateway.ledger import tallies
-from gateway.ledger.ledger import Ledger
 from gateway.ledger.tallies import EVENTS
-from tests.gateway.running import wait_for
+from tests.gateway.ledgers import new_ledger
+from tests.waiting import wait_for
 
 
 def alive(folder: Path, name: str) -> bool:
@@ -87,7 +87,7 @@ def test_what_was_logged_is_counted_for_good(tmp_path: Path) -> None:
         logs.COUNTS.handle(log)
         with heart(tmp_path, Watched()):
             pass
-    with Ledger(f"sqlite:///{tmp_path}/ledger.db") as ledger, ledger.read() as db:
+    with new_ledger(tmp_path) as ledger, ledger.read() as db:
         assert tallies.counted(db, EVENTS) == {("association.opened", "info"): 2.0}
 
 

@@ -26,11 +26,12 @@ from gateway.ledger.claims import Claim
 from gateway.ledger.commitments import Item
 from gateway.ledger.instances import Filed, StoredInstance
 from gateway.ledger.ledger import MIGRATIONS, Ledger, LedgerUnavailable
+from tests.gateway.ledgers import new_ledger
 
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with Ledger(f"sqlite:///{tmp_path}/ledger.db") as opened:
+    with new_ledger(tmp_path) as opened:
         yield opened
 
 

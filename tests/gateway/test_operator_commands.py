@@ -20,7 +20,7 @@ from medseg.cli.app import app
 from medseg.dicom.phantom import write_series
 from medseg.errors import EmptyInput, MedsegError, UsageError
 from tests.gateway.keep.kept import House, house
-from tests.gateway.spooling import phantom
+from tests.gateway.phantoms import phantom
 from tests.medseg.bundle.zoo import spleen_like
 
 PEERS = """

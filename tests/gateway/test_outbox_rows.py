@@ -12,7 +12,7 @@ from gateway.ledger.records import DeliveryRow
 from gateway.retry import Fault
 from gateway.settings.model import Deliver
 from tests.gateway.deliver.stage import Stage, staged
-from tests.peers.orthanc import free_port
+from tests.ports import free_port
 
 DELIVER = Deliver()
 
@@ -24,7 +24,7 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
 
 
 def claim(stage: Stage, owner: str = "one", *, most: int = 9, lease_s: float = 100) -> tuple[DeliveryRow, ...]:
-    now = stage.clock.now
+    now = stage.clock.wall_s
     return stage.ledger.write(deliveries.claim_outgoing, "pacs", owner, now, now + lease_s, most)
 
 
@@ -41,7 +41,7 @@ def test_a_report_does_not_overtake_its_segmentation(stage: Stage) -> None:
     (seg,) = claim(stage, "one", most=1)
     assert seg.kind == "seg"
     assert claim(stage, "two") == ()  # while another sends the segmentation
-    now = stage.clock.now
+    now = stage.clock.wall_s
     why = {"status": 0xA700, "detail": "full"}
     assert stage.ledger.write(deliveries.fail, seg, Fault.BUSY, now, DELIVER, 0.5, **why)
     assert claim(stage, "two") == ()  # while the segmentation waits
@@ -60,13 +60,13 @@ def test_a_lease_that_runs_out_is_taken_over_and_fences(stage: Stage) -> None:
     stage.result("seg")
     (late,) = claim(stage, "one", lease_s=10)
     stage.later(9)
-    assert stage.ledger.write(deliveries.renew_delivery, late.claim, stage.clock.now + 10)
+    assert stage.ledger.write(deliveries.renew_delivery, late.claim, stage.clock.wall_s + 10)
     stage.later(9)
     assert claim(stage, "two") == ()
     stage.later(2)
     assert stage.outbox.due() == {"pacs"}
     (taken,) = claim(stage, "two")
-    now = stage.clock.now
+    now = stage.clock.wall_s
     assert not stage.ledger.write(deliveries.renew_delivery, late.claim, now + 10)
     assert not stage.ledger.write(deliveries.put_back_delivery, late.claim)
     assert not stage.ledger.write(deliveries.end_delivery, late.claim, 0, now)
@@ -76,7 +76,7 @@ def test_a_lease_that_runs_out_is_taken_over_and_fences(stage: Stage) -> None:
 def test_who_asks_is_fenced_by_who_asks_later(stage: Stage) -> None:
     stage.result("seg")
     (out,) = claim(stage)
-    now = stage.clock.now
+    now = stage.clock.wall_s
     stage.ledger.write(deliveries.end_delivery, out.claim, 0, now)
 
     def ask(at: float) -> tuple[DeliveryRow, ...]:
@@ -96,7 +96,7 @@ def test_what_was_superseded_while_it_was_sent_is_not_sent_again(stage: Stage) -
     stage.result("seg")
     (out,) = claim(stage)
     stage.result("seg", predecessor=1)
-    now = stage.clock.now
+    now = stage.clock.wall_s
     stage.ledger.write(deliveries.fail, out, Fault.BUSY, now, DELIVER, 0.5, status=0xA700, detail="full")
     assert len(claim(stage)) == 1
     assert stage.states() == ["cancelled", "sending"]
@@ -104,7 +104,7 @@ def test_what_was_superseded_while_it_was_sent_is_not_sent_again(stage: Stage) -
 
 def test_all_dead_letters_are_retried_at_once(stage: Stage) -> None:
     stage.result("seg", "sr", to=["pacs", "gone"])
-    now = stage.clock.now
+    now = stage.clock.wall_s
     for out in claim(stage):
         stage.ledger.write(deliveries.fail, out, Fault.REFUSED, now, DELIVER, 0.5, status=0xC000, detail="no")
     letters = stage.ledger.write(deliveries.deliveries, "dead")

@@ -20,8 +20,10 @@ from gateway.serve.director import Director
 from gateway.settings.read import read_settings
 from gateway.show import studies, text
 from medseg.errors import UsageError
+from tests.gateway.clock import Clock
+from tests.gateway.phantoms import phantom
 from tests.gateway.receiving import encode, make_ct
-from tests.gateway.spooling import Clock, Inbox, inbox, phantom
+from tests.gateway.spooling import Inbox, inbox
 
 WAIT_S = 60.0
 

@@ -13,9 +13,11 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from pynetdicom import AE
 from pynetdicom.association import Association
 
+from tests.gateway.phantoms import phantom
 from tests.gateway.receiving import CAREFUL
-from tests.gateway.running import PATIENCE_S, Serving, free_port, serving, wait_for
-from tests.gateway.spooling import phantom
+from tests.gateway.running import Serving, serving
+from tests.ports import free_port
+from tests.waiting import PATIENCE_S, wait_for
 
 COMPLETE = "[complete]\nquiet_s = 0.2\nquiet_gap_s = 0.5\nquiet_open_s = 60\n"
 

@@ -22,7 +22,9 @@ from gateway.settings.read import read_settings
 from gateway.show.troubles import patient_digest
 from medseg.cli.app import app
 from medseg.errors import MedsegError, UsageError
-from tests.gateway.spooling import Clock, Inbox, inbox, phantom
+from tests.gateway.clock import Clock
+from tests.gateway.phantoms import phantom
+from tests.gateway.spooling import Inbox, inbox
 
 QUIET_S = 3
 

@@ -15,26 +15,21 @@ import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
 
-from medseg.dicom.phantom import Ellipsoid, make_series, write_series
+from medseg.dicom.phantom import write_series
+from tests.gateway.pacs import FakePacs, listening
+from tests.gateway.phantoms import phantom
 from tests.gateway.receiving import CT, RawPeer, associate_request, encode, store_message
-from tests.gateway.running import Pacs, Serving, serving, wait_for
+from tests.gateway.running import Serving, serving
 from tests.medseg.bundle.zoo import spleen_like
+from tests.waiting import wait_for
 
-ORGAN = Ellipsoid((0.0, 0.0, 0.0), (25.0, 20.0, 15.0), 90.0)
-
-
-def phantom(seed: int, slices: int = 16) -> list[Dataset]:
-    series = make_series(spacing_mm=(3.0, 1.5, 1.5), shape=(slices, 48, 48), objects=[ORGAN], seed=seed)
-    for one in series:
-        one.Manufacturer = "Phantom"  # what medseg made itself is never segmented
-    return series
+SLICES = 16
 
 
 @pytest.fixture(scope="module")
-def pacs() -> Iterator[Pacs]:
-    peer = Pacs()
-    yield peer
-    peer.close()
+def pacs() -> Iterator[FakePacs]:
+    with listening(FakePacs()) as peer:
+        yield peer
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +38,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory, pacs: Pacs, bundle: Path) -> Iterator[Serving]:
+def service(tmp_path_factory: pytest.TempPathFactory, pacs: FakePacs, bundle: Path) -> Iterator[Serving]:
     settings = f"""
 [complete]
 quiet_s = 0.5
@@ -75,11 +70,11 @@ send_to = ["pacs"]
         yield running
 
 
-def of_series(pacs: Pacs, modality: str, series: list[Dataset]) -> list[Dataset]:
+def of_series(pacs: FakePacs, modality: str, series: list[Dataset]) -> list[Dataset]:
     return [one for one in pacs.of(modality) if one.StudyInstanceUID == series[0].StudyInstanceUID]
 
 
-def results_at(pacs: Pacs, series: list[Dataset], count: int = 1) -> tuple[list[Dataset], list[Dataset]]:
+def results_at(pacs: FakePacs, series: list[Dataset], count: int = 1) -> tuple[list[Dataset], list[Dataset]]:
     def both() -> tuple[list[Dataset], list[Dataset]] | None:
         found = of_series(pacs, "SEG", series), of_series(pacs, "SR", series)
         return found if min(map(len, found)) >= count else None
@@ -88,9 +83,9 @@ def results_at(pacs: Pacs, series: list[Dataset], count: int = 1) -> tuple[list[
 
 
 def test_a_series_that_is_sent_comes_back_as_infer_would_write_it(
-    service: Serving, pacs: Pacs, bundle: Path, tmp_path: Path
+    service: Serving, pacs: FakePacs, bundle: Path, tmp_path: Path
 ) -> None:
-    series = phantom(1)
+    series = phantom(1, SLICES)
     service.send(series)
     (seg,), (report,) = results_at(pacs, series)
 
@@ -106,7 +101,7 @@ def test_a_series_that_is_sent_comes_back_as_infer_would_write_it(
     assert row.result_key == record["result_key"]
 
 
-def test_a_worker_killed_in_the_middle_still_gives_one_result(service: Serving, pacs: Pacs) -> None:
+def test_a_worker_killed_in_the_middle_still_gives_one_result(service: Serving, pacs: FakePacs) -> None:
     series = phantom(2, slices=24)
     service.send(series)
     study = series[0].StudyInstanceUID
@@ -119,7 +114,7 @@ def test_a_worker_killed_in_the_middle_still_gives_one_result(service: Serving, 
     assert len(of_series(pacs, "SEG", series)) == 1
 
 
-def test_a_worker_killed_while_the_series_arrives_loses_nothing(service: Serving, pacs: Pacs) -> None:
+def test_a_worker_killed_while_the_series_arrives_loses_nothing(service: Serving, pacs: FakePacs) -> None:
     """Windows have run over the first slices; the worker that comes next begins with them again."""
     series = phantom(17, slices=40)
     study = series[0].StudyInstanceUID
@@ -139,8 +134,8 @@ def test_a_worker_killed_while_the_series_arrives_loses_nothing(service: Serving
     assert referenced == {one.SOPInstanceUID for one in series}
 
 
-def test_late_slices_supersede(service: Serving, pacs: Pacs) -> None:
-    series = phantom(3)
+def test_late_slices_supersede(service: Serving, pacs: FakePacs) -> None:
+    series = phantom(3, SLICES)
     service.send(series[:12])
     results_at(pacs, series)
     service.send(series[12:])
@@ -150,18 +145,18 @@ def test_late_slices_supersede(service: Serving, pacs: Pacs) -> None:
     assert (old.predecessor_id, new.predecessor_id) == (None, old.id)
 
 
-def test_a_repetition_is_not_segmented_again(service: Serving, pacs: Pacs) -> None:
-    series = phantom(1)
+def test_a_repetition_is_not_segmented_again(service: Serving, pacs: FakePacs) -> None:
+    series = phantom(1, SLICES)
     before = service.rows("SELECT count(*) AS n FROM job")[0].n
     service.send(series)
-    marker = phantom(4)
+    marker = phantom(4, SLICES)
     service.send(marker)
     results_at(pacs, marker)
     assert service.rows("SELECT count(*) AS n FROM job")[0].n == before + 1
 
 
-def test_a_held_job_waits_for_its_release(service: Serving, pacs: Pacs) -> None:
-    series = phantom(5)
+def test_a_held_job_waits_for_its_release(service: Serving, pacs: FakePacs) -> None:
+    series = phantom(5, SLICES)
     for one in series:
         one.SeriesDescription = "please hold"
     service.send(series)
@@ -174,8 +169,8 @@ def test_a_held_job_waits_for_its_release(service: Serving, pacs: Pacs) -> None:
     results_at(pacs, series)
 
 
-def test_stopped_and_killed_services_go_on_where_they_were(service: Serving, pacs: Pacs) -> None:
-    series = phantom(6)
+def test_stopped_and_killed_services_go_on_where_they_were(service: Serving, pacs: FakePacs) -> None:
+    series = phantom(6, SLICES)
     service.send(series[:8])
     assert service.stop() == 0
     service.start()
@@ -201,7 +196,7 @@ def test_stopped_and_killed_services_go_on_where_they_were(service: Serving, pac
     assert facts["result_key"] == current[0].result_key
 
 
-def test_a_study_that_is_purged_while_it_is_segmented_comes_to_nothing(service: Serving, pacs: Pacs) -> None:
+def test_a_study_that_is_purged_while_it_is_segmented_comes_to_nothing(service: Serving, pacs: FakePacs) -> None:
     series = phantom(7, slices=24)
     service.send(series)
     study = str(series[0].StudyInstanceUID)
@@ -215,7 +210,7 @@ def test_a_study_that_is_purged_while_it_is_segmented_comes_to_nothing(service: 
     finally:
         os.kill(worker, signal.SIGCONT)
     assert not (service.folder / "spool" / "studies" / study).exists()
-    marker = phantom(8)
+    marker = phantom(8, SLICES)
     service.send(marker)
     results_at(pacs, marker)
     for table in ("series", "instance", "job", "result"):
@@ -228,8 +223,8 @@ def test_a_study_that_is_purged_while_it_is_segmented_comes_to_nothing(service: 
 
 
 @pytest.mark.slow
-def test_a_service_goes_on_from_a_backup(service: Serving, pacs: Pacs, tmp_path: Path) -> None:
-    series = phantom(9)
+def test_a_service_goes_on_from_a_backup(service: Serving, pacs: FakePacs, tmp_path: Path) -> None:
+    series = phantom(9, SLICES)
     for one in series:
         one.SeriesDescription = "please hold"
     service.send(series)
@@ -247,7 +242,7 @@ def test_a_service_goes_on_from_a_backup(service: Serving, pacs: Pacs, tmp_path:
 
 def test_a_receiver_that_is_killed_takes_only_its_own_associations_along(service: Serving) -> None:
     """The others go on, who calls meanwhile is not refused, and it is started again alone."""
-    series, beats = phantom(7), service.folder / "spool" / "processes"
+    series, beats = phantom(7, SLICES), service.folder / "spool" / "processes"
     asked = "SELECT receiver, ending FROM association WHERE calling_ae LIKE 'P%' ORDER BY opened_at"
     peers: list[RawPeer] = []
 

@@ -26,9 +26,11 @@ from gateway.settings.current import Live
 from gateway.settings.model import GatewaySettings, Rule
 from gateway.settings.read import Reloaded
 from medseg.errors import UsageError
+from tests.gateway.phantoms import phantom
 from tests.gateway.receiving import NEVER_FULL
-from tests.gateway.running import free_port, wait_for
-from tests.gateway.spooling import Inbox, inbox, phantom
+from tests.gateway.spooling import Inbox, inbox
+from tests.ports import free_port
+from tests.waiting import wait_for
 
 
 def idle(live: Live, stop: threading.Event, **_: object) -> None:

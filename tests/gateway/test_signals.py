@@ -18,10 +18,12 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from pynetdicom import AE, build_role, evt
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 
+from tests.gateway.phantoms import phantom
 from tests.gateway.receiving import CAREFUL, write_file
-from tests.gateway.running import PATIENCE_S, Serving, free_port, serving, wait_for
-from tests.gateway.spooling import phantom
+from tests.gateway.running import Serving, serving
 from tests.peers import orthanc
+from tests.ports import free_port
+from tests.waiting import PATIENCE_S, wait_for
 
 Report = tuple[str, list[str], dict[str, int]]
 

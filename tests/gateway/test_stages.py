@@ -31,6 +31,7 @@ from gateway.ledger.tallies import (
 )
 from gateway.settings.model import Deliver
 from gateway.web.metrics import histograms
+from tests.gateway.ledgers import new_ledger
 from tests.gateway.test_ledger import stored
 
 STUDY, SERIES = "1.2", "1.3"
@@ -43,7 +44,7 @@ RESULT = NewResult(
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with Ledger(f"sqlite:///{tmp_path}/ledger.db") as opened:
+    with new_ledger(tmp_path) as opened:
         yield opened
 
 

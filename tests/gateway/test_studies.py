@@ -16,6 +16,7 @@ from gateway.ledger.jobs import NewJob
 from gateway.ledger.ledger import Ledger
 from gateway.retry import Fault
 from gateway.show import next_steps, studies, text
+from tests.gateway.ledgers import new_ledger
 from tests.gateway.test_ledger import stored
 from tests.gateway.test_stages import SERIES, STUDY, pass_through
 
@@ -24,7 +25,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "json.md"
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with Ledger(f"sqlite:///{tmp_path}/ledger.db") as opened:
+    with new_ledger(tmp_path) as opened:
         yield opened
 
 

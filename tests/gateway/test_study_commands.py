@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from medseg.cli.app import app
 from medseg.errors import MedsegError, UsageError
-from tests.gateway.spooling import Inbox, inbox, phantom
+from tests.gateway.phantoms import phantom
+from tests.gateway.spooling import Inbox, inbox
 
 
 @pytest.fixture

@@ -22,10 +22,12 @@ from pydicom.encaps import encapsulate
 from pynetdicom import AE, _config
 
 from medseg.dicom.phantom import Ellipsoid, make_series, write_series
+from tests.gateway.pacs import FakePacs, listening
 from tests.gateway.receiving import CAREFUL, CT, STORESCU, data_set_of
-from tests.gateway.running import Pacs, Serving, serving, wait_for
+from tests.gateway.running import Serving, serving
 from tests.medseg.bundle.zoo import spleen_like
 from tests.peers import missing, require
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -162,12 +164,28 @@ def send(port: int, files: list[Path], syntax: Syntax) -> None:
     assert sent.returncode == 0, sent.stderr
 
 
+SETTINGS = """
+[complete]
+quiet_s = 1
+[deliver]
+commitment = false
+[[peer]]
+name = "pacs"
+ae_title = "PACS"
+host = "127.0.0.1"
+port = {port}
+[[rule]]
+bundle = "{bundle}"
+send_to = ["pacs"]
+"""
+
+
 @dataclass
 class Gateway:
     """A running service, and what was sent to it: files by the name of their syntax."""
 
     service: Serving
-    pacs: Pacs
+    pacs: FakePacs
     files: dict[str, list[Path]]
 
     def labels(self, name: str) -> dict[tuple[float, int], NDArray[Any]]:
@@ -193,31 +211,17 @@ class Gateway:
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """A service that was sent all of them."""
     bundle = spleen_like(tmp_path_factory.mktemp("bundles") / "spleen_test", smooth=True)
-    pacs = Pacs()
-    settings = f"""
-[complete]
-quiet_s = 1
-[deliver]
-commitment = false
-[[peer]]
-name = "pacs"
-ae_title = "PACS"
-host = "127.0.0.1"
-port = {pacs.port}
-[[rule]]
-bundle = "{bundle}"
-send_to = ["pacs"]
-"""
     files: dict[str, list[Path]] = {}
-    try:
-        with serving(tmp_path_factory.mktemp("serve"), settings) as service, pytest.MonkeyPatch.context() as patch:
-            patch.setattr(_config, "STORE_SEND_CHUNKED_DATASET", True)  # as the file has it
-            for seed, (name, syntax) in enumerate((SYNTAXES | {"broken": BROKEN}).items()):
-                files[name] = study(tmp_path_factory.mktemp("study"), seed, syntax)
-                send(service.port, files[name], syntax)
-            yield Gateway(service, pacs, files)
-    finally:
-        pacs.close()
+    with (
+        listening(FakePacs()) as pacs,
+        serving(tmp_path_factory.mktemp("serve"), SETTINGS.format(port=pacs.port, bundle=bundle)) as service,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(_config, "STORE_SEND_CHUNKED_DATASET", True)  # as the file has it
+        for seed, (name, syntax) in enumerate((SYNTAXES | {"broken": BROKEN}).items()):
+            files[name] = study(tmp_path_factory.mktemp("study"), seed, syntax)
+            send(service.port, files[name], syntax)
+        yield Gateway(service, pacs, files)
 
 
 @pytest.mark.parametrize("name", SYNTAXES)

@@ -14,9 +14,11 @@ from pydicom import Dataset
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
-from tests.gateway.running import Pacs, Serving, serving, wait_for
-from tests.gateway.test_serve import phantom
+from tests.gateway.pacs import FakePacs, listening
+from tests.gateway.phantoms import phantom
+from tests.gateway.running import Serving, serving
 from tests.medseg.bundle.zoo import spleen_like
+from tests.waiting import wait_for
 
 #: What tells who the patient is, or when they were there. None of it may be found anywhere but in the images.
 PATIENT = {
@@ -41,14 +43,13 @@ SECRETS = [part for value in PATIENT.values() for part in value.split("^") if le
 
 
 @pytest.fixture(scope="module")
-def pacs() -> Iterator[Pacs]:
-    peer = Pacs()
-    yield peer
-    peer.close()
+def pacs() -> Iterator[FakePacs]:
+    with listening(FakePacs()) as peer:
+        yield peer
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory, pacs: Pacs) -> Iterator[Serving]:
+def service(tmp_path_factory: pytest.TempPathFactory, pacs: FakePacs) -> Iterator[Serving]:
     bundle = spleen_like(tmp_path_factory.mktemp("bundles") / "spleen_test", smooth=True)
     settings = f"""
 [complete]
@@ -78,11 +79,7 @@ send_to = ["pacs"]
 
 
 def patient(seed: int, **others: str) -> list[Dataset]:
-    series = phantom(seed)
-    for one in series:
-        for keyword, value in (PATIENT | others).items():
-            setattr(one, keyword, value)
-    return series
+    return phantom(seed, 16, **(PATIENT | others))
 
 
 def spoil(series: list[Dataset], keyword: str, value: bytes, vr: str) -> list[Dataset]:
@@ -104,7 +101,7 @@ def counters(service: Serving) -> dict[str, float]:
 
 
 @pytest.mark.filterwarnings("ignore:Invalid value")
-def test_nothing_that_is_said_tells_who_the_patient_is(service: Serving, pacs: Pacs) -> None:
+def test_nothing_that_is_said_tells_who_the_patient_is(service: Serving, pacs: FakePacs) -> None:
     good = patient(1)
     bad = [
         patient(2, Modality="MR"),  # no rule

@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 import urllib.request
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.peers import missing
+from tests.ports import free_port
 
 # Orthanc 1.10 and DCMTK's servers listen on every address. This shim, built if a C compiler is there, makes any
 # wildcard bind() a loopback one.
@@ -58,13 +58,6 @@ function OnStableSeries(id, tags, metadata)
   end
 end
 """
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def start(

@@ -20,8 +20,10 @@ from typing import Any
 from gateway.dimse import scu
 from gateway.settings.model import Destination
 from tests.gateway.receiving import STORESCU
-from tests.gateway.running import Serving, free_port, wait_for
+from tests.gateway.running import Serving
 from tests.peers import missing, orthanc
+from tests.ports import free_port
+from tests.waiting import wait_for
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 PLUGINS = "/usr/share/orthanc/plugins/libOrthancDicomWeb.so"  # Debian's; the container's image names its own

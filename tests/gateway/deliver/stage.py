@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import threading
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydicom import Dataset, dcmread
-from pydicom.uid import SegmentationStorage, generate_uid
-from pynetdicom import AE, evt
-from pynetdicom.dimse_messages import C_STORE_RSP, N_ACTION_RSP
-from pynetdicom.sop_class import (
-    Comprehensive3DSRStorage,
-    StorageCommitmentPushModel,
-    StorageCommitmentPushModelInstance,
-    StudyRootQueryRetrieveInformationModelFind,
-    Verification,
-)
+from pydicom import dcmread
+from pydicom.uid import generate_uid
 from sqlalchemy import insert, text
 
 from gateway.deliver.outbox import Outbox
@@ -28,125 +18,12 @@ from gateway.dimse.scu import RequestorTimeouts
 from gateway.ledger import tables
 from gateway.ledger.ledger import Ledger
 from gateway.settings.model import Deliver, Gateway, GatewaySettings, Peer
-from tests.gateway.receiving import CAREFUL, make_ct, write_file
+from tests.gateway.clock import Clock
+from tests.gateway.ledgers import new_ledger
+from tests.gateway.pacs import SEG, SR
+from tests.gateway.receiving import make_ct, write_file
 
-SEG, SR = str(SegmentationStorage), str(Comprehensive3DSRStorage)
-COMMIT, FIND = StorageCommitmentPushModel, StudyRootQueryRetrieveInformationModelFind
 QUICK = RequestorTimeouts(connect_s=5, acse_s=5, dimse_s=10, report_s=10)
-
-
-@dataclass
-class FakePacs:
-    """What a peer got, and how it answers. Each of these may be changed while it runs."""
-
-    answer: Callable[[str], int | None] = lambda _: 0x0000  # status by SOP Instance UID; None aborts
-    reject: tuple[int, int, int] | None = None
-    committed: Callable[[str], int | None] = lambda _: None  # failure reason by SOP Instance UID; None: committed
-    renames: Callable[[str], str | None] = lambda _: None  # SOP Instance UID that it answers with, by ours
-    finds: Collection[str] = ()
-    action_status: int = 0x0000
-    reports: bool = True
-    aborts: bool = False  # when it is asked for storage commitment
-    port: int = 0
-    associations: int = 0
-    got: list[tuple[str, bytes]] = field(default_factory=list)
-    asked: list[Dataset] = field(default_factory=list)
-
-    def uids(self) -> list[str]:
-        return [uid for uid, _ in self.got]
-
-    def requested(self, event: evt.Event) -> None:
-        self.associations += 1
-        if self.reject is not None:
-            event.assoc.acse.send_reject(*self.reject)
-            event.assoc.is_rejected = True
-            event.assoc.kill()
-
-    def stored(self, event: evt.Event) -> int:
-        uid = str(event.request.AffectedSOPInstanceUID)
-        status = self.answer(uid)
-        if status is None:
-            event.assoc.abort()
-            return 0x0110
-        self.got.append((uid, event.request.DataSet.getvalue()))
-        return status
-
-    def acted(self, event: evt.Event) -> tuple[int, None]:
-        self.asked.append(event.action_information)
-        if self.aborts:
-            event.assoc.abort()
-        return self.action_status, None
-
-    def sent(self, event: evt.Event) -> None:
-        if isinstance(event.message, C_STORE_RSP):
-            command = event.message.command_set
-            command.AffectedSOPInstanceUID = (
-                self.renames(command.AffectedSOPInstanceUID) or command.AffectedSOPInstanceUID
-            )
-        if isinstance(event.message, N_ACTION_RSP) and self.reports and self.action_status == 0:
-            threading.Thread(target=self._report, args=(event.assoc, self.asked[-1]), daemon=True).start()
-
-    def report(self, asked: Dataset) -> Dataset:
-        report = Dataset()
-        report.TransactionUID = asked.TransactionUID
-        committed, failed = [], []
-        for item in asked.ReferencedSOPSequence:
-            reason = self.committed(str(item.ReferencedSOPInstanceUID))
-            if reason is None:
-                committed.append(item)
-            else:
-                item.FailureReason = reason
-                failed.append(item)
-        if committed:
-            report.ReferencedSOPSequence = committed
-        if failed:
-            report.FailedSOPSequence = failed
-        return report
-
-    def _report(self, assoc: Any, asked: Dataset) -> None:
-        report = self.report(asked)
-        kind = 2 if "FailedSOPSequence" in report else 1
-        assoc.send_n_event_report(report, kind, COMMIT, StorageCommitmentPushModelInstance)
-
-    def found(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
-        assert event.identifier.QueryRetrieveLevel == "IMAGE"
-        assert event.identifier.StudyInstanceUID and event.identifier.SeriesInstanceUID
-        self.asked.append(event.identifier)
-        if event.identifier.SOPInstanceUID in self.finds:
-            yield 0xFF00, event.identifier
-        yield 0x0000, None
-
-
-@contextlib.contextmanager
-def serving(pacs: FakePacs, classes: Collection[str] = (SEG, SR, Verification)) -> Iterator[FakePacs]:
-    """Let it listen on a port of loopback, the one it had before if it had one."""
-    ae = AE("PACS")
-    for sop_class in classes:
-        ae.add_supported_context(sop_class)
-    handlers: list[Any] = [
-        (evt.EVT_REQUESTED, pacs.requested),
-        (evt.EVT_C_STORE, pacs.stored),
-        (evt.EVT_N_ACTION, pacs.acted),
-        (evt.EVT_DIMSE_SENT, pacs.sent),
-        *CAREFUL,
-        (evt.EVT_C_FIND, pacs.found),
-    ]
-    server = ae.start_server(("127.0.0.1", pacs.port), block=False, evt_handlers=handlers)
-    pacs.port = server.server_address[1]
-    try:
-        yield pacs
-    finally:
-        server.shutdown()
-
-
-class Clock:
-    """Seconds since 1970, by hand."""
-
-    def __init__(self) -> None:
-        self.now = 1e9
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @dataclass
@@ -177,7 +54,7 @@ class Stage:
         self, objects: Collection[tuple[str, Path]], to: Collection[str] = ("pacs",), predecessor: int | None = None
     ) -> None:
         """Put the files of a result into the outbox."""
-        now = self.clock.now
+        now = self.clock.wall_s
 
         def prepare(db: Any) -> None:
             study, one = str(generate_uid()), str(generate_uid())
@@ -225,11 +102,11 @@ class Stage:
 
     def open(self, **changes: Any) -> None:
         """Another outbox on the same ledger."""
-        chosen: dict[str, Any] = {"clock": self.clock, "chance": lambda: 0.5, "timeouts": QUICK} | changes
+        chosen: dict[str, Any] = {"clock": self.clock.wall, "chance": lambda: 0.5, "timeouts": QUICK} | changes
         self.outbox = Outbox(self.ledger, self.settings, **chosen)
 
     def later(self, seconds: float) -> None:
-        self.clock.now += seconds
+        self.clock.after(seconds)
 
 
 @contextlib.contextmanager
@@ -240,7 +117,7 @@ def staged(folder: Path, *ports: int, **deliver: Any) -> Iterator[Stage]:
     gateway = Gateway(spool=folder / "spool", database=f"sqlite:///{folder}/ledger.db")
     settings = GatewaySettings(gateway=gateway, deliver=Deliver(**deliver), peers=peers)
     gateway.spool.mkdir(exist_ok=True)
-    clock = Clock()
-    with Ledger(gateway.database) as ledger:
-        outbox = Outbox(ledger, settings, clock=clock, chance=lambda: 0.5, timeouts=QUICK)
+    clock = Clock(1e9)
+    with new_ledger(folder) as ledger:
+        outbox = Outbox(ledger, settings, clock=clock.wall, chance=lambda: 0.5, timeouts=QUICK)
         yield Stage(ledger, settings, clock, outbox)

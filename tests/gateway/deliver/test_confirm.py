@@ -16,15 +16,17 @@ from gateway.ledger import deliveries
 from gateway.ledger.deliveries import LAST_ASK
 from gateway.retry import MOST_COPIES
 from gateway.show import next_steps
-from tests.gateway.deliver.stage import COMMIT, FIND, QUICK, SEG, SR, FakePacs, Stage, serving, staged
-from tests.gateway.receiving import CAREFUL, receiving, until
+from tests.gateway.deliver.stage import QUICK, Stage, staged
+from tests.gateway.pacs import COMMIT, FIND, SEG, SR, FakePacs, listening
+from tests.gateway.receiving import CAREFUL, receiving
+from tests.waiting import wait_for
 
 STORE = (SEG, SR, Verification)
 
 
 @pytest.fixture
 def pacs() -> Iterator[FakePacs]:
-    with serving(FakePacs(), (*STORE, COMMIT, FIND)) as one:
+    with listening(FakePacs(), (*STORE, COMMIT, FIND)) as one:
         yield one
 
 
@@ -95,7 +97,7 @@ def test_a_peer_that_always_loses_gets_three_copies(stage: Stage, pacs: FakePacs
     assert row.error.startswith("the peer said that it stored the object, and does not know it when asked (3 attempts)")
     assert f"({reason:04X}H)" in row.error
     assert "UIDs of its own" in next_steps.for_delivery(row)
-    stage.ledger.write(deliveries.retry_dead, stage.clock.now)
+    stage.ledger.write(deliveries.retry_dead, stage.clock.wall_s)
     until_nothing_is_due(stage)
     assert (stage.states(), len(pacs.uids())) == (["dead"], MOST_COPIES + 1)
 
@@ -153,7 +155,7 @@ def test_a_report_of_something_else_or_of_a_part_moves_nothing_else(stage: Stage
     stage.open(timeouts=replace(QUICK, report_s=0))
     stage.outbox.serve("pacs")
     transaction = pacs.asked[0].TransactionUID
-    facts = (stage.clock.now, stage.settings.deliver, 0.5)
+    facts = (stage.clock.wall_s, stage.settings.deliver, 0.5)
 
     def reported(*committed: str) -> int:
         return stage.ledger.write(deliveries.take_report, transaction, committed, {}, *facts)
@@ -173,7 +175,7 @@ def test_a_late_report_on_another_association_confirms_once(tmp_path: Path, stag
     moved: list[int] = []
 
     def reported(report: CommitmentReport) -> None:
-        facts = (report.transaction_uid, report.committed, report.failed, stage.clock.now)
+        facts = (report.transaction_uid, report.committed, report.failed, stage.clock.wall_s)
         moved.append(stage.ledger.write(deliveries.take_report, *facts, stage.settings.deliver, 0.5))
 
     (tmp_path / "receiver").mkdir()
@@ -190,7 +192,7 @@ def test_a_late_report_on_another_association_confirms_once(tmp_path: Path, stag
             status, _ = assoc.send_n_event_report(report, 1, COMMIT, StorageCommitmentPushModelInstance)
             assert status.Status == 0x0000
         assoc.release()
-        assert until(lambda: not receiver.scp.associations)
+        wait_for("the associations to end", lambda: not receiver.scp.associations)
     assert moved == [0, 2, 0]
     assert stage.states() == ["confirmed", "confirmed"]
 
@@ -213,7 +215,7 @@ def test_silence_is_asked_again_and_then_c_find_decides(stage: Stage, pacs: Fake
 def test_c_find_where_there_is_no_commitment(tmp_path: Path, why: str) -> None:
     classes = (*STORE, FIND) if why == "not accepted" else (*STORE, COMMIT, FIND)
     pacs = FakePacs(action_status=0x0122 if why == "refused" else 0x0000)
-    with serving(pacs, classes), staged(tmp_path, pacs.port, commitment=why != "switched off") as stage:
+    with listening(pacs, classes), staged(tmp_path, pacs.port, commitment=why != "switched off") as stage:
         pacs.finds = sent(stage)[:1]
         for _ in range(LAST_ASK - 1):
             stage.outbox.serve("pacs")
@@ -235,7 +237,7 @@ def test_c_find_for_what_the_peer_never_commits_to(stage: Stage, pacs: FakePacs)
 
 
 def test_a_peer_that_answers_neither_is_believed(tmp_path: Path) -> None:
-    with serving(FakePacs()) as pacs, staged(tmp_path, pacs.port) as stage:
+    with listening(FakePacs()) as pacs, staged(tmp_path, pacs.port) as stage:
         sent(stage)
         stage.outbox.serve("pacs")
         stage.later(1e6)
@@ -256,7 +258,7 @@ def test_a_peer_that_is_down_is_asked_later(stage: Stage, pacs: FakePacs) -> Non
 
 @pytest.mark.parametrize("classes", [(*STORE, COMMIT), (*STORE, COMMIT, FIND)])
 def test_a_peer_that_breaks_off_when_asked_is_asked_again(tmp_path: Path, classes: tuple[str, ...]) -> None:
-    with serving(FakePacs(), classes) as pacs, staged(tmp_path, pacs.port) as stage:
+    with listening(FakePacs(), classes) as pacs, staged(tmp_path, pacs.port) as stage:
         sent(stage)
         pacs.aborts = True
         stage.outbox.serve("pacs")
@@ -268,7 +270,7 @@ def test_a_peer_that_breaks_off_when_asked_is_asked_again(tmp_path: Path, classe
 
 
 def test_a_result_whose_file_is_gone_is_not_asked_after_by_c_find(tmp_path: Path) -> None:
-    with serving(FakePacs(), (*STORE, FIND)) as pacs, staged(tmp_path, pacs.port) as stage:
+    with listening(FakePacs(), (*STORE, FIND)) as pacs, staged(tmp_path, pacs.port) as stage:
         seg, _ = sent(stage)
         (stage.spool / f"{seg}.dcm").unlink()
         stage.outbox.serve("pacs")

@@ -21,14 +21,16 @@ from gateway.deliver.outbox import MOST
 from gateway.ledger import deliveries, ledger
 from gateway.ledger.deliveries import LAST_ASK
 from gateway.settings.current import Live
-from tests.gateway.deliver.stage import SEG, SR, FakePacs, Stage, serving, staged
-from tests.gateway.receiving import data_set_of, until
-from tests.peers.orthanc import free_port
+from tests.gateway.deliver.stage import Stage, staged
+from tests.gateway.pacs import SEG, SR, FakePacs, listening
+from tests.gateway.receiving import data_set_of
+from tests.ports import free_port
+from tests.waiting import wait_for
 
 
 @pytest.fixture
 def pacs() -> Iterator[FakePacs]:
-    with serving(FakePacs()) as one:
+    with listening(FakePacs()) as one:
         yield one
 
 
@@ -64,7 +66,7 @@ def test_transient_refusals_are_tried_again_after_a_pause(stage: Stage, pacs: Fa
     stage.outbox.serve("pacs")
     assert stage.states() == ["queued", "queued"]
     row = stage.rows()[seg]
-    assert (row.status, row.failures, row.ready_at) == (status, 1, stage.clock.now + 5)
+    assert (row.status, row.failures, row.ready_at) == (status, 1, stage.clock.wall_s + 5)
     assert stage.rows()[sr].failures == 0  # it waits for what it refers to
     pacs.answer = lambda _: 0x0000
     pacs.got.clear()
@@ -93,7 +95,7 @@ def test_permanent_refusals_stop_at_once(stage: Stage, pacs: FakePacs, status: i
 
 @pytest.mark.parametrize("classes", [(SEG, Verification), (SR, Verification), (Verification,)])
 def test_what_a_peer_accepts_goes_and_the_rest_is_a_dead_letter(tmp_path: Path, classes: tuple[str, ...]) -> None:
-    with serving(FakePacs(), classes) as pacs, staged(tmp_path, pacs.port) as stage:
+    with listening(FakePacs(), classes) as pacs, staged(tmp_path, pacs.port) as stage:
         sent = dict(zip(stage.result("seg", "sr"), (SEG, SR), strict=True))
         stage.outbox.serve("pacs")
         assert pacs.uids() == [uid for uid, sop_class in sent.items() if sop_class in classes]
@@ -125,7 +127,7 @@ def test_rejected_associations(
     assert (stage.rows()[seg].state, stage.rows()[seg].error_code) == (state, code)
     pacs.reject = None
     if state == "dead":
-        assert stage.ledger.write(deliveries.retry_dead, stage.clock.now) == 1
+        assert stage.ledger.write(deliveries.retry_dead, stage.clock.wall_s) == 1
     stage.later(5)
     stage.outbox.serve("pacs")
     assert stage.states() == ["stored"]
@@ -135,8 +137,8 @@ def test_a_peer_that_is_down_for_an_hour_gets_it_all(tmp_path: Path) -> None:
     pacs = FakePacs(port=free_port())
     with staged(tmp_path, pacs.port) as stage:
         uids = stage.result("seg", "sr")
-        began, rounds = stage.clock.now, 0
-        while stage.clock.now < began + 3600:
+        began, rounds = stage.clock.wall_s, 0
+        while stage.clock.wall_s < began + 3600:
             assert stage.outbox.due() <= {"pacs"}
             if stage.outbox.due():
                 stage.outbox.serve("pacs")
@@ -145,7 +147,7 @@ def test_a_peer_that_is_down_for_an_hour_gets_it_all(tmp_path: Path) -> None:
         assert set(stage.states()) == {"queued"}
         assert {row.error_code for row in stage.rows().values()} == {"unreachable"}
         assert rounds < 20
-        with serving(pacs):
+        with listening(pacs):
             stage.later(600)
             stage.outbox.serve("pacs")
             assert stage.states() == ["stored", "stored"]
@@ -163,11 +165,11 @@ def test_a_peer_that_stays_away_is_given_up_and_retried_by_hand(tmp_path: Path) 
         assert (letter.destination, letter.kind, letter.sop_instance_uid) == ("pacs", "seg", seg)
         assert "given up after 2 attempts in 24.0 h" in letter.error
         assert stage.outbox.due() == frozenset()
-        assert stage.ledger.write(deliveries.retry_dead, stage.clock.now, letter.id + 1) == 0
-        assert stage.ledger.write(deliveries.retry_dead, stage.clock.now, letter.id) == 1
+        assert stage.ledger.write(deliveries.retry_dead, stage.clock.wall_s, letter.id + 1) == 0
+        assert stage.ledger.write(deliveries.retry_dead, stage.clock.wall_s, letter.id) == 1
         stage.outbox.serve("pacs")  # still away: patience begins anew
-        assert (stage.rows()[seg].state, stage.rows()[seg].ready_at) == ("queued", stage.clock.now + 5)
-        with serving(pacs):
+        assert (stage.rows()[seg].state, stage.rows()[seg].ready_at) == ("queued", stage.clock.wall_s + 5)
+        with listening(pacs):
             stage.later(5)
             stage.outbox.serve("pacs")
         assert stage.states() == ["stored"]
@@ -222,7 +224,7 @@ def test_a_peer_that_left_the_settings_is_believed(
     assert stage.outbox.due() == {"pacs"}
     stage.outbox.serve("pacs")
     for row in stage.rows().values():  # as retention wants it
-        assert (row.state, row.asked) == ("stored", LAST_ASK) and row.ready_at <= stage.clock.now
+        assert (row.state, row.asked) == ("stored", LAST_ASK) and row.ready_at <= stage.clock.wall_s
     assert stage.outbox.due() == frozenset()
     assert [record.event for record in caplog.records if "not confirmed" in record.message] == ["delivery.believed"]  # type: ignore[attr-defined]
     assert pacs.associations == 1
@@ -238,7 +240,7 @@ def test_a_superseded_result_that_was_not_sent_is_not_sent(stage: Stage, pacs: F
 
 def test_a_sender_that_died_is_followed_by_the_next(stage: Stage, pacs: FakePacs) -> None:
     (seg,) = stage.result("seg")
-    now = stage.clock.now
+    now = stage.clock.wall_s
     (dead,) = stage.ledger.write(deliveries.claim_outgoing, "pacs", stage.outbox._owner, now, now + 500, 9)
     assert stage.outbox.due() == frozenset()
     assert stage.outbox.recover() == 1
@@ -260,18 +262,18 @@ def test_stopping_puts_back_what_was_not_sent(tmp_path: Path, pacs: FakePacs) ->
 def test_a_peer_that_hangs_holds_up_nobody_else(tmp_path: Path, pacs: FakePacs) -> None:
     hang, stop = threading.Event(), threading.Event()
     stuck = FakePacs(answer=lambda _: 0x0000 if hang.wait(20) else None)
-    with serving(stuck), staged(tmp_path, stuck.port, pacs.port, commitment=False) as stage:
+    with listening(stuck), staged(tmp_path, stuck.port, pacs.port, commitment=False) as stage:
         stage.result("seg", to=["pacs", "pacs2"])
         sender = threading.Thread(target=outbox.run, args=(Live(stage.settings), stop))
         sender.start()
         try:
-            assert until(lambda: len(pacs.got) == 1)
+            wait_for("the first object", lambda: len(pacs.got) == 1)
             stage.result("sr", to=["pacs2"])
-            assert until(lambda: len(pacs.got) == 2)
+            wait_for("the second object", lambda: len(pacs.got) == 2)
             assert stuck.got == []
             hang.set()
-            assert until(lambda: len(stuck.got) == 1)
-            assert until(lambda: stage.states() == ["stored"] * 3)
+            wait_for("the object of the slow peer", lambda: len(stuck.got) == 1)
+            wait_for("the states of the deliveries", lambda: stage.states() == ["stored"] * 3)
         finally:
             hang.set()
             stop.set()
@@ -303,7 +305,7 @@ def test_a_file_that_vanishes_under_way_holds_up_nobody_else(tmp_path: Path, pac
 
         pacs.answer = take_away
         with running(stage):
-            assert until(lambda: stage.states() == ["stored", "dead", "stored"])
+            wait_for("the states of the deliveries", lambda: stage.states() == ["stored", "dead", "stored"])
         assert stage.rows()[gone].error_code == "unsendable"
         assert pacs.uids() == [first, last]
 
@@ -325,11 +327,11 @@ def test_a_ledger_that_is_locked_for_a_while_holds_up_nothing_for_longer(
 
         pacs.answer = lock_first
         with running(stage):
-            assert until(lambda: other.in_transaction)
+            wait_for("the lock", lambda: other.in_transaction)
             time.sleep(2)  # several attempts fail
             assert stage.states() == ["sending", "sending"]
             other.rollback()
-            assert until(lambda: stage.states() == ["stored", "stored"])
+            wait_for("the states of the deliveries", lambda: stage.states() == ["stored", "stored"])
         assert set(pacs.uids()) == set(uids)
 
 
@@ -374,10 +376,10 @@ def test_a_reload_while_it_runs_brings_the_peer_that_was_missing(tmp_path: Path,
         sender.start()
         try:
             (seg,) = stage.result("seg")
-            assert until(lambda: stage.states() == ["dead"])
+            wait_for("the states of the deliveries", lambda: stage.states() == ["dead"])
             assert stage.rows()[seg].error_code == "no_peer"
             live.now = stage.settings
-            assert until(lambda: _retried(stage))
+            wait_for("the retry", lambda: _retried(stage))
         finally:
             stop.set()
             sender.join(20)
@@ -386,5 +388,5 @@ def test_a_reload_while_it_runs_brings_the_peer_that_was_missing(tmp_path: Path,
 
 def _retried(stage: Stage) -> bool:
     """Send what is dead again, until it is stored: the sender takes other settings between two looks."""
-    stage.ledger.write(deliveries.retry_dead, stage.clock.now)
+    stage.ledger.write(deliveries.retry_dead, stage.clock.wall_s)
     return stage.states() == ["stored"]

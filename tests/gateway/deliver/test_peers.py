@@ -21,9 +21,10 @@ from gateway.settings.model import Destination
 from medseg.results.report import write_report
 from medseg.results.seg import SegWriter
 from tests.gateway.deliver.stage import QUICK, Stage, staged
-from tests.gateway.receiving import data_set_of, receiving, until
+from tests.gateway.receiving import data_set_of, receiving
 from tests.medseg.results.stacks import SEGMENTS, blobs, feed, made, make_result, make_stack
 from tests.peers import missing, orthanc
+from tests.waiting import wait_for
 
 STORESCP = Path("/usr/bin/storescp")  # DCMTK's, and not pynetdicom's of the same name
 
@@ -48,7 +49,7 @@ def test_storescp_takes_a_result_byte_for_byte(tmp_path: Path) -> None:
     command = [STORESCP, "-aet", "PACS", "-od", inbox, "+B", str(port)]
     peer = subprocess.Popen(command, env=os.environ | {"TCP_NODELAY": "1"}, stderr=subprocess.DEVNULL)
     try:
-        assert until(lambda: _echoes(port))
+        wait_for("the peer", lambda: _echoes(port))
         with staged(tmp_path, port) as stage:
             files = segmented(stage)
             stage.outbox.serve("pacs")
@@ -90,7 +91,7 @@ def test_storescp_gets_what_it_accepts_and_nothing_else(tmp_path: Path, kind: st
     command = [STORESCP, "-xf", tmp_path / "profile.cfg", "Some", "-od", inbox, "+B", str(port)]
     peer = subprocess.Popen(command, env=os.environ | {"TCP_NODELAY": "1"}, stderr=subprocess.DEVNULL)
     try:
-        assert until(lambda: _echoes(port))
+        wait_for("the peer", lambda: _echoes(port))
         with staged(tmp_path, port) as stage:
             files = segmented(stage)
             stage.outbox.serve("pacs")
@@ -107,7 +108,7 @@ def pacs(tmp_path: Path) -> Iterator[tuple[Stage, dict[str, Any]]]:
     moved: list[int] = []
 
     def reported(report: CommitmentReport) -> None:
-        facts = (report.transaction_uid, report.committed, report.failed, stage.clock.now)
+        facts = (report.transaction_uid, report.committed, report.failed, stage.clock.wall_s)
         moved.append(stage.ledger.write(deliveries.take_report, *facts, stage.settings.deliver, 0.5))
 
     (tmp_path / "receiver").mkdir()
@@ -129,7 +130,7 @@ def test_orthanc_stores_a_result_and_commits_to_it(pacs: tuple[Stage, dict[str, 
     assert stage.states() == ["stored", "stored"]
     stage.later(6)
     stage.outbox.serve("pacs")
-    assert until(lambda: stage.states() == ["confirmed", "confirmed"])
+    wait_for("the states of the deliveries", lambda: stage.states() == ["confirmed", "confirmed"])
     kept = {
         str(dcmread(path).SOPInstanceUID): _rest(peer, "/tools/lookup", str(dcmread(path).SOPInstanceUID))[0]["ID"]
         for path in files.values()
@@ -146,12 +147,14 @@ def test_orthanc_stores_a_result_and_commits_to_it(pacs: tuple[Stage, dict[str, 
     _delete(peer, f"/instances/{lost['ID']}")
     stage.later(6)
     stage.outbox.serve("pacs")
-    assert until(lambda: stage.states() == ["confirmed", "confirmed", "confirmed", "queued"])
+    wait_for(
+        "the states of the deliveries", lambda: stage.states() == ["confirmed", "confirmed", "confirmed", "queued"]
+    )
     stage.later(6)
     stage.outbox.serve("pacs")
     stage.later(6)
     stage.outbox.serve("pacs")
-    assert until(lambda: stage.states() == ["confirmed"] * 4)
+    wait_for("the states of the deliveries", lambda: stage.states() == ["confirmed"] * 4)
 
 
 def test_orthanc_is_queried_where_commitment_is_switched_off(pacs: tuple[Stage, dict[str, Any]]) -> None:

@@ -33,8 +33,8 @@ from tests.gateway.receiving import (
     padded,
     receiving,
     store_message,
-    until,
 )
+from tests.waiting import wait_for
 
 PUSH, INSTANCE = str(StorageCommitmentPushModel), str(StorageCommitmentPushModelInstance)
 RESULT = CommitmentResult("1.2.3", {ObjectReference(CT, "1.2.4"): None, ObjectReference(CT, "1.2.5"): 0x0112})
@@ -179,7 +179,7 @@ def test_a_peer_that_leaves_instead_of_answering_is_let_go(tmp_path: Path) -> No
     with reporting(tmp_path) as (receiver, peer, outcome):
         peer.release()
         assert not outcome()
-        assert until(lambda: [row.ending for row in receiver.rows("association")] == ["released"])
+        wait_for("the release on record", lambda: [row.ending for row in receiver.rows("association")] == ["released"])
 
 
 def test_a_connection_that_breaks_ends_the_report(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_a_connection_that_breaks_ends_the_report(tmp_path: Path) -> None:
         peer.socket.close()
         assert not outcome()
         assert not receiver.scp.report("another", RESULT)
-        assert until(lambda: not receiver.scp.connections)
+        wait_for("the connections to end", lambda: not receiver.scp.connections)
 
 
 def test_what_comes_right_after_the_acceptance_is_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,4 +232,4 @@ def test_reports_at_once_go_one_after_the_other(tmp_path: Path) -> None:
         assert sorted(heard) == transactions
         assert assoc.is_established
         assoc.release()
-        assert until(lambda: [row.ending for row in receiver.rows("association")] == ["released"])
+        wait_for("the release on record", lambda: [row.ending for row in receiver.rows("association")] == ["released"])

@@ -21,18 +21,9 @@ from gateway.dimse.noise import LINES
 from gateway.dimse.scp import AcceptorTimeouts
 from gateway.dimse.store import RefusedCaller, StoreRefusal
 from tests.gateway.dimse.test_negotiation import APPLICATION, PROPOSED, context, item, pdu, user
-from tests.gateway.receiving import (
-    CT,
-    RawPeer,
-    Receiver,
-    associate_request,
-    encode,
-    free_port,
-    make_ct,
-    receiving,
-    store_message,
-    until,
-)
+from tests.gateway.receiving import CT, RawPeer, Receiver, associate_request, encode, make_ct, receiving, store_message
+from tests.ports import free_port
+from tests.waiting import wait_for
 
 EXPLICIT = str(ExplicitVRLittleEndian)
 ABORTED = (7, bytes(4))  # by the service user, as AA-1 says (PS3.8 9.2.3)
@@ -56,7 +47,7 @@ def storescp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     folder = tmp_path_factory.mktemp("storescp")
     running = subprocess.Popen(["/usr/bin/storescp", "-od", str(folder), str(port)])
     try:
-        assert until(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0)
+        wait_for("the port to be open", lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0)
         yield port
     finally:
         running.terminate()
@@ -189,7 +180,7 @@ def test_noise_ends_at_once_with_one_line(tmp_path: Path, caplog: pytest.LogCapt
             peer.send(payload)
             assert peer.read_pdu() == ABORTED
             assert peer.read_pdu() == (None, b"")
-        assert until(lambda: not running.scp.connections)
+        wait_for("the connections to end", lambda: not running.scp.connections)
         (line,) = caplog.records
         assert (line.event, line.host) == ("connection.refused", "127.0.0.1")  # type: ignore[attr-defined]
         assert word in line.getMessage()
@@ -208,7 +199,7 @@ def test_after_the_last_word_nothing_is_parsed(tmp_path: Path, caplog: pytest.Lo
             with RawPeer(running.scp.port, request + b"A" * 100_000 + associate_request()) as peer:
                 assert peer.answer_type in (3, 7)
                 assert peer.read_pdu() == (None, b"")
-            assert until(lambda: not running.scp.connections)
+            wait_for("the connections to end", lambda: not running.scp.connections)
             assert [record.event for record in caplog.records] == [event]  # type: ignore[attr-defined]
 
 
@@ -236,9 +227,9 @@ def test_nobody_gets_more_than_the_acse_timeout(tmp_path: Path, caplog: pytest.L
             except ConnectionError:
                 return True
 
-        assert until(over)
+        wait_for("the end", over)
         assert time.monotonic() - began_s > 0.3
-        assert until(lambda: not running.scp.connections)
+        wait_for("the connections to end", lambda: not running.scp.connections)
         (line,) = lines(caplog, "connection.refused")
         assert "for 0 s" in line.getMessage()
 
@@ -251,7 +242,7 @@ def test_a_look_at_the_port_is_worth_no_line(tmp_path: Path, caplog: pytest.LogC
                 peer.send(said)
                 peer.socket.shutdown(socket.SHUT_WR)
                 assert peer.read_pdu() == (None, b"")
-        assert until(lambda: not running.scp.connections)
+        wait_for("the connections to end", lambda: not running.scp.connections)
         assert not caplog.records
 
 
@@ -279,11 +270,11 @@ def test_those_who_wait_longest_make_room(tmp_path: Path) -> None:
             if number % 50 == 0:
                 assert answered(running.scp.port, associate_request()) == (2, {1: 0})
         assert answered(running.scp.port, associate_request()) == (2, {1: 0})
-        assert until(lambda: running.scp.connections == WAITING)
+        wait_for("the connections that wait", lambda: running.scp.connections == WAITING)
         assert slow[0].read_pdu() == (None, b"")
         for peer in slow:
             peer.socket.close()
-        assert until(lambda: not running.scp.connections)
+        wait_for("the connections to end", lambda: not running.scp.connections)
 
 
 def test_a_mebibyte_of_noise_costs_little(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -334,7 +325,7 @@ def test_who_aborted(tmp_path: Path, caplog: pytest.LogCaptureFixture, ending: b
             peer.socket.shutdown(socket.SHUT_WR)
             while peer.read_pdu()[0] is not None:
                 pass
-        assert until(lambda: not running.scp.connections)
+        wait_for("the connections to end", lambda: not running.scp.connections)
         (line,) = lines(caplog, "association.aborted")
         assert said in line.getMessage()
         assert (line.calling_ae, line.called_ae, line.host) == ("CT07", "MEDSEG", "127.0.0.1")  # type: ignore[attr-defined]

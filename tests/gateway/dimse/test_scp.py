@@ -41,8 +41,8 @@ from tests.gateway.receiving import (
     receiving,
     store_message,
     store_request,
-    until,
 )
+from tests.waiting import wait_for
 
 VERIFICATION = "1.2.840.10008.1.1"
 PRIVATE = "1.3.12.2.1107.5.9.1"
@@ -72,8 +72,8 @@ def test_echo_between_stores_over_one_association(tmp_path: Path) -> None:
         assoc.release()
         assert assoc.is_released
         assert receiver.stored() == {str(instance.SOPInstanceUID): encode(instance) for instance in instances}
-        assert until(lambda: not receiver.scp.associations)
-        assert until(lambda: [row.ending for row in receiver.rows("association")] == ["released"])
+        wait_for("the associations to end", lambda: not receiver.scp.associations)
+        wait_for("the release on record", lambda: [row.ending for row in receiver.rows("association")] == ["released"])
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_who_is_unknown_is_rejected_for_good(
     callers = [("PACS", None), ("CT01", "127.0.0.1"), ("CT02", "192.0.2.1")]
     with receiving(tmp_path, callers=callers, ae_titles=["MEDSEG", "MEDSEG_STAT"]) as receiver:
         assert rejected(receiver.scp.port, **names) == answer
-        assert until(lambda: not receiver.scp.connections)
+        wait_for("the connections to end", lambda: not receiver.scp.connections)
 
 
 def test_limits_are_transient_and_end_with_the_crowd(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_limits_are_transient_and_end_with_the_crowd(tmp_path: Path) -> None:
             assert rejected(port, calling="THIRD") == (2, 3, 2)
             for peer in greedy:
                 peer.socket.close()
-            assert until(lambda: receiver.scp.associations == 1)
+            wait_for("the association", lambda: receiver.scp.associations == 1)
             assert rejected(port, calling="THIRD") is None
 
 
@@ -202,7 +202,7 @@ def test_a_torn_instance_leaves_nothing(tmp_path: Path, ending: str, part: float
                 peer.send(struct.pack(">BxIxxBB", 7, 4, 0, 0))
             elif ending == "release":
                 peer.send(struct.pack(">BxIxxxx", 5, 4))
-        assert until(lambda: not receiver.scp.connections)
+        wait_for("the connections to end", lambda: not receiver.scp.connections)
         assert not receiver.rows()
         assert receiver.no_parts()
         assert not receiver.files()
@@ -218,7 +218,7 @@ def test_interleaved_contexts_are_aborted(tmp_path: Path) -> None:
         peer.send(stream)
         assert peer.read_pdu() == (7, b"\x00\x00\x02\x00")  # A-ABORT, by the provider
         assert peer.read_pdu()[0] is None
-        assert until(lambda: [row.ending for row in receiver.rows("association")] == ["aborted"])
+        wait_for("the abort on record", lambda: [row.ending for row in receiver.rows("association")] == ["aborted"])
 
 
 @pytest.mark.parametrize("sent", [0, 3, 30])
@@ -232,7 +232,7 @@ def test_a_silent_peer_is_let_go(tmp_path: Path, sent: int) -> None:
         with RawPeer(receiver.scp.port, associate_request()) as peer:
             peer.send(message[:sent])
             assert peer.read_pdu()[0] in (None, 7)
-        assert until(lambda: not receiver.scp.connections)
+        wait_for("the connections to end", lambda: not receiver.scp.connections)
 
 
 def test_stop_lets_an_association_finish_and_aborts_the_idle(tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_receivers_share_a_socket_and_the_limits(tmp_path: Path) -> None:
                 for name in ("THIRD", "FOURTH"):
                     assert stack.enter_context(RawPeer(port, associate_request(calling=name))).answer_type == 2
                 assert rejected(port, calling="FIFTH") == (2, 3, 2)
-            assert until(lambda: not any(scp.associations for scp in both))
+            wait_for("the associations to end", lambda: not any(scp.associations for scp in both))
             first.scp.stop()
             assert rejected(port, calling="FIFTH") is None  # the other goes on
 
@@ -358,8 +358,8 @@ def test_mutated_pdus_never_break_it(fuzz_receiver: Receiver, count: int) -> Non
     receiver = fuzz_receiver
     folder = receiver.spool.folder.parent
     began_s = time.monotonic()
-    assert until(lambda: accepted(receiver.scp.port))
-    assert until(lambda: not receiver.scp.connections)
+    wait_for("an association", lambda: accepted(receiver.scp.port))
+    wait_for("the connections to end", lambda: not receiver.scp.connections)
     open_before, threads_before = descriptors(), threading.active_count()
     for seed in range(count):
         with contextlib.suppress(OSError), RawPeer(receiver.scp.port) as peer:
@@ -367,10 +367,10 @@ def test_mutated_pdus_never_break_it(fuzz_receiver: Receiver, count: int) -> Non
             peer.socket.shutdown(1)
             while peer.read_pdu()[0] is not None:
                 pass
-    assert until(lambda: not receiver.scp.connections)
-    assert until(lambda: threading.active_count() <= threads_before)
+    wait_for("the connections to end", lambda: not receiver.scp.connections)
+    wait_for("the threads to end", lambda: threading.active_count() <= threads_before)
     assert descriptors() <= open_before
-    assert until(lambda: accepted(receiver.scp.port))
+    wait_for("an association", lambda: accepted(receiver.scp.port))
     receiver.stored()
     assert receiver.no_parts()
     inside = {receiver.spool.folder, *receiver.spool.folder.rglob("*")}

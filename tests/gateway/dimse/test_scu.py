@@ -13,9 +13,10 @@ from gateway.dimse import scu
 from gateway.dimse.scu import VERIFY, Miss, NoAssociation, ObjectReference, Proposal, StoredFile, associate
 from gateway.settings.model import Destination
 from medseg.errors import UnreadableInstance
-from tests.gateway.deliver.stage import COMMIT, FIND, QUICK, SEG, SR, FakePacs, serving
+from tests.gateway.deliver.stage import QUICK
+from tests.gateway.pacs import COMMIT, FIND, SEG, SR, FakePacs, listening
 from tests.gateway.receiving import make_ct, write_file
-from tests.peers.orthanc import free_port
+from tests.ports import free_port
 
 
 def at(port: int, host: str = "127.0.0.1") -> Destination:
@@ -24,19 +25,19 @@ def at(port: int, host: str = "127.0.0.1") -> Destination:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 def test_echo(host: str) -> None:
-    with serving(FakePacs()) as pacs:
+    with listening(FakePacs()) as pacs:
         assert scu.echo(at(pacs.port, host), QUICK) == 0x0000
 
 
 def test_nothing_waits_for_more_to_send() -> None:
-    with serving(FakePacs()) as pacs, associate(at(pacs.port), [Proposal(VERIFY)], QUICK) as link:
+    with listening(FakePacs()) as pacs, associate(at(pacs.port), [Proposal(VERIFY)], QUICK) as link:
         opened = link._assoc.dul.socket.socket
         assert opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
         assert opened.gettimeout() == QUICK.dimse_s
 
 
 def test_what_is_accepted_is_told() -> None:
-    with serving(FakePacs(), (SR, Verification)) as pacs:
+    with listening(FakePacs(), (SR, Verification)) as pacs:
         with associate(at(pacs.port), [Proposal(SEG), Proposal(SR)], QUICK) as link:
             assert link.accepted == {SR}
         with pytest.raises(NoAssociation) as raised:
@@ -46,7 +47,7 @@ def test_what_is_accepted_is_told() -> None:
 
 @pytest.mark.parametrize("reject", [(1, 1, 7), (1, 2, 2), (2, 3, 1), (2, 3, 2)])
 def test_a_rejection_is_told_as_it_came(reject: tuple[int, int, int]) -> None:
-    with serving(FakePacs(reject=reject)) as pacs, pytest.raises(NoAssociation) as raised:
+    with listening(FakePacs(reject=reject)) as pacs, pytest.raises(NoAssociation) as raised:
         scu_fails(at(pacs.port), [Proposal(VERIFY)])
     assert (raised.value.miss, raised.value.reject) == (Miss.REJECTED, reject)
 
@@ -65,7 +66,7 @@ def scu_fails(destination: Destination, proposals: list[Proposal]) -> None:
 
 def test_more_kinds_than_an_association_holds(tmp_path: Path) -> None:
     many = [Proposal(f"1.2.826.0.1.{number}") for number in range(200)]
-    with serving(FakePacs()) as pacs, associate(at(pacs.port), [Proposal(VERIFY), *many], QUICK) as link:
+    with listening(FakePacs()) as pacs, associate(at(pacs.port), [Proposal(VERIFY), *many], QUICK) as link:
         assert link.accepted == {VERIFY}
         assert link.echo() == 0x0000
 
@@ -89,7 +90,7 @@ def test_what_is_proposed_for_a_file(own: str, proposed: tuple[str, ...]) -> Non
 def test_a_broken_association_is_not_waited_for(tmp_path: Path) -> None:
     file = scu.read_file(write_file(make_ct(SOPClassUID=SEG), tmp_path / "seg.dcm"))
     with (
-        serving(FakePacs(answer=lambda _: None), (SEG, COMMIT, FIND)) as pacs,
+        listening(FakePacs(answer=lambda _: None), (SEG, COMMIT, FIND)) as pacs,
         associate(at(pacs.port), [file.proposal(), Proposal(COMMIT), Proposal(FIND)], QUICK) as link,
     ):
         assert link.store(file).status is None

@@ -9,14 +9,14 @@ import pytest
 
 from gateway import NoAssociation, send
 from medseg.errors import EmptyInput, NoSuchInput, UnreadableInstance, UsageError
-from tests.gateway.deliver.stage import SEG, FakePacs, serving
+from tests.gateway.pacs import SEG, FakePacs, listening
 from tests.gateway.receiving import make_ct, write_file
-from tests.peers.orthanc import free_port
+from tests.ports import free_port
 
 
 @pytest.fixture
 def pacs() -> Iterator[FakePacs]:
-    with serving(FakePacs()) as peer:
+    with listening(FakePacs()) as peer:
         yield peer
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.gateway.deliver.stage import FakePacs
 from tests.gateway.faults.faulty import QUICK_TO_LET_GO, Faulty, faulty
-from tests.gateway.running import Pacs, free_port
+from tests.gateway.pacs import FakePacs, listening
 from tests.medseg.bundle.zoo import spleen_like
+from tests.ports import free_port
 
 TIMES = """
 [complete]
@@ -51,10 +51,9 @@ send_to = ["pacs"]
 
 
 @pytest.fixture(scope="session")
-def pacs() -> Iterator[Pacs]:
-    peer = Pacs()
-    yield peer
-    peer.close()
+def pacs() -> Iterator[FakePacs]:
+    with listening(FakePacs()) as peer:
+        yield peer
 
 
 FAKES = ("down", "rejecting", "no_seg", "warning", "busy", "failing", "losing", "reporting", "away")
@@ -78,7 +77,7 @@ def corrupt(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def gateway(
-    tmp_path_factory: pytest.TempPathFactory, pacs: Pacs, bundle: Path, corrupt: Path, fakes: dict[str, FakePacs]
+    tmp_path_factory: pytest.TempPathFactory, pacs: FakePacs, bundle: Path, corrupt: Path, fakes: dict[str, FakePacs]
 ) -> Iterator[Faulty]:
     settings = "".join(
         f'[[peer]]\nname = "{name}"\nae_title = "PACS"\nhost = "127.0.0.1"\nport = {fake.port}\n'

@@ -8,17 +8,16 @@ import mmap
 import os
 import signal
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydicom import Dataset
 
-from medseg.dicom.phantom import Ellipsoid, make_series
 from tests.gateway.faults.launch import CLOCK
 from tests.gateway.receiving import CT, RawPeer, associate_request, encode, store_message
-from tests.gateway.running import Serving, wait_for
+from tests.gateway.running import Serving
+from tests.waiting import wait_for
 
 #: Pauses of the service that would only make tests long.
 QUICK: Mapping[str, Mapping[str, Any]] = {
@@ -30,20 +29,6 @@ _SCP_TIMEOUTS = "StorageScp.__init__.__kwdefaults__.timeouts"
 QUICK_TO_LET_GO = QUICK | {
     "gateway.dimse.scp": {f"{_SCP_TIMEOUTS}.acse_s": 2, f"{_SCP_TIMEOUTS}.dimse_s": 2, f"{_SCP_TIMEOUTS}.network_s": 4}
 }
-ORGAN = Ellipsoid((0.0, 0.0, 0.0), (25.0, 20.0, 8.0), 90.0)
-
-
-def phantom(seed: int = 0, slices: int = 8, **changes: Any) -> list[Dataset]:
-    """A small CT series that somebody else made, with UIDs of its own."""
-    series = make_series(spacing_mm=(3.0, 2.0, 2.0), shape=(slices, 32, 32), objects=[ORGAN], seed=seed)
-    study, one = (f"2.25.{uuid.uuid4().int}" for _ in range(2))
-    for k, instance in enumerate(series):
-        facts = {"Manufacturer": "Phantom", "StudyInstanceUID": study, "SeriesInstanceUID": one}
-        facts["SOPInstanceUID"] = f"{one}.{k}"
-        for keyword, value in (facts | changes).items():
-            setattr(instance, keyword, value)
-        instance.file_meta.MediaStorageSOPInstanceUID = instance.SOPInstanceUID
-    return series
 
 
 class Faulty(Serving):

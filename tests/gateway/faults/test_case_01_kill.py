@@ -5,16 +5,18 @@ from __future__ import annotations
 import pytest
 from pydicom import Dataset
 
-from tests.gateway.faults.faulty import Faulty, alive, phantom, store_all
+from tests.gateway.faults.faulty import Faulty, alive, store_all
+from tests.gateway.pacs import FakePacs
+from tests.gateway.phantoms import new_phantom
 from tests.gateway.receiving import CT, RawPeer, associate_request, data_set_of, encode, store_message
-from tests.gateway.running import Pacs, wait_for
+from tests.waiting import wait_for
 
 
-def of(pacs: Pacs, modality: str, series: list[Dataset]) -> list[Dataset]:
+def of(pacs: FakePacs, modality: str, series: list[Dataset]) -> list[Dataset]:
     return [one for one in pacs.of(modality) if one.StudyInstanceUID == series[0].StudyInstanceUID]
 
 
-def assert_one_result(gateway: Faulty, pacs: Pacs, series: list[Dataset]) -> None:
+def assert_one_result(gateway: Faulty, pacs: FakePacs, series: list[Dataset]) -> None:
     """One current result, at the peer, made of all that was sent; what came more than once is the same object."""
     wait_for("the result at the peer", lambda: of(pacs, "SEG", series) and of(pacs, "SR", series))
     (result,) = gateway.current_results(series)
@@ -40,9 +42,9 @@ def assert_one_result(gateway: Faulty, pacs: Pacs, series: list[Dataset]) -> Non
         pytest.param("spool.filed", marks=pytest.mark.slow),
     ],
 )
-def test_case_01_killed_before_the_answer(gateway: Faulty, pacs: Pacs, point: str) -> None:
+def test_case_01_killed_before_the_answer(gateway: Faulty, pacs: FakePacs, point: str) -> None:
     """In the middle of an instance, between rename and row, between row and response: the sender comes again."""
-    series = phantom()
+    series = new_phantom()
     with RawPeer(gateway.port, associate_request()) as peer:
         for one in series[:5]:
             if one is series[4]:
@@ -57,9 +59,9 @@ def test_case_01_killed_before_the_answer(gateway: Faulty, pacs: Pacs, point: st
 
 
 @pytest.mark.parametrize("point", [pytest.param("engine", marks=pytest.mark.slow), "result.written"])
-def test_case_01_killed_in_the_middle_of_inference(gateway: Faulty, pacs: Pacs, point: str) -> None:
+def test_case_01_killed_in_the_middle_of_inference(gateway: Faulty, pacs: FakePacs, point: str) -> None:
     """With windows still to do, and with the result written and not yet in the ledger."""
-    series = phantom()
+    series = new_phantom()
     gateway.arm(point, "kill")
     assert store_all(gateway.port, series) == [0] * 8
     gateway.complete(series)
@@ -70,9 +72,9 @@ def test_case_01_killed_in_the_middle_of_inference(gateway: Faulty, pacs: Pacs, 
 
 
 @pytest.mark.parametrize("point", [pytest.param("sender.send", marks=pytest.mark.slow), "sender.sent"])
-def test_case_01_killed_in_the_middle_of_sending(gateway: Faulty, pacs: Pacs, point: str) -> None:
+def test_case_01_killed_in_the_middle_of_sending(gateway: Faulty, pacs: FakePacs, point: str) -> None:
     """Before the peer has it, and when the peer has it and the ledger does not know: it is sent again, as it was."""
-    series = phantom()
+    series = new_phantom()
     gateway.arm(point, "kill")
     assert store_all(gateway.port, series) == [0] * 8
     gateway.complete(series)

@@ -28,13 +28,15 @@ from gateway.serve import supervisor
 from gateway.settings.model import GatewaySettings
 from gateway.settings.read import load_settings
 from tests.gateway.faults.conftest import TIMES, rules
-from tests.gateway.faults.faulty import QUICK, Faulty, phantom, store_all
+from tests.gateway.faults.faulty import QUICK, Faulty, store_all
 from tests.gateway.faults.power import Call, Disk, command, read_trace
 from tests.gateway.faults.report import report
+from tests.gateway.pacs import FakePacs, listening
+from tests.gateway.phantoms import new_phantom
 from tests.gateway.receiving import Receiver, encode
-from tests.gateway.running import Pacs, wait_for
 from tests.gateway.spooling import Inbox
 from tests.peers import require
+from tests.waiting import wait_for
 
 STORE_RESPONSE = 0x8001
 
@@ -49,16 +51,16 @@ class Recording:
     data_sets: dict[str, bytes]
 
 
-def record(folder: Path, bundle: Path, studies: int, slices: int) -> Recording:
+def record(folder: Path, bundle: Path, pacs: FakePacs, studies: int, slices: int) -> Recording:
     """Let a service live through studies from three senders at once, a repetition, results, and a stop."""
     root = folder / "disk"
     root.mkdir()
-    pacs, trace = Pacs(), folder / "trace"
+    trace = folder / "trace"
     deliver = "[deliver]\ncommitment = false\n"
     constants = QUICK | {"gateway.ledger.ledger": {"WAL_BYTES": 1 << 18}}  # a shorter recording
     recorded = Faulty(folder, TIMES + deliver + rules(bundle, pacs.port), constants, root, root)
     recorded.before = command(trace)
-    sent = [phantom(seed, slices) for seed in range(studies)]
+    sent = [new_phantom(seed, slices) for seed in range(studies)]
     recorded.start()
     try:
         senders = [threading.Thread(target=_send, args=(recorded.port, sent[n::3])) for n in range(3)]
@@ -72,7 +74,6 @@ def record(folder: Path, bundle: Path, studies: int, slices: int) -> Recording:
         (pid,) = Path(f"/proc/{recorded.process.pid}/task/{recorded.process.pid}/children").read_text().split()
         os.kill(int(pid), signal.SIGTERM)
         recorded.process.wait(60)
-        pacs.close()
     return Recording(
         list(read_trace(trace)),
         root,
@@ -124,7 +125,7 @@ def check(folder: Path, recording: Recording, told: set[str]) -> None:
         for row in receiver.rows("result_object"):
             assert hashlib.sha256((spool.folder / row.path).read_bytes()).hexdigest() == row.sha256
         assert not {row.state for row in receiver.rows("job")} & {"running"}
-        new = phantom()  # and it goes on
+        new = new_phantom()  # and it goes on
         Inbox(spool, ledger).send(new)
         assert receiver.stored().keys() >= told | {str(one.SOPInstanceUID) for one in new}
 
@@ -141,7 +142,8 @@ def _replaced(settings: GatewaySettings, gateway: dict[str, Any]) -> GatewaySett
 )
 def test_case_02_power_cut(tmp_path: Path, bundle: Path, studies: int, slices: int, count: int) -> None:
     require("strace")
-    recording = record(tmp_path, bundle, studies, slices)
+    with listening(FakePacs()) as pacs:
+        recording = record(tmp_path, bundle, pacs, studies, slices)
     began_s, chance = time.monotonic(), random.Random(count)
     disk, told, done = Disk(recording.root), set[str](), 0
     moments = cuts(recording, count, chance)

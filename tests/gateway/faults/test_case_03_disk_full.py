@@ -15,9 +15,11 @@ import pytest
 from pydicom import Dataset
 
 from tests.gateway.faults.conftest import TIMES, rules
-from tests.gateway.faults.faulty import Faulty, faulty, phantom, store_all
+from tests.gateway.faults.faulty import Faulty, faulty, store_all
+from tests.gateway.pacs import FakePacs, listening
+from tests.gateway.phantoms import new_phantom
 from tests.gateway.receiving import CT, RawPeer, associate_request, data_set_of, encode, make_ct, store_message
-from tests.gateway.running import Pacs, wait_for
+from tests.waiting import wait_for
 
 OUT_OF_RESOURCES = 0xA700
 TEMPORARY_CONGESTION = bytes((2, 3, 1))  # transient (PS3.8 table 9-21)
@@ -55,11 +57,12 @@ def spooled(service: Faulty) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def full(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> Iterator[tuple[Faulty, Path, Path, Pacs]]:
+def full(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> Iterator[tuple[Faulty, Path, Path, FakePacs]]:
     """A service with its spool and its ledger on small disks of their own."""
-    folder, pacs = tmp_path_factory.mktemp("full"), Pacs()
+    folder = tmp_path_factory.mktemp("full")
     deliver = "[deliver]\ncommitment = false\nfirst_retry_s = 0.5\nlongest_retry_s = 0.5\n"
     with (
+        listening(FakePacs()) as pacs,
         small_disk(folder / "spool_disk", "size=32m,nr_inodes=9000") as spool,
         small_disk(folder / "ledger_disk", "size=48m") as ledger,  # the log alone keeps 8 MB or more
         faulty(
@@ -70,10 +73,9 @@ def full(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> Iterator[tup
         ) as service,
     ):
         yield service, spool, ledger, pacs
-    pacs.close()
 
 
-def test_case_03_full_at_open(full: tuple[Faulty, Path, Path, Pacs]) -> None:
+def test_case_03_full_at_open(full: tuple[Faulty, Path, Path, FakePacs]) -> None:
     """There is no room for one more file."""
     service, disk, _, _ = full
     before, after = make_ct(), make_ct()
@@ -89,7 +91,7 @@ def test_case_03_full_at_open(full: tuple[Faulty, Path, Path, Pacs]) -> None:
     assert spooled(service) == {one.SOPInstanceUID: encode(one) for one in (before, after)}
 
 
-def test_case_03_full_in_the_middle_of_a_file(full: tuple[Faulty, Path, Path, Pacs]) -> None:
+def test_case_03_full_in_the_middle_of_a_file(full: tuple[Faulty, Path, Path, FakePacs]) -> None:
     service, disk, _, _ = full
     small, large = make_ct(), make_ct(size=512)
     there = spooled(service)
@@ -101,7 +103,7 @@ def test_case_03_full_in_the_middle_of_a_file(full: tuple[Faulty, Path, Path, Pa
     assert spooled(service)[large.SOPInstanceUID] == encode(large)
 
 
-def test_case_03_full_at_commit(full: tuple[Faulty, Path, Path, Pacs]) -> None:
+def test_case_03_full_at_commit(full: tuple[Faulty, Path, Path, FakePacs]) -> None:
     """The file is there; the ledger cannot grow."""
     service, _, ledger, _ = full
     with RawPeer(service.port, associate_request(), timeout_s=60) as peer:
@@ -126,9 +128,9 @@ def test_case_03_full_at_commit(full: tuple[Faulty, Path, Path, Pacs]) -> None:
     assert spooled(service) == there | {one.SOPInstanceUID: encode(one)}
 
 
-def test_case_03_full_while_a_result_is_written(full: tuple[Faulty, Path, Path, Pacs]) -> None:
+def test_case_03_full_while_a_result_is_written(full: tuple[Faulty, Path, Path, FakePacs]) -> None:
     service, disk, _, pacs = full
-    series = phantom(SeriesDescription="hold it")
+    series = new_phantom(SeriesDescription="hold it")
     wait_for("the service to have recovered", lambda: store_all(service.port, series) == [0] * len(series))
     (job,) = wait_for("a held job", lambda: [one for one in service.jobs(series) if one.state == "held"])
     ballast = fill(disk)

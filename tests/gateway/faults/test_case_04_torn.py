@@ -10,9 +10,10 @@ import socket
 import struct
 from collections.abc import Callable
 
-from tests.gateway.faults.faulty import Faulty, phantom, store_all
+from tests.gateway.faults.faulty import Faulty, store_all
+from tests.gateway.phantoms import new_phantom
 from tests.gateway.receiving import CT, RawPeer, associate_request, encode, store_message
-from tests.gateway.running import wait_for
+from tests.waiting import wait_for
 
 A_ABORT = struct.pack(">BxIxxBB", 7, 4, 0, 0)
 
@@ -33,7 +34,7 @@ ENDINGS: dict[str, tuple[Callable[[RawPeer], object], bool]] = {
 
 
 def test_case_04_torn_associations(gateway: Faulty) -> None:
-    torn = {name: phantom(Modality="OT") for name in ENDINGS}  # for no rule
+    torn = {name: new_phantom(Modality="OT") for name in ENDINGS}  # for no rule
     with contextlib.ExitStack() as open_peers:
         for name, series in torn.items():
             leave, inside = ENDINGS[name]
@@ -55,7 +56,7 @@ def test_case_04_torn_associations(gateway: Faulty) -> None:
         assert [row.sop_instance_uid for row in gateway.instances(series)] == [one.SOPInstanceUID for one in series[:4]]
         assert gateway.series_row(series).state == "arriving"
     gateway.leap(20)  # far beyond the quiet time of an association that was released
-    marker = phantom(Modality="OT")
+    marker = new_phantom(Modality="OT")
     assert store_all(gateway.port, marker) == [0] * 8
     gateway.complete(marker)
     assert {gateway.series_row(series).state for series in torn.values()} == {"arriving"}

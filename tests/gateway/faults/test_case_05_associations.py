@@ -6,13 +6,15 @@ import threading
 
 from pydicom import Dataset
 
-from tests.gateway.faults.faulty import Faulty, phantom, store_all
-from tests.gateway.running import Pacs, wait_for
+from tests.gateway.faults.faulty import Faulty, store_all
+from tests.gateway.pacs import FakePacs
+from tests.gateway.phantoms import new_phantom
+from tests.waiting import wait_for
 
 
-def test_case_05_one_study_over_many_associations(gateway: Faulty, pacs: Pacs) -> None:
-    wanted = phantom()
-    other = phantom(Modality="OT", StudyInstanceUID=wanted[0].StudyInstanceUID)
+def test_case_05_one_study_over_many_associations(gateway: Faulty, pacs: FakePacs) -> None:
+    wanted = new_phantom()
+    other = new_phantom(Modality="OT", StudyInstanceUID=wanted[0].StudyInstanceUID)
     mixed = [one for pair in zip(wanted, other, strict=True) for one in pair]
     statuses: list[int | None] = []
 

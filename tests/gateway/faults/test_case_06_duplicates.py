@@ -8,19 +8,20 @@ from __future__ import annotations
 import json
 import threading
 
-from tests.gateway.faults.faulty import Faulty, phantom, store_all
+from tests.gateway.faults.faulty import Faulty, store_all
+from tests.gateway.phantoms import new_phantom
 from tests.gateway.receiving import data_set_of, encode
-from tests.gateway.running import wait_for
+from tests.waiting import wait_for
 
 
 def test_case_06_duplicates(gateway: Faulty) -> None:
-    series = phantom(seed=1)
-    corrected = phantom(
+    series = new_phantom(seed=1)
+    corrected = new_phantom(
         seed=2, StudyInstanceUID=series[0].StudyInstanceUID, SeriesInstanceUID=series[0].SeriesInstanceUID
     )
     for old, new in zip(series, corrected, strict=True):
         new.SOPInstanceUID = old.SOPInstanceUID
-    elsewhere = phantom(seed=1)  # the same SOP Instance UID in another series
+    elsewhere = new_phantom(seed=1)  # the same SOP Instance UID in another series
     elsewhere[0].SOPInstanceUID = series[0].SOPInstanceUID
     assert store_all(gateway.port, series) == [0] * 8
     assert store_all(gateway.port, [*series, corrected[3], series[3], elsewhere[0]]) == [0] * 11
@@ -45,7 +46,7 @@ def test_case_06_duplicates(gateway: Faulty) -> None:
 
 
 def test_case_06_duplicates_in_parallel(gateway: Faulty) -> None:
-    series = phantom(seed=1, Modality="OT")
+    series = new_phantom(seed=1, Modality="OT")
     statuses: list[int | None] = []
     senders = [
         threading.Thread(target=lambda n=n: statuses.extend(store_all(gateway.port, series, f"S{n}"))) for n in range(6)

@@ -16,7 +16,9 @@ from pydicom import Dataset
 from pydicom.uid import EnhancedCTImageStorage
 
 from medseg.dicom.phantom import make_series
-from tests.gateway.faults.faulty import ORGAN, Faulty, phantom, store_all
+from tests.gateway.faults.faulty import Faulty, store_all
+from tests.gateway.pacs import FakePacs
+from tests.gateway.phantoms import ORGAN, new_phantom
 from tests.gateway.receiving import (
     CT,
     RawPeer,
@@ -28,15 +30,15 @@ from tests.gateway.receiving import (
     store_message,
     store_request,
 )
-from tests.gateway.running import Pacs, wait_for
+from tests.waiting import wait_for
 
 MEGABYTE = 1 << 20
 
 
 def geometry(seed: int, slices: int = 12, **how: object) -> list[Dataset]:
-    """A phantom as `faulty.phantom`, scanned as the arguments of `make_series` say."""
+    """A phantom as `new_phantom`, scanned as the arguments of `make_series` say."""
     scanned = make_series(spacing_mm=(3.0, 2.0, 2.0), shape=(slices, 32, 32), objects=[ORGAN], seed=seed, **how)  # type: ignore[arg-type]
-    named = phantom(seed, len(scanned))
+    named = new_phantom(seed, len(scanned))
     for one, name in zip(scanned, named, strict=True):
         for keyword in ("Manufacturer", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
             setattr(one, keyword, name[keyword].value)
@@ -82,7 +84,7 @@ SCANS: dict[str, tuple[Callable[[], list[Dataset]], str, str]] = {
 }
 
 
-def test_case_07_each_geometry_is_segmented_or_refused_by_name(gateway: Faulty, pacs: Pacs) -> None:
+def test_case_07_each_geometry_is_segmented_or_refused_by_name(gateway: Faulty, pacs: FakePacs) -> None:
     scans = {name: make() for name, (make, _, _) in SCANS.items()}
     for series in scans.values():
         assert set(store_all(gateway.port, series)) == {0}

@@ -14,7 +14,8 @@ from pydicom.uid import (
     XRayRadiationDoseSRStorage,
 )
 
-from tests.gateway.faults.faulty import Faulty, phantom
+from tests.gateway.faults.faulty import Faulty
+from tests.gateway.phantoms import new_phantom
 from tests.gateway.receiving import CT, RawPeer, associate_request, data_set_of, encode, store_message
 
 UNKNOWN, PRIVATE = "1.2.840.10008.5.1.4.1.1.999.1", "1.3.12.2.1107.5.9.1"
@@ -22,13 +23,13 @@ UNKNOWN, PRIVATE = "1.2.840.10008.5.1.4.1.1.999.1", "1.3.12.2.1107.5.9.1"
 
 def of_class(like: Dataset, sop_class: str) -> Dataset:
     """An instance of the same study, in a series of its own."""
-    (one,) = phantom(slices=1, StudyInstanceUID=like.StudyInstanceUID, SOPClassUID=sop_class, Modality="OT")
+    (one,) = new_phantom(slices=1, StudyInstanceUID=like.StudyInstanceUID, SOPClassUID=sop_class, Modality="OT")
     return one
 
 
 def path_like(like: Dataset, uid: str) -> tuple[Dataset, bytes]:
     """An instance whose Series Instance UID leads somewhere else."""
-    (one,) = phantom(slices=1, StudyInstanceUID=like.StudyInstanceUID, Modality="OT")
+    (one,) = new_phantom(slices=1, StudyInstanceUID=like.StudyInstanceUID, Modality="OT")
     stated = str(one.SeriesInstanceUID)
     one.SeriesInstanceUID = "0" * len(stated)  # the length, the bytes follow
     data_set = encode(one).replace(("0" * len(stated)).encode(), uid.encode().ljust(len(stated), b"\0"))
@@ -36,7 +37,7 @@ def path_like(like: Dataset, uid: str) -> tuple[Dataset, bytes]:
 
 
 def test_case_08_a_study_with_oddities_survives(gateway: Faulty) -> None:
-    series = phantom(PatientID="", PatientName="Müller^Jörg=山田^太郎", SpecificCharacterSet="ISO_IR 192")
+    series = new_phantom(PatientID="", PatientName="Müller^Jörg=山田^太郎", SpecificCharacterSet="ISO_IR 192")
     odd = [of_class(series[0], uid) for uid in (UNKNOWN, PRIVATE, XRayRadiationDoseSRStorage)]
     contexts = [
         (1, CT, str(ExplicitVRLittleEndian)),
@@ -70,7 +71,7 @@ def test_case_08_a_study_with_oddities_survives(gateway: Faulty) -> None:
 @pytest.mark.parametrize("uid", ["../../../../tmp/x", "/etc/passwd", "..", "a\\b", "1.2/../../3", "1..2"])
 def test_case_08_uids_like_paths_stay_inside(gateway: Faulty, uid: str) -> None:
     before = {path for path in gateway.folder.iterdir() if path.name != "faults"}
-    instance, data_set = path_like(phantom(slices=1)[0], uid)
+    instance, data_set = path_like(new_phantom(slices=1)[0], uid)
     with RawPeer(gateway.port, associate_request()) as peer:
         peer.send(store_message(CT, str(instance.SOPInstanceUID), data_set))
         assert peer.read_status() in (0, 0xC000)
@@ -88,7 +89,7 @@ def test_case_08_a_dicomdir_is_no_instance_to_store(gateway: Faulty) -> None:
         (1, CT, str(ExplicitVRLittleEndian)),
         (3, str(MediaStorageDirectoryStorage), str(ExplicitVRLittleEndian)),
     ]
-    (one,) = phantom(slices=1, Modality="OT")
+    (one,) = new_phantom(slices=1, Modality="OT")
     directory = of_class(one, str(MediaStorageDirectoryStorage))
     with RawPeer(gateway.port, associate_request(contexts=contexts)) as peer:
         peer.send(store_message(CT, str(one.SOPInstanceUID), encode(one)))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import socket
 
-from tests.gateway.faults.faulty import Faulty, phantom, store_all
+from tests.gateway.faults.faulty import Faulty, store_all
+from tests.gateway.phantoms import new_phantom
 from tests.gateway.receiving import RawPeer, associate_request
-from tests.gateway.running import wait_for
+from tests.waiting import wait_for
 
 LOCAL_LIMIT = (2, 3, 2)  # transient; presentation; local limit exceeded (PS3.8 table 9-21)
 
@@ -24,7 +25,7 @@ def is_open(peer: RawPeer) -> bool:
 
 
 def test_case_09_a_flood_from_one_caller(gateway: Faulty) -> None:
-    patient = phantom(Modality="OT")
+    patient = new_phantom(Modality="OT")
     with contextlib.ExitStack() as open_peers:
         flood = [
             open_peers.enter_context(RawPeer(gateway.port, associate_request(calling="ABUSIVE"), timeout_s=60))

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from pynetdicom.sop_class import Verification
 
-from tests.gateway.deliver.stage import COMMIT, FIND, SEG, SR, FakePacs, serving
-from tests.gateway.faults.faulty import Faulty, phantom, store_all
+from tests.gateway.faults.faulty import Faulty, store_all
+from tests.gateway.pacs import COMMIT, FIND, SEG, SR, FakePacs, listening
+from tests.gateway.phantoms import new_phantom
 from tests.gateway.receiving import data_set_of
-from tests.gateway.running import wait_for
+from tests.waiting import wait_for
 
 HOUR_S, ROUNDS = 3600.0, 24
 NO_SUCH_OBJECT = 0x0112  # Failure Reason of storage commitment
@@ -33,15 +34,15 @@ def peers(fakes: dict[str, FakePacs]) -> Iterator[dict[str, FakePacs]]:
         "no_seg": (SR, Verification),
         "losing": (SEG, SR, COMMIT, FIND, Verification),
     }
-    with contextlib.ExitStack() as listening:
+    with contextlib.ExitStack() as stack:
         for name, fake in fakes.items():
             if name not in ("down", "reporting", "away"):
-                listening.enter_context(serving(fake, classes.get(name, (SEG, SR, Verification))))
+                stack.enter_context(listening(fake, classes.get(name, (SEG, SR, Verification))))
         yield fakes
 
 
 def test_case_10_each_peer_gets_what_it_can(gateway: Faulty, peers: dict[str, FakePacs]) -> None:
-    series = phantom(SeriesDescription="to every peer")
+    series = new_phantom(SeriesDescription="to every peer")
     assert store_all(gateway.port, series) == [0] * 8
     gateway.complete(series)
     assert gateway.ended(series).state == "done"
@@ -81,7 +82,7 @@ def test_case_10_each_peer_gets_what_it_can(gateway: Faulty, peers: dict[str, Fa
     assert {row.state for row in rows("down").values()} == {"queued"}
     for name in ("busy", "failing"):
         peers[name].answer = lambda _: 0x0000
-    with serving(peers["down"], (SEG, SR, Verification)):
+    with listening(peers["down"], (SEG, SR, Verification)):
         for name in ("busy", "failing", "down"):
             until(name, "stored", "stored")
     for name in ("busy", "failing", "down"):

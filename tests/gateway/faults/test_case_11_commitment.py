@@ -11,10 +11,11 @@ from pynetdicom import AE
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.sop_class import StorageCommitmentPushModelInstance, Verification
 
-from tests.gateway.deliver.stage import COMMIT, SEG, SR, FakePacs, serving
-from tests.gateway.faults.faulty import Faulty, phantom, store_all
+from tests.gateway.faults.faulty import Faulty, store_all
+from tests.gateway.pacs import COMMIT, SEG, SR, FakePacs, listening
+from tests.gateway.phantoms import new_phantom
 from tests.gateway.receiving import CAREFUL
-from tests.gateway.running import wait_for
+from tests.waiting import wait_for
 
 NO_SUCH_OBJECT = 0x0112
 COMPLETE, FAILURES = 1, 2  # Event Type ID (PS3.4 J.3.3)
@@ -37,8 +38,8 @@ def test_case_11_reports_on_new_associations(gateway: Faulty, fakes: dict[str, F
     pacs = fakes["reporting"]
     pacs.reports = False  # not by itself
     pacs.committed = lambda uid: NO_SUCH_OBJECT if uid == seg and pacs.uids().count(seg) == 1 else None
-    series = phantom(SeriesDescription="to be reported")
-    with serving(pacs, (SEG, SR, COMMIT, Verification)):
+    series = new_phantom(SeriesDescription="to be reported")
+    with listening(pacs, (SEG, SR, COMMIT, Verification)):
         assert store_all(gateway.port, series) == [0] * 8
         gateway.complete(series)
         assert gateway.ended(series).state == "done"

@@ -11,12 +11,13 @@ import pytest
 from pydicom import Dataset
 
 from gateway.serve.supervisor import DEADLINE_S
-from tests.gateway.faults.faulty import Faulty, phantom, store_all
-from tests.gateway.running import wait_for
+from tests.gateway.faults.faulty import Faulty, store_all
+from tests.gateway.phantoms import new_phantom
+from tests.waiting import wait_for
 
 
 def sent(gateway: Faulty, **changes: str) -> list[Dataset]:
-    series = phantom(**changes)
+    series = new_phantom(**changes)
     assert store_all(gateway.port, series) == [0] * 8
     gateway.complete(series)
     return series

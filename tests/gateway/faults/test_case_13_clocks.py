@@ -9,9 +9,10 @@ import signal
 
 import pytest
 
-from tests.gateway.deliver.stage import SEG, SR, FakePacs, serving
-from tests.gateway.faults.faulty import Faulty, phantom, store_all
-from tests.gateway.running import Pacs, wait_for
+from tests.gateway.faults.faulty import Faulty, store_all
+from tests.gateway.pacs import SEG, SR, FakePacs, listening
+from tests.gateway.phantoms import new_phantom
+from tests.waiting import wait_for
 
 HOUR_S = 3600.0
 QUIET_S = 3.0
@@ -25,9 +26,9 @@ QUIET_S = 3.0
         pytest.param(-30 * 24 * HOUR_S, id="a month back", marks=pytest.mark.slow),
     ],
 )
-def test_case_13_the_wall_clock_steps_in_the_quiet_time(gateway: Faulty, pacs: Pacs, step_s: float) -> None:
+def test_case_13_the_wall_clock_steps_in_the_quiet_time(gateway: Faulty, pacs: FakePacs, step_s: float) -> None:
     """As NTP does it, or a person; daylight saving time does not: the clock counts from 1970 in UTC."""
-    series = phantom()
+    series = new_phantom()
     assert store_all(gateway.port, series[:4]) == [0] * 4
     with gateway.wall_clock_set(step_s):
         assert store_all(gateway.port, series[4:]) == [0] * 4
@@ -42,12 +43,12 @@ def test_case_13_the_wall_clock_steps_in_the_quiet_time(gateway: Faulty, pacs: P
 
 def test_case_13_the_wall_clock_steps_back_while_a_delivery_waits(gateway: Faulty, fakes: dict[str, FakePacs]) -> None:
     """What was to be tried again in seconds is not tried again an hour later."""
-    series, peer = phantom(SeriesDescription="to one away"), fakes["away"]  # which is not there yet
+    series, peer = new_phantom(SeriesDescription="to one away"), fakes["away"]  # which is not there yet
     assert store_all(gateway.port, series) == [0] * 8
     gateway.complete(series)
     assert gateway.ended(series).state == "done"
     wait_for("a failure", lambda: any(row.failures for row in gateway.deliveries(series)))
-    with gateway.wall_clock_set(-HOUR_S), serving(peer, (SEG, SR)):
+    with gateway.wall_clock_set(-HOUR_S), listening(peer, (SEG, SR)):
         began = gateway.wall_clock()
 
         def there() -> bool:
@@ -60,7 +61,7 @@ def test_case_13_the_wall_clock_steps_back_while_a_delivery_waits(gateway: Fault
 
 def test_case_13_a_restart_in_the_quiet_time(gateway: Faulty) -> None:
     """It starts anew: nobody could send meanwhile."""
-    series = phantom(Modality="OT")
+    series = new_phantom(Modality="OT")
     assert store_all(gateway.port, series) == [0] * 8
     gateway.leap(QUIET_S - 1)
     assert gateway.series_row(series).state == "arriving"

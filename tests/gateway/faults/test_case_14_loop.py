@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 
-from tests.gateway.faults.faulty import Faulty, phantom, store_all
+from tests.gateway.faults.faulty import Faulty, store_all
+from tests.gateway.pacs import FakePacs
+from tests.gateway.phantoms import new_phantom
 from tests.gateway.receiving import RawPeer, associate_request, encode, store_message
-from tests.gateway.running import Pacs, wait_for
+from tests.waiting import wait_for
 
 
-def test_case_14_our_own_results_come_back(gateway: Faulty, pacs: Pacs) -> None:
-    series = phantom()
+def test_case_14_our_own_results_come_back(gateway: Faulty, pacs: FakePacs) -> None:
+    series = new_phantom()
     study = series[0].StudyInstanceUID
     assert store_all(gateway.port, series) == [0] * 8
     gateway.complete(series)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pydicom import Dataset
 
-from tests.gateway.faults.faulty import Faulty, phantom, store_all
-from tests.gateway.running import Pacs, wait_for
+from tests.gateway.faults.faulty import Faulty, store_all
+from tests.gateway.pacs import FakePacs
+from tests.gateway.phantoms import new_phantom
+from tests.waiting import wait_for
 
 
-def test_case_16_the_last_slice_comes_after_the_result(gateway: Faulty, pacs: Pacs) -> None:
-    series = phantom()
+def test_case_16_the_last_slice_comes_after_the_result(gateway: Faulty, pacs: FakePacs) -> None:
+    series = new_phantom()
     study = series[0].StudyInstanceUID
 
     def at_peer(kind: str, count: int) -> list[Dataset]:

@@ -23,10 +23,12 @@ from gateway.ledger.ledger import Ledger
 from gateway.receive.reconcile import reconcile
 from gateway.receive.spool import Spool
 from tests.gateway.faults.conftest import TIMES, rules
-from tests.gateway.faults.faulty import Faulty, alive, faulty, phantom
+from tests.gateway.faults.faulty import Faulty, alive, faulty
 from tests.gateway.faults.report import report
+from tests.gateway.pacs import FakePacs, listening
+from tests.gateway.phantoms import new_phantom
 from tests.gateway.receiving import CT, NEVER_FULL, RawPeer, associate_request, data_set_of, encode, store_message
-from tests.gateway.running import Pacs, wait_for
+from tests.waiting import wait_for
 
 SLICES = 8
 BACKLOG = 3  # series that may be on their way at once
@@ -36,7 +38,7 @@ DEADLINE_S = 3600.0
 class Modality:
     """Sends series until told to stop, and each instance until it is answered 0000H."""
 
-    def __init__(self, service: Faulty, pacs: Pacs, seed: int) -> None:
+    def __init__(self, service: Faulty, pacs: FakePacs, seed: int) -> None:
         self.sent: list[list[Dataset]] = []
         self.acknowledged: dict[str, bytes] = {}
         self.stop = threading.Event()
@@ -46,7 +48,7 @@ class Modality:
     def _run(self) -> None:
         chance = random.Random(self._seed)
         while not self.stop.is_set():
-            series = phantom(chance.randrange(1 << 30), SLICES)
+            series = new_phantom(chance.randrange(1 << 30), SLICES)
             self.sent.append(series)
             left = list(series)
             while left:
@@ -121,11 +123,14 @@ def victim(service: Faulty, chance: random.Random, before: Work) -> tuple[str | 
 )
 def test_kill_9_at_random_moments(tmp_path: Path, bundle: Path, kills: int, seed: int) -> None:
     print(f"seed {seed}")
-    began_s, chance, pacs = time.monotonic(), random.Random(seed), Pacs()
+    began_s, chance = time.monotonic(), random.Random(seed)
     killed: Counter[str] = Counter()
     work = Work()
     deliver = "[deliver]\ncommitment = false\nfirst_retry_s = 0.2\nlongest_retry_s = 1\n"
-    with faulty(tmp_path, TIMES + deliver + rules(bundle, pacs.port)) as service:
+    with (
+        listening(FakePacs()) as pacs,
+        faulty(tmp_path, TIMES + deliver + rules(bundle, pacs.port)) as service,
+    ):
         modalities = [Modality(service, pacs, seed + number) for number in range(2)]
         for modality in modalities:
             modality.thread.start()
@@ -148,7 +153,6 @@ def test_kill_9_at_random_moments(tmp_path: Path, bundle: Path, kills: int, seed
         service.stop()
         check_spool(service)
         again = len(service.rows("SELECT 1 FROM job WHERE attempt > 1"))
-    pacs.close()
     times = ", ".join(f"{name} {count}" for name, count in sorted(killed.items()))
     report(
         "kill -9 of each process at random moments",
@@ -180,7 +184,7 @@ def retry(service: Faulty, job: int) -> None:
         db.execute(f"UPDATE job SET state = 'queued', finished_at = NULL WHERE id = {job}")
 
 
-def check(service: Faulty, pacs: Pacs, sent: list[list[Dataset]], acknowledged: dict[str, bytes]) -> None:
+def check(service: Faulty, pacs: FakePacs, sent: list[list[Dataset]], acknowledged: dict[str, bytes]) -> None:
     rows = service.rows("SELECT * FROM instance")
     stored = {row.sop_instance_uid: data_set_of(service.spool / row.path) for row in rows}
     assert stored == acknowledged

@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 
 from tests.gateway.faults.conftest import TIMES, rules
-from tests.gateway.faults.faulty import Faulty, faulty, phantom, store_all
+from tests.gateway.faults.faulty import Faulty, faulty, store_all
 from tests.gateway.faults.report import CURVES, report
-from tests.gateway.running import Pacs, wait_for
+from tests.gateway.pacs import FakePacs, listening
+from tests.gateway.phantoms import new_phantom
+from tests.waiting import wait_for
 
 LOOK_S = 5.0
 BACKLOG = 2
@@ -52,15 +54,17 @@ def thirds(curve: list[dict[str, Any]], name: str, what: str) -> tuple[float, fl
     "seconds", [pytest.param(30, marks=pytest.mark.slow), pytest.param(600, marks=pytest.mark.reliability)]
 )
 def test_soak(tmp_path: Path, bundle: Path, seconds: int) -> None:
-    pacs, stop = Pacs(), threading.Event()
-    sent = [0, 0]
+    sent, stop = [0, 0], threading.Event()
     deliver = "[deliver]\ncommitment = false\n"
-    with faulty(tmp_path, TIMES + deliver + rules(bundle, pacs.port)) as service:
+    with (
+        listening(FakePacs()) as pacs,
+        faulty(tmp_path, TIMES + deliver + rules(bundle, pacs.port)) as service,
+    ):
 
         def send() -> None:
             while not stop.is_set():
                 if sent[0] - len(pacs.of("SR")) < BACKLOG:
-                    series = phantom(sent[0])
+                    series = new_phantom(sent[0])
                     assert store_all(service.port, series) == [0] * len(series)
                     sent[0] += 1
                     sent[1] += len(series)
@@ -76,7 +80,6 @@ def test_soak(tmp_path: Path, bundle: Path, seconds: int) -> None:
         stop.set()
         sender.join()
         wait_for("the last result", lambda: len(pacs.of("SR")) == sent[0])
-    pacs.close()
     figures = {}
     for name in curve[-1]["processes"]:
         (before_mb, after_mb), (before, after) = thirds(curve, name, "mb"), thirds(curve, name, "descriptors")

@@ -20,8 +20,9 @@ from gateway.receive.spool import Spool
 from gateway.serve.director import Director
 from gateway.settings.model import GatewaySettings
 from gateway.settings.read import read_settings
+from tests.gateway.clock import Clock
 from tests.gateway.receiving import NEVER_FULL
-from tests.gateway.spooling import Clock, Inbox, inbox
+from tests.gateway.spooling import Inbox, inbox
 
 LATE_S, INPUTS_S, RESULTS_S = 60, 600, 3600
 TIMES = f"""

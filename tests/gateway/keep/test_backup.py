@@ -17,8 +17,8 @@ from gateway.receive.reconcile import reconcile
 from gateway.receive.spool import Spool
 from medseg.errors import UsageError
 from tests.gateway.keep.kept import House, house
+from tests.gateway.phantoms import phantom
 from tests.gateway.receiving import NEVER_FULL
-from tests.gateway.spooling import phantom
 
 
 def restored(saved: Path) -> tuple[list[str], int]:

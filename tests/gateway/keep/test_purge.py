@@ -16,7 +16,7 @@ from gateway.ledger import counts, deliveries, jobs, results
 from gateway.ledger.results import NewResult
 from medseg.errors import UsageError
 from tests.gateway.keep.kept import QUIET_S, House, house
-from tests.gateway.spooling import phantom
+from tests.gateway.phantoms import phantom
 
 TABLES = ("series", "instance", "job", "result", "result_object", "delivery")
 

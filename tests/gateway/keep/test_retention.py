@@ -20,7 +20,7 @@ from gateway.serve.director import Director
 from medseg.dicom.reason import Reason
 from medseg.errors import GeometryRefused
 from tests.gateway.keep.kept import INPUTS_S, RESULTS_S, House, house
-from tests.gateway.spooling import phantom
+from tests.gateway.phantoms import phantom
 
 
 def sql(here: House, statement: str) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.gateway.running import Serving, serving, wait_for
-from tests.gateway.spooling import phantom
+from tests.gateway.phantoms import phantom
+from tests.gateway.running import Serving, serving
+from tests.waiting import wait_for
 
 SETTINGS = """
 [complete]

@@ -30,8 +30,10 @@ from gateway.serve.director import Director
 from gateway.settings.current import Live
 from gateway.settings.model import GatewaySettings, Peer
 from gateway.settings.read import read_settings
-from tests.gateway.running import wait_for
-from tests.gateway.spooling import Clock, Inbox, inbox, phantom
+from tests.gateway.clock import Clock
+from tests.gateway.phantoms import phantom
+from tests.gateway.spooling import Inbox, inbox
+from tests.waiting import wait_for
 
 QUIET_S, OPEN_S, CAP_S = 3, 60, 1000
 TIMES = f"[complete]\nquiet_open_s = {OPEN_S}\ncap_s = {CAP_S}\n"

@@ -25,7 +25,8 @@ from pydicom.uid import (
 from gateway.receive.comparison import Comparison, Sameness, compare
 from medseg.dicom.headers import read_instance
 from medseg.dicom.instance import Instance
-from tests.gateway.spooling import inbox, phantom
+from tests.gateway.phantoms import phantom
+from tests.gateway.spooling import inbox
 
 
 def image(**changes: Any) -> Dataset:

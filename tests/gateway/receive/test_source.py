@@ -17,8 +17,9 @@ from gateway.receive.comparison import Comparison
 from gateway.receive.source import SpoolSource, read_series
 from medseg.dicom.encoding import find_encoding
 from medseg.errors import Interrupted
+from tests.gateway.phantoms import phantom
 from tests.gateway.receiving import encode
-from tests.gateway.spooling import Inbox, inbox, phantom
+from tests.gateway.spooling import Inbox, inbox
 
 
 def complete(box: Inbox, revision: int) -> None:

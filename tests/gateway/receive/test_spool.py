@@ -18,11 +18,12 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate
 from gateway.dimse.status import Status, StoreRefused, refusal
 from gateway.dimse.store import AssociationInfo, Ending, StoreRequest
 from gateway.keep.deletion import sweep
-from gateway.ledger.ledger import Ledger, LedgerUnavailable
+from gateway.ledger.ledger import LedgerUnavailable
 from gateway.receive.comparison import Comparison
 from gateway.receive.reconcile import Reconciliation, reconcile
 from gateway.receive.spool import Spool, Watermark
 from medseg.errors import MedsegError, UnreadableInstance
+from tests.gateway.ledgers import new_ledger
 from tests.gateway.receiving import (
     CT,
     NEVER_FULL,
@@ -42,7 +43,7 @@ PEER = AssociationInfo("0" * 32, "CT01", "MEDSEG", "127.0.0.1")
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Receiver]:
     """A spool and a ledger without an SCP."""
-    with Ledger(f"sqlite:///{tmp_path}/ledger.db") as ledger:
+    with new_ledger(tmp_path) as ledger:
         spool = Spool(tmp_path / "spool", ledger, NEVER_FULL)
         spool.opened(PEER)
         yield Receiver(None, spool, ledger)  # type: ignore[arg-type]
@@ -285,7 +286,7 @@ def test_a_commit_that_is_done_and_seems_to_have_failed_keeps_its_file(store: Re
 
 
 def test_the_watermark(tmp_path: Path) -> None:
-    with Ledger(f"sqlite:///{tmp_path}/ledger.db") as ledger:
+    with new_ledger(tmp_path) as ledger:
         assert Spool(tmp_path / "spool", ledger, Watermark(100, 0)).has_room()
         assert not Spool(tmp_path / "spool", ledger, Watermark(0, 0)).has_room()
         full = Spool(tmp_path / "spool", ledger, Watermark(100, 1 << 60))

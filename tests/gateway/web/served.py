@@ -16,8 +16,9 @@ from gateway import heartbeat
 from gateway.settings.current import Live
 from gateway.settings.model import GatewaySettings, Limits
 from gateway.web import server
-from tests.gateway.running import free_port, wait_for
 from tests.gateway.spooling import Inbox, inbox
+from tests.ports import free_port
+from tests.waiting import wait_for
 
 PROCESSES = ("director", "receiver", "worker")
 

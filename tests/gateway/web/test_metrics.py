@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway import heartbeat
 from gateway.web import server
-from tests.gateway.spooling import phantom
+from tests.gateway.phantoms import phantom
 from tests.gateway.test_stages import pass_through
 from tests.gateway.web.served import Served, served
 

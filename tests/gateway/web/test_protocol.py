@@ -14,8 +14,9 @@ import pytest
 from gateway.dimse.noise import LINES, Noise
 from gateway.web import protocol
 from gateway.web.server import CONNECTIONS
-from tests.gateway.receiving import associate_request, until
+from tests.gateway.receiving import associate_request
 from tests.gateway.web.served import Served, served
+from tests.waiting import wait_for
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ def test_silent_connections_make_room(site: Served) -> None:
     for number, peer in enumerate(silent):
         if number % 2:
             peer.sendall(b"GET / HTTP/1.1\r\nHo")
-    assert until(lambda: site.get("/healthz").status == 200)
+    wait_for("the site", lambda: site.get("/healthz").status == 200)
     for peer in silent:
         peer.close()
 

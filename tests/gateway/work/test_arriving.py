@@ -27,19 +27,21 @@ from gateway.settings.read import read_settings
 from gateway.work import worker as work
 from gateway.work.worker import Worker
 from medseg.bundle.load import load_bundle
-from medseg.dicom.phantom import Ellipsoid, make_series, write_series
+from medseg.dicom.phantom import write_series
 from medseg.dicom.sources import read_series
 from medseg.inference.engines.engine import Engine
 from medseg.inference.settings import Settings
 from medseg.job.folder import Format
 from medseg.job.plan import plan
 from medseg.job.run import run
-from tests.gateway.running import wait_for
-from tests.gateway.spooling import Clock, Inbox, inbox
+from tests.gateway.clock import Clock
+from tests.gateway.phantoms import phantom
+from tests.gateway.spooling import Inbox, inbox
 from tests.medseg.bundle.zoo import spleen_like
+from tests.waiting import wait_for
 
+SLICES = 40
 QUIET = "[complete]\nquiet_s = 3\nquiet_gap_s = 3\nquiet_open_s = 3\nquiet_abort_s = 3\nquiet_late_s = 3\n"
-ORGAN = Ellipsoid((0.0, 0.0, 0.0), (30.0, 20.0, 15.0), 90.0)
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +53,6 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def box(tmp_path: Path) -> Iterator[Inbox]:
     with inbox(tmp_path) as opened:
         yield opened
-
-
-def phantom(seed: int = 0, slices: int = 40, **changes: Any) -> list[Dataset]:
-    series = make_series(spacing_mm=(3.0, 1.5, 1.5), shape=(slices, 40, 40), objects=[ORGAN], seed=seed)
-    for one in series:
-        for keyword, value in ({"Manufacturer": "Phantom"} | changes).items():
-            setattr(one, keyword, value)
-    return series
 
 
 class Room:
@@ -134,7 +128,7 @@ def assert_as_infer(here: Room, series: Sequence[Dataset], bundle: Path, folder:
 def test_windows_run_while_the_series_arrives(
     box: Inbox, tmp_path: Path, bundle: Path, windows: list[int], announced: int
 ) -> None:
-    here, series = Room(box, tmp_path, f'bundle = "{bundle}"'), phantom(ImagesInAcquisition=announced)
+    here, series = Room(box, tmp_path, f'bundle = "{bundle}"'), phantom(slices=SLICES, ImagesInAcquisition=announced)
     here.store(series[:1])
     assert here.jobs() == [("waiting", 0)]
     with here.working():
@@ -163,7 +157,7 @@ def test_windows_run_while_the_series_arrives(
 def test_other_orders_wait_and_give_the_same(
     box: Inbox, tmp_path: Path, bundle: Path, order: Callable[[list[Dataset]], list[Dataset]], why: str
 ) -> None:
-    here, series = Room(box, tmp_path, f'bundle = "{bundle}"'), phantom()
+    here, series = Room(box, tmp_path, f'bundle = "{bundle}"'), phantom(slices=SLICES)
     with here.working():
         here.store(order(series)[:30])
         here.wait_for_jobs("a worker", lambda jobs: jobs == [("running", 0)])
@@ -178,7 +172,7 @@ def test_slices_that_contradict_the_first_ones_restart_it(
     box: Inbox, tmp_path: Path, bundle: Path, windows: list[int]
 ) -> None:
     """The 35th slice is missing, which shows when the last have come: it is bridged, as for the whole series."""
-    here, series = Room(box, tmp_path, f'bundle = "{bundle}"'), phantom()
+    here, series = Room(box, tmp_path, f'bundle = "{bundle}"'), phantom(slices=SLICES)
     series = [one for k, one in enumerate(series) if k != 35]
     with here.working():
         here.store(series[:30])
@@ -194,7 +188,7 @@ def test_slices_that_contradict_the_first_ones_restart_it(
 def test_a_corrected_image_counts_as_it_was_sent_last(
     box: Inbox, tmp_path: Path, bundle: Path, windows: list[int]
 ) -> None:
-    here, series = Room(box, tmp_path, f'bundle = "{bundle}"'), phantom()
+    here, series = Room(box, tmp_path, f'bundle = "{bundle}"'), phantom(slices=SLICES)
     with here.working():
         here.store(series[:30])
         wait_for("windows over the first slices", lambda: windows)
@@ -208,7 +202,7 @@ def test_a_corrected_image_counts_as_it_was_sent_last(
 def test_what_is_complete_goes_before_what_is_arriving(
     box: Inbox, tmp_path: Path, bundle: Path, windows: list[int]
 ) -> None:
-    here, slow, quick = Room(box, tmp_path, f'bundle = "{bundle}"'), phantom(1), phantom(2, slices=16)
+    here, slow, quick = Room(box, tmp_path, f'bundle = "{bundle}"'), phantom(1, SLICES), phantom(2, slices=16)
     with here.working():
         here.store(slow[:30])
         wait_for("windows over the first slices", lambda: windows)
@@ -232,7 +226,7 @@ def test_what_is_complete_goes_before_what_is_arriving(
 def test_a_silent_series_gives_way_to_one_that_arrives(
     box: Inbox, tmp_path: Path, bundle: Path, windows: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here, silent, other = Room(box, tmp_path, f'bundle = "{bundle}"'), phantom(1), phantom(2)
+    here, silent, other = Room(box, tmp_path, f'bundle = "{bundle}"'), phantom(1, SLICES), phantom(2, SLICES)
     with here.working():
         here.store(silent[:30])
         wait_for("windows over the first slices", lambda: windows)
@@ -251,7 +245,7 @@ def test_a_silent_series_gives_way_to_one_that_arrives(
 def test_a_job_that_no_rule_wants_is_cancelled(
     box: Inbox, tmp_path: Path, bundle: Path, windows: list[int], change: str
 ) -> None:
-    here, series = Room(box, tmp_path, f'bundle = "{bundle}"'), phantom()
+    here, series = Room(box, tmp_path, f'bundle = "{bundle}"'), phantom(slices=SLICES)
     with here.working():
         here.store(series[:30])
         wait_for("windows over the first slices", lambda: windows)
@@ -269,7 +263,7 @@ def test_a_job_that_no_rule_wants_is_cancelled(
 def test_images_that_come_between_completion_and_its_being_seen_are_left_to_the_next_job(
     box: Inbox, tmp_path: Path, bundle: Path, windows: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here, series = Room(box, tmp_path, f'bundle = "{bundle}"'), phantom()
+    here, series = Room(box, tmp_path, f'bundle = "{bundle}"'), phantom(slices=SLICES)
     gate = threading.Event()
     look = series_rows.series_row
 
@@ -297,7 +291,7 @@ def test_a_series_that_no_bundle_fits_is_not_waited_for(
     box: Inbox, tmp_path: Path, bundle: Path, windows: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MEDSEG_BUNDLES", str(bundle))
-    here, ultrasound, other = Room(box, tmp_path, 'name = "any"'), phantom(1, Modality="PT"), phantom(2)
+    here, ultrasound, other = Room(box, tmp_path, 'name = "any"'), phantom(1, SLICES, Modality="PT"), phantom(2, SLICES)
     with here.working():
         here.store(ultrasound[:30])
         here.wait_for_jobs("a look", lambda jobs: jobs == [("waiting", 0)] and box.rows("job")[0].attempt == 1)
@@ -314,7 +308,7 @@ def test_a_series_that_no_bundle_fits_is_not_waited_for(
 def test_a_stopped_worker_loses_nothing_of_what_it_followed(
     box: Inbox, tmp_path: Path, bundle: Path, windows: list[int]
 ) -> None:
-    here, series = Room(box, tmp_path, f'bundle = "{bundle}"'), phantom()
+    here, series = Room(box, tmp_path, f'bundle = "{bundle}"'), phantom(slices=SLICES)
     with here.working():
         here.store(series[:30])
         wait_for("windows over the first slices", lambda: windows)
@@ -332,7 +326,7 @@ def test_a_stopped_worker_loses_nothing_of_what_it_followed(
 def test_late_images_supersede_and_the_new_result_names_the_old(
     box: Inbox, tmp_path: Path, bundle: Path, windows: list[int]
 ) -> None:
-    here, series = Room(box, tmp_path, f'bundle = "{bundle}"'), phantom()
+    here, series = Room(box, tmp_path, f'bundle = "{bundle}"'), phantom(slices=SLICES)
     with here.working():
         here.store(series[:30])
         here.complete()
@@ -369,7 +363,7 @@ def test_a_device_out_of_memory_is_tried_smaller_then_on_the_cpu_then_given_up(
         return forward(self, given)
 
     monkeypatch.setattr(Engine, "_forward", exhausted)
-    here, large, other = Room(box, tmp_path, f'bundle = "{bundle}"'), phantom(1), phantom(2, slices=16)
+    here, large, other = Room(box, tmp_path, f'bundle = "{bundle}"'), phantom(1, SLICES), phantom(2, slices=16)
     here.store(large)
     here.complete()
     box.send(other)

@@ -17,8 +17,9 @@ from gateway.ledger import deliveries, instances, jobs
 from gateway.receive.comparison import Comparison
 from gateway.serve.director import Director
 from gateway.work.worker import Worker
+from tests.gateway.phantoms import phantom
 from tests.gateway.receiving import encode
-from tests.gateway.spooling import Inbox, inbox, phantom
+from tests.gateway.spooling import Inbox, inbox
 from tests.gateway.work.test_worker import Room, room
 from tests.medseg.bundle.zoo import spleen_like
 

@@ -25,7 +25,9 @@ from gateway.settings.read import read_settings
 from gateway.show import studies
 from gateway.work.worker import Worker
 from tests.gateway.beside import BESIDE, beside
-from tests.gateway.spooling import Clock, Inbox, inbox, phantom
+from tests.gateway.clock import Clock
+from tests.gateway.phantoms import phantom
+from tests.gateway.spooling import Inbox, inbox
 from tests.medseg.bundle.zoo import spleen_like
 
 PEER = '[[peer]]\nname = "pacs"\nae_title = "SENDER"\nhost = "127.0.0.1"\nport = 4242\n'
