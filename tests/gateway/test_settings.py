@@ -1,4 +1,4 @@
-"""Settings: DESIGN.md section 7 word for word, defaults, and mistakes told with their line and the allowed form."""
+"""Settings: a file with a table of each kind, defaults, and mistakes told with their line and the allowed form."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from gateway.settings.read import InvalidSettings, Problem, load_settings, read_
 from gateway.settings.when import Condition
 from medseg.errors import UsageError
 
-# The file of DESIGN.md section 7.
-DESIGN = """\
+# A file with a table of each kind.
+WRITTEN_OUT = """\
 [gateway]                      # every key has a default
 ae_title = "MEDSEG"
 host = "127.0.0.1"
@@ -107,8 +107,8 @@ def nobody(host: str) -> list[str]:
     raise AssertionError(f"{host} was looked up")
 
 
-def test_the_design_file_is_read() -> None:
-    settings = read(DESIGN)
+def test_a_file_with_a_table_of_each_kind_is_read() -> None:
+    settings = read(WRITTEN_OUT)
     assert settings.gateway.allow_callers == (Caller("PACS"), Caller("CT01", "127.0.0.1"))
     assert not settings.gateway.allow_any_caller
     assert settings.peers == (Peer("pacs", "PACS", "127.0.0.1", 4242),)
@@ -127,7 +127,7 @@ def test_the_design_file_is_read() -> None:
 
 
 def test_the_design_file_says_the_defaults() -> None:
-    settings, defaults = read(DESIGN), read("")
+    settings, defaults = read(WRITTEN_OUT), read("")
     admission = {"allow_callers": (), "allow_any_caller": True}
     assert replace(settings.gateway, **admission) == defaults.gateway
     for group in ("complete", "limits", "deliver", "retain"):
@@ -136,7 +136,7 @@ def test_the_design_file_says_the_defaults() -> None:
 
 
 def test_every_key_of_the_groups_can_stand_in_a_file() -> None:
-    written = tomllib.loads(DESIGN)
+    written = tomllib.loads(WRITTEN_OUT)
     for group, kind in (("complete", Completion), ("limits", Limits), ("deliver", Deliver), ("retain", Retain)):
         assert set(written[group]) == {one.name for one in fields(kind)}
     everything = """
@@ -285,7 +285,7 @@ def test_a_mistake_is_told_with_line_key_and_allowed_form(text: str, line: int, 
 
 def test_all_mistakes_at_once_in_the_order_of_the_file() -> None:
     found = problems(
-        DESIGN.replace("port = 11112", "port = 0")
+        WRITTEN_OUT.replace("port = 11112", "port = 0")
         .replace("quiet_s = 3 ", "quiet = 3 ")
         .replace('"pacs"]', '"PACS"]')
         .replace('"MR"', "1")

@@ -93,7 +93,7 @@ def test_the_file_is_dicom_and_the_data_set_as_sent(store: Receiver) -> None:
 
 
 def test_the_order_of_an_acknowledgement(store: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
-    """fsync, rename, fsync of the folder, commit: as `gateway.receive.spool` and DESIGN say."""
+    """fsync, rename, fsync of the folder, commit: as `gateway.receive.spool` says."""
     put(store.spool, first := make_ct())  # its folders are made
     steps = []
     fsync, rename, write = os.fsync, os.rename, store.ledger.write

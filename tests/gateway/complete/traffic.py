@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from gateway.complete.arrivals import Arrivals, observe
 from gateway.complete.decision import CapReached, Complete, CompletionReason, Settled, Waiting, decide
@@ -15,6 +15,7 @@ from gateway.complete.events import (
     AssociationAborted,
     AssociationOpened,
     AssociationReleased,
+    CountAnswered,
     Event,
     Image,
     InstanceArrived,
@@ -22,7 +23,8 @@ from gateway.complete.events import (
 )
 from gateway.settings.model import Completion as Settings
 
-STUDY = "1.2"
+STUDY, SERIES = "1.2", "1.2.1"
+DEFAULTS = Settings()
 SPACING_MM = 2.0
 Timed: TypeAlias = tuple[float, Event]
 
@@ -125,3 +127,41 @@ class Service:
                     case Settled():
                         pass
         return min(due_s, default=None)
+
+
+def uids(numbers: Any, series: str = SERIES) -> frozenset[str]:
+    return frozenset(f"{series}.{k}" for k in numbers)
+
+
+def counted(count: int, series: str | None = SERIES, source: str = "pacs") -> CountAnswered:
+    return CountAnswered(source, STUDY, series, count)
+
+
+def played(events: list[Timed], **kwargs: Any) -> Service:
+    service = Service(**kwargs)
+    service.play(events)
+    return service
+
+
+def only(service: Service) -> tuple[float, CompletionReason | None, int]:
+    """Time, reason and number of images of the one job there was."""
+    (job,) = service.jobs
+    assert job.generation == 1
+    return job.at_s, job.reason, len(job.uids)
+
+
+def acquired(k: int, acquisition: str | None, declared: int | None) -> InstanceArrived:
+    return arrived(k, what=image(k, acquisition=acquisition, declared=declared))
+
+
+def from_acquisitions(*slices: tuple[int, str | None, int | None]) -> list[Timed]:
+    events: list[Timed] = [(0.0, AssociationOpened("a1", "CT01"))]
+    events += [(0.1 * (n + 1), acquired(*one)) for n, one in enumerate(slices)]
+    return [*events, (events[-1][0], AssociationReleased("a1"))]
+
+
+def state_of(events: list[Timed]) -> Arrivals:
+    arrivals = Arrivals()
+    for at_s, event in sorted(events, key=lambda timed: timed[0]):
+        arrivals = observe(arrivals, event, at_s)
+    return arrivals
