@@ -62,7 +62,7 @@ def test_what_the_settings_of_the_document_name_can_be_written() -> None:
 
 
 def test_it_starts_stops_and_reloads_as_the_service_does() -> None:
-    assert one("Type") == "notify"  # test_reload.py hears it
+    assert one("Type") == "notify"  # tests/gateway/test_watched.py hears it
     assert one("ExecReload") == "/bin/kill -HUP $MAINPID"
     assert one("KillMode") == "mixed"
     assert float(one("TimeoutStopSec")) > 3 * supervisor.PATIENCE_S

@@ -171,17 +171,20 @@ def test_a_list_that_names_more_forbids_the_end_until_it_has_come(service: Servi
     assert modality.called.get(timeout=PATIENCE_S) == (transaction, uids(series), {})
 
 
-def test_what_never_came_is_not_committed(service: Serving, modality: Modality, tmp_path: Path) -> None:
-    """Asked for, the service killed and started again, and the time of waiting over."""
+@pytest.mark.parametrize("restarted", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_what_never_came_is_not_committed(service: Serving, modality: Modality, restarted: bool) -> None:
+    """Asked for, and the time of waiting over; also where the service was stopped and started again meanwhile."""
     series = phantom(4)
     with modality.association(service.port) as (assoc, _):
         store(assoc, series[:5])
         transaction = ask(assoc, series)
-    service.stop()
+    if restarted:
+        service.stop()
     with closing(sqlite3.connect(service.folder / "ledger.db")) as db:
         db.execute("UPDATE commitment SET asked_at = asked_at - 3600 WHERE state = 'waiting'")
         db.commit()
-    service.start()
+    if restarted:
+        service.start()
     expected = (transaction, uids(series[:5]), {str(series[5].SOPInstanceUID): 0x0112})
     assert modality.called.get(timeout=PATIENCE_S) == expected
 

@@ -1,4 +1,5 @@
-"""The running service, watched: nothing it says tells of the patient, and what dies or hangs shows."""
+"""The running service, watched: nothing it says tells of the patient, what dies or hangs shows, and SIGHUP changes
+what it may change (failure case 15)."""
 
 from __future__ import annotations
 
@@ -13,12 +14,17 @@ from prometheus_client.parser import text_string_to_metric_families
 from pydicom import Dataset
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pynetdicom import AE
+from pynetdicom.association import Association
 
 from tests.gateway.pacs import FakePacs, listening
 from tests.gateway.phantoms import phantom
+from tests.gateway.receiving import CAREFUL
 from tests.gateway.running import Serving, serving
 from tests.medseg.bundle.zoo import spleen_like
-from tests.waiting import wait_for
+from tests.ports import free_port
+from tests.waiting import PATIENCE_S, wait_for
 
 #: What tells who the patient is, or when they were there. None of it may be found anywhere but in the images.
 PATIENT = {
@@ -49,7 +55,18 @@ def pacs() -> Iterator[FakePacs]:
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory, pacs: FakePacs) -> Iterator[Serving]:
+def systemd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[socket.socket]:
+    """Who started the service, and wants to be told when it is ready."""
+    address = str(tmp_path_factory.mktemp("notify") / "socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener, pytest.MonkeyPatch.context() as patch:
+        listener.bind(address)
+        listener.settimeout(PATIENCE_S)
+        patch.setenv("NOTIFY_SOCKET", address)
+        yield listener
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory, pacs: FakePacs, systemd: socket.socket) -> Iterator[Serving]:
     bundle = spleen_like(tmp_path_factory.mktemp("bundles") / "spleen_test", smooth=True)
     settings = f"""
 [complete]
@@ -65,6 +82,10 @@ ae_title = "PACS"
 host = "127.0.0.1"
 port = {pacs.port}
 [[rule]]
+name = "off"
+mode = "off"
+when = {{ series_description = "leave out" }}
+[[rule]]
 name = "nobody"
 when = {{ PatientName = "Nobody*", PatientID = "x", StudyDate = "1999*", AccessionNumber = "x" }}
 [[rule]]
@@ -76,6 +97,42 @@ send_to = ["pacs"]
     with serving(tmp_path_factory.mktemp("watched"), settings) as running:
         wait_for("readiness", lambda: running.get("/readyz")[0] == 200)
         yield running
+
+
+def reload(service: Serving, text: str) -> str:
+    """Put other settings in place, have them read, and give what the log then says."""
+    (service.folder / "medseg.toml").write_text(text)
+    before = len(service.log.read_text())
+    service.process.send_signal(signal.SIGHUP)
+    return str(
+        wait_for(
+            "a word about the settings",
+            lambda: "reloaded" in (said := service.log.read_text()[before:]) and said.endswith("\n") and said,
+        )
+    )
+
+
+def settings_on_record(service: Serving) -> dict[str, list[str]]:
+    """What `medseg status` tells of the settings."""
+    query = "SELECT detail FROM event WHERE kind = 'settings.read' ORDER BY id DESC LIMIT 1"
+    return json.loads(service.rows(query)[0].detail)  # type: ignore[no-any-return]
+
+
+def associate(service: Serving, calling: str = "SENDER") -> Association:
+    ae = AE(calling)
+    ae.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
+    return ae.associate("127.0.0.1", service.port, ae_title="MEDSEG", evt_handlers=CAREFUL)
+
+
+def rejected(service: Serving, calling: str) -> bool:
+    assoc = associate(service, calling)
+    if assoc.is_established:
+        assoc.release()
+    return bool(assoc.is_rejected)
+
+
+def store(assoc: Association, one: Dataset) -> int:
+    return int(assoc.send_c_store(one).Status)
 
 
 def patient(seed: int, **others: str) -> list[Dataset]:
@@ -98,6 +155,12 @@ def counters(service: Serving) -> dict[str, float]:
         if family.type in ("counter", "histogram")
         for one in family.samples
     }
+
+
+def test_whoever_started_the_service_is_told_when_it_is_ready(service: Serving, systemd: socket.socket) -> None:
+    assert systemd.recv(99) == b"READY=1"
+    assert service.get("/readyz")[0] == 200
+    assert "service.ready" in service.log.read_text()
 
 
 @pytest.mark.filterwarnings("ignore:Invalid value")
@@ -160,6 +223,49 @@ def test_what_hangs_or_dies_shows_within_seconds_and_no_counter_goes_back(servic
         lambda: (found := counters(service)) and any("process.died" in name for name in found) and found,
     )
     assert before.keys() <= after.keys() and not [name for name in before if after[name] < before[name]]
+
+
+def test_case_15_wrong_settings_change_nothing_and_right_ones_reach_every_process(service: Serving) -> None:
+    series, right = phantom(7, SeriesDescription="leave out"), (service.folder / "medseg.toml").read_text()
+    assoc = associate(service)
+    assert store(assoc, series[0]) == 0
+    pids = {name: service.pid_of(name) for name in ("receiver", "director", "worker", "sender")}
+
+    said = reload(service, right.replace("quiet_s = 0.5", "quiet_s = -1", 1).replace('mode = "off"', 'mode = "on"'))
+    assert "complete.quiet_s: expected seconds, 0 or more, found -1" in said and "line " in said
+    (problem,) = wait_for("the problem in the ledger", lambda: settings_on_record(service)["problems"])
+    assert "complete.quiet_s: expected seconds" in problem
+    ready = wait_for("the web", lambda: service.get("/readyz")[1])
+    assert problem in json.loads(ready)["checks"]["settings"]["found"]
+    assert store(assoc, series[1]) == 0 and not rejected(service, "SENDER")
+
+    other_port = free_port()
+    changed = (
+        right.replace(f"port = {service.port}", f"port = {other_port}", 1)
+        .replace("[gateway]\n", '[gateway]\nallow_callers = ["OTHER"]\n')
+        .replace('name = "off"\nmode = "off"', 'name = "wait"\nmode = "hold"')
+    )
+    said = reload(service, changed)
+    assert "gateway.port stays as it was until a restart" in said
+    wait_for("the receiver's new callers", lambda: rejected(service, "SENDER"))
+    assert not rejected(service, "OTHER")
+    assert [store(assoc, one) for one in series[2:]] == [0] * 4
+    assoc.release()
+
+    of_study = f"WHERE study_uid = '{series[0].StudyInstanceUID}'"
+    (job,) = wait_for("a job by the new rule", lambda: service.rows(f"SELECT * FROM job {of_study}"))
+    assert (job.rule, job.state, job.revision) == ("wait", "held", 6)
+    kept = {"problems": [], "kept": ["gateway.port"]}
+    wait_for("the reload in the ledger", lambda: settings_on_record(service) == kept)
+    assert {name: service.pid_of(name) for name in pids} == pids
+    ended = f"SELECT ending FROM association WHERE id IN (SELECT association_id FROM instance {of_study})"
+    wait_for("its release on record", lambda: [row.ending for row in service.rows(ended)] == ["released"])
+
+    reload(service, changed + '[[rule]]\nname = "liver"\nbundle = "liver_ct"\n')
+    query = "SELECT detail FROM event WHERE kind = 'settings.doubted' ORDER BY id DESC LIMIT 1"
+    doubted = "rule liver: no bundle 'liver_ct'"
+    wait_for("what cannot work", lambda: any(doubted in row.detail for row in service.rows(query)))
+    assert f"settings: {doubted}" in service.log.read_text()
 
 
 def test_it_ends_with_the_others_and_every_line_of_the_log_was_an_object(service: Serving) -> None:

@@ -59,6 +59,7 @@ def test_case_13_the_wall_clock_steps_back_while_a_delivery_waits(gateway: Fault
         assert gateway.wall_clock() - began < HOUR_S / 2
 
 
+@pytest.mark.slow
 def test_case_13_a_restart_in_the_quiet_time(gateway: Faulty) -> None:
     """It starts anew: nobody could send meanwhile."""
     series = new_phantom(Modality="OT")

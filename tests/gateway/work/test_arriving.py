@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -41,7 +42,8 @@ from tests.medseg.bundle.zoo import spleen_like
 from tests.waiting import wait_for
 
 SLICES = 40
-QUIET = "[complete]\nquiet_s = 3\nquiet_gap_s = 3\nquiet_open_s = 3\nquiet_abort_s = 3\nquiet_late_s = 3\n"
+QUIET_S = 0.5
+QUIET = "[complete]\n" + "".join(f"quiet_{key}s = {QUIET_S}\n" for key in ("", "gap_", "open_", "abort_", "late_"))
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +61,8 @@ class Room:
     """An inbox, a director, and a worker in a thread of its own."""
 
     def __init__(self, box: Inbox, folder: Path, rule: str) -> None:
-        self.box, self.clock = box, Clock()
+        # The worker goes by the time it is: it waits for what the director made in a future of this clock.
+        self.box, self.clock = box, Clock(time.time())
         settings = read_settings(f"{QUIET}[[rule]]\n{rule}\n", folder)
         self.settings: GatewaySettings = replace(settings, gateway=replace(settings.gateway, spool=box.folder))
         self.director = Director(box.ledger, box.folder, self.settings)
@@ -79,7 +82,7 @@ class Room:
         self.box.spool.closed(self.peer, Ending.RELEASED)
         self.peer = self.box.open()
         self.director.step(*self.clock.after(0.1))
-        self.director.step(*self.clock.after(4))
+        self.director.step(*self.clock.after(1.2 * QUIET_S))
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -210,7 +213,7 @@ def test_what_is_complete_goes_before_what_is_arriving(
         here.director.step(*here.clock.after(0.1))
         for _ in range(4):  # slices go on coming, so that only the other is quiet
             here.store([slow[0]])
-            here.director.step(*here.clock.after(1))
+            here.director.step(*here.clock.after(0.3 * QUIET_S))
         here.wait_for_jobs("the complete one's result", lambda jobs: jobs[1][0] == "done")
         assert here.jobs()[0] in (("waiting", 0), ("running", 0))
         here.store(slow[30:])
@@ -368,7 +371,7 @@ def test_a_device_out_of_memory_is_tried_smaller_then_on_the_cpu_then_given_up(
     here.complete()
     box.send(other)
     here.director.step(*here.clock.after(0))
-    here.director.step(*here.clock.after(4))
+    here.director.step(*here.clock.after(1.2 * QUIET_S))
     with here.working():
         here.wait_for_jobs("an end", lambda jobs: {state for state, _ in jobs} <= {"done", "failed"})
     first, second = box.rows("job")
