@@ -51,7 +51,7 @@ def check(cancelled: Cancelled) -> None:
 
 @dataclass
 class StageClock:
-    """Seconds spent in each stage by one thread; a stage that is entered within another stops the other's clock."""
+    """Seconds spent in each stage by one thread, and what is added; a stage within another stops that one's clock."""
 
     seconds: dict[Stage, float] = field(default_factory=lambda: dict.fromkeys(Stage, 0.0))
     started: float = field(default_factory=time.perf_counter)
@@ -67,6 +67,10 @@ class StageClock:
         finally:
             self._tick()
             self._within.pop()
+
+    def add(self, stage: Stage, seconds: float) -> None:
+        """Seconds that another thread spent in a stage."""
+        self.seconds[stage] += seconds
 
     def _tick(self) -> None:
         now = time.perf_counter()

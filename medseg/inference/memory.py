@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +24,10 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from medseg.errors import OutOfMemory
 from medseg.inference.arriving.decoding import AHEAD
+from medseg.inference.engines.device import CPU
+from medseg.inference.engines.engine import Engine
 from medseg.inference.windows.layout import Layout
 
 FLOAT: Final = 4  # bytes
@@ -66,7 +70,7 @@ def need(
 ) -> Need:
     """What segmenting takes.
 
-    where: windows over the model's grid. source: (rows, columns) of a slice. activations: bytes of the network's
+    layout: windows over the model's grid. source: (rows, columns) of a slice. activations: bytes of the network's
     tensors for one window. volumes: voxels of the source and of the model's grid, where slices do not stream.
     exact: windows are stitched in MONAI's order (`stitching.AsMonai`).
     """
@@ -111,6 +115,49 @@ def fitting(need: Need, batch: int, free: int, on_device: int | None = None) -> 
     while batch and need.of(batch) > free:
         batch //= 2
     return batch
+
+
+def fit(
+    engine: Engine, layout: Layout, source: tuple[int, int], series_uid: str, volumes: tuple[int, int] = (0, 0)
+) -> tuple[int, str | None]:
+    """How many windows at a time there is memory for, at most the engine's batch, and a warning where it is less.
+
+    See `need` for the arguments. Raises OutOfMemory where there is none for one window.
+    """
+    free = free_bytes(CPU)
+    if free is None:
+        return engine.batch, None
+    on_device = None if engine.device == CPU else free_bytes(engine.device)
+    bundle, most = engine.bundle, engine.batch
+    takes = partial(
+        need,
+        layout,
+        source,
+        channels=bundle.image_channels,
+        classes=bundle.out_channels,
+        exclusive=bundle.recipe.exclusive,
+        volumes=volumes,
+        exact=engine.exact,
+    )
+    needed = takes(activations=ample(layout))
+    if fitting(needed, most, free, on_device) < most:
+        window = bundle.recipe.window
+        roi = [size for m, size in enumerate(layout.roi) if len(window.roi) == 3 or m != window.slice_axis]
+        held = held_by(engine.network, bundle.image_channels * layout.slices, roi, engine.device)
+        needed = takes(activations=held)
+    batch = fitting(needed, most, free, on_device)
+    least = most if engine.exact else 1  # exact results need batches as they are
+    if batch < least:
+        raise OutOfMemory(
+            f"series {series_uid}: about {gib(needed.of(least))} of memory needed, {gib(free)} free: "
+            f"{bundle.out_channels} classes on slices of {layout.shape[1]} x {layout.shape[2]} voxels, bundle "
+            f"{bundle.name}: close other programs, use a machine with more memory, or a bundle with fewer classes, "
+            "larger voxels or a smaller window"
+        )
+    if batch == most:
+        return most, None
+    less = f"{batch} instead of {most} windows at a time"
+    return batch, f"{less}: {gib(needed.of(most))} needed, {gib(free)} free"
 
 
 def ample(layout: Layout) -> int:

@@ -29,9 +29,9 @@ from medseg.progress import Stage, StageClock
 class StreamedVolume:
     """The slices of a track on their way through the network's windows.
 
-    more: the next slice that came, None for none at the moment.
     end: the axis that all slices form, once they have come; None before. May raise StreamInvalid.
-    seen: what becomes of each decoded plane first. certain: a row runs once it is known whether it is the last.
+    seen: what becomes of each decoded plane first. exact: a row runs once it is known whether it is the last, since
+    MONAI's batches depend on that.
     """
 
     def __init__(
@@ -40,14 +40,13 @@ class StreamedVolume:
         recipe: Recipe,
         decoder: Decoder,
         *,
-        more: Callable[[], Slice | None],
         end: Callable[[], SliceAxis | None],
         seen: Callable[[Pixels], Pixels],
         clock: StageClock,
-        certain: bool = False,
+        exact: bool = False,
     ) -> None:
         self._track, self._recipe, self._decoder = track, recipe, decoder
-        self._more, self._end, self._seen, self._clock = more, end, seen, clock
+        self._end, self._seen, self._clock = end, seen, clock
         self._slices: list[Slice] = []
         self._early: dict[int, Slice] = {}
         self._raw: dict[int, Tensor] = {}  # what was decoded, or brought to the model's rows and columns
@@ -56,7 +55,7 @@ class StreamedVolume:
         self._slab = torch.empty(1, 0, 0, 0)  # prepared slices: `held` of them, from `first` on
         self._first = self._held = 0
         self._restored, self._restoring = 0, Lock()  # source slices whose way back was given, to a thread beside
-        self._certain = certain
+        self._exact = exact
         self.plan = plan(track, track.count or MANY, recipe)
         steps = self.plan.preprocessing_plan.before, self.plan.preprocessing_plan.after
         first, then = (DeferredPlanes(some) if any(map(needs_whole, some)) else None for some in steps)
@@ -73,25 +72,25 @@ class StreamedVolume:
 
     # ---- what the engine asks
 
-    def rows(self) -> Rows:
-        """See `streaming.Rows`."""
+    def rows(self, more: Callable[[], Slice | None]) -> Rows:
+        """See `streaming.Rows`. more: the next slice that came, None for none at the moment."""
         done = 0
         if self._gathered is not None:
-            self._gather(self._gathered)
+            self._gather(self._gathered, more)
         while not self.ended:
             layout = self.plan.layout
             if done == len(layout.begins[0]):  # a known number of slices has come
-                self._pull()
+                self._pull(more)
                 continue
             begin = layout.begins[0][done]
-            last = min(begin + layout.extent[0] + max(layout.reach, int(self._certain)), layout.shape[0])
+            last = min(begin + layout.extent[0] + max(layout.reach, int(self._exact)), layout.shape[0])
             if self.plan.needed(last) <= len(self._slices):
-                self._look_ahead(last)
+                self._look_ahead(last, more)
                 if not self.ended:
                     yield layout, begin
                     done += 1
             else:
-                self._pull()
+                self._pull(more)
         for begin in self.plan.layout.begins[0][done:]:
             yield self.plan.layout, begin
 
@@ -114,7 +113,7 @@ class StreamedVolume:
             self._slab[:, n] = before[:, n + gone]
         self._first = first
 
-    def way(self, k: int, newest: int) -> tuple[ToSource, int]:
+    def inverse(self, k: int, newest: int) -> tuple[ToSource, int]:
         """See `restore.Inverse`."""
         with self._restoring:
             back = self.plan.back
@@ -123,14 +122,14 @@ class StreamedVolume:
 
     # ---- slices as they come
 
-    def _look_ahead(self, prepared: int) -> None:
+    def _look_ahead(self, prepared: int, more: Callable[[], Slice | None]) -> None:
         """Take what is here already, so that it is decoded while the network runs."""
         while not self.ended and len(self._slices) < self.plan.needed(prepared) + AHEAD:
-            if not self._pull():
+            if not self._pull(more):
                 return
 
-    def _pull(self) -> bool:
-        one = self._more()
+    def _pull(self, more: Callable[[], Slice | None]) -> bool:
+        one = more()
         if one is not None:
             self._admit(one)
         self._look_for_end()
@@ -175,7 +174,7 @@ class StreamedVolume:
 
     # ---- from slices to prepared ones, in the operations of `prepare.prepare`
 
-    def _gather(self, gathered: DeferredPlanes) -> None:
+    def _gather(self, gathered: DeferredPlanes, more: Callable[[], Slice | None]) -> None:
         """Bring all slices to the step that needs the whole volume, as they come."""
         while True:
             with self._clock.time(Stage.PREPARE):
@@ -184,7 +183,7 @@ class StreamedVolume:
                     gathered.add(self._decode(n) if self._gathers_source else self._resampled(n))
             if self.ended:
                 break
-            self._pull()
+            self._pull(more)
         with self._clock.time(Stage.PREPARE):
             gathered.settle()
 

@@ -52,10 +52,10 @@ class Engine:
         """
         usable(engine, device, precision)
         self.network, self.bundle, self.device, self.precision, self.batch = network, bundle, device, precision, batch
-        self.name, self.expected, self.warnings = TORCH, 1, list[str]()
+        self.name, self.warnings, self.exact = TORCH, list[str](), exact
+        self._expected = 1
         # Code that a user vouches for is not in the digest by which engines are kept.
         self._wanted = TORCH if careful or bundle.trusted else engine
-        self._exact = exact
         self._waiting, self._staging = waiting, Staging(device)
         self._run: Run | None = None
         self._threads, self._yields = torch.get_num_threads(), False
@@ -66,10 +66,16 @@ class Engine:
         window = bundle.recipe.window
         self._slice_axis = window.slice_axis if len(window.roi) == 2 else None
 
+    def begin_job(self, windows: int, batch: int | None = None) -> None:
+        """What comes next are about so many windows. batch: no more of them at a time from now on."""
+        self._expected = windows
+        if batch is not None:
+            self.batch = min(batch, self.batch)
+
     def __call__(self, windows: Tensor) -> Tensor:
         """(B, C, *roi) on the CPU -> (B, K, *roi) float32 on the device; roi has three entries, also for 2D.
 
-        The first call asks for how many windows a whole job has: set `expected` before.
+        The first call chooses the back-end, for a job that has begun.
         """
         done: list[Tensor] = []
         while sum(map(len, done)) < len(windows):
@@ -111,7 +117,7 @@ class Engine:
         return (
             self.device == CPU
             and self._run is not None
-            and (self.batch > 1 or self._exact or not self.name.startswith(TORCH))
+            and (self.batch > 1 or self.exact or not self.name.startswith(TORCH))
         )
 
     @property
@@ -166,7 +172,7 @@ class Engine:
                 self._case(windows),
                 windows,
                 self._labels,
-                expected=self.expected,
+                expected=self._expected,
                 warn=self._warn,
                 waiting=self._waiting,
             )
@@ -197,7 +203,7 @@ class Engine:
         """Whether a window must not run alone: torch takes other convolutions for a batch of one on a CPU, with other
         bits and mostly slower, so that scores would depend on how windows fall into batches."""
         torch_alone = self._run is None or self.name.startswith(TORCH)
-        return torch_alone and self.device == CPU and self.batch > 1 and not self._exact
+        return torch_alone and self.device == CPU and self.batch > 1 and not self.exact
 
     def race(self, windows: Tensor) -> RaceResult:
         """Race all back-ends that can run here over windows (B, C, *roi), and keep the verdict for jobs to come."""
@@ -223,7 +229,7 @@ class Engine:
     def _yield_memory(self, error: BaseException) -> None:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        if self.batch > 1 and not self._exact:
+        if self.batch > 1 and not self.exact:
             self.batch //= 2
             self._warn(f"out of memory on {self.device}: going on with {self.batch} windows at a time")
         elif self.device != CPU:

@@ -36,7 +36,7 @@ class LabelCollector:
     valueless: voxels of the source where no label can be.
     """
 
-    def __init__(self, bundle: Bundle, floor: float = 0.0) -> None:
+    def __init__(self, bundle: Bundle, floor: float = 0.0, first: Slice | None = None) -> None:
         self.exclusive, self.segments, self.postprocess = bundle.recipe.exclusive, bundle.segments, bundle.postprocess
         self.numbers = [one.number for one in bundle.segments]
         self._known = np.zeros(MOST_LABELS + 1, np.uint8)
@@ -48,8 +48,7 @@ class LabelCollector:
         self.certainty = Certainty(bundle.out_channels)
         self.samples = Samples()
         self.valueless = Valueless(floor)
-        self.first: Slice | None = None
-        self.windows = 0
+        self.first = first
         self._count = 0
         self._beside = ThreadPoolExecutor(1, thread_name_prefix="find")
         self._waiting: deque[Future[None]] = deque()

@@ -17,7 +17,8 @@ MONAI's sliding_window_inference, or in MONAI's own order, to the bit.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import cache, partial
 from itertools import chain, islice
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -25,6 +26,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from medseg.inference.windows.batches import Batch, batches, next_size
 from medseg.inference.windows.layout import Layout, Triple
 from medseg.inference.windows.stitching import AsMonai, Room, RowSums, Stitch
 
@@ -92,148 +94,155 @@ def stream(
     first_row = next(rows)
     layout = first_row[0]
     rows = chain([first_row], rows)
-    at = layout.in_plane()
     depth = layout.extent[0]
     # A 2D network along the slices has rows one slice deep: several share a batch.
-    together = max(batch // len(at), 1) if depth == 1 else 1
+    together = max(batch // len(layout.in_plane()), 1) if depth == 1 else 1
     deep = depth if together == 1 else min(together, layout.shape[0])
     stored = layout.uncut(weights)
     stitch: Stitch = AsMonai(layout, stored, room) if exact else RowSums(layout, stored, deep, room)
     groups = iter(lambda: list(islice(rows, together)), [])
-    for place, window in _Weighted(planes, network, weights, batch, tick, exact=exact, steady=steady)(groups, at):
-        if window is None:
-            yield from stitch.final(place[0])
-        else:
-            stitch.add(*place, window)
+    scorer = _Scorer(network, weights, batch, exact=exact)
+    due = chain.from_iterable(_windows_of(group, planes, scorer, steady) for group in groups)
+    with closing(_in_turn(due, scorer)) as scored:
+        for window, scores in scored:
+            if scores is None:
+                yield from stitch.final(window.place[0])
+                continue
+            if window.done:
+                tick(window.layout, window.done)
+            stitch.add(*window.place, scores)
     yield from stitch.final(None)
 
 
 class _Due(NamedTuple):
-    """A window whose turn comes; or, without an answer, a group of rows that begins. more: windows done with it."""
+    """A window whose turn comes; or, without an answer, a group of rows that begins. done: windows done with it."""
 
     layout: Layout
     place: Triple
     answer: Answer | None = None
-    more: int = 1
+    done: int = 1
 
 
-class _Weighted:
-    """Windows -> their scores, times their weights."""
+class _Slab(NamedTuple):
+    """Prepared slices (C, k, j, i) from `first` on, and where windows lie over them."""
 
-    def __init__(
-        self,
-        planes: Planes,
-        network: Network,
-        weights: Tensor,
-        batch: int,
-        tick: Tick,
-        *,
-        exact: bool,
-        steady: Callable[[], bool],
-    ) -> None:
-        self._planes, self._network, self._weights, self._batch, self._tick = planes, network, weights, batch, tick
-        self._exact, self._steady = exact, steady
-        self._begins = network if isinstance(network, Begins) else None
+    layout: Layout
+    voxels: Tensor
+    first: int
+
+    def cut(self, place: Triple) -> Tensor:
+        return self.layout.cut(self.voxels, place[0] - self.first, place[1], place[2])
+
+
+def _in_turn(due: Iterator[_Due], scorer: _Scorer) -> Generator[tuple[_Due, Tensor | None]]:
+    """Each of them, and its answer, in order; others have begun meanwhile, as many as may be ahead."""
+    begun: deque[_Due] = deque()
+    try:
+        for window in due:
+            begun.append(window)
+            while len(begun) > scorer.ahead:
+                yield _answered(begun.popleft())
+        while begun:
+            yield _answered(begun.popleft())
+    finally:
+        for window in begun:  # what they were begun with may go then
+            _answered(window)
+
+
+def _answered(window: _Due) -> tuple[_Due, Tensor | None]:
+    return window, None if window.answer is None else window.answer()
+
+
+def _windows_of(
+    group: list[tuple[Layout, int]], planes: Planes, scorer: _Scorer, steady: Callable[[], bool]
+) -> Iterator[_Due]:
+    """The windows of a group of rows, in order, once it was said that it begins."""
+    layout, begin, end = group[-1][0], group[0][1], group[-1][1] + group[-1][0].extent[0]
+    yield _Due(layout, (begin, 0, 0))
+    low = max(begin - layout.reach, 0)
+    slab = _Slab(layout, planes(low, min(end + layout.reach, layout.shape[0])), low)
+    places = [(k, j, i) for _, k in group for j, i in layout.in_plane()]
+    waiting = scorer.batches(layout, places, _blank(slab, places) if steady() else {})
+    answers: dict[Triple, _Due] = {}
+    for place in places:
+        if place not in answers:
+            batch = next(waiting)
+            answers.update(zip(batch.places, scorer.begin(slab, batch), strict=True))
+        yield answers.pop(place)
+
+
+class _Scorer:
+    """Windows -> their scores, times their weights; has room for the windows that run at a time."""
+
+    def __init__(self, network: Network, weights: Tensor, batch: int, *, exact: bool) -> None:
+        self._network, self._weights, self._batch, self._exact = network, weights, batch, exact
+        self._goes_on = network if isinstance(network, Begins) else None
         self._windows = torch.empty(0)
         self._begun = 0
         self._blank: tuple[int, Answer] | None = None  # the bits of its voxels, and its weighted scores
 
-    def __call__(
-        self, groups: Iterator[list[tuple[Layout, int]]], at: Sequence[tuple[int, int]]
-    ) -> Iterator[tuple[Triple, Tensor | None]]:
-        """Where each group of rows begins, without scores; then its windows, (K, *extent), in order."""
-        due: deque[_Due] = deque()
-        try:
-            for one in chain.from_iterable(self._group(group, at) for group in groups):
-                due.append(one)
-                while len(due) > self._ahead:
-                    yield self._done(due.popleft())
-            while due:
-                yield self._done(due.popleft())
-        finally:
-            for one in due:  # what they were begun with may go then
-                if one.answer is not None:
-                    one.answer()
-
     @property
-    def _ahead(self) -> int:
-        return 0 if self._begins is None else min(self._begins.ahead, self._batch - 1)
+    def ahead(self) -> int:
+        """How many windows may have begun before one is waited for."""
+        return 0 if self._goes_on is None else min(self._goes_on.ahead, self._batch - 1)
 
-    def _done(self, one: _Due) -> tuple[Triple, Tensor | None]:
-        if one.answer is None:
-            return one.place, None
-        window = one.answer()
-        if one.more:
-            self._tick(one.layout, one.more)
-        return one.place, window
+    def batches(self, layout: Layout, places: Sequence[Triple], blank: Mapping[Triple, int]) -> Iterator[Batch]:
+        def size(left: int) -> int:
+            return 1 if self.ahead else next_size(left, self._batch, exact=self._exact)
 
-    def _group(self, group: list[tuple[Layout, int]], at: Sequence[tuple[int, int]]) -> Iterator[_Due]:
-        layout, begin, end = group[-1][0], group[0][1], group[-1][1] + group[-1][0].extent[0]
-        yield _Due(layout, (begin, 0, 0))
-        low = max(begin - layout.reach, 0)
-        slab = self._planes(low, min(end + layout.reach, layout.shape[0]))
-        places = [(k, j, i) for _, k in group for j, i in at]
         alone = layout.alone(self._batch) if self._exact else None
-        blank: dict[Triple, int] = {}
-        if self._steady():
-            found = ((place, _blank(layout, slab, low, place)) for place in places if place != alone)
-            blank = {place: bits for place, bits in found if bits is not None}
-        others = deque(place for place in places if place not in blank and place != alone)
-        batch: deque[_Due] = deque()
-        for place in places:
-            if place == alone:
-                yield from self._begin(layout, slab, low, [place], full=False)
-            elif place in blank:
-                if self._blank is None or self._blank[0] != blank[place]:
-                    (one,) = self._begin(layout, slab, low, [place], full=self._exact)
-                    assert one.answer is not None
-                    self._blank = blank[place], cache(one.answer)
-                yield _Due(layout, place, self._blank[1])
-            else:
-                if not batch:
-                    wanted = [others.popleft() for _ in range(self._size(len(others)))]
-                    batch.extend(self._begin(layout, slab, low, wanted, full=self._exact))
-                yield batch.popleft()
+        return batches(places, blank, size, exact=self._exact, alone=alone)
 
-    def _size(self, left: int) -> int:
-        """Windows of the next batch. As even as can be, since a batch of one is slow, but in pairs, of which no
-        back-end has one to spare. For MONAI's bits as full as can be."""
-        if self._ahead:
-            return 1
-        many = -(-left // self._batch)
-        if self._exact or many == 1:
-            return min(self._batch, left)
-        pair = 1 if self._batch % 2 else 2
-        return round(left / many / pair) * pair
+    def begin(self, slab: _Slab, batch: Batch) -> list[_Due]:
+        """The windows of a batch, computed or begun with."""
+        if batch.bits is not None:
+            if self._blank is None or self._blank[0] != batch.bits:
+                self._blank = batch.bits, cache(self._answers(slab, Batch(batch.places[:1], batch.filled))[0])
+            answer = self._blank[1]
+            return [_Due(slab.layout, place, answer) for place in batch.places]
+        answers = self._answers(slab, batch)
+        done = [len(answers)] + [0] * (len(answers) - 1)  # a batch is done with its first
+        return [_Due(slab.layout, *window) for window in zip(batch.places, answers, done, strict=True)]
 
-    def _begin(self, layout: Layout, slab: Tensor, first: int, places: list[Triple], *, full: bool) -> list[_Due]:
-        """full: MONAI's batches are, but for the last."""
+    def _answers(self, slab: _Slab, batch: Batch) -> list[Answer]:
         if self._windows.numel() == 0:
-            self._windows = torch.zeros((self._batch, slab.shape[0] * layout.slices, *layout.roi), dtype=slab.dtype)
-        begins, windows = self._begins if self._ahead else None, self._windows
-        if begins is not None:
-            windows = windows[self._begun % self._batch][None]  # none that is on its way
-            self._begun += 1
-        for n, (k, j, i) in enumerate(places):
-            windows[n] = layout.cut(slab, k - first, j, i)
-        if begins is not None:
-            answer = begins.begin(windows)
-            return [_Due(layout, place, lambda: self._weighted(layout, answer()[0])) for place in places]
-        scores = self._network(windows if full else windows[: len(places)])[: len(places)]
-        each = zip(places, scores, [len(places)] + [0] * (len(places) - 1), strict=True)  # done with the first
-        return [_Due(layout, place, partial(self._weighted, layout, window), n) for place, window, n in each]
+            channels = slab.voxels.shape[0] * slab.layout.slices
+            self._windows = torch.zeros((self._batch, channels, *slab.layout.roi), dtype=slab.voxels.dtype)
+        if self._goes_on is not None and self.ahead:
+            return [self._on_its_way(self._goes_on, slab, place) for place in batch.places]
+        return self._together(slab, batch)
+
+    def _together(self, slab: _Slab, batch: Batch) -> list[Answer]:
+        count = len(batch.places)
+        for n, place in enumerate(batch.places):
+            self._windows[n] = slab.cut(place)
+        scores = self._network(self._windows if batch.filled else self._windows[:count])[:count]
+        return [partial(self._weighted, slab.layout, window) for window in scores]
+
+    def _on_its_way(self, network: Begins, slab: _Slab, place: Triple) -> Answer:
+        window = self._windows[self._begun % self._batch][None]  # of none that is on its way
+        self._begun += 1
+        window[0] = slab.cut(place)
+        answer, layout = network.begin(window), slab.layout  # the slab itself may go
+        return lambda: self._weighted(layout, answer()[0])
 
     def _weighted(self, layout: Layout, scores: Tensor) -> Tensor:
         self._weights = self._weights.to(scores.device)
         return layout.uncut(scores * self._weights)
 
 
-def _blank(layout: Layout, slab: Tensor, first: int, place: Triple) -> int | None:
+def _blank(slab: _Slab, places: Iterable[Triple]) -> dict[Triple, int]:
+    """Those of the windows whose voxels all have the same bits, and these."""
+    bits = ((place, _bits(slab, place)) for place in places)
+    return {place: same for place, same in bits if same is not None}
+
+
+def _bits(slab: _Slab, place: Triple) -> int | None:
     """The bits of a window's voxels where all are the same, else None."""
-    k, j, i = place[0] - first, place[1], place[2]
-    depth, height, width = layout.extent
-    under = slab[0, k : k + depth, j : j + height, i : i + width]
+    k, j, i = place[0] - slab.first, place[1], place[2]
+    depth, height, width = slab.layout.extent
+    under = slab.voxels[0, k : k + depth, j : j + height, i : i + width]
     if any(bool(under[0, 0, 0] != other) for other in (under[-1, -1, -1], under[depth // 2, height // 2, width // 2])):
         return None  # most are told by that
-    low, high = torch.aminmax(layout.cut(slab, k, j, i).view(torch.int32))
+    low, high = torch.aminmax(slab.cut(place).view(torch.int32))
     return int(low) if low == high else None

@@ -475,7 +475,7 @@ def test_a_user_s_own_code_is_run_by_torch(stable: Stable, tmp_path: Path):
     stable.add("openvino", 0.5)
     bundle = replace(make_bundle(tmp_path), trusted=True)
     engine = Engine(nn.Conv3d(1, 3, 3, padding=1), bundle, CPU, engine="auto")
-    engine.expected = 10**6
+    engine.begin_job(10**6)
     engine(WINDOWS)
     assert (engine.name, stable.made) == ("torch", [])
 

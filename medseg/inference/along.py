@@ -1,0 +1,69 @@
+"""The way along the slices: windows run as soon as theirs are there, in memory for a row of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from torch import Tensor
+
+from medseg.dicom.instance import Slice
+from medseg.inference import memory
+from medseg.inference.arriving.axis import SliceAxis
+from medseg.inference.arriving.passage import StreamedVolume
+from medseg.inference.context import Context
+from medseg.inference.pieces.collect import LabelCollector
+from medseg.inference.scores import restoring, slabs
+from medseg.inference.windows.layout import Layout
+from medseg.progress import Stage
+
+
+def along_axis(
+    context: Context, axis: SliceAxis, more: Callable[[], Slice | None], end: Callable[[], SliceAxis | None]
+) -> LabelCollector:
+    """What the windows find along an axis through the slices that are there, as others come.
+
+    more, end: see `StreamedVolume`. Raises StreamInvalid where the axis turns out to be another, OutOfMemory.
+    """
+    found = LabelCollector(context.bundle, context.floor, first=axis.slices[0])
+    volume = StreamedVolume(
+        axis,
+        context.recipe,
+        context.decoder,
+        end=end,
+        seen=partial(context.seen, found),
+        clock=context.clock,
+        exact=context.settings.exact,
+    )
+    layout = volume.plan.layout
+    batch, warning = memory.fit(context.engine, layout, axis.shape, context.series_uid)
+    context.warn(warning)
+    # Of a series that arrives, the windows of the first row are all that is known.
+    context.engine.begin_job(layout.count if volume.ended else len(layout.in_plane()), batch)
+
+    def planes(first: int, last: int) -> Tensor:
+        slab = volume.planes(first, last)
+        context.tell(Stage.PREPARE, last, volume.plan.layout.shape[0] if volume.ended else None)
+        return slab
+
+    def windows(present: Layout) -> int | None:
+        return present.count if volume.ended else None
+
+    def tell_found() -> None:
+        context.tell(Stage.RESTORE, len(found), volume.plan.count if volume.ended else None)
+
+    with restoring(context, found, volume.inverse, backwards=axis.count is not None) as beside:
+
+        def pull() -> Slice | None:
+            piece = more()
+            if piece is None:
+                beside.settle()  # what is found is told before anything is waited for
+                context.tell(Stage.RESTORE, len(found), None)
+            return piece
+
+        for slab in slabs(context, planes, volume.rows(pull), layout, windows):
+            beside.put(slab)
+            tell_found()
+    tell_found()
+    found.see_rest(lambda n: context.decoder.take(volume.slices[n]))
+    return found

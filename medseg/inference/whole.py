@@ -1,0 +1,85 @@
+"""The way through a whole volume, for a recipe or a geometry without an axis: our own, or MONAI's (`fallback`)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from medseg.dicom.series import Stack
+from medseg.inference import fallback, memory
+from medseg.inference.arriving.decoding import AHEAD
+from medseg.inference.context import Context
+from medseg.inference.grids.prepare import prepare, preprocessing_plan, uniform
+from medseg.inference.grids.restore import ToSource, so_far, to_source
+from medseg.inference.pieces.collect import LabelCollector
+from medseg.inference.scores import restoring, slabs_of_volume
+from medseg.inference.windows.layout import lay_out
+from medseg.progress import Stage, check
+
+
+def through_whole(context: Context, stack: Stack) -> LabelCollector:
+    """What is found in a stack that is read before any window runs. Raises OutOfMemory before it is read."""
+    found = LabelCollector(context.bundle, context.floor)
+    # The volume is handed on, and kept by nobody before: it may be large, and it is changed on the way.
+    if fallback.reason_for_fallback(context.recipe) is not None:
+        _by_monai(context, stack, _read(context, stack, found), found)
+        return found
+    batch = _fitting(context, stack)
+    _by_ourselves(context, stack, _read(context, stack, found), found, batch)
+    return found
+
+
+def _fitting(context: Context, stack: Stack) -> int:
+    """Windows at a time. What MONAI's transforms take nobody knows; ours are told before the volume is read."""
+    grid = (round(float(stack.coordinates[-1])) + 1, *stack.shape[1:])
+    frame = preprocessing_plan(stack.affine, grid, context.recipe, tilted=stack.tilt_deg != 0).frame
+    layout = lay_out(frame.stored_shape, frame.axes, context.recipe.window)
+    volumes = (math.prod(grid), math.prod(layout.shape))
+    batch, warning = memory.fit(context.engine, layout, stack.shape[1:], context.series_uid, volumes)
+    context.warn(warning)
+    return batch
+
+
+def _read(context: Context, stack: Stack, found: LabelCollector) -> Tensor:
+    """(1, k, j, i) on the source's uniform grid."""
+    voxels = torch.empty((1, *stack.shape))
+    with context.clock.time(Stage.READ):
+        for k, piece in enumerate(stack.slices):
+            check(context.cancelled)
+            context.decoder.ahead(stack.slices[k : k + AHEAD])
+            voxels[0, k] = torch.from_numpy(context.seen(found, context.decoder.take(piece)))
+    return uniform(voxels, stack.coordinates)
+
+
+def _by_ourselves(context: Context, stack: Stack, volume: Tensor, found: LabelCollector, batch: int) -> None:
+    with context.clock.time(Stage.PREPARE):
+        context.tell(Stage.PREPARE, 0, 1)
+        prepared = prepare(volume, stack.affine, context.recipe, tilted=stack.tilt_deg != 0)
+        del volume
+        back = to_source(prepared, stack.coordinates, stack.shape[1:], context.recipe.finish)
+        context.tell(Stage.PREPARE, 1, 1)
+    count = len(stack.slices)
+    with restoring(context, found, partial(_inverse, back, count)) as beside:
+        for slab in slabs_of_volume(context, prepared.voxels, prepared.frame.axes, batch):
+            beside.put(slab)
+            context.tell(Stage.RESTORE, len(found), count)
+    context.tell(Stage.RESTORE, len(found), count)
+
+
+def _by_monai(context: Context, stack: Stack, volume: Tensor, found: LabelCollector) -> None:
+    bundle = replace(context.bundle, recipe=context.recipe)
+    scores = partial(slabs_of_volume, context)
+    planes = fallback.label_planes(volume, stack.affine, stack.coordinates, bundle, scores, found.certainty)
+    with found:
+        for plane in context.timed(Stage.RESTORE, planes):
+            found.add(plane)
+            context.tell(Stage.RESTORE, len(found), len(stack.slices))
+
+
+def _inverse(back: ToSource, count: int, k: int, newest: int) -> tuple[ToSource, int]:
+    """See `restore.Inverse`."""
+    return back, so_far(back, count, k, newest)
