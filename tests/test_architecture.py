@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -66,21 +67,27 @@ HOMES: dict[str, tuple[str, ...]] = {
 }
 
 
-def modules() -> Iterator[tuple[str, ast.Module]]:
+@cache
+def modules() -> list[tuple[str, ast.Module]]:
     """Name ("medseg/dicom/series") and syntax tree of every module."""
-    for package in FLOORS:
-        for path in sorted((ROOT / package).rglob("*.py")):
-            if "_bundles" not in path.parts:
-                yield path.relative_to(ROOT).with_suffix("").as_posix(), ast.parse(path.read_text("utf-8"))
+    return [
+        (path.relative_to(ROOT).with_suffix("").as_posix(), ast.parse(path.read_text("utf-8")))
+        for package in FLOORS
+        for path in sorted((ROOT / package).rglob("*.py"))
+        if "_bundles" not in path.parts
+    ]
 
 
-def imported(tree: ast.Module) -> Iterator[str]:
+@cache
+def imported(tree: ast.Module) -> list[str]:
+    names: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names if node.module in FLOORS)
+            names.append(node.module)
+            names += [f"{node.module}.{alias.name}" for alias in node.names if node.module in FLOORS]
+    return names
 
 
 def floor(package: str, room: str) -> int:

@@ -151,12 +151,16 @@ TILTED = pytest.param({"tilt_deg": 15.0}, id="gantry tilt")
 
 
 @pytest.mark.parametrize("how", SCANS)
-@pytest.mark.parametrize("backwards", [False, True], ids=["forward", "backward"])
-def test_the_same_voxels_come_back(native: Path, tmp_path: Path, how: dict[str, Any], backwards: bool) -> None:
+def test_the_same_voxels_come_back(native: Path, tmp_path: Path, how: dict[str, Any]) -> None:
     images, wanted, _ = scan(**how)
     assert wanted.any()
-    mask = found(tmp_path, native, images[::-1] if backwards else images)
-    np.testing.assert_array_equal(mask[::-1] if backwards else mask, wanted)
+    np.testing.assert_array_equal(found(tmp_path, native, images), wanted)
+
+
+@pytest.mark.parametrize("how", SCANS[::6])
+def test_the_order_of_files_changes_no_voxel(native: Path, tmp_path: Path, how: dict[str, Any]) -> None:
+    images, wanted, _ = scan(**how)
+    np.testing.assert_array_equal(found(tmp_path, native, images[::-1])[::-1], wanted)
 
 
 @pytest.mark.parametrize("how", [*SCANS, TILTED])

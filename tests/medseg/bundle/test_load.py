@@ -109,14 +109,14 @@ def test_monai_reads_the_same(factory: Any, bundles: dict[Any, Path]) -> None:
     ) or inferer.mode == window.blend.value
 
     network = load_network(bundle, CPU)
-    patch = torch.rand(1, 1, *window.roi, generator=torch.Generator().manual_seed(1))
+    patch = torch.rand(1, 1, *(min(n, 64) for n in window.roi), generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         output = network(patch)
         if factory is not zoo.swin_like:  # its img_size is an argument that MONAI no longer takes
             theirs = parser.get_parsed_content("network_def").eval()
             theirs.load_state_dict(_state(folder))
             assert torch.equal(output, theirs(patch))
-    assert output.shape == (1, bundle.out_channels, *window.roi)
+    assert output.shape == (1, bundle.out_channels, *patch.shape[2:])
 
 
 @pytest.mark.parametrize("factory", [f for f in FACTORIES if f is not zoo.prostate_like])

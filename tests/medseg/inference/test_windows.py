@@ -81,7 +81,7 @@ def test_every_window_is_cut_and_laid_back_where_it_came_from(axes, shape, roi, 
 
 
 @settings(deadline=None, max_examples=60)
-@given(axes=ANY_AXES, shape=SHAPES, roi=ROIS, overlap=OVERLAPS)
+@given(axes=ANY_AXES, shape=SHAPES, roi=ROIS, overlap=st.floats(0, 0.8))
 def test_windows_are_cut_as_monai_cuts_them(axes, shape, roi, overlap):
     """The set of windows the network sees is MONAI's: same voxels, same padding, same way round."""
     seen: set[bytes] = set()
