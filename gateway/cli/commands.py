@@ -92,7 +92,7 @@ def status(
 
     settings = read_settings(config)
     with open_ledger(settings) as ledger, ledger.read() as db:
-        counts, told = totals.by_state(db), events.settings_told(db)
+        counts, told = totals.by_state(db), events.settings_recorded(db)
         refused = list(refusals.latest(db, time.time()))
         found = studies.latest(db, STUDIES) if study_uid is None else (studies.study(db, study_uid),)
     beats = heartbeat.beats(settings.gateway.spool)

@@ -12,7 +12,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from pathlib import Path
 
 from gateway.dimse.commitment import (
@@ -65,17 +64,16 @@ def look(ledger: Ledger, spool: Path, now: float) -> None:
     """Decide on the commitments that can be decided upon."""
     with ledger.read() as db:
         waiting = commitments.waiting(db)
-        for one in waiting:
-            items = commitments.items(db, one.id)
+        for asked in waiting:
+            items = commitments.items(db, asked.id)
             rows = commitments.stored(db, [item.sop_instance_uid for item in items])
-            overdue = now >= one.asked_at + WAIT_S
+            overdue = now >= asked.asked_at + WAIT_S
             if failures(items, [(row.sop_class_uid, row.sop_instance_uid) for row in rows], overdue=overdue) is None:
                 continue  # before any file is looked at
             failed = failures(items, _in_full(rows, spool), overdue=overdue)
             if failed is not None:
-                know = partial(commitments.settle, commitment_id=one.id, failed=failed, at=now)
-                ledger.write(know)
-                facts = {"event": "commitment.known", "association": one.association_id}
+                ledger.write(commitments.settle, asked.id, failed, now)
+                facts = {"event": "commitment.known", "association": asked.association_id}
                 logger.info("storage commitment: %d of %d failed", len(failed), len(items), extra=facts)
 
 
@@ -100,7 +98,7 @@ class Reporter:
 
     def asked(self, request: CommitmentRequest) -> None:
         """Write a request down. Raises LedgerUnavailable."""
-        items = [Item(one.sop_class_uid, one.sop_instance_uid) for one in request.objects]
+        items = [Item(of.sop_class_uid, of.sop_instance_uid) for of in request.objects]
         peer, now = request.peer, time.time()
         self._ledger.write(commitments.ask, peer.calling_ae, request.transaction_uid, peer.id, items, now)
         with self._lock:
@@ -124,11 +122,8 @@ class Reporter:
 
     def _report(self, report: Report) -> None:
         taken, now = self._tell(report.association_id, result_of(report)), time.time()
-        why = "not taken on the association on which it was asked for"
-        self._ledger.write(
-            lambda db: (
-                commitments.reported(db, report.claim, now)
-                if taken
-                else commitments.report_later(db, report.claim, now + ON_ASSOCIATION_S, why)
-            )
-        )
+        if taken:
+            self._ledger.write(commitments.reported, report.claim, now)
+        else:
+            why = "not taken on the association on which it was asked for"
+            self._ledger.write(commitments.report_later, report.claim, now + ON_ASSOCIATION_S, why)

@@ -103,7 +103,7 @@ class Watch(Generic[T]):
         self._hear_lists(db, self.arrivals.studies.keys() - known, now_s, wall_s)
         self._hear_counts(db, now_s, wall_s)
         self._started = True
-        fresh = {(study_uid, one) for study_uid, several in self.fresh() for one in several}
+        fresh = {(study_uid, series_uid) for study_uid, several in self.fresh() for series_uid in several}
         self.restored = {
             (row.study_uid, row.series_uid) for row in unsettled if row.state == SeriesState.ARRIVING
         } - fresh
@@ -116,9 +116,9 @@ class Watch(Generic[T]):
     def fresh(self) -> Iterator[tuple[str, list[str]]]:
         """Studies with their series of which something was not taken."""
         for study_uid, study in self.arrivals.studies.items():
-            series = [uid for uid, one in study.series.items() if one.fresh]
-            if series:
-                yield study_uid, series
+            fresh = [uid for uid, series in study.series.items() if series.fresh]
+            if fresh:
+                yield study_uid, fresh
 
     def described(self, study_uid: str, series_uid: str) -> Sequence[T]:
         """What `describe` says of each counting instance of a series, in no order; the same list until that changes."""
@@ -127,8 +127,8 @@ class Watch(Generic[T]):
             before = self._described.get(key, {})
             came = self._came.get(key, {})
             self._described[key] = {
-                uid: known if (known := before.get(uid)) and known[0] == one else (one, self._look_at(one))
-                for uid, one in came.items()
+                uid: known if (known := before.get(uid)) and known[0] == now else (now, self._look_at(now))
+                for uid, now in came.items()
             }
             self._listed[key] = [what for _, what in self._described[key].values()]
         return self._listed[key]
@@ -145,7 +145,7 @@ class Watch(Generic[T]):
     def forget(self, now_s: float) -> None:
         """Drop the studies of which nothing is expected soon."""
         for study_uid, study in self.arrivals.studies.items():
-            if all(not one.fresh and now_s - one.last_s > FORGET_S for one in study.series.values()):
+            if all(not series.fresh and now_s - series.last_s > FORGET_S for series in study.series.values()):
                 self._drop(study_uid)
 
     def _drop(self, study_uid: str) -> None:
@@ -196,9 +196,9 @@ class Watch(Generic[T]):
     def _feed(self, db: Connection, key: Key, now_s: float, wall_s: float) -> None:
         study = self.arrivals.studies.get(key[0])
         known = study.series[key[1]].images if study and key[1] in study.series else {}
-        found = instances.counting_instances(db, *key)
-        came = self._note(db, key, found)
-        new = [row for row in found if (image := known.get(row.sop_instance_uid)) is None or image.digest != row.sha256]
+        rows = instances.counting_instances(db, *key)
+        came = self._note(db, key, rows)
+        new = [row for row in rows if (image := known.get(row.sop_instance_uid)) is None or image.digest != row.sha256]
         self._open(db, {row.association_id for row in new if row.association_id}, now_s)
         for row in new:
             instance = self._instance(came[row.sop_instance_uid])
@@ -208,22 +208,22 @@ class Watch(Generic[T]):
             if instance is not None and row.sop_class_uid in IMAGES:  # where a screen save says it lies is no slice
                 image = Image.from_header(instance.header, row.sha256)
             self._observe(_arrived(row, image), now_s if self._started else _moment(row.received_at, now_s, wall_s))
-        if found and (not new or not self._started):  # a repetition; or the quiet time starts anew
+        if rows and (not new or not self._started):  # a repetition; or the quiet time starts anew
             series = self.arrivals.studies[key[0]].series[key[1]]
-            self._observe(_arrived(found[-1], series.images[found[-1].sop_instance_uid]), now_s)
+            self._observe(_arrived(rows[-1], series.images[rows[-1].sop_instance_uid]), now_s)
 
     def _hear_lists(self, db: Connection, new: Iterable[str], now_s: float, wall_s: float) -> None:
         """Commitment lists: those that came since the last look, and all that touch studies that are observed anew."""
         came = {row.id: row for row in commitments.lists_after(db, self._last_list)}
         touching = {row.id: row for study_uid in new for row in commitments.lists_of(db, study_uid)}
-        for one, row in sorted((touching | came if self._started else touching).items()):
-            uids = {item.sop_instance_uid for item in commitments.items(db, one)}
+        for list_id, row in sorted((touching | came if self._started else touching).items()):
+            uids = {item.sop_instance_uid for item in commitments.items(db, list_id)}
             elsewhere = {
                 uid
                 for uid, studies in commitments.studies_of(db, uids).items()
                 if studies.isdisjoint(self.arrivals.studies)
             }
-            at_s = now_s if self._started and one in came else _moment(row.asked_at, now_s, wall_s)
+            at_s = now_s if self._started and list_id in came else _moment(row.asked_at, now_s, wall_s)
             self._observe(InstancesListed(frozenset(uids - elsewhere)), at_s)
         self._last_list = max(came, default=self._last_list)
 
@@ -241,7 +241,7 @@ class Watch(Generic[T]):
         before = self._came.get(key, {})
         known = {row.id: came for row in rows if (came := before.get(row.sop_instance_uid)) and _is(came, row)}
         ids = {row.association_id for row in rows if row.id not in known and row.association_id}
-        called = {one.id: one.called_ae for one in associations.associations(db, ids)} if ids else {}
+        called = {row.id: row.called_ae for row in associations.associations(db, ids)} if ids else {}
         if not len(before) == len(known) == len(rows):
             self._listed.pop(key, None)
         self._came[key] = {
@@ -268,8 +268,8 @@ class Watch(Generic[T]):
         try:
             return read_instance(opener, came.sop_instance_uid)
         except UnreadableInstance as error:
-            told = {"event": "instance.unreadable", "sop_instance": came.sop_instance_uid}
-            logger.warning("%s", error, extra=told)
+            facts = {"event": "instance.unreadable", "sop_instance": came.sop_instance_uid}
+            logger.warning("%s", error, extra=facts)
             return None
 
 

@@ -55,18 +55,18 @@ def begun_for(rule: Rule, facts: SeriesFacts, now: float) -> NewJob | None:
 
 def _terms(rule: Rule) -> str:
     """What a rule says of the work on a job: it goes with the job, whatever a reload makes of the rules meanwhile."""
-    said = {"results": rule.results, "send_to": rule.send_to, "assume": rule.assume_frame_of_reference}
-    return json.dumps(said)
+    terms = {"results": rule.results, "send_to": rule.send_to, "assume": rule.assume_frame_of_reference}
+    return json.dumps(terms)
 
 
 def rule_of(job: JobRow) -> Rule:
     """The rule that a job was made by, as it was then."""
-    said = json.loads(job.terms)
-    if not said:
+    terms = json.loads(job.terms)
+    if not terms:
         return Rule(job.rule)
-    send_to = None if said["send_to"] is None else tuple(said["send_to"])
-    results = tuple(map(ResultForm, said["results"]))
-    return Rule(job.rule, send_to=send_to, results=results, assume_frame_of_reference=said["assume"])
+    send_to = None if terms["send_to"] is None else tuple(terms["send_to"])
+    results = tuple(map(ResultForm, terms["results"]))
+    return Rule(job.rule, send_to=send_to, results=results, assume_frame_of_reference=terms["assume"])
 
 
 def failed(db: Connection, claim: Claim, error: BaseException, now: float, settings: Deliver) -> bool:
@@ -89,10 +89,10 @@ def lost(db: Connection, job: JobRow, fault: Fault, now: float, settings: Delive
     return _after(db, job, fault, fault.name.lower(), fault.value, now, settings)
 
 
-def _after(db: Connection, job: JobRow, fault: Fault, code: str, said: str, now: float, settings: Deliver) -> bool:
+def _after(db: Connection, job: JobRow, fault: Fault, code: str, error: str, now: float, settings: Deliver) -> bool:
     """job: as it was when its attempt ended. That somebody stopped the worker is no failure of the job."""
     failed = 0 if fault is Fault.DRAINED else 1
     following = decide(fault, job.failures + 1, now - job.patience_from, settings, random.random())
     if isinstance(following, RetryAt):
-        return jobs.requeue_job(db, job.claim, now + following.delay_s, code=code, error=said, failed=failed)
-    return jobs.end_job(db, job.claim, JobState.FAILED, now, code=code, error=said, failed=failed)
+        return jobs.requeue_job(db, job.claim, now + following.delay_s, code=code, error=error, failed=failed)
+    return jobs.end_job(db, job.claim, JobState.FAILED, now, code=code, error=error, failed=failed)

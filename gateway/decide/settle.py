@@ -76,7 +76,7 @@ def _made_anew(db: Connection, study_uid: str, at: float, winner: frozenset[str]
     for row, keys in list(_current(db, study_uid)):
         wanted = _wanted(db, row) if winner is None else [winner]
         made = patients.groups(keys)
-        if len(made) == len(wanted) and all(any(set(one) <= set(some) for some in wanted) for one in made):
+        if len(made) == len(wanted) and all(any(set(group) <= set(part) for part in wanted) for group in made):
             continue
         deliveries.withdraw(db, row.id)
         of = series.series_row(db, study_uid, row.series_uid)

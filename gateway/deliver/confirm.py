@@ -91,8 +91,8 @@ class Confirmer:
         answer = link.commit(transaction, [ObjectReference(out.sop_class_uid, out.sop_instance_uid) for out in asked])
         report = answer.report
         if report is not None:
-            said = (report.transaction_uid, report.committed, report.failed)
-            facts = (*said, self.clock(), self.settings, self.random())
+            outcome = (report.transaction_uid, report.committed, report.failed)
+            facts = (*outcome, self.clock(), self.settings, self.random())
             self.ledger.write(deliveries.take_report, *facts)
         return answer.status == 0x0000
 

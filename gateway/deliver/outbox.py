@@ -196,9 +196,9 @@ def drive(outbox: Outbox, pool: ThreadPoolExecutor, live: Live, stop: StopEvent)
             settings = live.now
             outbox.settle(settings)
         try:
-            for one in tuple(left):
-                outbox.recover(one)
-                left.remove(one)
+            for destination in tuple(left):
+                outbox.recover(destination)
+                left.remove(destination)
             for name in sorted(outbox.due()):
                 if name not in busy:
                     busy[name] = pool.submit(outbox.serve, name)

@@ -1,4 +1,4 @@
-"""Taking a series, or a whole study, out of the ledger; its files are doomed in the same commit."""
+"""Taking a series, or a whole study, out of the ledger; its files are let go of in the same commit."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, delete, func, or_, select
 
-from gateway.keep.deletion import doom, folder_of
+from gateway.keep.deletion import folder_of
 from gateway.ledger import commitments, patients
+from gateway.ledger.deletions import mark_deleted
 from gateway.ledger.tables import delivery, event, instance, job, of_series, result, result_object, series
 
 
@@ -55,7 +56,7 @@ def erase(db: Connection, study_uid: str, at: float, series_uid: str | None = No
     kept = and_(of_series(instance, study_uid, series_uid), instance.c.deleted_at.is_(None))
     files = db.execute(select(instance.c.path).where(kept)).scalars()
     folders = db.execute(select(result_object.c.path).where(result_object.c.result_id.in_(results))).scalars()
-    doom(db, [*files, *map(folder_of, folders)], at)
+    mark_deleted(db, [*files, *map(folder_of, folders)], at)
     db.execute(delete(delivery).where(delivery.c.object_id.in_(objects)))
     db.execute(delete(result_object).where(result_object.c.result_id.in_(results)))
     db.execute(delete(result).where(of_series(result, study_uid, series_uid)))

@@ -13,8 +13,9 @@ from pathlib import Path, PurePosixPath
 
 from sqlalchemy import Connection, insert, select
 
-from gateway.keep.deletion import doom, sweep
+from gateway.keep.deletion import sweep
 from gateway.keep.erase import Content, content, erase
+from gateway.ledger.deletions import mark_deleted
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.tables import event, instance
 from medseg.errors import UsageError
@@ -38,7 +39,7 @@ def purge(ledger: Ledger, spool: Path, study_uid: str, at: float) -> Content:
     """
 
     def commit(db: Connection) -> Content:
-        doom(db, _quarantined(db, spool, study_uid), at)
+        mark_deleted(db, _quarantined(db, spool, study_uid), at)
         there = erase(db, study_uid, at)
         detail = json.dumps(asdict(there))
         db.execute(insert(event), {"kind": "study.purged", "at": at, "study_uid": study_uid, "detail": detail})

@@ -20,14 +20,15 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, exists, func, or_, select, update
 
-from gateway.keep.deletion import doom, sweep
+from gateway.keep.deletion import sweep
 from gateway.keep.erase import erase
 from gateway.ledger import events
+from gateway.ledger.deletions import mark_deleted
 from gateway.ledger.deliveries import LAST_ASK
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.records import SeriesRow
-from gateway.ledger.states import LIVE, DeliveryState, InstanceState, JobState, SeriesState
-from gateway.ledger.tables import delivery, instance, job, of_series, result, result_object, series
+from gateway.ledger.states import LIVE, DeliveryState, JobState, SeriesState
+from gateway.ledger.tables import delivery, has_file, instance, job, of_series, result, result_object, series
 from gateway.settings.model import Retain
 
 logger = logging.getLogger(__name__)
@@ -50,14 +51,14 @@ class Retention:
         if now_s < self._due_s:
             return False
         try:
-            found = self._step(settings, wall_s)
+            done = self._step(settings, wall_s)
             sweep(self._ledger, self._spool)  # and what a purge that was killed has left
         except OSError as error:
             logger.error("files are not deleted: %s", error, extra={"event": "retention.failed"})
-            found = False
-        if not found:
+            done = False
+        if not done:
             self._due_s = now_s + ROUND_S
-        return found
+        return done
 
     def _step(self, settings: Retain, wall_s: float) -> bool:
         with self._ledger.read() as db:
@@ -77,20 +78,16 @@ class Retention:
 
 
 def delete_inputs(db: Connection, row: SeriesRow, at: float, before: float) -> int:
-    """Doom the files of a series, unless something happened to it meanwhile. Returns how many."""
+    """Let go of the files of a series, unless something happened to it meanwhile. Returns how many."""
     if not _is_due(db, row, at, before, deleted=False):
         return 0
-    kept = and_(
-        of_series(instance, row.study_uid, row.series_uid),
-        instance.c.deleted_at.is_(None),
-        instance.c.state != InstanceState.MISSING,
-    )
+    kept = and_(of_series(instance, row.study_uid, row.series_uid), has_file())
     paths = db.execute(select(instance.c.path).where(kept)).scalars().all()
     db.execute(update(instance).where(kept).values(deleted_at=at))
     db.execute(update(series).where(of_series(series, row.study_uid, row.series_uid)).values(deleted_at=at))
     detail = {"files": len(paths)}
     events.record(db, "series.inputs_deleted", at, detail, study_uid=row.study_uid, series_uid=row.series_uid)
-    return doom(db, paths, at)
+    return mark_deleted(db, paths, at)
 
 
 def erase_series(db: Connection, row: SeriesRow, at: float, before: float) -> None:

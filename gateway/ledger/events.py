@@ -27,22 +27,22 @@ def record(
     db.execute(insert(event), {"kind": kind, "at": at, "detail": json.dumps(dict(detail))} | about)
 
 
-def settings_told(db: Connection) -> dict[str, list[str]]:
+def settings_recorded(db: Connection) -> dict[str, list[str]]:
     """What the last reading of the settings came to: `problems` that kept the old ones, keys `kept` till a restart, and
     `doubts` about those in force."""
-    told: dict[str, list[str]] = {"problems": [], "kept": [], "doubts": []}
+    settings: dict[str, list[str]] = {"problems": [], "kept": [], "doubts": []}
     for kind in (SETTINGS, DOUBTS):
         last = select(event.c.detail).where(event.c.kind == kind).order_by(event.c.id.desc()).limit(1)
-        told |= json.loads(db.execute(last).scalar() or "{}")
-    return told
+        settings |= json.loads(db.execute(last).scalar() or "{}")
+    return settings
 
 
-def tell_settings(db: Connection, problems: Iterable[str], kept: Iterable[str], at: float) -> None:
+def record_settings(db: Connection, problems: Iterable[str], kept: Iterable[str], at: float) -> None:
     """The settings were read."""
     record(db, SETTINGS, at, {"problems": list(problems), "kept": list(kept)})
 
 
-def tell_doubts(db: Connection, doubts: Iterable[str], at: float) -> None:
+def record_doubts(db: Connection, doubts: Iterable[str], at: float) -> None:
     """The settings in force were looked at: what in them cannot work, or not as it looks."""
     record(db, DOUBTS, at, {"doubts": list(doubts)})
 

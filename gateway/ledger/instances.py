@@ -10,11 +10,12 @@ from typing import Any
 from sqlalchemy import Connection, Table, and_, bindparam, case, exists, func, insert, null, select, update
 
 from gateway.ledger import patients, tallies
+from gateway.ledger.deletions import mark_deleted
 from gateway.ledger.events import record
 from gateway.ledger.records import InstanceRow, SeriesRow
 from gateway.ledger.statements import UPSERT, Prepared
 from gateway.ledger.states import COUNTING, REAL, SAYING, InstanceState, SeriesState
-from gateway.ledger.tables import doomed, instance, of_series, series
+from gateway.ledger.tables import has_file, instance, of_series, series
 from medseg.dicom.classes import IMAGES
 
 
@@ -183,10 +184,9 @@ def lose_instance(db: Connection, path: str, at: float) -> bool:
 
 def instance_files(db: Connection) -> dict[str, int]:
     """Path and length in bytes of every file that should be in the spool."""
-    length = (instance.c.offset_bytes + instance.c.size_bytes).label("length")
-    there = and_(instance.c.state != InstanceState.MISSING, instance.c.deleted_at.is_(None))
-    found = db.execute(select(instance.c.path, length).where(there))
-    return {row.path: row.length for row in found}
+    length = instance.c.offset_bytes + instance.c.size_bytes
+    files = db.execute(select(instance.c.path, length).where(has_file()))
+    return dict(files.all())
 
 
 def names_file(db: Connection, path: str) -> bool:
@@ -225,7 +225,7 @@ def refile_lost(db: Connection, new: StoredInstance, is_whole: Callable[[str, in
     there = {"path": new.path, "offset_bytes": new.offset_bytes}
     moved = db.execute(update(instance).where(still).values(there)).rowcount == 1
     if moved:
-        db.execute(insert(doomed), {"path": known.path, "at": new.received_at})
+        mark_deleted(db, [known.path], new.received_at)
         _record(db, "instance.missing", new.received_at, {"path": known.path}, new)
     return moved
 
@@ -259,8 +259,8 @@ def real_instances(db: Connection, study_uid: str, series_uid: str) -> list[Inst
 def latest_of_patient(db: Connection, study_uid: str, patient: str) -> InstanceRow | None:
     """The latest instance of a study that names a patient, and whose file is here."""
     names = and_(instance.c.study_uid == study_uid, instance.c.patient == patient)
-    here = and_(instance.c.deleted_at.is_(None), instance.c.state != InstanceState.MISSING)
-    return InstanceRow.one_or_none(db, select(instance).where(names, here).order_by(instance.c.id.desc()).limit(1))
+    latest = select(instance).where(names, has_file()).order_by(instance.c.id.desc()).limit(1)
+    return InstanceRow.one_or_none(db, latest)
 
 
 def patients_ever(db: Connection, study_uid: str, series_uid: str) -> set[str]:

@@ -28,8 +28,8 @@ from sqlalchemy import Connection, and_, delete, exists, func, select, update
 from gateway.ledger.events import record
 from gateway.ledger.records import ConflictRow
 from gateway.ledger.statements import UPSERT, Prepared
-from gateway.ledger.states import COUNTING, SAYING, ConflictState, InstanceState
-from gateway.ledger.tables import instance, of_series, patient_conflict, study_patient
+from gateway.ledger.states import COUNTING, SAYING, ConflictState
+from gateway.ledger.tables import has_file, instance, of_series, patient_conflict, study_patient
 
 
 def key(patient_id: str, issuer: str = "") -> str:
@@ -51,14 +51,13 @@ def groups(keys: Iterable[str]) -> tuple[tuple[str, ...], ...]:
     """Keys by patient, each in the order given, those without an identifier left out. The same identifier is another
     patient's where two issuers are named for it; without an issuer it is then a third one's, since nobody can tell."""
     by_name: dict[str, list[str]] = {}
-    for one in dict.fromkeys(keys):
-        if one:
-            by_name.setdefault(one.partition("/")[0], []).append(one)
-    found: list[tuple[str, ...]] = []
+    for patient in filter(None, dict.fromkeys(keys)):
+        by_name.setdefault(patient.partition("/")[0], []).append(patient)
+    grouped: list[tuple[str, ...]] = []
     for several in by_name.values():
-        issuers = sum(not one.endswith("/") for one in several)
-        found += [tuple(several)] if issuers <= 1 else [(one,) for one in several]
-    return tuple(found)
+        issuers = sum(not patient.endswith("/") for patient in several)
+        grouped += [tuple(several)] if issuers <= 1 else [(patient,) for patient in several]
+    return tuple(grouped)
 
 
 def adds_nothing(here: str | None, new: str | None) -> bool:
@@ -122,7 +121,7 @@ def note(db: Connection, study_uid: str, patient: str, calling_ae: str, at: floa
     if not patient or _NOTE.scalar(db, facts) is None:
         return
     after = known(db, study_uid)
-    if len(groups(after)) <= max(1, len(groups(one for one in after if one != patient))):
+    if len(groups(after)) <= max(1, len(groups(other for other in after if other != patient))):
         return
     again = {"state": ConflictState.OPEN, "winner": None, "since_at": at, "settled_at": None}
     new = UPSERT[db.dialect.name](patient_conflict).values(study_uid=study_uid, **again)
@@ -145,13 +144,13 @@ def known(db: Connection, study_uid: str) -> tuple[str, ...]:
 def letters(keys: Iterable[str]) -> dict[str, str]:
     """What people call each patient, by key. keys: in the order in which they came."""
     names = [*ascii_uppercase, *(f"{a}{b}" for a in ascii_uppercase for b in ascii_uppercase)]
-    return {one: name for name, group in zip(names, groups(keys), strict=False) for one in group}
+    return {patient: name for name, group in zip(names, groups(keys), strict=False) for patient in group}
 
 
 def whose(db: Connection, study_uid: str) -> list[str]:
     """Whom the images of a study name, as they count now or may."""
     says = and_(instance.c.study_uid == study_uid, instance.c.state.in_(SAYING))
-    return [one for one in db.execute(select(instance.c.patient).where(says).distinct()).scalars() if one]
+    return [patient for patient in db.execute(select(instance.c.patient).where(says).distinct()).scalars() if patient]
 
 
 def close(db: Connection, study_uid: str, at: float) -> bool:
@@ -189,17 +188,17 @@ def described(db: Connection, study_uid: str) -> tuple[Patient, ...]:
     order = (study_patient.c.first_at, study_patient.c.patient)
     rows = db.execute(select(study_patient).where(study_patient.c.study_uid == study_uid).order_by(*order)).all()
     names = letters(row.patient for row in rows)
-    found: dict[str, Patient] = {}
+    by_letter: dict[str, Patient] = {}
     for row in rows:
         name = names[row.patient]
-        found.setdefault(name, Patient(name, row.calling_ae, row.first_at, 0, None))
+        by_letter.setdefault(name, Patient(name, row.calling_ae, row.first_at, 0, None))
         mine = and_(instance.c.study_uid == study_uid, instance.c.patient == row.patient)
         counting = select(func.count()).select_from(instance).where(mine, instance.c.state.in_(COUNTING))
-        there = and_(mine, instance.c.deleted_at.is_(None), instance.c.state != InstanceState.MISSING)
+        there = and_(mine, has_file())
         path = db.execute(select(instance.c.path).where(there).order_by(instance.c.id.desc()).limit(1)).scalar()
-        number = found[name].instances + int(db.execute(counting).scalar_one())
-        found[name] = replace(found[name], instances=number, path=path or found[name].path)
-    return tuple(found.values())
+        number = by_letter[name].instances + int(db.execute(counting).scalar_one())
+        by_letter[name] = replace(by_letter[name], instances=number, path=path or by_letter[name].path)
+    return tuple(by_letter.values())
 
 
 def settle(db: Connection, study_uid: str, winner: str | None, at: float) -> None:

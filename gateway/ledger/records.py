@@ -245,3 +245,9 @@ class CountRow(_Record):
     value: int
     since_at: float
     at: float
+
+
+@dataclass(frozen=True, slots=True)
+class DoomedRow(_Record):
+    path: str
+    at: float

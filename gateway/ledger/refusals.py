@@ -43,8 +43,8 @@ class RefusedPeer:
 
 def add(db: Connection, refused: Iterable[RefusedPeer]) -> None:
     """Count what was not taken; the oldest beyond MOST are let go."""
-    for one in refused:
-        new = UPSERT[db.dialect.name](refusal).values(**vars(one))
+    for peer in refused:
+        new = UPSERT[db.dialect.name](refusal).values(**vars(peer))
         changed = {name: new.excluded[name] for name in ("last_at", "reason", "sop_instance_uid")}
         changed["count"] = refusal.c.count + new.excluded.count
         db.execute(new.on_conflict_do_update(index_elements=list(refusal.primary_key), set_=changed))

@@ -52,6 +52,11 @@ def has_object_in(db: Connection, folder: str) -> bool:
     return bool(db.execute(select(exists().where(result_object.c.path.startswith(folder, autoescape=True)))).scalar())
 
 
+def object_paths(db: Connection) -> list[str]:
+    """Where the objects of all results lie, relative to the spool."""
+    return list(db.execute(select(result_object.c.path)).scalars())
+
+
 def current_result(db: Connection, study_uid: str, series_uid: str, bundle: str) -> ResultRow | None:
     """The result of a series and bundle that no other names as its predecessor."""
     mine = and_(of_series(result, study_uid, series_uid), result.c.bundle == bundle)

@@ -47,8 +47,8 @@ def series_row(db: Connection, study_uid: str, series_uid: str) -> SeriesRow:
 def taken(db: Connection, study_uid: str) -> dict[str, tuple[float, int]]:
     """When each series of a study was last decided upon, and its latest instance then; not those that never were."""
     decided = and_(series.c.study_uid == study_uid, series.c.taken_at.is_not(None))
-    found = db.execute(select(series.c.series_uid, series.c.taken_at, series.c.taken_id).where(decided))
-    return {uid: (at, last_id) for uid, at, last_id in found}
+    moments = db.execute(select(series.c.series_uid, series.c.taken_at, series.c.taken_id).where(decided))
+    return {uid: (at, last_id) for uid, at, last_id in moments}
 
 
 def complete_series(

@@ -49,15 +49,9 @@ from sqlalchemy import (
     and_,
 )
 
+from gateway.ledger import states
 from gateway.ledger.conditions import among, is_, one_of, where
 from gateway.ledger.states import (
-    CLAIMABLE,
-    COUNTING,
-    LIVE,
-    OVER,
-    STORED,
-    UNREPORTED,
-    UNSENT,
     CommitmentState,
     ConflictState,
     DeliveryState,
@@ -157,7 +151,7 @@ instance = Table(
         "series_uid",
         "sop_instance_uid",
         unique=True,
-        **where(among("state", COUNTING)),
+        **where(among("state", states.COUNTING)),
     ),
     Index("ix_instance_sop_instance_uid", "sop_instance_uid"),
     Index("ix_instance_pending", "study_uid", "series_uid", **where(is_(InstanceState.PENDING))),
@@ -215,7 +209,7 @@ job = Table(
     one_of("mode", (Mode.ON, Mode.SHADOW)),
     one_of("state", JobState),
     CheckConstraint(f"({is_(JobState.RUNNING)}) = (lease_until IS NOT NULL)", name="lease"),
-    CheckConstraint(f"({among('state', OVER)}) = (finished_at IS NOT NULL)", name="finished"),
+    CheckConstraint(f"({among('state', states.OVER)}) = (finished_at IS NOT NULL)", name="finished"),
     ForeignKeyConstraint(["study_uid", "series_uid"], ["series.study_uid", "series.series_uid"]),
     Index(
         "uq_job_live",
@@ -223,9 +217,9 @@ job = Table(
         "series_uid",
         "bundle",
         unique=True,
-        **where(among("state", LIVE)),
+        **where(among("state", states.LIVE)),
     ),
-    Index("ix_job_claimable", "due", "id", **where(among("state", CLAIMABLE))),
+    Index("ix_job_claimable", "due", "id", **where(among("state", states.CLAIMABLE))),
     Index("ix_job_study_uid", "study_uid", "series_uid"),
     **NEVER_AGAIN,
 )
@@ -295,10 +289,10 @@ delivery = Table(
     Column("error", Text),
     one_of("state", DeliveryState),
     CheckConstraint(f"({is_(DeliveryState.SENDING)}) = (lease_until IS NOT NULL)", name="lease"),
-    CheckConstraint(f"{among('state NOT', STORED)} OR stored_at IS NOT NULL", name="stored"),
+    CheckConstraint(f"{among('state NOT', states.STORED)} OR stored_at IS NOT NULL", name="stored"),
     CheckConstraint(f"({is_(DeliveryState.CONFIRMED)}) = (confirmed_at IS NOT NULL)", name="confirmed"),
     UniqueConstraint("object_id", "destination"),
-    Index("ix_delivery_claimable", "destination", "ready_at", "id", **where(among("state", UNSENT))),
+    Index("ix_delivery_claimable", "destination", "ready_at", "id", **where(among("state", states.UNSENT))),
     Index("ix_delivery_unconfirmed", "destination", "ready_at", "id", **where(is_(DeliveryState.STORED))),
     **NEVER_AGAIN,
 )
@@ -336,7 +330,7 @@ commitment = Table(
     CheckConstraint(f"({is_(CommitmentState.WAITING)}) = (known_at IS NULL)", name="known"),
     CheckConstraint(f"({is_(CommitmentState.REPORTED)}) = (reported_at IS NOT NULL)", name="reported"),
     UniqueConstraint("calling_ae", "transaction_uid"),
-    Index("ix_commitment_open", "ready_at", **where(among("state", UNREPORTED))),
+    Index("ix_commitment_open", "ready_at", **where(among("state", states.UNREPORTED))),
     **NEVER_AGAIN,
 )
 
@@ -398,3 +392,8 @@ def of_series(table: Any, study_uid: str, series_uid: str | None) -> Any:
     """The rows of a series in a table that names both UIDs; of the whole study for None."""
     study = table.c.study_uid == study_uid
     return study if series_uid is None else and_(study, table.c.series_uid == series_uid)
+
+
+def has_file() -> Any:
+    """The instances whose files are in the spool."""
+    return and_(instance.c.state != InstanceState.MISSING, instance.c.deleted_at.is_(None))

@@ -101,8 +101,10 @@ def add(db: Connection, increments: Iterable[Increment]) -> None:
 
 def counted(db: Connection, what: Count) -> dict[tuple[str, ...], float]:
     """A count, by the values of its labels."""
-    found = db.execute(select(tally.c.labels, tally.c.value).where(tally.c.name == what.name).order_by(tally.c.labels))
-    return {tuple(json.loads(labels).values()): value for labels, value in found}
+    tallied = db.execute(
+        select(tally.c.labels, tally.c.value).where(tally.c.name == what.name).order_by(tally.c.labels)
+    )
+    return {tuple(json.loads(labels).values()): value for labels, value in tallied}
 
 
 def observed(db: Connection, what: Latency) -> dict[tuple[str, ...], Observed]:

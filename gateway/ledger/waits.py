@@ -26,6 +26,8 @@ def _later(table: Any, by_s: float, *columns: str) -> Any:
 def cap_waits(db: Connection, until: float) -> int:
     """Nothing waits beyond a moment: only a clock that was set back while nobody looked lets it. Returns how many."""
     return sum(
-        db.execute(update(one).where(one.c.state == state, one.c.ready_at > until).values(ready_at=until)).rowcount
-        for one, state in ((job, JobState.QUEUED), (delivery, DeliveryState.QUEUED), (delivery, DeliveryState.STORED))
+        db.execute(
+            update(table).where(table.c.state == state, table.c.ready_at > until).values(ready_at=until)
+        ).rowcount
+        for table, state in ((job, JobState.QUEUED), (delivery, DeliveryState.QUEUED), (delivery, DeliveryState.STORED))
     )

@@ -81,7 +81,7 @@ def compare(here: Instance, new: Instance) -> Sameness:
 
 def _compare_pixels(slices: Sequence[Slice], others: Sequence[Slice], *, poorer: bool) -> Sameness:
     """poorer: the others are lossy, and these are not."""
-    found = Sameness.SAME
+    sameness = Sameness.SAME
     for one, other in zip(slices, others, strict=True):
         try:
             mine = one.read()
@@ -95,8 +95,8 @@ def _compare_pixels(slices: Sequence[Slice], others: Sequence[Slice], *, poorer:
             continue
         if not poorer or not _resembles(mine, its):
             return Sameness.DIFFERENT
-        found = Sameness.POORER
-    return found
+        sameness = Sameness.POORER
+    return sameness
 
 
 def _resembles(mine: Pixels, its: Pixels) -> bool:
@@ -171,11 +171,11 @@ class Comparison:
         facts = {"study": new.study_uid, "series": new.series_uid, "sop_instance": new.sop_instance_uid}
         if verdict is Sameness.DIFFERENT:
             if self._ledger.write(instances.take_version, new.id, now):
-                told = {"event": "instance.conflict"} | facts
-                logger.warning("an image was received again, and differs: the new one counts", extra=told)
+                facts["event"] = "instance.conflict"
+                logger.warning("an image was received again, and differs: the new one counts", extra=facts)
         elif self._ledger.write(instances.keep_copy, new.id, now, verdict.value):
-            told = {"event": "instance.copy"} | facts
-            logger.info("an image was received again and does not count: %s", verdict.value, extra=told)
+            facts["event"] = "instance.copy"
+            logger.info("an image was received again and does not count: %s", verdict.value, extra=facts)
         return True
 
     def _verdict(self, new: InstanceRow, here: Sequence[InstanceRow]) -> Sameness:

@@ -80,20 +80,20 @@ class SpoolSource:
             looked_s = time.monotonic()
             with self._ledger.read() as db:
                 row = series_rows.series_row(db, *self._of)
-                found = instances_rows.counting_instances(db, *self._of)
+                counting = instances_rows.counting_instances(db, *self._of)
             if (missing := _missing(row)) != self._missing:
                 self._missing, self._series = missing, None
-            for one in found:
-                if one.path not in given:
-                    given.add(one.path)
-                    self._read.pop(one.sop_instance_uid, None)
-                    self._others.pop(one.sop_instance_uid, None)
+            for each in counting:
+                if each.path not in given:
+                    given.add(each.path)
+                    self._read.pop(each.sop_instance_uid, None)
+                    self._others.pop(each.sop_instance_uid, None)
                     self._series = None
-                    instance = _read_object(self._spool, one)
+                    instance = _read_object(self._spool, each)
                     if isinstance(instance, LeftOut):
-                        self._others[one.sop_instance_uid] = instance
+                        self._others[each.sop_instance_uid] = instance
                     else:
-                        self._read[one.sop_instance_uid] = instance
+                        self._read[each.sop_instance_uid] = instance
                         yield instance
             self.revision = row.revision
             if row.state == SeriesState.COMPLETE:
@@ -103,7 +103,7 @@ class SpoolSource:
 
     def _left_out(self) -> tuple[LeftOut, ...]:
         alike = Counter(self._others.values())
-        others = (replace(one, count=count) for one, count in sorted(alike.items(), key=str))
+        others = (replace(kind, count=count) for kind, count in sorted(alike.items(), key=str))
         return (*others, *self._missing)
 
     def __iter__(self) -> Iterator[Slice | None]:
@@ -117,8 +117,8 @@ class SpoolSource:
 
 def read_image(spool: Path, row: InstanceRow) -> Instance | None:
     """An instance that may be segmented; None where it is none, or was sent so that it cannot be read."""
-    found = _read_object(spool, row)
-    return found if isinstance(found, Instance) else None
+    read = _read_object(spool, row)
+    return read if isinstance(read, Instance) else None
 
 
 def _read_object(spool: Path, row: InstanceRow) -> Instance | LeftOut:
@@ -132,8 +132,8 @@ def _read_object(spool: Path, row: InstanceRow) -> Instance | LeftOut:
     except UnreadableInstance as error:
         if not _is_as_sent(file, row):
             raise
-        told = {"event": "instance.unreadable", "sop_instance": row.sop_instance_uid}
-        logger.warning("left out of its series: %s", error, extra=told)
+        facts = {"event": "instance.unreadable", "sop_instance": row.sop_instance_uid}
+        logger.warning("left out of its series: %s", error, extra=facts)
         return LeftOut("unreadable", 1, "objects", error.why)
     if made_by_medseg(instance.header):
         return _beside("made by medseg")

@@ -129,7 +129,7 @@ def recover(settings: GatewaySettings, ledger: Ledger) -> None:
     _lose_jobs(settings, ledger, Fault.DRAINED)
     longest_s = max(REPORT_WITHIN_S, settings.deliver.longest_retry_s * (1 + JITTER))
     ledger.write(waits.cap_waits, time.time() + longest_s)
-    ledger.write(events.tell_settings, (), (), time.time())
+    ledger.write(events.record_settings, (), (), time.time())
 
 
 def _check_ports(settings: GatewaySettings) -> None:
@@ -310,7 +310,7 @@ class Supervisor:
             logger.info("settings reloaded", extra={"event": "settings.reloaded"})
             self._doubt()
         problems = list(map(str, found.problems))
-        self._ledger.write(events.tell_settings, problems, found.kept, time.time())
+        self._ledger.write(events.record_settings, problems, found.kept, time.time())
 
     def _doubt(self) -> None:
         """Look for what is allowed in the settings and cannot work, beside all else: bundles may be large to load."""
@@ -323,7 +323,7 @@ class Supervisor:
             for doubt in told:
                 logger.warning("settings: %s", doubt, extra={"event": "settings.doubted"})
             with suppress(LedgerUnavailable):
-                ledger.write(events.tell_doubts, told, time.time())
+                ledger.write(events.record_doubts, told, time.time())
 
         self._looking = threading.Thread(target=look, name="doubts", daemon=True)
         self._looking.start()

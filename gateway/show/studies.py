@@ -183,8 +183,8 @@ def _read(db: Connection, study_uids: Sequence[str]) -> tuple[StudyView, ...]:
     jobs, conflicts = _jobs(db, study_uids), _conflicts(db, study_uids)
     last_image = _last_images(db, study_uids)
     heard_at: dict[str, float] = defaultdict(float)
-    stopped = {uid for uid, one in conflicts.items() if one.state is ConflictState.OPEN}
-    found: dict[str, list[SeriesView]] = defaultdict(list)
+    stopped = {uid for uid, conflict in conflicts.items() if conflict.state is ConflictState.OPEN}
+    series: dict[str, list[SeriesView]] = defaultdict(list)
     rows = select(tables.series).where(tables.series.c.study_uid.in_(study_uids))
     for row in SeriesRow.all(db, rows.order_by(tables.series.c.first_at, tables.series.c.series_uid)):
         key = row.study_uid, row.series_uid
@@ -194,7 +194,7 @@ def _read(db: Connection, study_uids: Sequence[str]) -> tuple[StudyView, ...]:
         over = passed_over.get(key)
         still = over is not None and row.state is not SeriesState.ARRIVING and over.is_latest(made)
         why, code = (over.why, over.code) if over is not None and still else (None, "")
-        found[row.study_uid].append(
+        series[row.study_uid].append(
             SeriesView(
                 row.series_uid, row.instances, row.expected, row.state, row.first_at, last_at, row.complete_at,
                 row.complete_by, why, json.loads(row.passed_by),
@@ -206,15 +206,15 @@ def _read(db: Connection, study_uids: Sequence[str]) -> tuple[StudyView, ...]:
     return tuple(
         StudyView(
             uid,
-            sum(one.received for one in found[uid]),
-            min(one.first_at for one in found[uid]),
-            max(one.last_at for one in found[uid]),
+            sum(each.received for each in series[uid]),
+            min(each.first_at for each in series[uid]),
+            max(each.last_at for each in series[uid]),
             heard_at[uid],
-            tuple(found[uid]),
+            tuple(series[uid]),
             conflicts.get(uid),
         )
         for uid in study_uids
-        if uid in found
+        if uid in series
     )
 
 
@@ -228,18 +228,18 @@ def _last_images(db: Connection, study_uids: Sequence[str]) -> dict[tuple[str, s
 
 def _conflicts(db: Connection, study_uids: Sequence[str]) -> dict[str, Conflict]:
     conflict = tables.patient_conflict
-    found = {}
+    conflicts = {}
     for row in ConflictRow.all(db, select(conflict).where(conflict.c.study_uid.in_(study_uids))):
         letters = patients.letters(patients.known(db, row.study_uid))
-        found[row.study_uid] = Conflict(
+        conflicts[row.study_uid] = Conflict(
             row.state, row.since_at, row.settled_at, letters.get(row.winner or ""),
             tuple(
-                PatientView(one.letter, one.calling_ae, one.first_at, one.instances)
-                for one in patients.described(db, row.study_uid)
+                PatientView(patient.letter, patient.calling_ae, patient.first_at, patient.instances)
+                for patient in patients.described(db, row.study_uid)
             ),
             next_steps.for_conflict(row),
         )  # fmt: skip
-    return found
+    return conflicts
 
 
 @dataclass(frozen=True)
@@ -262,21 +262,21 @@ def _passed_over(db: Connection, study_uids: Sequence[str]) -> dict[tuple[str, s
     """What was told last of each series that was passed over."""
     event = tables.event.c
     kinds = event.kind.in_(("series.passed_over", "series.held"))
-    told = db.execute(select(tables.event).where(kinds, event.study_uid.in_(study_uids)).order_by(event.id))
-    found: dict[tuple[str, str], _PassedOver] = {}
-    for row in told:
+    events = db.execute(select(tables.event).where(kinds, event.study_uid.in_(study_uids)).order_by(event.id))
+    passed_over: dict[tuple[str, str], _PassedOver] = {}
+    for row in events:
         detail = json.loads(row.detail)
         over = _PassedOver(row.at, row.job_id, detail["why"], detail.get("code", ""))
-        found[row.study_uid, row.series_uid] = over
-    return found
+        passed_over[row.study_uid, row.series_uid] = over
+    return passed_over
 
 
 def _jobs(db: Connection, study_uids: Sequence[str]) -> dict[tuple[str, str], list[JobView]]:
     results = _results(db, study_uids)
-    found: dict[tuple[str, str], list[JobView]] = defaultdict(list)
+    jobs: dict[tuple[str, str], list[JobView]] = defaultdict(list)
     rows = select(tables.job).where(tables.job.c.study_uid.in_(study_uids)).order_by(tables.job.c.id.desc())
     for row in JobRow.all(db, rows):
-        found[row.study_uid, row.series_uid].append(
+        jobs[row.study_uid, row.series_uid].append(
             JobView(
                 row.id, row.rule, row.bundle, row.mode, row.state, row.attempt, row.created_at, row.started_at,
                 row.finished_at, row.error_code, row.error, next_steps.for_job(row),
@@ -285,7 +285,7 @@ def _jobs(db: Connection, study_uids: Sequence[str]) -> dict[tuple[str, str], li
                 results.get(row.id),
             )
         )  # fmt: skip
-    return found
+    return jobs
 
 
 def _results(db: Connection, study_uids: Sequence[str]) -> dict[int, ResultView]:
@@ -331,8 +331,8 @@ def _objects(db: Connection, study_uids: Sequence[str]) -> tuple[dict[int, list[
 def _seg_stored_at(jobs: Iterable[JobView]) -> float | None:
     """When a destination first had the segmentation of the current result."""
     current = [job.result for job in jobs if job.result and job.result.current]
-    ways = [one for result in current for one in result.deliveries if one.kind.is_segmentation]
-    return min((one.stored_at for one in ways if one.stored_at is not None), default=None)
+    ways = [delivery for result in current for delivery in result.deliveries if delivery.kind.is_segmentation]
+    return min((delivery.stored_at for delivery in ways if delivery.stored_at is not None), default=None)
 
 
 def _between(start: float | None, end: float | None) -> float | None:

@@ -7,8 +7,8 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select
 
-from gateway.ledger.states import UNSENT, DeliveryState, InstanceState, JobState, SeriesState
-from gateway.ledger.tables import association, delivery, instance, job, result_object, series
+from gateway.ledger.states import UNSENT, DeliveryState, JobState, SeriesState
+from gateway.ledger.tables import association, delivery, has_file, instance, job, result_object, series
 
 #: States of rows, so that one that no row is in can be shown as none.
 STATES: dict[str, type[StrEnum]] = {"series": SeriesState, "job": JobState, "delivery": DeliveryState}
@@ -45,8 +45,7 @@ def open_associations(db: Connection) -> int:
 def spool_bytes(db: Connection) -> int:
     """Bytes of all instances and results in the spool, as the ledger has them."""
     length = instance.c.offset_bytes + instance.c.size_bytes
-    there = instance.c.state != InstanceState.MISSING, instance.c.deleted_at.is_(None)
-    instances = db.execute(select(func.coalesce(func.sum(length), 0)).where(*there)).scalar_one()
+    instances = db.execute(select(func.coalesce(func.sum(length), 0)).where(has_file())).scalar_one()
     results = db.execute(select(func.coalesce(func.sum(result_object.c.size_bytes), 0))).scalar_one()
     return int(instances + results)
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from sqlalchemy import Connection, select
 
 from gateway.ledger import deliveries, jobs, patients, series
-from gateway.ledger.states import DeliveryState, InstanceState, JobState, SeriesState
-from gateway.ledger.tables import event, instance, of_series
+from gateway.ledger.states import DeliveryState, JobState, SeriesState
+from gateway.ledger.tables import event, has_file, instance, of_series
 from gateway.settings.patterns import Moments
 from gateway.show import next_steps
 from medseg.dicom.headers import look, read_instance
@@ -48,26 +48,26 @@ class StudyIdentity:
 
 def troubles(db: Connection) -> tuple[Trouble, ...]:
     """All that is not mended, the latest first."""
-    found = [
+    wrong = [
         Trouble(
             "job", row.id, row.study_uid, row.series_uid, row.error_code or "",
             row.finished_at or row.created_at, row.error or "", next_steps.for_job(row),
         )
         for row in jobs.jobs_in(db, JobState.FAILED)
     ]  # fmt: skip
-    found += [
+    wrong += [
         Trouble(
             "delivery", row.id, row.study_uid, row.series_uid, row.error_code or "", row.ready_at,
             f"{row.kind} to {row.destination}: {row.error}", next_steps.for_delivery(row),
         )
         for row in deliveries.deliveries(db, DeliveryState.DEAD)
     ]  # fmt: skip
-    found += [
+    wrong += [
         Trouble("series", None, row.study_uid, row.series_uid, "held", row.last_at, _why_held(db, row.study_uid,
                 row.series_uid), next_steps.for_series(row))
         for row in series.series_in(db, SeriesState.HELD)
     ]  # fmt: skip
-    return tuple(sorted(found, key=lambda trouble: -trouble.at))
+    return tuple(sorted(wrong, key=lambda trouble: -trouble.at))
 
 
 def _why_held(db: Connection, study_uid: str, series_uid: str) -> str:
@@ -83,8 +83,8 @@ def patient_digest(patient_id: str) -> str:
 
 def identity(db: Connection, spool: Path, study_uid: str) -> StudyIdentity:
     """Whose a study is, by the first of its images that can be read; nothing where none can."""
-    here = instance.c.study_uid == study_uid, instance.c.deleted_at.is_(None), instance.c.state != InstanceState.MISSING
-    for row in db.execute(select(instance).where(*here).order_by(instance.c.id)):
+    here = select(instance).where(instance.c.study_uid == study_uid, has_file())
+    for row in db.execute(here.order_by(instance.c.id)):
         try:
             header = look(read_instance(partial((spool / row.path).open, "rb"), row.sop_instance_uid).header)
         except (UnreadableInstance, OSError):
@@ -98,7 +98,7 @@ def identity(db: Connection, spool: Path, study_uid: str) -> StudyIdentity:
 def of_whom(
     db: Connection,
     spool: Path,
-    found: Iterable[Trouble],
+    among: Iterable[Trouble],
     *,
     accession: str | None,
     patient: str | None,
@@ -106,10 +106,10 @@ def of_whom(
 ) -> Sequence[Trouble]:
     """Those of studies with that accession number, of that patient (Patient ID or its digest), of that study date."""
     if accession is None and patient is None and date is None:
-        return tuple(found)
+        return tuple(among)
     kept: list[Trouble] = []
     whose: dict[str, StudyIdentity] = {}
-    for trouble in found:
+    for trouble in among:
         if trouble.study_uid not in whose:
             whose[trouble.study_uid] = identity(db, spool, trouble.study_uid)
         known = whose[trouble.study_uid]

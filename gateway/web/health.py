@@ -61,7 +61,7 @@ def _settings(site: Site) -> HealthCheck:
     """What the last reload came to. With settings that were refused, or cannot work in part, the service goes on."""
     try:
         with site.ledger.read() as db:
-            told = events.settings_told(db)
+            told = events.settings_recorded(db)
     except LedgerUnavailable as error:
         return HealthCheck(False, str(error))
     said = [f"not reloaded, those before are in force: {problem}" for problem in told["problems"]]

@@ -51,8 +51,8 @@ class Scrape(Collector):
 def counters(db: Connection) -> Iterator[Metric]:
     for count in COUNTS:
         family = CounterMetricFamily(count.name, count.help, labels=count.labels)
-        found = tallies.counted(db, count)
-        for values, number in (found if found or count.labels else {(): 0.0}).items():
+        counted = tallies.counted(db, count)
+        for values, number in (counted if counted or count.labels else {(): 0.0}).items():
             family.add_metric(values, number)
         yield family
 
@@ -71,18 +71,18 @@ def histograms(db: Connection) -> Iterator[Metric]:
 
 def gauges(db: Connection, now: float) -> Iterator[Metric]:
     """What the ledger has now. now: seconds since 1970."""
-    found = totals.by_state(db)
+    by_state = totals.by_state(db)
     for kind in ("series", "job"):
         name = {"series": "medseg_series", "job": "medseg_jobs"}[kind]
         family = GaugeMetricFamily(name, f"How many there are, by state of the {kind}.", labels=("state",))
-        for state, number in (dict.fromkeys(totals.STATES[kind], 0) | found[kind]).items():
+        for state, number in (dict.fromkeys(totals.STATES[kind], 0) | by_state[kind]).items():
             family.add_metric((state,), number)
         yield family
     family = GaugeMetricFamily("medseg_deliveries", "Deliveries, by destination.", labels=("destination", "state"))
     for (destination, state), number in totals.by_destination(db).items():
         family.add_metric((destination, state), number)
     yield family
-    dead = found["delivery"].get(DeliveryState.DEAD, 0)
+    dead = by_state["delivery"].get(DeliveryState.DEAD, 0)
     yield GaugeMetricFamily("medseg_dead_letters", "Deliveries that only a person can set going again.", value=dead)
     stopped = len(patients.open_conflicts(db))
     yield GaugeMetricFamily("medseg_patient_conflicts", "Studies with images of two patients, stopped.", value=stopped)

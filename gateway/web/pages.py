@@ -65,16 +65,16 @@ def routes(site: Site) -> list[Route]:
     def all_studies(request: Request) -> Response:
         before = _moment_of(request.query_params.get("before", ""))
         with site.ledger.read() as db:
-            found = studies.latest(db, SHOWN, before)
+            latest = studies.latest(db, SHOWN, before)
             counts = totals.by_state(db)
             refused = [] if before else list(refusals.latest(db, time.time()))
         gateway = site.live.now.gateway
         facts = {
-            "studies": found,
+            "studies": latest,
             "counts": counts,
             "refused": refused,
             "before": before,
-            "older": found[-1].heard_at if len(found) == SHOWN else None,
+            "older": latest[-1].heard_at if len(latest) == SHOWN else None,
             "ae_title": gateway.ae_title,
             "host": gateway.host,
             "port": gateway.port,
@@ -84,10 +84,10 @@ def routes(site: Site) -> list[Route]:
     def one_study(request: Request) -> Response:
         study_uid = request.path_params["study_uid"]
         with site.ledger.read() as db:
-            found = studies.study(db, study_uid) or studies.named(db, study_uid)
-        if found is None:
+            study = studies.study(db, study_uid) or studies.named(db, study_uid)
+        if study is None:
             return page("missing.html", request, {"study_uid": study_uid}, 404)
-        return page("study.html", request, {"study": found})
+        return page("study.html", request, {"study": study})
 
     return [Route("/", all_studies), Route("/studies/{study_uid:path}", one_study)]
 

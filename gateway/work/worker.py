@@ -235,17 +235,17 @@ class Worker:
             done = followed
         else:
             assume, parted = rule.assume_frame_of_reference, [part for _, part in parts.series]
-            planned = plan(parted, bundles, explicit=explicit, assume_frame_of_reference=assume)
-            done = Followed(planned, None, parts.digest)
+            whole = plan(parted, bundles, explicit=explicit, assume_frame_of_reference=assume)
+            done = Followed(whole, None, parts.digest)
         lease.came.set()
         if not done.plan.jobs:
             raise _reason(done.plan)
-        sources = [Sources.of(one.stack, _patient_of(one.stack, parts)) for one in done.plan.jobs]
+        sources = [Sources.of(planned.stack, _patient_of(planned.stack, parts)) for planned in done.plan.jobs]
         predecessors = self._predecessors(job, done.plan.jobs, sources)
         formats = frozenset(Format(kind) for kind in rule.results)
         outcomes = [
-            self._segment(one, done, formats, settings, before, cancelled)
-            for one, before in zip(done.plan.jobs, predecessors, strict=True)
+            self._segment(planned, done, formats, settings, before, cancelled)
+            for planned, before in zip(done.plan.jobs, predecessors, strict=True)
         ]
         result = freeze(outcomes, sources, done.plan.jobs[0].bundle, self._spool)
 

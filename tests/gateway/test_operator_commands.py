@@ -178,8 +178,8 @@ def test_a_bundle_that_is_not_there_is_told(desk: Desk, tmp_path: Path) -> None:
 
 def test_status_tells_of_settings_that_were_refused(desk: Desk) -> None:
     told = ["line 3: gateway.port: expected a port from 1 to 65535, found 0"]
-    desk.here.box.ledger.write(events.tell_settings, told, ["gateway.host"], time.time())
-    desk.here.box.ledger.write(events.tell_doubts, ["rule ct: no bundle 'liver'"], time.time())
+    desk.here.box.ledger.write(events.record_settings, told, ["gateway.host"], time.time())
+    desk.here.box.ledger.write(events.record_doubts, ["rule ct: no bundle 'liver'"], time.time())
     text = desk.run("status")
     assert told[0] in text and "gateway.host stays as it was until a restart" in text and "no bundle 'liver'" in text
     settings = desk.records("status")[0]["settings"]
