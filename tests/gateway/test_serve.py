@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
+from typer.testing import CliRunner
 
+from medseg.cli.app import app
 from medseg.dicom.phantom import write_series
 from tests.gateway.pacs import FakePacs, listening
 from tests.gateway.phantoms import phantom
@@ -91,7 +91,8 @@ def test_a_series_that_is_sent_comes_back_as_infer_would_write_it(
 
     write_series(series, tmp_path / "study")
     command = ["infer", str(tmp_path / "study"), "--bundle", str(bundle), "-o", str(tmp_path / "out"), "--json"]
-    done = subprocess.run([sys.executable, "-m", "medseg", *command], capture_output=True, text=True, check=True)
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
     record = json.loads(done.stdout)
     expected = dcmread(record["outputs"]["seg"])
     assert seg.SOPInstanceUID == expected.SOPInstanceUID
@@ -147,14 +148,21 @@ def test_a_held_job_waits_for_its_release(service: Serving, pacs: FakePacs) -> N
     results_at(pacs, series)
 
 
-def test_stopped_and_killed_services_go_on_where_they_were(service: Serving, pacs: FakePacs) -> None:
-    series = phantom(6, SLICES)
+@pytest.mark.parametrize(
+    ("seed", "number"),
+    [
+        pytest.param(6, signal.SIGKILL, id="killed"),
+        pytest.param(10, signal.SIGTERM, id="stopped", marks=pytest.mark.slow),
+    ],
+)
+def test_a_service_that_ended_goes_on_where_it_was(
+    service: Serving, pacs: FakePacs, seed: int, number: signal.Signals
+) -> None:
+    series = phantom(seed, SLICES)
     service.send(series[:8])
-    assert service.stop() == 0
+    assert service.stop(number) == (0 if number == signal.SIGTERM else -number)
     service.start()
     service.send(series[8:])
-    service.stop(signal.SIGKILL)
-    service.start()
     results_at(pacs, series)
     for table, over in (("job", "('done', 'cancelled')"), ("delivery", "('stored', 'cancelled')")):
         left = f"SELECT 1 FROM {table} WHERE state NOT IN {over}"

@@ -31,8 +31,8 @@ from gateway.ledger.tallies import (
 )
 from gateway.settings.model import Deliver
 from gateway.web.metrics import histograms
+from tests.gateway.ledger.rows import stored
 from tests.gateway.ledgers import new_ledger
-from tests.gateway.test_ledger import stored
 
 STUDY, SERIES = "1.2", "1.3"
 RESULT = NewResult(

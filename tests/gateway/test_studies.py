@@ -16,8 +16,8 @@ from gateway.ledger.jobs import NewJob
 from gateway.ledger.ledger import Ledger
 from gateway.retry import Fault
 from gateway.show import next_steps, studies, text
+from tests.gateway.ledger.rows import stored
 from tests.gateway.ledgers import new_ledger
-from tests.gateway.test_ledger import stored
 from tests.gateway.test_stages import SERIES, STUDY, pass_through
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "json.md"

@@ -18,8 +18,8 @@ from gateway.ledger import series as series_rows
 from gateway.ledger.jobs import NewJob
 from gateway.retry import Fault
 from gateway.settings.model import Deliver
+from tests.gateway.ledger.rows import stored
 from tests.gateway.phantoms import phantom
-from tests.gateway.test_ledger import stored
 from tests.gateway.test_stages import SERIES, STUDY, pass_through
 from tests.gateway.web.served import Page, Served, served
 
