@@ -163,10 +163,11 @@ def test_a_service_that_ended_goes_on_where_it_was(
     assert service.stop(number) == (0 if number == signal.SIGTERM else -number)
     service.start()
     service.send(series[8:])
+    whole = f"SELECT 1 FROM job WHERE study_uid = '{series[0].StudyInstanceUID}' AND revision = 16 AND state = 'done'"
+    wait_for("the job on all slices", lambda: service.rows(whole))
     results_at(pacs, series)
-    for table, over in (("job", "('done', 'cancelled')"), ("delivery", "('stored', 'cancelled')")):
-        left = f"SELECT 1 FROM {table} WHERE state NOT IN {over}"
-        wait_for(f"each {table} to be over", lambda left=left: not service.rows(left))
+    left = "SELECT 1 FROM delivery WHERE state NOT IN ('stored', 'cancelled')"
+    wait_for("everything delivered", lambda: not service.rows(left))
     counts = json.loads(service.medseg("status", "--json"))
     assert set(counts["delivery"]) <= {"stored", "cancelled"} and set(counts["job"]) <= {"done", "cancelled"}
     current = service.rows(
