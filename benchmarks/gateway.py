@@ -39,7 +39,7 @@ from streaming import (
     unstreamed,
 )  # beside this file; makes the checkout importable
 
-from gateway.dimse.scu import no_answer_lost
+from gateway.dimse.reactor.requestor import no_answer_lost
 from tests.gateway.pacs import FakePacs, listening
 from tests.gateway.running import Serving
 from tests.waiting import wait_for

@@ -46,13 +46,13 @@ MEDSEG = """
 import socket, sys
 from pathlib import Path
 from gateway.dimse.scp import StorageScp
-from gateway.dimse.storing import Limits
-from gateway.ledger import Ledger
+from gateway.dimse.store import AssociationLimits
+from gateway.ledger.ledger import Ledger
 from gateway.receive.spool import Spool, Watermark
 folder, listener = Path(sys.argv[1]), socket.socket(fileno=int(sys.argv[2]))
 with Ledger(f"sqlite:///{folder}/ledger.db") as ledger:
     spool = Spool(folder / "spool", ledger, Watermark(used_percent=99.9, free_bytes=0))
-    settings = {"ae_titles": ["SCP"], "callers": None, "limits": Limits(associations=100, per_caller=100)}
+    settings = {"ae_titles": ["SCP"], "callers": None, "limits": AssociationLimits(associations=100, per_caller=100)}
     with StorageScp(spool, host="127.0.0.1", port=0, listener=listener, **settings):
         print("ready", flush=True)
         sys.stdin.read()

@@ -26,8 +26,8 @@ from pydicom.uid import (
     JPEGLSNearLossless,
     RLELossless,
 )
-from pynetdicom.presentation import PresentationContext, build_context
-from pynetdicom.sop_class import _STORAGE_CLASSES, Verification  # type: ignore[attr-defined]
+from pynetdicom.presentation import AllStoragePresentationContexts, PresentationContext, build_context
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 # In the order of preference where a sender offers several in one context: what needs no decoder first, then lossless.
 TRANSFER_SYNTAXES: tuple[UID, ...] = (
@@ -50,7 +50,7 @@ TRANSFER_SYNTAXES: tuple[UID, ...] = (
     JPEGBaseline8Bit,
     ExplicitVRBigEndian,
 )
-STORAGE_SOP_CLASSES = frozenset(str(uid) for uid in _STORAGE_CLASSES.values())
+STORAGE_SOP_CLASSES = frozenset(str(context.abstract_syntax) for context in AllStoragePresentationContexts)
 STORAGE_ROOT = "1.2.840.10008.5.1.4.1.1."  # composite storage SOP classes, those of later editions too
 
 

@@ -25,7 +25,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 )
 
 from gateway.dimse.commitment import UNCOMPRESSED
-from gateway.dimse.scu import no_answer_lost
+from gateway.dimse.reactor.requestor import no_answer_lost
 from medseg.names import uid_name
 
 NO_SUCH_OBJECT_INSTANCE = 0x0112  # Failure Reason (PS3.3 C.14.1.1)

@@ -6,7 +6,6 @@ while there is no room is asked to try again. What is stored goes to a `Store` a
 
 from __future__ import annotations
 
-import gc
 import logging
 import socket
 import threading
@@ -15,30 +14,17 @@ import uuid
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from pydicom.uid import UID
-from pynetdicom import evt
-from pynetdicom.acse import ACSE
 from pynetdicom.ae import ApplicationEntity
-from pynetdicom.pdu_primitives import A_ASSOCIATE
-from pynetdicom.presentation import build_context
-from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
-from pynetdicom.transport import AssociationServer, RequestHandler
 
-from gateway.dimse import contexts, meanings
+from gateway.dimse import meanings
 from gateway.dimse.association import ReceivingAssociation
-from gateway.dimse.commitment import (
-    CommitmentReport,
-    CommitmentRequest,
-    CommitmentResult,
-    commitment_context,
-    on_action,
-    on_event_report,
-)
-from gateway.dimse.door import Door, Guest
+from gateway.dimse.commitment import CommitmentReport, CommitmentRequest, CommitmentResult
 from gateway.dimse.negotiation import APPLICATION_CONTEXT, Request
 from gateway.dimse.pdata import STORE_ERRORS, Begin
+from gateway.dimse.reactor.server import BACKLOG, Server
 from gateway.dimse.store import (
     IMPLEMENTATION_CLASS_UID,
     IMPLEMENTATION_VERSION_NAME,
@@ -55,14 +41,13 @@ from gateway.retry import meaning
 
 if TYPE_CHECKING:
     from gateway.dimse.command import StoreCommand
+    from gateway.dimse.door import Guest
+    from gateway.dimse.reactor.acceptor import AcceptorAssociation
     from gateway.dimse.status import StoreRefused
 
 logger = logging.getLogger(__name__)
 
 MAXIMUM_PDU = 131072
-BACKLOG = 128
-TURN_S, LONGEST_TURN_S = 0.002, 0.02
-WAIT_S = 30.0  # for an association request, where nothing else is said
 Caller: TypeAlias = tuple[str, str | None]
 """Who may call: an AE title, compared exactly, and the host address it must call from (None: any)."""
 
@@ -103,127 +88,6 @@ class Admission:
         if self._callers is not None and not self._callers & {(peer.calling_ae, None), (peer.calling_ae, peer.host)}:
             return Rejection.CALLING_AE_NOT_RECOGNIZED
         return None
-
-
-class _Gate(ACSE):
-    """pynetdicom's association control, behind `StorageScp.admit`."""
-
-    def _negotiate_as_acceptor(self) -> None:
-        assoc = cast(ReceivingAssociation, self.assoc)
-        scp = cast(_Server, assoc._server).scp
-        request = assoc.requestor.primitive
-        if not isinstance(request, A_ASSOCIATE):  # the connection broke first
-            assoc.kill()
-            return
-        rejection = scp.admit(assoc)
-        if rejection is None:
-            supported = contexts.supported(request.presentation_context_definition_list)
-            if scp.reported is not None or scp.asked is not None:
-                supported.append(commitment_context())
-            if scp.reported is not None:
-                assoc.bind(evt.EVT_N_EVENT_REPORT, on_event_report, [scp.reported])
-            if scp.asked is not None:
-                assoc.bind(evt.EVT_N_ACTION, on_action, [scp.asked])
-            assoc.acceptor.supported_contexts = supported
-            super()._negotiate_as_acceptor()
-        else:
-            self.send_reject(*rejection.value)
-            evt.trigger(assoc, evt.EVT_REJECTED, {})
-            assoc.kill()
-
-    def send_accept(self) -> None:
-        """Accept, and know of it before the peer does: its report may be served at once, by a thread of its own."""
-        self.assoc.is_established = True
-        super().send_accept()
-
-
-class _Handler(RequestHandler):
-    """Makes the association of a new connection."""
-
-    server: _Server
-
-    def _create_association(self) -> ReceivingAssociation:
-        scp = self.server.scp
-        guest = cast(Guest, self.request)
-        assoc = ReceivingAssociation(
-            self.ae, guest, scp.beginner, _Gate, answered=scp.answered, left=scp.left, refused=scp.refused
-        )
-        assoc._server = self.server
-        assoc.name = f"AcceptorThread@{uuid.uuid4().hex}"  # the prefix is how pynetdicom knows its acceptors
-        assoc.acceptor.maximum_length = self.ae.maximum_pdu_size
-        assoc.acceptor.ae_title = self.server.ae_title
-        assoc.acceptor.address_info = self.local
-        assoc.acceptor.implementation_class_uid = self.ae.implementation_class_uid
-        assoc.acceptor.implementation_version_name = self.ae.implementation_version_name
-        assoc.requestor.address_info = self.remote
-        self.server.scp.came(assoc)
-        return assoc
-
-
-class _Server(AssociationServer):
-    """pynetdicom's listener."""
-
-    request_queue_size = BACKLOG
-
-    def __init__(
-        self, scp: StorageScp, ae: ApplicationEntity, address: tuple[str, int], listener: socket.socket | None
-    ) -> None:
-        self.scp, self._listener = scp, listener
-        self._collected = True
-        super().__init__(ae, address, ae.ae_title, [build_context(Verification)], request_handler=_Handler)
-        self.door = Door(self._enter, ae.acse_timeout or WAIT_S, scp.turned_away)
-        self.door.open()
-
-    def server_bind(self) -> None:
-        if self._listener is None:
-            super().server_bind()
-            return
-        cast(socket.socket, self.socket).close()
-        self.socket = self._listener
-        self.socket.setblocking(False)  # somebody else may accept what woke us
-        self.server_address = self.socket.getsockname()
-
-    def server_close(self) -> None:
-        """Let go of the socket. pynetdicom shuts it down first, which would end it for all who share it."""
-        if self._listener is None:
-            super().server_close()
-        else:
-            self._listener.close()
-
-    def get_request(self) -> tuple[socket.socket, Any]:
-        """The next connection. Of several who accept from one socket, whoever has fewer connections is faster."""
-        if self._listener is not None:
-            time.sleep(min(self.scp.inside * TURN_S, LONGEST_TURN_S))
-        return super().get_request()
-
-    def service_actions(self) -> None:
-        """pynetdicom collects garbage here every 60 rounds, in the middle of whatever is received: only while idle."""
-        if self.scp.inside:
-            self._collected = False
-        elif not self._collected:
-            gc.collect()
-            self._collected = True
-
-    def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002 - as socketserver calls it
-        """Whether one more connection is looked at: a flood is cut off before it costs threads."""
-        return self.scp.inside < self.scp.connection_limit
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """A connection was accepted: it waits at the door until it has asked for an association."""
-        self.door.take(request, client_address)
-
-    def shutdown(self) -> None:
-        super().shutdown()
-        self.door.close()
-
-    def _enter(self, guest: Guest) -> None:
-        try:
-            self.finish_request(cast(Any, guest), guest.address)
-        except Exception:
-            # A boundary: no thread to be had, for one. The connection ends, and the door stays open.
-            facts = {"event": "connection.failed", "host": str(guest.address[0])}
-            logger.exception("association not begun", extra=facts)
-            guest.socket.close()
 
 
 class StorageScp:
@@ -267,7 +131,7 @@ class StorageScp:
         self._admitted = 0
         self._lock = threading.Lock()
         self.admit_by(ae_titles=ae_titles, callers=callers, limits=limits)
-        self._server: _Server | None = None
+        self._server: Server | None = None
         self._thread: threading.Thread | None = None
 
     def admit_by(
@@ -280,8 +144,7 @@ class StorageScp:
 
     def start(self) -> None:
         """Bind and listen. Raises OSError where the port is taken."""
-        self._server = _Server(self, self._ae, self._address, self._listener)
-        self._ae._servers.append(cast(Any, self._server))
+        self._server = Server(self, self._ae, self._address, self._listener)
         serve = self._server.serve_forever
         self._thread = threading.Thread(target=serve, args=(0.1,), name="dicom listener", daemon=True)
         self._thread.start()
@@ -334,10 +197,14 @@ class StorageScp:
         server = self._server
         return self.inside + (server.door.waiting if server is not None else 0)
 
-    def came(self, assoc: ReceivingAssociation) -> None:
+    def association(self, ae: ApplicationEntity, guest: Guest) -> ReceivingAssociation:
+        """Of a connection that asks for one."""
+        return ReceivingAssociation(self, ae, guest)
+
+    def came(self, assoc: AcceptorAssociation) -> None:
         """A connection was made."""
         with self._lock:
-            self._connections.add(assoc)
+            self._connections.add(cast(ReceivingAssociation, assoc))
 
     def admit(self, assoc: ReceivingAssociation) -> Rejection | None:
         """Whether an association that is asked for may be: the store knows of it before it is accepted."""

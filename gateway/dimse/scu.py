@@ -22,10 +22,9 @@ from typing import Any, cast
 
 from pydicom import Dataset, dcmread
 from pydicom.uid import UID
-from pynetdicom import _config, evt
+from pynetdicom import evt
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
-from pynetdicom.dimse_messages import C_STORE_RSP
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.presentation import PresentationContext, build_context, build_role
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
@@ -45,15 +44,14 @@ from gateway.dimse.commitment import (
     on_event_report,
     referenced,
 )
-from gateway.dimse.reactor import Hearing
+from gateway.dimse.reactor.requestor import hear_name, no_answer_lost
+from gateway.dimse.reactor.upper_layer import LenientUpperLayer
 from gateway.dimse.store import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from gateway.settings.model import Destination
 from medseg.dicom.headers import MALFORMED, look
 from medseg.errors import MedsegError, UnreadableInstance
 
 logger = logging.getLogger(__name__)
-
-_config.STORE_SEND_CHUNKED_DATASET = True  # files leave byte by byte, and never whole in memory
 
 MOST_PROPOSALS = 128  # presentation contexts of an association (PS3.8 9.3.2.2: odd numbers from 1 to 255)
 FIND, VERIFY = map(str, (StudyRootQueryRetrieveInformationModelFind, Verification))
@@ -177,7 +175,7 @@ class Link:
 
     def __init__(self, assoc: Association, reports: queue.SimpleQueue[CommitmentReport], report_s: float) -> None:
         self._assoc, self._reports, self._report_s = assoc, reports, report_s
-        self._hearing = cast(Hearing, assoc.dul)
+        self._hearing = cast(LenientUpperLayer, assoc.dul)
         self._message_id = 0
         self._silent = False  # an answer did not come: pynetdicom may not have noticed yet that it is over
 
@@ -328,7 +326,7 @@ def associate(
     handlers: list[Any] = [
         (evt.EVT_CONN_OPEN, _connected, [timeouts.dimse_s, connected]),
         (evt.EVT_N_EVENT_REPORT, _take_report, [answering, reports.put]),
-        (evt.EVT_DIMSE_RECV, _hear_name),
+        (evt.EVT_DIMSE_RECV, hear_name),
     ]
     contexts = _contexts(proposals)
     try:
@@ -368,7 +366,7 @@ def _contexts(proposals: Iterable[Proposal]) -> list[PresentationContext]:
 
 
 def _missed(destination: Destination, assoc: Association) -> NoAssociation:
-    answer, hearing = assoc.acceptor.primitive, cast(Hearing, assoc.dul)
+    answer, hearing = assoc.acceptor.primitive, cast(LenientUpperLayer, assoc.dul)
     if assoc.is_rejected:
         return NoAssociation(destination, Miss.REJECTED, hearing.rejected)
     if isinstance(answer, A_ASSOCIATE) and not assoc.accepted_contexts:
@@ -384,67 +382,9 @@ def _connected(event: Any, timeout_s: float, connected: threading.Event) -> None
     event.assoc.dul.socket.socket.settimeout(timeout_s)
 
 
-def no_answer_lost(event: Any) -> None:
-    """EVT_CONN_OPEN of any association of pynetdicom's that is to send (`_Sending`), whoever asked for it."""
-    event.assoc._reactor_checkpoint = _Pause()
-    event.assoc.__class__ = _Sending
-    event.assoc.dul.__class__ = Hearing
-
-
-def _hear_name(event: Any) -> None:
-    """Under which UID a peer says that it stored an object, which pynetdicom does not tell."""
-    if isinstance(event.message, C_STORE_RSP):
-        event.assoc.dul.stored_as = str(event.message.command_set.get("AffectedSOPInstanceUID", "")).strip("\0 ")
-
-
 def _take_report(
     event: Any, answering: list[threading.Thread], heard: Callable[[CommitmentReport], object]
 ) -> tuple[int, None]:
     """A report on our association: pynetdicom takes and answers it in a thread of its own."""
     answering.append(threading.current_thread())
     return on_event_report(event, heard)
-
-
-class _Sending(Association):
-    """pynetdicom's association, which knows whether its reactor waits.
-
-    Whoever sends closes the checkpoint, and goes on once this says that the reactor waits there. pynetdicom's own flag
-    is lowered late, so that the reactor could still take the answer ("unexpected C-STORE service message"); it is up
-    while the reactor serves a request, so that what is sent could come between the parts of its answer; and the thread
-    that serves a report lowers it although the reactor waits, so that nobody could send any more.
-    """
-
-    @property
-    def _is_paused(self) -> bool:
-        return cast(_Pause, self._reactor_checkpoint).there or not self.is_alive()
-
-    @_is_paused.setter
-    def _is_paused(self, _: bool) -> None:
-        pass
-
-
-class _Pause(threading.Event):
-    """The checkpoint. there: whether the reactor waits."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._turn = threading.Condition()
-        self.there = False
-        self.set()
-
-    def wait(self, timeout: float | None = None) -> bool:
-        with self._turn:
-            self.there = True
-            try:
-                return self._turn.wait_for(self.is_set, timeout)
-            finally:
-                self.there = False
-
-    def set(self) -> None:
-        with self._turn:
-            super().set()
-            self._turn.notify_all()
-
-    def clear(self) -> None:
-        with self._turn:
-            super().clear()

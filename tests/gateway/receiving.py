@@ -22,8 +22,8 @@ from pynetdicom.association import Association
 from sqlalchemy import text
 
 from gateway.dimse.command import elements, p_data
+from gateway.dimse.reactor.requestor import no_answer_lost
 from gateway.dimse.scp import AcceptorTimeouts, StorageScp
-from gateway.dimse.scu import no_answer_lost
 from gateway.dimse.store import AssociationLimits
 from gateway.ledger.ledger import Ledger
 from gateway.receive.spool import Spool, Watermark

@@ -1,25 +1,14 @@
-"""What is mended inside pynetdicom so that it reads what peers really send, and says how an association ended.
-
-Each entry: the private or public name that is overridden, why, and since which version it is as it is.
-
-`DULServiceProvider._decode_pdu` (3.0.4)   its decoders raise on unknown items and sub-items, titles with NULs, version
-                                           names of more than 16 characters, reserved reasons of A-ABORT: it is given
-                                           what `gateway.dimse.negotiation` has written anew
-`DULServiceProvider._send` (3.0.4)         an acceptance must send back both AE titles and the reserved bytes after
-                                           them as they came (PS3.8 table 9-17): it sends its own reading, and zeros.
-                                           Every A-ABORT of ours goes through here
-`PresentationContext.context_id` (3.0.4)   raises on even numbers, which PS3.8 9.3.2.2 does not allow, and which DCMTK
-                                           takes: nothing is ambiguous about them
-"""
+"""pynetdicom's upper layer, which reads what peers mean; of both sides."""
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, cast
 
 from pynetdicom import evt
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu import A_ABORT_RQ, A_ASSOCIATE_AC
-from pynetdicom.presentation import PresentationContext
+from pynetdicom.timer import Timer
 
 from gateway.dimse import meanings, negotiation
 from gateway.dimse.negotiation import ABORT, ASSOCIATE_AC, ASSOCIATE_RJ, HEADER, MalformedPdu
@@ -31,7 +20,25 @@ if TYPE_CHECKING:
 LONGEST_SENT = 1 << 20  # a PDU of ours, whatever a peer takes: pynetdicom makes each in memory
 
 
-class Hearing(DULServiceProvider):
+class MonotonicTimer(Timer):
+    """pynetdicom's timer, deaf to steps of the wall clock."""
+
+    def start(self) -> None:
+        self._start_time, self._end_time = time.monotonic(), None
+
+    def stop(self) -> None:
+        self._end_time = time.monotonic()
+
+    @property
+    def remaining(self) -> float:
+        if self.timeout is None:
+            return 1
+        if self._start_time is None:
+            return self.timeout
+        return self.timeout - ((self._end_time or time.monotonic()) - self._start_time)
+
+
+class LenientUpperLayer(DULServiceProvider):
     """An upper layer that reads what peers mean.
 
     ending: how the association came to its end, where somebody knows: the first reason counts. titles: of the request
@@ -84,13 +91,3 @@ class Hearing(DULServiceProvider):
         encoded[start : start + len(self.titles)] = self.titles
         cast("AssociationSocket", self.socket).send(bytes(encoded))
         evt.trigger(self.assoc, evt.EVT_PDU_SENT, {"pdu": pdu})
-
-
-def _set_context_id(context: PresentationContext, value: int | None) -> None:
-    if value is not None and not 0 <= value <= 255:
-        raise ValueError(f"a presentation context of the number {value}, where it is one byte")
-    context._context_id = value
-
-
-_public = cast(property, PresentationContext.__dict__["context_id"])
-setattr(PresentationContext, "context_id", property(_public.fget, _set_context_id, None, _public.__doc__))  # noqa: B010
