@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[1]
 
 
-def test_every_dependency_is_pinned_at_a_version_that_is_asked_for():
+def test_every_dependency_is_pinned_at_a_version_that_is_asked_for() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line]
     pins = dict(line.split("==") for line in lines)

@@ -11,6 +11,7 @@ import tempfile
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -126,7 +127,7 @@ def agreement(array: NDArray[np.float32], stack: Stack, bundle: Bundle) -> Agree
 
 @pytest.mark.parametrize("coincide", COINCIDING, ids=str)
 @pytest.mark.parametrize("image", IMAGES)
-def test_zeros_are_monais_whichever_axes_coincide(image, coincide):
+def test_zeros_are_monais_whichever_axes_coincide(image: str, coincide: tuple[bool, bool, bool]) -> None:
     array = IMAGES[image]()
     stack = make_stack(array, spacing_mm=spacing_mm(coincide), origin_mm=(-123.4, -77.7, 311.3))
     assert (blank_by_us(array, stack) == blank_by_monai(phantoms.as_monai(array, stack))).mean() >= LEAST
@@ -134,7 +135,9 @@ def test_zeros_are_monais_whichever_axes_coincide(image, coincide):
 
 @pytest.mark.parametrize("coincide", COINCIDING, ids=str)
 @pytest.mark.parametrize("image", ["MR", pytest.param("CT", marks=pytest.mark.slow)])
-def test_labels_are_monais_whichever_axes_coincide(image, coincide, tmp_path):
+def test_labels_are_monais_whichever_axes_coincide(
+    image: str, coincide: tuple[bool, bool, bool], tmp_path: Path
+) -> None:
     array = IMAGES[image]()
     result = agreement(array, make_stack(array, spacing_mm=spacing_mm(coincide)), bundle_for(tmp_path))
     assert min(result.counts) > 0.02, "labels of one kind would prove nothing"
@@ -143,7 +146,7 @@ def test_labels_are_monais_whichever_axes_coincide(image, coincide, tmp_path):
 
 @pytest.mark.parametrize("backwards", [False, True], ids=["numbered upwards", "numbered downwards"])
 @pytest.mark.parametrize("orientation", ["axial", "sagittal"])
-def test_zeros_of_dicom_files_are_those_of_monais_reader(orientation, backwards, tmp_path):
+def test_zeros_of_dicom_files_are_those_of_monais_reader(orientation: str, backwards: bool, tmp_path: Path) -> None:
     array = mr_like()
     affine = make_affine(orientation, spacing_mm((True, False, True)), SHAPE, centre_mm=(-23.43, 31.7, 311.37))
     datasets = volume_to_series(array, affine, "MR", "phantom")
@@ -164,7 +167,7 @@ def test_zeros_of_dicom_files_are_those_of_monais_reader(orientation, backwards,
     ids=str,
 )
 @pytest.mark.parametrize("aslant", [False, True], ids=["along the patient", "aslant"])
-def test_zeros_are_monais_for_every_way_of_resampling(axcodes, how, aslant):
+def test_zeros_are_monais_for_every_way_of_resampling(axcodes: str, how: dict[str, Any], aslant: bool) -> None:
     array = mr_like()
     turn = Rotation.from_euler("xyz", [0.1, -0.2, 0.15]).as_matrix() if aslant else np.eye(3)
     stack = make_stack(array, spacing_mm=spacing_mm((False, True, True)), axes=phantoms.LPS[[2, 1, 0]] @ turn)
@@ -175,7 +178,7 @@ def test_zeros_are_monais_for_every_way_of_resampling(axcodes, how, aslant):
 
 @pytest.mark.parametrize("backwards", [False, True], ids=["from the first", "from the last"])
 @pytest.mark.parametrize("known", [True, False], ids=["number known", "number unknown"])
-def test_slices_that_come_give_the_bits_of_the_whole(backwards, known, tmp_path):
+def test_slices_that_come_give_the_bits_of_the_whole(backwards: bool, known: bool, tmp_path: Path) -> None:
     array = mr_like()
     stack = as_instances(make_stack(array, spacing_mm=spacing_mm((True, False, True))))
     for steps in ((*RESAMPLED, NONZERO), (*RESAMPLED, Normalize(100.0, 50.0, nonzero=True))):

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import highdicom
 import numpy as np
 import pytest
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 
 from medseg.dicom.geometry import classify
 from medseg.dicom.phantom import Box, Ellipsoid
 from medseg.dicom.series import Stack
 from medseg.dicom.sources import read_series
-from medseg.inference.labels import Flag
+from medseg.inference.labels import Flag, SegmentationResult
 from medseg.results.provenance import Predecessor
 from medseg.results.report import write_report
 from medseg.results.seg import SegWriter
@@ -45,7 +46,7 @@ OBJECTS = (
 OBLIQUE = ((0.8, 0.6, 0.0), (0.36, -0.48, -0.8))
 
 
-def signed_axes():
+def signed_axes() -> list[tuple[float, ...]]:
     return [tuple(float(sign * value) for value in axis) for axis in np.eye(3) for sign in (1, -1)]
 
 
@@ -80,7 +81,7 @@ def place(stack: Stack) -> np.ndarray:
     return labels
 
 
-def centres(header, position=None) -> np.ndarray:
+def centres(header: Dataset, position: list[float] | None = None) -> np.ndarray:
     """(rows, columns, 3) LPS mm of the pixel centres of a plane (PS3.3 C.7.6.2.1.1)."""
     origin = np.array(position or header.ImagePositionPatient, float)
     row, column = np.array(header.ImageOrientationPatient, float).reshape(2, 3)
@@ -148,8 +149,10 @@ def assert_ohif_agrees(path: Path, stack: Stack, labels: np.ndarray, folder: Pat
 
 
 @pytest.mark.parametrize(("orientation", "backward"), ORIENTATIONS)
-def test_48_orientations(tmp_path, orientation, backward):
-    def against(dataset):
+def test_48_orientations(
+    tmp_path: Path, orientation: tuple[tuple[float, ...], tuple[float, ...]], backward: bool
+) -> None:
+    def against(dataset: Dataset) -> None:
         if backward:
             dataset.InstanceNumber = 100 - dataset.InstanceNumber
 
@@ -162,7 +165,7 @@ def test_48_orientations(tmp_path, orientation, backward):
 
 
 @pytest.mark.parametrize("grid", GRIDS)
-def test_other_grids(tmp_path, grid):
+def test_other_grids(tmp_path: Path, grid: str) -> None:
     stack = make_stack(**({"shape": (16, 40, 36), "objects": OBJECTS} | GRIDS[grid]))
     labels = place(stack)
     path = write(tmp_path, stack, labels)
@@ -174,20 +177,20 @@ def test_other_grids(tmp_path, grid):
 
 
 @pytest.mark.parametrize("grid", ["oblique", "anisotropic", "tilted", "feet first prone", "gap"])
-def test_ohif_shows_every_voxel_on_its_slice(tmp_path, grid):
+def test_ohif_shows_every_voxel_on_its_slice(tmp_path: Path, grid: str) -> None:
     stack = make_stack(**({"shape": (16, 40, 36), "objects": OBJECTS} | GRIDS[grid]))
     labels = place(stack)
     assert_ohif_agrees(write(tmp_path, stack, labels), stack, labels, tmp_path / "source")
 
 
-def test_ohif_shows_the_rest_where_a_segment_is_empty(tmp_path):
+def test_ohif_shows_the_rest_where_a_segment_is_empty(tmp_path: Path) -> None:
     stack = make_stack()
     labels = blobs(stack.shape)
     labels[labels == 2] = 0
     assert_ohif_agrees(write(tmp_path, stack, labels), stack, labels, tmp_path / "source")
 
 
-def test_overlap_is_two_layers_in_ohif_and_several_images_in_dcmqi(tmp_path):
+def test_overlap_is_two_layers_in_ohif_and_several_images_in_dcmqi(tmp_path: Path) -> None:
     stack = make_stack(shape=(6, 16, 16))
     labels = np.zeros((6, 3, 16, 16), np.uint8)
     labels[1:5, 0, 2:12, 2:12] = labels[2:4, 1, 8:14, 8:14] = labels[0, 2, 0, 0] = 1
@@ -201,7 +204,7 @@ def test_overlap_is_two_layers_in_ohif_and_several_images_in_dcmqi(tmp_path):
         assert sum(int((image == number).sum()) for image, _ in groups) == int(labels[:, number - 1].sum())
 
 
-def test_report_in_dciodvfy_dcmtk_and_dcmqi(tmp_path):
+def test_report_in_dciodvfy_dcmtk_and_dcmqi(tmp_path: Path) -> None:
     stack = make_stack()
     labels = blobs(stack.shape)
     labels[labels == 3] = 0
@@ -217,7 +220,7 @@ def test_report_in_dciodvfy_dcmtk_and_dcmqi(tmp_path):
     assert_volumes_agree(tid1500reader(path, tmp_path / "sr.json"), result)
 
 
-def test_report_of_nothing_in_dciodvfy_dcmtk_and_dcmqi(tmp_path):
+def test_report_of_nothing_in_dciodvfy_dcmtk_and_dcmqi(tmp_path: Path) -> None:
     stack = make_stack()
     result = make_result(stack, SEGMENTS, np.zeros(stack.shape, np.uint8))
     path = tmp_path / "sr.dcm"
@@ -227,7 +230,7 @@ def test_report_of_nothing_in_dciodvfy_dcmtk_and_dcmqi(tmp_path):
     assert_volumes_agree(tid1500reader(path, tmp_path / "sr.json"), result)
 
 
-def assert_volumes_agree(report, result) -> None:
+def assert_volumes_agree(report: dict[str, Any], result: SegmentationResult) -> None:
     groups = report["Measurements"]
     read = {g["Finding"]["CodeValue"]: float(g["measurementItems"][0]["value"]) for g in groups}
     assert read == {found.segment.type.value: pytest.approx(found.volume_ml, abs=1e-6) for found in result.measured}
@@ -253,7 +256,7 @@ SOURCES = [
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_real_series(tmp_path, shared_data, source):
+def test_real_series(tmp_path: Path, shared_data: Path, source: str) -> None:
     stacks = [
         stack
         for series in read_series(shared_data / "dicom" / source)
@@ -280,7 +283,7 @@ def test_real_series(tmp_path, shared_data, source):
             assert_ohif_agrees(path, stack, labels, folder / "source")
 
 
-def test_a_multi_frame_source(tmp_path, shared_data):
+def test_a_multi_frame_source(tmp_path: Path, shared_data: Path) -> None:
     stack = multi_frame_stack(shared_data)
     labels = blobs(stack.shape)
     path = write(tmp_path, stack, labels)
@@ -288,12 +291,12 @@ def test_a_multi_frame_source(tmp_path, shared_data):
     assert_dcmqi_agrees(path, stack, labels, tmp_path / "dcmqi")
 
 
-def test_the_allow_list_names_only_sources_that_are_tried():
+def test_the_allow_list_names_only_sources_that_are_tried() -> None:
     tried = {getattr(source, "values", (source,))[0] for source in SOURCES}
     assert {row.source for row in ALLOWED} <= tried
 
 
-def test_a_result_that_replaces_another_names_it(tmp_path):
+def test_a_result_that_replaces_another_names_it(tmp_path: Path) -> None:
     """In a SEG and an SR that dicom3tools, OHIF's loader and DCMTK take as they take any other."""
     stack = make_stack(shape=(16, 40, 36), objects=OBJECTS)
     labels = place(stack)
@@ -325,7 +328,7 @@ def test_a_result_that_replaces_another_names_it(tmp_path):
     assert "Predecessor" in dsrdump(report)
 
 
-def test_a_result_names_nothing_that_was_not_there(tmp_path):
+def test_a_result_names_nothing_that_was_not_there(tmp_path: Path) -> None:
     stack = make_stack(shape=(6, 16, 20))
     new = made("after", predecessors=(Predecessor(made("before").key, seg=False, sr=True),))
     feed(SegWriter(tmp_path / "seg.dcm", new), stack, SEGMENTS, blobs(stack.shape))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ def loader(path: str, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
-def test_the_loaders_path(path, tmp_path):
+def test_the_loaders_path(path: str, tmp_path: Path) -> None:
     folder = two_files(tmp_path / "b", checkpointloader=loader(path))
     bundle = load_bundle(folder)
     assert bundle.weights == folder / "models/other.pt"
@@ -88,17 +89,17 @@ def test_the_loaders_path(path, tmp_path):
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS.values(), ids=EXPRESSIONS)
-def test_an_expression_that_loads(expression, tmp_path):
+def test_an_expression_that_loads(expression: str, tmp_path: Path) -> None:
     folder = two_files(tmp_path / "b", initialize=[expression], checkpoint="$torch.load(@ckpt_path)")
     assert seed_of(folder) == 2
 
 
-def test_a_handler_of_the_evaluator(tmp_path):
+def test_a_handler_of_the_evaluator(tmp_path: Path) -> None:
     folder = two_files(tmp_path / "b", handlers=[loader("@ckpt_path")], initialize=[])
     assert seed_of(folder) == 2
 
 
-def test_each_setting_has_its_own_weights(tmp_path):
+def test_each_setting_has_its_own_weights(tmp_path: Path) -> None:
     """As wholeBody_ct_segmentation: "highres" chooses spacing and weights together."""
     folder = zoo.wholebody_like(tmp_path / "b", classes=3)
     zoo.rewrite(folder, lambda c: c["checkpointloader"].update(load_path="$@bundle_root + '/models/' + @modelname"))
@@ -114,14 +115,14 @@ def test_each_setting_has_its_own_weights(tmp_path):
     assert fine.digest != coarse.digest
 
 
-def test_the_entry_that_is_named(tmp_path):
+def test_the_entry_that_is_named(tmp_path: Path) -> None:
     folder = two_files(tmp_path / "b", checkpointloader=loader("@ckpt_path", load_dict={"ema": "@network_def"}))
     assert seed_of(folder) == 3
     zoo.rewrite(folder, lambda c: c["checkpointloader"].update(load_dict={"net": "@network"}))
     assert seed_of(folder) == 2  # no such entry: as MONAI the whole, in which "model" is the usual one
 
 
-def test_loaders_of_other_networks_do_not_count(tmp_path):
+def test_loaders_of_other_networks_do_not_count(tmp_path: Path) -> None:
     other = {"_target_": "UNet", "spatial_dims": 3}
     for change in (
         {"handlers": [loader("@ckpt_path", load_dict={"model": "@other_def"})], "other_def": other},
@@ -133,18 +134,18 @@ def test_loaders_of_other_networks_do_not_count(tmp_path):
         assert seed_of(two_files(tmp_path / str(len(list(tmp_path.iterdir()))), **change)) == 1
 
 
-def test_without_a_loader_the_usual_names_hold(tmp_path):
+def test_without_a_loader_the_usual_names_hold(tmp_path: Path) -> None:
     folder = two_files(tmp_path / "b", initialize=[])
     zoo.rewrite(folder, lambda config: config.pop("checkpointloader"))
     assert seed_of(folder) == 1
 
 
-def test_a_loader_that_nothing_runs_still_names_the_weights(tmp_path):
+def test_a_loader_that_nothing_runs_still_names_the_weights(tmp_path: Path) -> None:
     folder = two_files(tmp_path / "b", initialize=[], checkpointloader=loader("@ckpt_path"))
     assert seed_of(folder) == 2
 
 
-def test_safetensors_stand_for_a_file_of_the_same_stem_alone(tmp_path):
+def test_safetensors_stand_for_a_file_of_the_same_stem_alone(tmp_path: Path) -> None:
     folder = two_files(tmp_path / "b", checkpointloader=loader("@ckpt_path"))
     state = weights(2, folder)
     save_file(state, folder / "models/other.safetensors")
@@ -160,7 +161,7 @@ def test_safetensors_stand_for_a_file_of_the_same_stem_alone(tmp_path):
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_two_files_of_one_stem_that_differ_are_refused(named, tmp_path):
+def test_two_files_of_one_stem_that_differ_are_refused(named: bool, tmp_path: Path) -> None:
     folder = two_files(tmp_path / "b")
     if not named:
         zoo.rewrite(folder, lambda config: (config.pop("checkpointloader"), config.update(initialize=[])))
@@ -220,12 +221,12 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("changes", "why"), REFUSED.values(), ids=REFUSED)
-def test_refused_by_name(changes, why, tmp_path):
+def test_refused_by_name(changes: dict[str, Any], why: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidBundle, match=why):
         load_bundle(two_files(tmp_path / "b", **changes))
 
 
-def test_configurations_in_circles_and_of_many_copies_end(tmp_path):
+def test_configurations_in_circles_and_of_many_copies_end(tmp_path: Path) -> None:
     """Each would be gone through without end, or 30 ** 30 times."""
     doubled = {f"a{n}": [f"%a{n + 1}", f"@a{n + 1}"] * 15 for n in range(30)} | {"a30": "@a0"}
     circles = {"b": "%b", "c": ["@c", "%c"], "d": "$[@d, @b]", "e": ["%inference.json::e"]}
@@ -238,7 +239,7 @@ def test_configurations_in_circles_and_of_many_copies_end(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["$f'{@a1}{@a1}'", "$os.path.join(@a1, @a1)", "$@a1 + @a1"])
-def test_a_path_that_doubles_itself_is_refused(text, tmp_path):
+def test_a_path_that_doubles_itself_is_refused(text: str, tmp_path: Path) -> None:
     doubling = {f"a{n}": text.replace("a1", f"a{n + 1}") for n in range(1, 40)} | {"a40": "models/other.pt"}
     with pytest.raises(InvalidBundle, match="10000"):
         load_bundle(two_files(tmp_path / "b", **doubling, checkpointloader=loader("@a1")))
@@ -246,7 +247,7 @@ def test_a_path_that_doubles_itself_is_refused(text, tmp_path):
 
 @pytest.mark.parametrize("name", ["other.pt", "other.safetensors"])
 @pytest.mark.parametrize("folder_too", [False, True])
-def test_links_out_of_the_bundle_are_refused(name, folder_too, tmp_path):
+def test_links_out_of_the_bundle_are_refused(name: str, folder_too: bool, tmp_path: Path) -> None:
     folder = two_files(tmp_path / "b", checkpointloader=loader("@ckpt_path"))
     away = (folder / "models").rename(tmp_path / "elsewhere")
     save_file(weights(2, folder), away / "other.safetensors")
@@ -259,7 +260,7 @@ def test_links_out_of_the_bundle_are_refused(name, folder_too, tmp_path):
         load_bundle(folder)
 
 
-def test_nothing_that_a_configuration_says_is_run(tmp_path):
+def test_nothing_that_a_configuration_says_is_run(tmp_path: Path) -> None:
     """Whatever it is: read or refused, and the file that any of it would make is not there."""
     mark = tmp_path / "was run"
     code = f"open({str(mark)!r}, 'w')"
@@ -281,11 +282,11 @@ def test_nothing_that_a_configuration_says_is_run(tmp_path):
         assert not mark.exists(), changes
 
 
-def test_a_twin_is_read_as_tensors_alone(tmp_path):
+def test_a_twin_is_read_as_tensors_alone(tmp_path: Path) -> None:
     folder, mark = two_files(tmp_path / "b"), tmp_path / "was run"
 
     class Payload:
-        def __reduce__(self):
+        def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
             return mark.touch, ()
 
     save_file(weights(1, folder), folder / "models/model.safetensors")
@@ -295,14 +296,14 @@ def test_a_twin_is_read_as_tensors_alone(tmp_path):
     assert not mark.exists()
 
 
-def test_the_command_line_refuses_with_its_own_code(tmp_path):
+def test_the_command_line_refuses_with_its_own_code(tmp_path: Path) -> None:
     folder = two_files(tmp_path / "b", checkpointloader=loader("models/none.pt"))
     with pytest.raises(InvalidBundle, match=r"models/none\.pt") as refusal:
         load_bundle(folder)
     assert exit_code(refusal.value) == 4
 
 
-def test_what_a_name_means_beside_the_network(tmp_path):
+def test_what_a_name_means_beside_the_network(tmp_path: Path) -> None:
     optimizer = {"optimizer": "$torch.optim.Adam(@network.parameters())"}
     both = loader("@ckpt_path", load_dict={"optimizer": "@optimizer", "ema": "$torch.compile(@network.to(@device))"})
     assert seed_of(two_files(tmp_path / "a", checkpointloader=both, **optimizer)) == 3

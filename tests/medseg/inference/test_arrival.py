@@ -33,11 +33,12 @@ from medseg.bundle.recipe import (
     ScaleMinMax,
     ScalePercentiles,
     ScaleRange,
+    Step,
     Window,
 )
 from medseg.dicom.geometry import classify
 from medseg.dicom.instance import Slice
-from medseg.dicom.series import Stack, StackSource
+from medseg.dicom.series import SliceSource, Stack, StackSource
 from medseg.errors import GeometryRefused, Interrupted, OutputNotWritable, UndecodablePixels
 from medseg.inference import segment as segmenting
 from medseg.inference.arriving import intake, passage
@@ -82,7 +83,7 @@ ORIENTATIONS = [
 ]
 
 
-def outcome(source, bundle, how: Settings = TORCH) -> tuple[SegmentationResult, NDArray[np.uint8]]:
+def outcome(source: SliceSource, bundle: Bundle, how: Settings = TORCH) -> tuple[SegmentationResult, NDArray[np.uint8]]:
     sink = Collected()
     result = segment(source, bundle, sink, settings=how)
     assert sink.ended
@@ -218,7 +219,7 @@ def with_pauses(order: Sequence[int]) -> list[int | None]:
 
 
 @pytest.mark.parametrize("steps", [STEPS, (Orient("RAS"), SCALE)], ids=["resampled", "as they are"])
-def test_windows_run_and_label_planes_are_there_while_slices_come(steps, tmp_path: Path) -> None:
+def test_windows_run_and_label_planes_are_there_while_slices_come(steps: tuple[Step, ...], tmp_path: Path) -> None:
     stack = as_instances(make_stack(blobs((60, 16, 16)), spacing_mm=(1.7, 1.3, 1.4)))
     bundle = make_bundle(tmp_path, steps=steps, window=Window((8, 8, 8), (0.5,) * 3, batch=4))
     source = Arriving(stack, with_pauses(range(60)))
@@ -284,7 +285,9 @@ def test_the_same_bits_however_slices_come_and_windows_are_batched(exact: bool, 
 @pytest.mark.parametrize("activation", Activation)
 @settings(deadline=None)
 @given(shape=st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 30), st.integers(1, 30)), data=st.data())
-def test_a_plane_of_a_slab_has_the_bits_of_the_plane_by_itself(activation: Activation, shape, data) -> None:
+def test_a_plane_of_a_slab_has_the_bits_of_the_plane_by_itself(
+    activation: Activation, shape: tuple[int, ...], data: st.DataObject
+) -> None:
     """How many slices leave together depends on which end they come from."""
     scores = torch.randn(shape, generator=torch.Generator().manual_seed(data.draw(st.integers(0, 99))))
     k = data.draw(st.integers(0, shape[1] - 1))
@@ -326,7 +329,7 @@ def test_what_arrives_is_monais(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("steps", [(SCALE,), (SCALE, Normalize())], ids=["streamed", "gathered"])
-def test_decoded_and_prepared_planes_are_let_go_behind_the_rows(steps, tmp_path: Path) -> None:
+def test_decoded_and_prepared_planes_are_let_go_behind_the_rows(steps: tuple[Step, ...], tmp_path: Path) -> None:
     alive: list[weakref.ref[NDArray[np.float32]]] = []
     most = 0
 
@@ -369,7 +372,9 @@ def test_decoded_and_prepared_planes_are_let_go_behind_the_rows(steps, tmp_path:
     ],
     ids=["late", "before the first", "backwards"],
 )
-def test_what_contradicts_the_first_slices_is_done_again(slices, why, tmp_path: Path) -> None:
+def test_what_contradicts_the_first_slices_is_done_again(
+    slices: Callable[[list[int]], list[int]], why: str | None, tmp_path: Path
+) -> None:
     stack = as_instances(make_stack(blobs((40, 16, 16))))
     bundle = make_bundle(tmp_path, steps=STEPS, window=Window((8, 8, 8), (0.5,) * 3))
     expected, labels = outcome(StackSource(stack), bundle)
@@ -415,7 +420,9 @@ def test_a_slice_that_comes_again_takes_the_others_place(tmp_path: Path) -> None
         ((Orient("RAS"), Resample((1.5, 1.5, 1.5), scale_extent=True)), None, "number of slices"),
     ],
 )
-def test_a_recipe_that_needs_the_whole_says_why(steps, fallback, why, tmp_path: Path) -> None:
+def test_a_recipe_that_needs_the_whole_says_why(
+    steps: tuple[Step, ...], fallback: str | None, why: str, tmp_path: Path
+) -> None:
     stack = as_instances(make_stack(blobs((20, 16, 16))))
     bundle = make_bundle(tmp_path, steps=steps, fallback=fallback)
     expected, labels = outcome(StackSource(stack), bundle)
@@ -428,7 +435,7 @@ def test_a_recipe_that_needs_the_whole_says_why(steps, fallback, why, tmp_path: 
 
 @pytest.mark.parametrize("steps", GATHERED)
 def test_what_a_step_must_know_of_the_whole_is_gathered_to_the_bit(
-    steps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    steps: tuple[Step, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stack = as_instances(make_stack(blobs((20, 16, 16)) - 50, spacing_mm=(2.2, 1.0, 1.1)))
     bundle = make_bundle(tmp_path, steps=steps)
@@ -472,7 +479,7 @@ def test_a_series_that_is_refused_as_a_whole_is_refused_however_it_began(tmp_pat
 
 
 def test_a_slice_that_cannot_be_decoded_stops_what_arrives(tmp_path: Path) -> None:
-    def fail():
+    def fail() -> None:
         raise UndecodablePixels("1.2.3", "1.2.840.10008.1.2.4.90", "cut short")
 
     stack = as_instances(make_stack(blobs((30, 16, 16))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ ERRORS = [
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-def test_out_of_memory_halves_the_batch_and_says_so(error, tmp_path):
+def test_out_of_memory_halves_the_batch_and_says_so(error: Exception, tmp_path: Path) -> None:
     network = Greedy(2, error)
     engine = Engine(network, make_bundle(tmp_path), CPU, batch=8)
     windows = torch.arange(8.0).reshape(8, 1, 1, 1, 1) * torch.ones(1, 1, 4, 4, 4)
@@ -54,13 +55,13 @@ def test_out_of_memory_halves_the_batch_and_says_so(error, tmp_path):
     assert network.batches[-2:] == [2, 2]
 
 
-def test_when_one_window_does_not_fit_the_error_says_what_to_do(tmp_path):
+def test_when_one_window_does_not_fit_the_error_says_what_to_do(tmp_path: Path) -> None:
     engine = Engine(Greedy(0, MemoryError()), make_bundle(tmp_path), CPU, batch=2)
     with pytest.raises(OutOfMemory, match="smaller window"):
         engine(torch.zeros(2, 1, 4, 4, 4))
 
 
-def test_other_errors_are_not_mistaken_for_memory(tmp_path):
+def test_other_errors_are_not_mistaken_for_memory(tmp_path: Path) -> None:
     engine = Engine(Greedy(0, RuntimeError("shapes differ")), make_bundle(tmp_path), CPU)
     with pytest.raises(RuntimeError, match="shapes differ"):
         engine(torch.zeros(1, 1, 4, 4, 4))
@@ -70,10 +71,10 @@ def test_other_errors_are_not_mistaken_for_memory(tmp_path):
         raise RuntimeError("shapes differ")
 
 
-def test_a_volume_that_does_not_fit_is_out_of_memory(tmp_path):
+def test_a_volume_that_does_not_fit_is_out_of_memory(tmp_path: Path) -> None:
     stack = make_stack(blobs((4, 8, 8)))
 
-    def starve():
+    def starve() -> None:
         raise MemoryError("cannot allocate")
 
     stack = replace(stack, slices=(replace(stack.slices[0], read=starve), *stack.slices[1:]))
@@ -82,12 +83,12 @@ def test_a_volume_that_does_not_fit_is_out_of_memory(tmp_path):
 
 
 @pytest.mark.parametrize("network", [nn.Conv3d(1, 5, 1), nn.MaxPool3d(2)], ids=["channels", "size"])
-def test_a_network_of_another_shape_than_said_is_refused(network, tmp_path):
+def test_a_network_of_another_shape_than_said_is_refused(network: nn.Module, tmp_path: Path) -> None:
     with pytest.raises(InvalidBundle, match="expected"):
         Engine(network, make_bundle(tmp_path), CPU)(torch.zeros(1, 1, 4, 4, 4))
 
 
-def test_bf16_is_used_only_where_the_bundle_allows_it(tmp_path):
+def test_bf16_is_used_only_where_the_bundle_allows_it(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path)
     with pytest.raises(UsageError, match="not checked in bf16"):
         choose_precision("bf16", bundle, CPU)
@@ -102,14 +103,16 @@ def test_bf16_is_used_only_where_the_bundle_allows_it(tmp_path):
 @pytest.mark.parametrize(
     ("able", "amx", "taken"), [(True, True, "bf16"), (True, False, "fp32"), (False, False, "fp32")]
 )
-def test_auto_is_a_lower_precision_only_where_that_is_faster(able, amx, taken, tmp_path, monkeypatch):
+def test_auto_is_a_lower_precision_only_where_that_is_faster(
+    able: bool, amx: bool, taken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: able)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     allowed = replace(make_bundle(tmp_path), precisions=("fp32", "bf16"))
     assert choose_precision("auto", allowed, CPU) == taken
 
 
-def test_bf16_gives_nearly_the_same_labels(tmp_path):
+def test_bf16_gives_nearly_the_same_labels(tmp_path: Path) -> None:
     bundle = replace(make_bundle(tmp_path), precisions=("fp32", "bf16"))
     stack = make_stack(blobs((12, 16, 16)))
     exact, rough = Collected(), Collected()
@@ -119,7 +122,7 @@ def test_bf16_gives_nearly_the_same_labels(tmp_path):
     assert 0.97 < (exact.labels == rough.labels).mean() < 1
 
 
-def test_devices_by_name():
+def test_devices_by_name() -> None:
     assert choose_device("cpu") == CPU
     assert choose_device("auto").type in ("cpu", "cuda")
     with pytest.raises(UsageError, match="no such device"):
@@ -130,7 +133,7 @@ def test_devices_by_name():
         choose_device("cuda:99")
 
 
-def test_networks_are_built_once_and_the_oldest_is_dropped(tmp_path):
+def test_networks_are_built_once_and_the_oldest_is_dropped(tmp_path: Path) -> None:
     bundles = []
     for seed in range(3):
         folder = tmp_path / str(seed)
@@ -147,11 +150,13 @@ def test_networks_are_built_once_and_the_oldest_is_dropped(tmp_path):
     assert networks.get(bundles[1], CPU) is not second
 
 
-def test_scores_that_do_not_fit_on_the_device_are_stitched_in_the_machines_memory(tmp_path, monkeypatch):
+def test_scores_that_do_not_fit_on_the_device_are_stitched_in_the_machines_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The device is one that makes no tensors at all here; what is made is on the CPU, and it is said once."""
     zeros, elsewhere = torch.zeros, torch.device("meta")
 
-    def scarce(*shape, device=CPU):
+    def scarce(*shape: int, device: torch.device = CPU) -> Tensor:
         if device != CPU:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return zeros(*shape)
@@ -166,7 +171,7 @@ def test_scores_that_do_not_fit_on_the_device_are_stitched_in_the_machines_memor
         engine.room(2, 3)
 
 
-def test_a_careful_run_is_the_same_one_window_at_a_time(tmp_path):
+def test_a_careful_run_is_the_same_one_window_at_a_time(tmp_path: Path) -> None:
     bundle, stack = make_bundle(tmp_path), make_stack(blobs((20, 20, 20)))
     sinks = Collected(), Collected()
     segment(StackSource(stack), bundle, sinks[0])
@@ -177,7 +182,7 @@ def test_a_careful_run_is_the_same_one_window_at_a_time(tmp_path):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")
-def test_cuda_gives_the_labels_of_the_cpu(tmp_path):
+def test_cuda_gives_the_labels_of_the_cpu(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path)
     stack = make_stack(blobs((20, 30, 30)))
     here, there = Collected(), Collected()
@@ -189,7 +194,7 @@ def test_cuda_gives_the_labels_of_the_cpu(tmp_path):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")
-def test_a_gpu_without_memory_hands_over_to_the_cpu(tmp_path):
+def test_a_gpu_without_memory_hands_over_to_the_cpu(tmp_path: Path) -> None:
     class Crowded(Greedy):
         def forward(self, windows: Tensor) -> Tensor:
             self.most = 0 if windows.is_cuda else 1

@@ -103,7 +103,7 @@ def chosen(case: Case, wanted: str = "auto", expected: int = 1_000_000) -> tuple
 # ---- the race
 
 
-def test_the_fastest_that_agrees_is_taken_and_what_does_not_is_said(stable: Stable):
+def test_the_fastest_that_agrees_is_taken_and_what_does_not_is_said(stable: Stable) -> None:
     stable.add("openvino", 0.5)
     stable.add("wrong", 0.1, off=0.01)
     stable.add("broken", 0.1, fails=RuntimeError("operator aten::what is not known"))
@@ -115,7 +115,7 @@ def test_the_fastest_that_agrees_is_taken_and_what_does_not_is_said(stable: Stab
     assert any("broken" in said and "RuntimeError" in said for said in warnings)
 
 
-def test_a_race_runs_as_many_windows_at_once_as_jobs_do(stable: Stable, monkeypatch: pytest.MonkeyPatch):
+def test_a_race_runs_as_many_windows_at_once_as_jobs_do(stable: Stable, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[int] = []
     stable.add("openvino", 0.5)
 
@@ -132,19 +132,19 @@ def test_a_race_runs_as_many_windows_at_once_as_jobs_do(stable: Stable, monkeypa
     assert set(ran) == {case.batch}
 
 
-def test_torch_stays_where_another_is_hardly_faster(stable: Stable):
+def test_torch_stays_where_another_is_hardly_faster(stable: Stable) -> None:
     stable.add("openvino", 0.97)
     assert chosen(small_case()) == ("torch", [])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_scores_that_are_not_finite_do_not_agree(value: float, stable: Stable):
+def test_scores_that_are_not_finite_do_not_agree(value: float, stable: Stable) -> None:
     stable.add("openvino", 0.5, off=value)
     engine, warnings = chosen(small_case())
     assert (engine, len(warnings)) == ("torch", 1)
 
 
-def test_lower_precisions_are_held_against_labels_in_fp32(stable: Stable):
+def test_lower_precisions_are_held_against_labels_in_fp32(stable: Stable) -> None:
     stable.add("openvino", 0.5, off=0.0)
     stable.add("wrong", 0.1, off=10.0)
     engine, warnings = chosen(small_case("bf16"))
@@ -153,7 +153,7 @@ def test_lower_precisions_are_held_against_labels_in_fp32(stable: Stable):
     assert "of its labels" in warnings[0]
 
 
-def test_a_verdict_holds_from_then_on_whatever_the_length_of_the_job(stable: Stable):
+def test_a_verdict_holds_from_then_on_whatever_the_length_of_the_job(stable: Stable) -> None:
     stable.add("openvino", 0.5)
     assert chosen(small_case())[0] == "openvino"
     assert chosen(small_case(), expected=1)[0] == "openvino"
@@ -162,7 +162,7 @@ def test_a_verdict_holds_from_then_on_whatever_the_length_of_the_job(stable: Sta
     assert stable.made == ["openvino"] * 2
 
 
-def test_a_short_job_does_not_wait_for_a_race_nor_compute_twice(stable: Stable):
+def test_a_short_job_does_not_wait_for_a_race_nor_compute_twice(stable: Stable) -> None:
     stable.add("openvino", 0.5, cost_s=1e6)
     case, calls = small_case(), []
     case.network.register_forward_hook(lambda *_: calls.append(1))
@@ -174,7 +174,7 @@ def test_a_short_job_does_not_wait_for_a_race_nor_compute_twice(stable: Stable):
     assert stable.made == []
 
 
-def test_short_jobs_pay_for_a_race_together(stable: Stable, monkeypatch: pytest.MonkeyPatch):
+def test_short_jobs_pay_for_a_race_together(stable: Stable, monkeypatch: pytest.MonkeyPatch) -> None:
     stable.add("openvino", 0.5)
     monkeypatch.setattr(racing, "worth", lambda here, windows, _: here if windows > 1000 else [])
     assert [chosen(small_case(), expected=400)[0] for _ in range(4)] == ["torch", "torch", "openvino", "openvino"]
@@ -182,7 +182,7 @@ def test_short_jobs_pay_for_a_race_together(stable: Stable, monkeypatch: pytest.
     assert chosen(small_case("bf16"), expected=400)[0] == "torch"  # another question
 
 
-def test_a_longer_job_lets_the_slow_to_make_join(stable: Stable):
+def test_a_longer_job_lets_the_slow_to_make_join(stable: Stable) -> None:
     stable.add("openvino", 0.5)
     stable.add("compile", 0.1, cost_s=1000.0)
     assert chosen(small_case(), expected=500)[0] == "openvino"
@@ -194,7 +194,7 @@ def test_a_longer_job_lets_the_slow_to_make_join(stable: Stable):
 
 
 @given(st.lists(st.floats(0, 100), max_size=5), st.integers(0, 10_000), st.floats(1e-3, 10))
-def test_those_worth_it_cost_less_than_the_job(costs: list[float], expected: int, window_s: float):
+def test_those_worth_it_cost_less_than_the_job(costs: list[float], expected: int, window_s: float) -> None:
     here = [
         BackEnd(str(n), cost, lambda *_: None, lambda *_: None, lambda *_: pytest.fail())
         for n, cost in enumerate(sorted(costs))
@@ -205,7 +205,7 @@ def test_those_worth_it_cost_less_than_the_job(costs: list[float], expected: int
     assert len(worth(here, expected + 1, window_s)) >= len(taken)
 
 
-def test_a_job_can_be_stopped_while_an_engine_is_made(stable: Stable):
+def test_a_job_can_be_stopped_while_an_engine_is_made(stable: Stable) -> None:
     asked = Event()
     stable.add("openvino", 0.5, waits=asked)
 
@@ -221,14 +221,14 @@ def test_a_job_can_be_stopped_while_an_engine_is_made(stable: Stable):
 # ---- one engine by name
 
 
-def test_a_named_engine_is_taken_however_slow_and_kept(stable: Stable):
+def test_a_named_engine_is_taken_however_slow_and_kept(stable: Stable) -> None:
     stable.add("openvino", 5.0)
     assert chosen(small_case(), "openvino", expected=1) == ("openvino", [])
     assert chosen(small_case(), "openvino", expected=1) == ("openvino", [])
     assert stable.made == ["openvino"]
 
 
-def test_a_named_engine_that_disagrees_gives_way_to_torch_each_time(stable: Stable):
+def test_a_named_engine_that_disagrees_gives_way_to_torch_each_time(stable: Stable) -> None:
     stable.add("openvino", 0.1, off=0.01)
     for _ in range(2):
         engine, warnings = chosen(small_case(), "openvino")
@@ -237,14 +237,14 @@ def test_a_named_engine_that_disagrees_gives_way_to_torch_each_time(stable: Stab
     assert stable.made == ["openvino"]
 
 
-def test_the_environment_says_what_is_taken_where_nobody_does(monkeypatch: pytest.MonkeyPatch):
+def test_the_environment_says_what_is_taken_where_nobody_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEDSEG_ENGINE", "openvino")
     assert (Settings().engine, Settings(engine="torch").engine) == ("openvino", "torch")
     monkeypatch.delenv("MEDSEG_ENGINE")
     assert Settings().engine == "auto"
 
 
-def test_engines_that_cannot_be_used_are_refused_with_the_reason(tmp_path: Path):
+def test_engines_that_cannot_be_used_are_refused_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such engine"):
         Settings(engine="abacus")
     bundle, stack = make_bundle(tmp_path), make_stack(blobs((12, 16, 16)))
@@ -270,7 +270,7 @@ def take_away(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", [damage_json, damage_meaning, take_away])
-def test_a_damaged_verdict_is_as_if_it_were_not_there(harm, stable: Stable):
+def test_a_damaged_verdict_is_as_if_it_were_not_there(harm: Callable[[Path], object], stable: Stable) -> None:
     stable.add("openvino", 0.5)
     chosen(small_case())
     harm(shelving.EngineCache(small_case()).folder)
@@ -278,7 +278,7 @@ def test_a_damaged_verdict_is_as_if_it_were_not_there(harm, stable: Stable):
     assert stable.made == ["openvino"] * 2
 
 
-def test_a_damaged_engine_is_not_run_but_made_anew_next_time(stable: Stable, monkeypatch: pytest.MonkeyPatch):
+def test_a_damaged_engine_is_not_run_but_made_anew_next_time(stable: Stable, monkeypatch: pytest.MonkeyPatch) -> None:
     stable.add("openvino", 0.5)
     chosen(small_case())
     folder = shelving.EngineCache(small_case()).folder
@@ -291,7 +291,7 @@ def test_a_damaged_engine_is_not_run_but_made_anew_next_time(stable: Stable, mon
     assert chosen(small_case()) == ("openvino", [])
 
 
-def test_what_loses_is_thrown_away(stable: Stable):
+def test_what_loses_is_thrown_away(stable: Stable) -> None:
     stable.add("openvino", 0.5)
     stable.add("compile", 0.7)
     chosen(small_case())
@@ -302,7 +302,7 @@ def test_what_loses_is_thrown_away(stable: Stable):
     assert {one["engine"]: one["window_s"] for one in told["entries"]} == {"torch": 1, "openvino": 0.5, "compile": 0.7}
 
 
-def test_only_the_cases_asked_for_last_are_kept(stable: Stable, monkeypatch: pytest.MonkeyPatch):
+def test_only_the_cases_asked_for_last_are_kept(stable: Stable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shelving, "MOST_CASES", 2)
     stable.add("openvino", 0.5)
     cases = [replace(small_case(), digest=str(n)) for n in range(3)]
@@ -312,7 +312,7 @@ def test_only_the_cases_asked_for_last_are_kept(stable: Stable, monkeypatch: pyt
     assert [shelving.EngineCache(case).folder.exists() for case in cases] == [False, True, True]
 
 
-def test_what_no_answer_names_goes_after_a_day(stable: Stable):
+def test_what_no_answer_names_goes_after_a_day(stable: Stable) -> None:
     stable.add("openvino", 0.5)
     case = small_case()
     kept = shelving.EngineCache(case)
@@ -343,7 +343,7 @@ class Gated(nn.Module):
         return scores
 
 
-def test_a_network_computes_while_an_engine_is_made_of_it(tmp_path: Path):
+def test_a_network_computes_while_an_engine_is_made_of_it(tmp_path: Path) -> None:
     """As where a job gave up waiting for its engine, and the next one runs the same network."""
     case = replace(small_case(), network=Gated().eval())
     before = eager(case)(WINDOWS)
@@ -364,7 +364,7 @@ def test_a_network_computes_while_an_engine_is_made_of_it(tmp_path: Path):
         thread.join()
 
 
-def test_a_cache_that_others_may_write_to_is_not_used(tmp_path: Path, stable: Stable):
+def test_a_cache_that_others_may_write_to_is_not_used(tmp_path: Path, stable: Stable) -> None:
     (tmp_path / "cache/engines").mkdir(parents=True)
     (tmp_path / "cache/engines").chmod(0o777)
     stable.add("openvino", 0.5)
@@ -374,14 +374,14 @@ def test_a_cache_that_others_may_write_to_is_not_used(tmp_path: Path, stable: St
     assert not any((tmp_path / "cache/engines").iterdir())
 
 
-def test_a_cache_that_cannot_be_made_costs_nothing_but_the_race(tmp_path: Path, stable: Stable):
+def test_a_cache_that_cannot_be_made_costs_nothing_but_the_race(tmp_path: Path, stable: Stable) -> None:
     (tmp_path / "cache").write_text("a file, not a folder")
     stable.add("openvino", 0.5)
     assert chosen(small_case()) == ("openvino", [])
 
 
 @pytest.mark.parametrize("change", [{"digest": "other"}, {"precision": "bf16"}, {"shape": (1, 8, 6, 6)}], ids=str)
-def test_what_changes_the_answer_changes_the_key(change: dict[str, object]):
+def test_what_changes_the_answer_changes_the_key(change: dict[str, object]) -> None:
     assert shelving.key(small_case()) == shelving.key(small_case())
     assert shelving.key(replace(small_case(), **change)) != shelving.key(small_case())
     assert shelving.key(replace(small_case(), batch=2)) == shelving.key(small_case())  # on a CPU, one at a time
@@ -464,13 +464,13 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def test_auto_does_a_short_job_by_torch(tmp_path: Path):
+def test_auto_does_a_short_job_by_torch(tmp_path: Path) -> None:
     stack, settings = make_stack(blobs((12, 16, 16))), Settings(engine="auto")
     assert segment(StackSource(stack), make_bundle(tmp_path), Collected(), settings=settings).engine == "torch"
     assert not list(tmp_path.glob("cache/engines/*/auto.json"))
 
 
-def test_a_user_s_own_code_is_run_by_torch(stable: Stable, tmp_path: Path):
+def test_a_user_s_own_code_is_run_by_torch(stable: Stable, tmp_path: Path) -> None:
     """`--trust-bundle`: the digest by which engines are kept does not cover it."""
     stable.add("openvino", 0.5)
     bundle = replace(make_bundle(tmp_path), trusted=True)
@@ -503,7 +503,7 @@ def one_of_each_layer() -> nn.Module:
 
 
 @pytest.mark.skipif(BACKENDS["openvino"].missing(CPU, "fp32") is not None, reason="OpenVINO is not here")
-def test_openvino_computes_what_torch_does_whatever_the_batch_and_in_silence(tmp_path: Path):
+def test_openvino_computes_what_torch_does_whatever_the_batch_and_in_silence(tmp_path: Path) -> None:
     case = Case(one_of_each_layer(), CPU, "fp32", (1, 12, 12, 12), 4, "digest")
     windows = torch.randn(3, 1, 12, 12, 12)
     with torch.no_grad():
@@ -526,7 +526,7 @@ def test_openvino_computes_what_torch_does_whatever_the_batch_and_in_silence(tmp
 @pytest.mark.slow
 @pytest.mark.skipif(BACKENDS["compile"].missing(CPU, "fp32") is not None, reason="no C++ compiler is here")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_compiled_it_computes_what_torch_does(precision: str, tmp_path: Path):
+def test_compiled_it_computes_what_torch_does(precision: str, tmp_path: Path) -> None:
     case = Case(one_of_each_layer(), CPU, precision, (1, 12, 12, 12), 4, "digest")
     windows = torch.randn(3, 1, 12, 12, 12)
     scores = compute("compile", case, windows, tmp_path)
@@ -534,7 +534,7 @@ def test_compiled_it_computes_what_torch_does(precision: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_channels_last_computes_what_torch_does(dims: int, tmp_path: Path):
+def test_channels_last_computes_what_torch_does(dims: int, tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = getattr(nn, f"Conv{dims}d")(1, 3, 3, padding=1).eval()
     case = Case(network, CPU, "bf16", (1, *[12] * dims), 4, "digest")
@@ -547,7 +547,7 @@ def test_channels_last_computes_what_torch_does(dims: int, tmp_path: Path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(BACKENDS["openvino"].missing(CPU, "fp32") is not None, reason="OpenVINO is not here")
-def test_a_study_has_the_labels_of_torch(tmp_path: Path):
+def test_a_study_has_the_labels_of_torch(tmp_path: Path) -> None:
     bundle, stack = make_bundle(tmp_path), make_stack(blobs((20, 24, 24)))
     sinks = Collected(), Collected(), Collected()
     segment(StackSource(stack), bundle, sinks[0], settings=Settings(engine="torch"))

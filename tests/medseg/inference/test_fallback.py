@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +19,7 @@ from monai.transforms import (
     ScaleIntensityRanged,
     Spacingd,
 )
+from numpy.typing import NDArray
 
 from medseg.bundle.load import load_bundle
 from medseg.bundle.network import load_network
@@ -30,19 +34,19 @@ from tests.medseg.inference.phantoms import SOFTMAX, WINDOW, Collected, as_monai
 CROP = {"_target_": "CropForegroundd", "keys": "image", "source_key": "image", "margin": 2}
 
 
-def with_crop(config) -> None:
+def with_crop(config: dict[str, Any]) -> None:
     config["preprocessing"]["transforms"].append(CROP)
 
 
 @pytest.fixture
-def image():
+def image() -> NDArray[np.float32]:
     array = blobs((16, 40, 36))
     array[:, :12] = -500.0  # a rim that is cropped away
     return array
 
 
 @pytest.mark.parametrize("discretises", [True, False])
-def test_an_unknown_step_runs_through_monai(discretises, image, tmp_path):
+def test_an_unknown_step_runs_through_monai(discretises: bool, image: NDArray[np.float32], tmp_path: Path) -> None:
     folder = zoo.rewrite(zoo.spleen_like(tmp_path / "bundle", window=(16, 16, 16)), with_crop)
     if not discretises:
         zoo.rewrite(folder, lambda config: config["postprocessing"]["transforms"].pop(2))
@@ -74,7 +78,7 @@ def test_an_unknown_step_runs_through_monai(discretises, image, tmp_path):
     assert all(found.confidence is None or found.confidence > 0.5 for found in result.measured)
 
 
-def test_a_bridged_gap_is_left_out_of_the_fallbacks_labels(image, tmp_path):
+def test_a_bridged_gap_is_left_out_of_the_fallbacks_labels(image: NDArray[np.float32], tmp_path: Path) -> None:
     folder = zoo.rewrite(zoo.spleen_like(tmp_path / "bundle", window=(16, 16, 16)), with_crop)
     kept = np.delete(np.arange(16.0), 7)
     sink = Collected()
@@ -83,7 +87,7 @@ def test_a_bridged_gap_is_left_out_of_the_fallbacks_labels(image, tmp_path):
     assert sink.labels.shape == (15, 40, 36)
 
 
-def test_what_monai_cannot_apply_names_the_bundle(image, tmp_path):
+def test_what_monai_cannot_apply_names_the_bundle(image: NDArray[np.float32], tmp_path: Path) -> None:
     """A crop smaller than nothing: the image has no foreground."""
     folder = zoo.spleen_like(tmp_path / "bundle", window=(16, 16, 16))
     transposed = {"_target_": "Transposed", "keys": "image", "indices": [0, 1, 2, 3, 4]}
@@ -92,7 +96,7 @@ def test_what_monai_cannot_apply_names_the_bundle(image, tmp_path):
         segment(StackSource(make_stack(image)), load_bundle(folder), Collected())
 
 
-def test_two_resampling_steps_are_left_to_monai():
+def test_two_resampling_steps_are_left_to_monai() -> None:
     once = Recipe((Resample((1.0, 1.0, 1.0)),), WINDOW, SOFTMAX)
     twice = Recipe((Resample((1.0, 1.0, 1.0)), Resample((2.0, 2.0, 2.0))), WINDOW, SOFTMAX)
     assert reason_for_fallback(once) is None

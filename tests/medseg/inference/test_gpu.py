@@ -45,7 +45,7 @@ def labels_of(bundle: Bundle, settings: Settings, shape: tuple[int, int, int] = 
     return found
 
 
-def test_scores_in_fp32_are_those_of_the_cpu(tmp_path: Path):
+def test_scores_in_fp32_are_those_of_the_cpu(tmp_path: Path) -> None:
     bundle = unet(tmp_path)
     windows = torch.randn(4, 1, 16, 16, 16)
     here = Engine(NETWORKS.get(bundle, torch.device("cpu")), bundle, torch.device("cpu"), batch=4)(windows)
@@ -54,7 +54,7 @@ def test_scores_in_fp32_are_those_of_the_cpu(tmp_path: Path):
     assert float((there.cpu() - here).abs().max()) <= 1e-4 * float(here.abs().max())  # TF32 would be 1e-3
 
 
-def test_two_runs_have_the_same_bits(tmp_path: Path):
+def test_two_runs_have_the_same_bits(tmp_path: Path) -> None:
     bundle, settings = unet(tmp_path), Settings(device="cuda", engine="torch")
     assert (labels_of(bundle, settings).labels == labels_of(bundle, settings).labels).all()
     windows = torch.randn(3, 1, 16, 16, 16)
@@ -62,7 +62,7 @@ def test_two_runs_have_the_same_bits(tmp_path: Path):
     assert torch.equal(engine(windows), engine(windows))
 
 
-def test_labels_while_slices_come_are_those_of_the_cpu(tmp_path: Path):
+def test_labels_while_slices_come_are_those_of_the_cpu(tmp_path: Path) -> None:
     bundle, stack = unet(tmp_path), as_instances(make_stack(blobs((40, 48, 48))))
     found = Collected()
     result = segment(Arriving(stack, range(40)), bundle, found, settings=Settings(device="cuda", engine="torch"))
@@ -72,7 +72,7 @@ def test_labels_while_slices_come_are_those_of_the_cpu(tmp_path: Path):
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_autocast_gives_nearly_the_same_labels(precision: str, tmp_path: Path):
+def test_autocast_gives_nearly_the_same_labels(precision: str, tmp_path: Path) -> None:
     if not runs_in(precision, GPU):
         pytest.skip(f"this GPU does not compute in {precision}")
     bundle = replace(unet(tmp_path), precisions=("fp32", precision))
@@ -83,7 +83,7 @@ def test_autocast_gives_nearly_the_same_labels(precision: str, tmp_path: Path):
 
 @pytest.mark.parametrize("engine", [name for name in BACKENDS if name != "torch"])
 @pytest.mark.parametrize("windows", [1, 4, 6])
-def test_every_engine_computes_what_torch_does(engine: str, windows: int, tmp_path: Path):
+def test_every_engine_computes_what_torch_does(engine: str, windows: int, tmp_path: Path) -> None:
     why = BACKENDS[engine].missing(GPU, "fp32")
     if why is not None:
         pytest.skip(why)
@@ -96,7 +96,7 @@ def test_every_engine_computes_what_torch_does(engine: str, windows: int, tmp_pa
     assert float((scores - plain).abs().max()) <= 1e-4 * float(plain.abs().max())
 
 
-def test_what_is_on_its_way_is_not_overwritten():
+def test_what_is_on_its_way_is_not_overwritten() -> None:
     """Buffers are filled again while the device may still read them; each batch must arrive as it was."""
     staging, sent = Staging(GPU), []
     windows = torch.empty(4, 1, 64, 64, 64)
@@ -118,7 +118,7 @@ def little_memory() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("little_memory")
-def test_out_of_memory_costs_nothing_but_time(tmp_path: Path):
+def test_out_of_memory_costs_nothing_but_time(tmp_path: Path) -> None:
     bundle = make_bundle(
         tmp_path, network=UNET | {"channels": [32, 64, 128]}, window=Window((64, 64, 64), (0.25, 0.25, 0.25), batch=16)
     )
@@ -130,7 +130,7 @@ def test_out_of_memory_costs_nothing_but_time(tmp_path: Path):
     assert (found.labels == here.labels).mean() >= 0.9999
 
 
-def test_a_gpu_that_is_full_half_way_hands_over_to_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_gpu_that_is_full_half_way_hands_over_to_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Label planes then lie between scores of the GPU and of the CPU."""
     bundle, calls = unet(tmp_path), []
     network = NETWORKS.get(bundle, GPU)

@@ -28,7 +28,7 @@ print(before - resident_mb())
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="another C library")
 @pytest.mark.parametrize(("settings", "given_back"), [("1", False), ("0", True), ("10", True), ("01", False)])
-def test_large_blocks_between_small_ones_go_back_when_asked_for(settings, given_back):
+def test_large_blocks_between_small_ones_go_back_when_asked_for(settings: str, given_back: bool) -> None:
     told = subprocess.run([sys.executable, "-c", FREED_MB, settings], check=True, capture_output=True, text=True)
     assert int(told.stdout) > 150 if given_back else int(told.stdout) < 10
 
@@ -52,6 +52,6 @@ print(before - resident_mb())
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="another C library")
-def test_what_is_free_between_small_blocks_can_be_given_back():
+def test_what_is_free_between_small_blocks_can_be_given_back() -> None:
     told = subprocess.run([sys.executable, "-c", GIVEN_BACK_MB], check=True, capture_output=True, text=True)
     assert int(told.stdout) > 140

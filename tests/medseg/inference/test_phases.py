@@ -15,7 +15,7 @@ from medseg.inference.engines.polyphase import Phases, in_phases
 
 
 @st.composite
-def layers(draw) -> tuple[nn.ConvTranspose2d | nn.ConvTranspose3d, tuple[int, ...]]:
+def layers(draw: st.DrawFn) -> tuple[nn.ConvTranspose2d | nn.ConvTranspose3d, tuple[int, ...]]:
     """A layer, and the size of what it is given."""
     dims = draw(st.sampled_from([2, 3]))
     kernel, stride, padding, more, size = [], [], [], [], []
@@ -34,7 +34,7 @@ def layers(draw) -> tuple[nn.ConvTranspose2d | nn.ConvTranspose3d, tuple[int, ..
 
 @settings(deadline=None, max_examples=200)
 @given(layers(), st.integers(1, 2), st.integers(0, 99))
-def test_phases_are_the_transposed_convolution(layer, batch, seed):
+def test_phases_are_the_transposed_convolution(layer: nn.Module, batch: int, seed: int) -> None:
     made, size = layer
     x = torch.randn(batch, made.in_channels, *size, generator=torch.Generator().manual_seed(seed))
     with torch.inference_mode():
@@ -48,7 +48,7 @@ def kinds(network: nn.Module) -> list[type]:
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_of_a_unet_the_last_layer_alone_is_worth_it(dims):
+def test_of_a_unet_the_last_layer_alone_is_worth_it(dims: int) -> None:
     network = UNet(dims, 1, 2, [16, 32, 64], [2, 2], num_res_units=2, norm="batch").eval()
     before = copy.deepcopy(network)
     changed = in_phases(network)
@@ -68,5 +68,5 @@ def test_of_a_unet_the_last_layer_alone_is_worth_it(dims):
         nn.utils.parametrizations.weight_norm(nn.ConvTranspose3d(8, 2, 3, 2, 1, 1)),
     ],
 )
-def test_others_stay_as_they_are(layer):
+def test_others_stay_as_they_are(layer: nn.Module) -> None:
     assert not any(isinstance(one, Phases) for one in in_phases(nn.Sequential(layer)).modules())

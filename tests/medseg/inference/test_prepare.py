@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from medseg.bundle.recipe import Normalize, Orient, Recipe, Resample, ScaleMinMax, ScalePercentiles, ScaleRange
+from medseg.bundle.recipe import Normalize, Orient, Recipe, Resample, ScaleMinMax, ScalePercentiles, ScaleRange, Step
 from medseg.inference.grids.prepare import prepare
 from tests.medseg.inference.phantoms import SOFTMAX, WINDOW, as_monai, blobs, make_stack, monai_transform
 
@@ -27,7 +27,7 @@ INTENSITY = [
 ]
 
 
-def compare(array: np.ndarray, *steps) -> None:
+def compare(array: np.ndarray, *steps: tuple[Step, ...]) -> None:
     stack = make_stack(array)
     expected = {"image": as_monai(array, stack)}
     for step in steps:
@@ -40,7 +40,7 @@ def compare(array: np.ndarray, *steps) -> None:
 
 
 @pytest.mark.parametrize("step", INTENSITY, ids=repr)
-def test_intensity_step(step):
+def test_intensity_step(step: Step) -> None:
     array = blobs((9, 15, 12))
     array[array < 20] = 0.0
     compare(array, step)
@@ -48,17 +48,17 @@ def test_intensity_step(step):
 
 @pytest.mark.filterwarnings("ignore:Divide by zero")
 @pytest.mark.parametrize("step", INTENSITY, ids=repr)
-def test_intensity_step_on_a_blank_volume(step):
+def test_intensity_step_on_a_blank_volume(step: Step) -> None:
     compare(np.zeros((3, 4, 5), np.float32), step)
     compare(np.full((3, 4, 5), 4.0, np.float32), step)
 
 
 @pytest.mark.parametrize("axcodes", ["RAS", "LPS", "SPL", "AIR"])
-def test_orient(axcodes):
+def test_orient(axcodes: str) -> None:
     compare(blobs((5, 7, 6)), Orient(axcodes))
 
 
-def test_order_is_kept():
+def test_order_is_kept() -> None:
     """Clipping before resampling differs from clipping after it; statistics follow the grid they stand on."""
     array = blobs((8, 12, 10), smooth=0.8)
     clip, resample = ScaleRange(0, 150, 0, 1, clip=True), Resample((1.4, 1.7, 1.1))
@@ -66,5 +66,5 @@ def test_order_is_kept():
     compare(array, Normalize(nonzero=True), Orient("RAS"), resample, ScalePercentiles(2, 98, 0, 1, clip=True))
 
 
-def test_percentiles_of_more_than_a_million_voxels():
+def test_percentiles_of_more_than_a_million_voxels() -> None:
     compare(np.random.default_rng(0).normal(100, 30, (110, 100, 100)).astype(np.float32), INTENSITY[3])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from medseg.bundle.bundle import Expects
-from medseg.dicom.series import Finding, Level
+from medseg.bundle.bundle import Bundle, Expects
+from medseg.dicom.series import Finding, Level, Stack
 from medseg.inference.labels import Flag, Measured
 from medseg.inference.pieces.quality import LOW_CONFIDENCE, Samples, Tally, Values, flags, measure, tally
 from tests.medseg.inference import whole
@@ -20,11 +21,17 @@ EARS = make_segment(1, volume_ml=(0.5, 2.0))
 
 
 @pytest.fixture
-def stack():
+def stack() -> Stack:
     return make_stack(np.zeros((4, 5, 6), np.float32))
 
 
-def codes(stack, bundle, found: Measured, at_edge=(), values=Values(-1000.0, 1000.0)) -> list[str]:  # noqa: B008
+def codes(
+    stack: Stack,
+    bundle: Bundle,
+    found: Measured,
+    at_edge: tuple[int, ...] = (),
+    values: Values = Values(-1000.0, 1000.0),  # noqa: B008 - frozen
+) -> list[str]:
     return [flag.code for flag in flags(stack, bundle, [found], at_edge, values)]
 
 
@@ -34,7 +41,7 @@ def tallies(labels: np.ndarray, voxel_ml: np.ndarray, *, exclusive: bool = True)
 
 @settings(deadline=None, max_examples=50)
 @given(volumes())
-def test_measures_are_those_of_the_whole_volume(volume):
+def test_measures_are_those_of_the_whole_volume(volume: tuple[np.ndarray, bool]) -> None:
     labels, exclusive = volume
     voxel_ml = np.resize([0.3, 1.1, 0.7], labels.shape[-3])
     for index, found in enumerate(tallies(labels, voxel_ml, exclusive=exclusive)):
@@ -43,7 +50,7 @@ def test_measures_are_those_of_the_whole_volume(volume):
         assert found == Tally(int(mask.sum()), volume_ml, whole.pieces(mask)[1], whole.touches_edge(mask))
 
 
-def test_volume_counts_each_slice_at_its_own_thickness():
+def test_volume_counts_each_slice_at_its_own_thickness() -> None:
     labels = np.zeros((4, 5, 6), np.uint8)
     labels[1, 2, 2:4] = 1
     labels[3, 2, 2] = 1
@@ -51,7 +58,7 @@ def test_volume_counts_each_slice_at_its_own_thickness():
     assert measured == (Measured(EARS, 3, 9.0, 2, 0.9),)
 
 
-def test_nothing_found_has_no_confidence():
+def test_nothing_found_has_no_confidence() -> None:
     measured, edge = measure(tallies(np.zeros((2, 3, 3), np.uint8), np.ones(2)), [EARS], [None], [0.0])
     assert (measured, edge) == ((Measured(EARS, 0, 0.0, 0, None),), ())
 
@@ -61,7 +68,7 @@ def test_nothing_found_has_no_confidence():
     [((0, 2, 2), True), ((3, 2, 2), True), ((1, 0, 2), True), ((1, 4, 2), True), ((1, 2, 5), True), ((1, 2, 2), False)],
 )
 @pytest.mark.parametrize("exclusive", [True, False])
-def test_the_edge_of_the_field_of_view(voxel, touches, exclusive):
+def test_the_edge_of_the_field_of_view(voxel: tuple[int, int, int], touches: bool, exclusive: bool) -> None:
     labels = np.zeros((4, 5, 6), np.uint8)
     labels[voxel] = 1
     found = tallies(labels if exclusive else labels[None], np.ones(4), exclusive=exclusive)
@@ -82,7 +89,9 @@ def test_the_edge_of_the_field_of_view(voxel, touches, exclusive):
         (Measured(EARS, 10, 1.0, 1, 0.95, 0.11), (), ["pieces_left_out"]),
     ],
 )
-def test_a_segment_that_is_doubtful(found, at_edge, expected, stack, tmp_path):
+def test_a_segment_that_is_doubtful(
+    found: Measured, at_edge: tuple[int, ...], expected: list[str], stack: Stack, tmp_path: Path
+) -> None:
     assert codes(stack, make_bundle(tmp_path), found, at_edge) == expected
 
 
@@ -100,7 +109,14 @@ def test_a_segment_that_is_doubtful(found, at_edge, expected, stack, tmp_path):
         ("CT", (-1100, 2000), Values(-1200, 100), True),
     ],
 )
-def test_values_the_bundle_was_not_made_for(modality, expected_values, values, doubtful, stack, tmp_path):
+def test_values_the_bundle_was_not_made_for(
+    modality: str,
+    expected_values: tuple[float, float] | None,
+    values: Values,
+    doubtful: bool,
+    stack: Stack,
+    tmp_path: Path,
+) -> None:
     stack = replace(stack, series=replace(stack.series, modality=modality))
     bundle = make_bundle(tmp_path, expects=Expects(values=expected_values))
     found = Measured(EARS, 10, 1.0, 1, 0.95)
@@ -116,21 +132,23 @@ def test_values_the_bundle_was_not_made_for(modality, expected_values, values, d
         (None, "T1", False),
     ],
 )
-def test_a_series_that_says_it_is_something_else(hint, description, flagged, stack, tmp_path):
+def test_a_series_that_says_it_is_something_else(
+    hint: str | None, description: str, flagged: bool, stack: Stack, tmp_path: Path
+) -> None:
     stack = replace(stack, series=replace(stack.series, description=description))
     bundle = make_bundle(tmp_path, expects=Expects(series_description=hint))
     found = Measured(EARS, 10, 1.0, 1, 0.95)
     assert codes(stack, bundle, found) == (["out_of_domain"] if flagged else [])
 
 
-def test_warnings_of_the_geometry_are_flags_and_notes_are_not(stack, tmp_path):
+def test_warnings_of_the_geometry_are_flags_and_notes_are_not(stack: Stack, tmp_path: Path) -> None:
     findings = (Finding("bridged_gap", "no slice at 3 mm"), Finding("remark", "well", Level.NOTE))
     stack = replace(stack, findings=findings)
     found = flags(stack, make_bundle(tmp_path), [], (), Values(-1000, 1000))
     assert found == (Flag("bridged_gap", "no slice at 3 mm"),)
 
 
-def of(planes) -> Values:
+def of(planes: np.ndarray) -> Values:
     samples = Samples()
     for plane in planes:
         samples.add(plane)
@@ -139,7 +157,7 @@ def of(planes) -> Values:
 
 
 @pytest.mark.parametrize(("slices", "side"), [(130, 100), (700, 20)])
-def test_percentiles_are_those_of_numpy(slices, side):
+def test_percentiles_are_those_of_numpy(slices: int, side: int) -> None:
     volume = np.random.default_rng(0).normal(40, 400, (slices, side, side)).astype(np.float32)
     found = of(volume)
     assert (found.low, found.high) == pytest.approx(tuple(np.percentile(volume, [1, 99])), rel=0.02)

@@ -11,10 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.transforms import Compose, Invertd
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from medseg.bundle.recipe import Activation, Finish, Interpolation, Order, Orient, Padding, Recipe, Resample
+from medseg.bundle.recipe import Activation, Finish, Interpolation, Order, Orient, Padding, Recipe, Resample, Step
+from medseg.dicom.series import Stack
 from medseg.inference.grids.grid import oriented, resampled, source_frame
 from medseg.inference.grids.prepare import PreparedVolume, prepare, uniform
 from medseg.inference.grids.resample import InPlane, resample_separable, taps
@@ -34,18 +36,20 @@ def directions(name: tuple[int, ...], signs: tuple[int, ...]) -> np.ndarray:
 ORIENTATIONS = [directions(order, signs) for order in permutations(range(3)) for signs in product((1, -1), repeat=3)]
 
 
-def prepared_by_us(array: np.ndarray, stack, steps) -> PreparedVolume:
+def prepared_by_us(array: np.ndarray, stack: Stack, steps: tuple[Step, ...]) -> PreparedVolume:
     volume = uniform(torch.from_numpy(array)[None].clone(), stack.coordinates)
     return prepare(volume, stack.affine, Recipe(steps, WINDOW, LINEAR_BACK), tilted=stack.tilt_deg != 0)
 
 
-def brought_back(prepared: PreparedVolume, stack, finish: Finish) -> Tensor:
+def brought_back(prepared: PreparedVolume, stack: Stack, finish: Finish) -> Tensor:
     back = to_source(prepared, stack.coordinates, stack.shape[1:], finish)
     planes = list(prepared.voxels.unbind(1))
     return torch.stack([back.plane(k, planes, 0) for k in range(len(stack.slices))], dim=1)
 
 
-def both_ways_by_monai(array: np.ndarray, stack, steps, *, nearest: bool) -> tuple[Tensor, Tensor]:
+def both_ways_by_monai(
+    array: np.ndarray, stack: Stack, steps: tuple[Step, ...], *, nearest: bool
+) -> tuple[Tensor, Tensor]:
     """What Spacingd and the rest give, and what Invertd makes of it; (C, i, j, k) turned to (C, k, j, i)."""
     before = Compose([monai_transform(step) for step in steps])
     data = before({"image": as_monai(array, stack)})
@@ -67,8 +71,16 @@ def both_ways_by_monai(array: np.ndarray, stack, steps, *, nearest: bool) -> tup
     seed=st.integers(0, 99),
 )
 def test_there_and_back_is_spacingd_and_invertd(
-    shape, spacing, orientation, axcodes, orient_first, padding, interpolation, nearest, seed
-):
+    shape: tuple[int, int, int],
+    spacing: tuple[float, float, float],
+    orientation: NDArray[np.float64],
+    axcodes: str | None,
+    orient_first: bool,
+    padding: Padding,
+    interpolation: Interpolation,
+    nearest: bool,
+    seed: int,
+) -> None:
     array = np.random.default_rng(seed).uniform(0, 1, shape).astype(np.float32)
     stack = make_stack(array, spacing_mm=(2.0, 1.3, 0.9), axes=orientation)
     steps = [Resample(spacing, interpolation, padding)]
@@ -82,7 +94,7 @@ def test_there_and_back_is_spacingd_and_invertd(
 
 
 @pytest.mark.parametrize("align_corners", [True, False])
-def test_scale_extent_as_monai(align_corners):
+def test_scale_extent_as_monai(align_corners: bool) -> None:
     array = blobs((9, 12, 14))
     stack = make_stack(array, spacing_mm=(2.0, 1.3, 0.9))
     steps = (Orient("RAS"), Resample((1.7, 1.0, 1.5), align_corners=align_corners, scale_extent=True))
@@ -96,7 +108,7 @@ def test_scale_extent_as_monai(align_corners):
 
 @pytest.mark.parametrize("align_corners", [True, False])
 @pytest.mark.parametrize("padding", Padding)
-def test_one_axis_is_grid_sample(padding, align_corners):
+def test_one_axis_is_grid_sample(padding: Padding, align_corners: bool) -> None:
     line = torch.randn(1, 1, 1, 11)
     coordinates = np.linspace(-9.3, 19.7, 173)
     place = torch.from_numpy(coordinates)
@@ -110,7 +122,7 @@ def test_one_axis_is_grid_sample(padding, align_corners):
 
 @settings(deadline=None)
 @given(old=st.integers(1, 60), ratio=st.floats(0.2, 5))
-def test_edge_slices_keep_their_values(old, ratio):
+def test_edge_slices_keep_their_values(old: int, ratio: float) -> None:
     """The first and last slice are never darkened, and a constant volume stays constant to the last voxel."""
     volume = torch.full((1, old, 3, 3), 7.0)
     new = round((old - 1) / ratio + 1)
@@ -123,7 +135,9 @@ def test_edge_slices_keep_their_values(old, ratio):
 
 @settings(deadline=None, max_examples=40)
 @given(orientation=st.sampled_from(ORIENTATIONS), spacing=SPACINGS, axcodes=st.sampled_from(["RAS", "LPI", "SAR"]))
-def test_a_ramp_in_millimetres_stays_where_it_is(orientation, spacing, axcodes):
+def test_a_ramp_in_millimetres_stays_where_it_is(
+    orientation: NDArray[np.float64], spacing: tuple[float, float, float], axcodes: str
+) -> None:
     """Linear resampling keeps a linear function of patient position: what was at x mm is still at x mm."""
     shape = (6, 7, 8)
     stack = make_stack(np.zeros(shape, np.float32), spacing_mm=(2.0, 1.5, 1.1), axes=orientation)
@@ -143,7 +157,7 @@ def test_a_ramp_in_millimetres_stays_where_it_is(orientation, spacing, axcodes):
     assert inside.mean() > 0.3
 
 
-def test_a_bridged_gap_is_interpolated_for_the_network_and_left_out_on_the_way_back():
+def test_a_bridged_gap_is_interpolated_for_the_network_and_left_out_on_the_way_back() -> None:
     array = np.arange(6, dtype=np.float32)[:, None, None] * np.ones((6, 4, 4), np.float32)
     kept = np.array([0.0, 1.0, 3.0, 4.0, 5.0])
     stack = make_stack(array[kept.astype(int)], coordinates=kept)
@@ -153,7 +167,7 @@ def test_a_bridged_gap_is_interpolated_for_the_network_and_left_out_on_the_way_b
     assert torch.allclose(brought_back(ours, stack, LINEAR_BACK)[0, :, 1, 1], torch.from_numpy(kept).float(), atol=1e-5)
 
 
-def test_uneven_slices_are_put_on_an_even_grid_and_brought_back_to_their_own_places():
+def test_uneven_slices_are_put_on_an_even_grid_and_brought_back_to_their_own_places() -> None:
     places = np.array([0.0, 1.05, 1.97, 3.02, 4.0])
     array = places[:, None, None].astype(np.float32) * np.ones((5, 3, 3), np.float32)
     stack = make_stack(array, coordinates=places)
@@ -167,7 +181,9 @@ def test_uneven_slices_are_put_on_an_even_grid_and_brought_back_to_their_own_pla
 @pytest.mark.parametrize("orientation", ORIENTATIONS[::3], ids=str)
 @pytest.mark.parametrize("tilt_mm", [0.6, -0.9])
 @pytest.mark.parametrize("spacing", [(1.0, 1.2, 1.5), (-1.0, -1.0, -1.0)])
-def test_a_tilted_stack_is_straightened_as_spacingd_does_and_comes_back_as_invertd_does(orientation, tilt_mm, spacing):
+def test_a_tilted_stack_is_straightened_as_spacingd_does_and_comes_back_as_invertd_does(
+    orientation: NDArray[np.float64], tilt_mm: float, spacing: tuple[float, float, float]
+) -> None:
     array = blobs((10, 16, 14), smooth=1.0)
     stack = make_stack(array, spacing_mm=(2.0, 1.0, 1.1), axes=orientation, tilt_mm=tilt_mm)
     steps = (Orient("RAS"), Resample(spacing))
@@ -179,14 +195,14 @@ def test_a_tilted_stack_is_straightened_as_spacingd_does_and_comes_back_as_inver
     assert (brought_back(ours, stack, LINEAR_BACK) - back).abs().max() <= 1e-4 * scale
 
 
-def test_a_tilted_stack_is_straightened_even_where_the_recipe_does_not_resample():
+def test_a_tilted_stack_is_straightened_even_where_the_recipe_does_not_resample() -> None:
     stack = make_stack(blobs((8, 12, 12)), tilt_mm=0.7)
     ours = prepared_by_us(blobs((8, 12, 12)), stack, (Orient("RAS"),))
     axes = ours.frame.affine[:3, :3]
     assert np.allclose(axes.T @ axes, np.diag(np.diag(axes.T @ axes)), atol=1e-9)
 
 
-def test_rounded_header_directions_are_no_slant():
+def test_rounded_header_directions_are_no_slant() -> None:
     """Six decimals in ImageOrientationPatient, as many scanners write, must not cost the general resampler."""
     frame = source_frame(make_stack(np.zeros((40, 64, 64), np.float32)).affine, (40, 64, 64))
     rounded = np.round(directions((2, 1, 0), (1, 1, 1)) + 3e-7, 6)

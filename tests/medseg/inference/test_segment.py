@@ -6,15 +6,17 @@ import threading
 from dataclasses import replace
 from itertools import permutations, product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from scipy import ndimage
 
-from medseg.bundle.bundle import Postprocess
+from medseg.bundle.bundle import Bundle, Postprocess
 from medseg.bundle.network import load_network
-from medseg.bundle.recipe import Blend, Normalize, Orient, Resample, ScaleRange, Window
+from medseg.bundle.recipe import Blend, Normalize, Orient, Resample, ScaleRange, Step, Window
 from medseg.dicom.geometry import classify
 from medseg.dicom.phantom import make_series, write_series
 from medseg.dicom.series import Finding, Stack, StackSource
@@ -47,7 +49,7 @@ ORIENTATIONS = [
 ]
 
 
-def agreement(array, stack, bundle) -> float:
+def agreement(array: NDArray[np.float32], stack: Stack, bundle: Bundle) -> float:
     """Share of voxels (of every bit plane) that equal MONAI's own path."""
     sink = Collected()
     segment(StackSource(stack), bundle, sink)
@@ -92,7 +94,9 @@ def test_labels_are_monais_for_48_orientations(finish: str, orientation: int, tm
     ],
     ids=["as it lies", "z-score, gaussian", "resample first, padded", "2D by windows", "2D sagittal, whole slices"],
 )
-def test_labels_are_monais_for_other_recipes(orientation, steps, window, tmp_path):
+def test_labels_are_monais_for_other_recipes(
+    orientation: int, steps: tuple[Step, ...], window: Window, tmp_path: Path
+) -> None:
     array = blobs((12, 18, 16), seed=orientation)
     stack = make_stack(array, axes=ORIENTATIONS[orientation])
     bundle = make_bundle(tmp_path, steps=steps, window=window)
@@ -100,14 +104,14 @@ def test_labels_are_monais_for_other_recipes(orientation, steps, window, tmp_pat
 
 
 @pytest.mark.parametrize("tilt_mm", [0.5, -0.8])
-def test_labels_of_a_tilted_stack_are_monais(tilt_mm, tmp_path):
+def test_labels_of_a_tilted_stack_are_monais(tilt_mm: float, tmp_path: Path) -> None:
     array = blobs((14, 20, 18))
     stack = make_stack(array, tilt_mm=tilt_mm)
     bundle = make_bundle(tmp_path, steps=(Orient("RAS"), Resample((1.5, 1.5, 1.5)), SCALE))
     assert agreement(array, stack, bundle) >= 0.999
 
 
-def test_the_largest_piece_is_kept_on_the_models_grid_where_the_recipe_says_so(tmp_path):
+def test_the_largest_piece_is_kept_on_the_models_grid_where_the_recipe_says_so(tmp_path: Path) -> None:
     array = blobs((12, 18, 16))
     stack = make_stack(array)
     steps = (Orient("RAS"), SCALE)  # no resampling: the model's grid is the source's, so scipy can judge
@@ -123,7 +127,7 @@ def test_the_largest_piece_is_kept_on_the_models_grid_where_the_recipe_says_so(t
     assert np.array_equal(largest.labels == 2, plain.labels == 2)
 
 
-def test_scores_of_the_whole_source_never_exist(tmp_path):
+def test_scores_of_the_whole_source_never_exist(tmp_path: Path) -> None:
     """No tensor is larger than the scores of one row of windows: neither the source, nor its resampled image."""
     array = blobs((120, 24, 24))
     bundle = make_bundle(
@@ -139,7 +143,7 @@ def test_scores_of_the_whole_source_never_exist(tmp_path):
     assert max(made.numel) == 5 * 8 * 16 * 16  # for any number of slices
 
 
-def test_the_sink_gets_every_plane_in_order_and_an_end(tmp_path):
+def test_the_sink_gets_every_plane_in_order_and_an_end(tmp_path: Path) -> None:
     array = blobs((9, 16, 14))
     sink = Collected()
     result = segment(StackSource(make_stack(array)), make_bundle(tmp_path), sink)
@@ -159,7 +163,7 @@ def test_the_sink_gets_every_plane_in_order_and_an_end(tmp_path):
     assert result.timings_s["infer"] > 0
 
 
-def test_confidence_is_the_mean_winning_probability(tmp_path):
+def test_confidence_is_the_mean_winning_probability(tmp_path: Path) -> None:
     array = blobs((9, 16, 14))
     bundle = make_bundle(tmp_path, steps=(SCALE,), window=Window((-1, -1, -1), (0.0,) * 3))
     sink = Collected()
@@ -172,14 +176,14 @@ def test_confidence_is_the_mean_winning_probability(tmp_path):
             assert found.confidence == pytest.approx(best[sink.labels == found.segment.number].mean(), abs=1e-5)
 
 
-def test_postprocessing_is_applied_and_measured(tmp_path):
+def test_postprocessing_is_applied_and_measured(tmp_path: Path) -> None:
     array = blobs((12, 18, 16))
     bundle = make_bundle(tmp_path, postprocess=Postprocess(keep_largest=(1, 2)))
     result = segment(StackSource(make_stack(array)), bundle, Collected())
     assert all(found.components <= 1 for found in result.measured)
 
 
-def test_settings_replace_the_bundles_overlap_and_batch(tmp_path):
+def test_settings_replace_the_bundles_overlap_and_batch(tmp_path: Path) -> None:
     seen: list[Progress] = []
     bundle = make_bundle(tmp_path)
     stack = make_stack(blobs((20, 20, 20)))
@@ -192,13 +196,13 @@ def test_settings_replace_the_bundles_overlap_and_batch(tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [{"overlap": 1.0}, {"overlap": -0.1}, {"batch": 0}])
-def test_impossible_settings_are_refused(wrong):
+def test_impossible_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         Settings(**wrong)
 
 
 @pytest.mark.parametrize("stage", [Stage.READ, Stage.PREPARE, Stage.INFER, Stage.RESTORE, Stage.ENCODE])
-def test_a_wish_to_stop_leaves_the_sink_without_an_end(stage, tmp_path):
+def test_a_wish_to_stop_leaves_the_sink_without_an_end(stage: Stage, tmp_path: Path) -> None:
     reached = threading.Event()
 
     def report(event: Progress) -> None:
@@ -217,10 +221,10 @@ def test_a_wish_to_stop_leaves_the_sink_without_an_end(stage, tmp_path):
     assert not sink.ended
 
 
-def test_a_slice_that_cannot_be_decoded_stops_the_run(tmp_path):
+def test_a_slice_that_cannot_be_decoded_stops_the_run(tmp_path: Path) -> None:
     stack = make_stack(blobs((6, 16, 16)))
 
-    def fail():
+    def fail() -> None:
         raise UndecodablePixels("1.2.3", "1.2.840.10008.1.2.4.90", "cut short")
 
     broken = replace(stack, slices=(*stack.slices[:5], replace(stack.slices[5], read=fail)))
@@ -230,18 +234,18 @@ def test_a_slice_that_cannot_be_decoded_stops_the_run(tmp_path):
     assert not sink.ended
 
 
-def test_several_input_channels_are_refused_in_words(tmp_path):
+def test_several_input_channels_are_refused_in_words(tmp_path: Path) -> None:
     bundle = replace(make_bundle(tmp_path), in_channels=4)
     with pytest.raises(InputError, match="needs 4 series"):
         segment(StackSource(make_stack(blobs((4, 8, 8)))), bundle, Collected())
 
 
-def test_more_labels_than_a_plane_can_hold_are_refused(tmp_path):
+def test_more_labels_than_a_plane_can_hold_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidBundle, match="255 labels"):
         segment(StackSource(make_stack(blobs((4, 8, 8)))), make_bundle(tmp_path, channels=257), Collected())
 
 
-def test_findings_of_the_geometry_reach_the_reader(tmp_path):
+def test_findings_of_the_geometry_reach_the_reader(tmp_path: Path) -> None:
     stack = replace(make_stack(blobs((6, 16, 16))), findings=(Finding("bridged_gap", "no slice at 4.00 mm"),))
     result = segment(StackSource(stack), make_bundle(tmp_path), Collected())
     assert ("bridged_gap", "no slice at 4.00 mm") in [(flag.code, flag.message) for flag in result.flags]
@@ -254,7 +258,7 @@ def phantom_stack(folder: Path, slices: int) -> Stack:
     return classify(series).stacks[0]
 
 
-def test_slices_of_a_source_are_put_in_order(tmp_path):
+def test_slices_of_a_source_are_put_in_order(tmp_path: Path) -> None:
     """DICOM slices in arrival order give the labels of the ordered stack."""
     ordered = phantom_stack(tmp_path / "dicom", 8)
     shuffled, straight = Collected(), Collected()
@@ -265,7 +269,7 @@ def test_slices_of_a_source_are_put_in_order(tmp_path):
     assert [one.instance for one in result.stack.slices] == [one.instance for one in ordered.slices]
 
 
-def test_slices_that_form_no_volume_are_refused_with_the_reason(tmp_path):
+def test_slices_that_form_no_volume_are_refused_with_the_reason(tmp_path: Path) -> None:
     ordered = phantom_stack(tmp_path / "dicom", 12)
     sink = Collected()
     with pytest.raises(GeometryRefused) as refused:
@@ -274,7 +278,7 @@ def test_slices_that_form_no_volume_are_refused_with_the_reason(tmp_path):
     assert sink.exclusive is None
 
 
-def test_labels_without_a_segment_are_background(tmp_path):
+def test_labels_without_a_segment_are_background(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path)
     all_of_them, some = Collected(), Collected()
     stack = make_stack(blobs((12, 16, 16)))
@@ -286,12 +290,12 @@ def test_labels_without_a_segment_are_background(tmp_path):
 @pytest.mark.parametrize(
     "other", [{"device": "cuda"}, {"engine": "openvino"}, {"precision": "bf16"}, {"careful": True}], ids=str
 )
-def test_exact_results_are_those_of_torch_on_a_cpu_in_fp32(other):
+def test_exact_results_are_those_of_torch_on_a_cpu_in_fp32(other: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="exact results"):
         Settings(exact=True, **other)
 
 
-def test_an_exact_result_has_a_key_of_its_own(tmp_path):
+def test_an_exact_result_has_a_key_of_its_own(tmp_path: Path) -> None:
     from medseg.job.run import key_settings
 
     bundle = make_bundle(tmp_path)

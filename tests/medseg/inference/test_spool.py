@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from medseg.dicom.series import Stack
 from medseg.inference.planes import LabelSpool
 from tests.medseg.inference.phantoms import make_segment, make_stack
 
@@ -12,12 +13,12 @@ SEGMENTS = tuple(make_segment(n) for n in (1, 2, 3))
 
 
 @pytest.fixture
-def stack():
+def stack() -> Stack:
     return make_stack(np.zeros((6, 16, 20), np.float32))
 
 
 @pytest.mark.parametrize("exclusive", [True, False])
-def test_a_spool_gives_back_what_it_was_given(stack, exclusive):
+def test_a_spool_gives_back_what_it_was_given(stack: Stack, exclusive: bool) -> None:
     labels = np.random.default_rng(0).integers(0, 4, (6, 16, 20) if exclusive else (6, 3, 16, 20), dtype=np.uint8)
     labels[2] = 0
     spool = LabelSpool()
@@ -33,7 +34,7 @@ def test_a_spool_gives_back_what_it_was_given(stack, exclusive):
 
 
 @pytest.mark.parametrize(("k", "shape"), [(1, (16, 20)), (0, (20, 16))])
-def test_a_spool_takes_planes_in_order_and_of_its_shape(stack, k, shape):
+def test_a_spool_takes_planes_in_order_and_of_its_shape(stack: Stack, k: int, shape: tuple[int, int]) -> None:
     spool = LabelSpool()
     spool.begin(stack, SEGMENTS, exclusive=True)
     with pytest.raises(ValueError, match=f"plane {k}"):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
-from monai.transforms import NormalizeIntensity, ScaleIntensity
+from monai.transforms import NormalizeIntensity, ScaleIntensity, Transform
 from numpy.typing import NDArray
 
 from medseg.bundle.recipe import Normalize, ScaleMinMax, ScalePercentiles, ScaleRange
@@ -35,7 +37,9 @@ def settled(step: Pointwise, volume: NDArray[np.float32], order: list[int]) -> P
 
 
 @given(VOLUMES, PERCENTS, PERCENTS, st.randoms(use_true_random=False))
-def test_percentiles_are_numpys_to_the_bit(volume, one, other, random) -> None:
+def test_percentiles_are_numpys_to_the_bit(
+    volume: NDArray[np.float32], one: float, other: float, random: Random
+) -> None:
     order = random.sample(range(len(volume)), len(volume))
     step = settled(ScalePercentiles(one, other, 0, 1, clip=True), volume, order)
     assert isinstance(step, ScaleRange)
@@ -44,7 +48,9 @@ def test_percentiles_are_numpys_to_the_bit(volume, one, other, random) -> None:
 
 
 @given(VOLUMES, st.booleans(), st.randoms(use_true_random=False))
-def test_mean_and_deviation_are_the_same_bits_in_any_order(volume, nonzero, random) -> None:
+def test_mean_and_deviation_are_the_same_bits_in_any_order(
+    volume: NDArray[np.float32], nonzero: bool, random: Random
+) -> None:
     straight, jumbled = list(range(len(volume))), random.sample(range(len(volume)), len(volume))
     step = Normalize(nonzero=nonzero)
     assert settled(step, volume, straight) == settled(step, volume, jumbled)
@@ -63,7 +69,7 @@ def test_mean_and_deviation_are_the_same_bits_in_any_order(volume, nonzero, rand
     ],
 )
 @pytest.mark.parametrize("flat", [None, 0.0, 42.0], ids=["varied", "nothing", "flat"])
-def test_steps_are_monais(step: Pointwise, monai, flat: float | None) -> None:
+def test_steps_are_monais(step: Pointwise, monai: Transform, flat: float | None) -> None:
     volume = np.random.default_rng(0).normal(100, 50, (6, 8, 9)).round().astype(np.float32)
     volume[volume < 90] = 0
     if flat is not None:

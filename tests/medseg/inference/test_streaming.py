@@ -97,7 +97,7 @@ def test_slabs_equal_monai_whatever_the_axes(layout: tuple[tuple[int, int, int],
 
 
 @pytest.mark.parametrize("padding_mode", ["reflect", "replicate", "circular"])
-def test_a_volume_smaller_than_the_window_is_padded_as_monai_pads_it(padding_mode):
+def test_a_volume_smaller_than_the_window_is_padded_as_monai_pads_it(padding_mode: str) -> None:
     axes = Axes((2, 0, 1), (True, False, True))
     volume = torch.randn(1, 7, 12, 9)
     window = Window((12, 10, 14), (0.5,) * 3, padding_mode=padding_mode)
@@ -112,7 +112,7 @@ def test_a_volume_smaller_than_the_window_is_padded_as_monai_pads_it(padding_mod
 
 @pytest.mark.parametrize("slice_axis", range(3))
 @pytest.mark.parametrize("axes", ALL_AXES[::5], ids=str)
-def test_2d_networks_run_slice_by_slice_along_any_axis(axes, slice_axis):
+def test_2d_networks_run_slice_by_slice_along_any_axis(axes: Axes, slice_axis: int) -> None:
     volume = torch.randn(1, 6, 11, 13)
     window = Window((5, 6), (0.5, 0.5), Blend.GAUSSIAN, batch=4, slice_axis=slice_axis)
     network = small_network(2)
@@ -125,7 +125,7 @@ def test_2d_networks_run_slice_by_slice_along_any_axis(axes, slice_axis):
 
 @pytest.mark.parametrize("slice_axis", range(3))
 @pytest.mark.parametrize("axes", ALL_AXES[::5], ids=str)
-def test_slices_with_their_neighbours_along_any_axis(axes, slice_axis):
+def test_slices_with_their_neighbours_along_any_axis(axes: Axes, slice_axis: int) -> None:
     """Five slices as channels of a 2D network, against MONAI's SliceInferer on a volume that is stacked so."""
     volume = torch.randn(1, 6, 11, 13)
     window = Window((5, 6), (0.5, 0.5), Blend.GAUSSIAN, batch=8, slice_axis=slice_axis, slices=5)
@@ -138,7 +138,7 @@ def test_slices_with_their_neighbours_along_any_axis(axes, slice_axis):
 
 
 @pytest.mark.parametrize("slice_axis", range(3))
-def test_neighbours_beyond_the_volume_repeat_its_edge(slice_axis):
+def test_neighbours_beyond_the_volume_repeat_its_edge(slice_axis: int) -> None:
     """The stacked channels, from numpy's own edge padding."""
     volume = torch.randn(2, 3, 4, 5)
     seen = []
@@ -155,7 +155,7 @@ def test_neighbours_beyond_the_volume_repeat_its_edge(slice_axis):
     np.testing.assert_array_equal(torch.cat(seen).numpy(), expected)
 
 
-def test_a_slab_needs_no_slice_beyond_its_own_row():
+def test_a_slab_needs_no_slice_beyond_its_own_row() -> None:
     """Slices are asked for row by row, none twice from before the row: a series may still be arriving."""
     asked = []
     volume = torch.randn(1, 40, 8, 8)
@@ -176,7 +176,7 @@ def test_a_slab_needs_no_slice_beyond_its_own_row():
 
 
 @pytest.mark.parametrize(("slices", "roi"), [(200, (12, 8, 8)), (200, (8, 8))])
-def test_scores_in_memory_do_not_grow_with_the_slices(slices, roi):
+def test_scores_in_memory_do_not_grow_with_the_slices(slices: int, roi: tuple[int, ...]) -> None:
     """The largest tensor of scores ever made holds a window's depth of slices, for 200 slices as for 20."""
     volume = torch.zeros(1, slices, 16, 16)
     window = Window(roi, (0.5,) * len(roi), batch=2, slice_axis=0)
@@ -199,7 +199,7 @@ def streamed_slabs(volume: Tensor, axes: Axes, window: Window, network: nn.Modul
         pass
 
 
-def test_a_wish_to_stop_is_heard_between_batches():
+def test_a_wish_to_stop_is_heard_between_batches() -> None:
     volume = torch.zeros(1, 30, 8, 8)
     window = Window((8, 8, 8), (0.5,) * 3)
     layout = lay_out((30, 8, 8), ALL_AXES[0], window)
@@ -222,7 +222,7 @@ def one_row(count: int, batch: int, network: Network) -> None:
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize("count", [1, 2, 5, 9, 25])
-def test_batches_are_even_and_none_is_of_one_window_where_that_can_be(count, batch):
+def test_batches_are_even_and_none_is_of_one_window_where_that_can_be(count: int, batch: int) -> None:
     sizes = []
 
     def network(windows: Tensor) -> Tensor:

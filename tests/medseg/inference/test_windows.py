@@ -25,7 +25,7 @@ OVERLAPS = st.floats(0, 0.95)
 
 
 @given(length=st.integers(1, 300), size=st.integers(1, 128), overlap=st.floats(0, 0.99))
-def test_starts_are_those_of_monai(length, size, overlap):
+def test_starts_are_those_of_monai(length: int, size: int, overlap: float) -> None:
     length = max(length, size)
     step = _get_scan_interval((length,), (size,), 1, (overlap,))
     expected = [window[0].start for window in dense_patch_slices((length,), (size,), step)]
@@ -33,7 +33,7 @@ def test_starts_are_those_of_monai(length, size, overlap):
 
 
 @given(length=st.integers(1, 300), size=st.integers(1, 128), overlap=st.floats(0, 0.99))
-def test_windows_cover_every_voxel_and_stay_inside(length, size, overlap):
+def test_windows_cover_every_voxel_and_stay_inside(length: int, size: int, overlap: float) -> None:
     length = max(length, size)
     covered = np.zeros(length, bool)
     for begin in starts(length, size, overlap):
@@ -43,7 +43,7 @@ def test_windows_cover_every_voxel_and_stay_inside(length, size, overlap):
 
 
 @given(length=st.integers(1, 40), size=st.integers(1, 40))
-def test_padding_fills_the_window_with_the_odd_voxel_behind(length, size):
+def test_padding_fills_the_window_with_the_odd_voxel_behind(length: int, size: int) -> None:
     before, after = padding(length, size)
     assert length + before + after == max(length, size)
     assert after - before in (0, 1)
@@ -55,21 +55,23 @@ def test_padding_fills_the_window_with_the_odd_voxel_behind(length, size):
     blend=st.sampled_from(Blend),
     sigma_scale=st.floats(0.05, 0.5),
 )
-def test_importance_is_that_of_monai(roi, blend, sigma_scale):
+def test_importance_is_that_of_monai(roi: list[int], blend: Blend, sigma_scale: float) -> None:
     expected = compute_importance_map(tuple(roi), mode=str(blend), sigma_scale=sigma_scale)
     assert torch.equal(importance(roi, blend, sigma_scale), expected)
 
 
 @settings(deadline=None)
 @given(axes=ANY_AXES, shape=SHAPES)
-def test_to_model_and_back_is_identity(axes, shape):
+def test_to_model_and_back_is_identity(axes: Axes, shape: tuple[int, int, int]) -> None:
     volume = torch.arange(int(np.prod(shape))).reshape(1, *shape)
     assert torch.equal(axes.to_source(axes.to_model(volume)), volume)
 
 
 @settings(deadline=None, max_examples=60)
 @given(axes=ANY_AXES, shape=SHAPES, roi=ROIS, overlap=OVERLAPS)
-def test_every_window_is_cut_and_laid_back_where_it_came_from(axes, shape, roi, overlap):
+def test_every_window_is_cut_and_laid_back_where_it_came_from(
+    axes: Axes, shape: tuple[int, int, int], roi: tuple[int, int, int], overlap: float
+) -> None:
     where = lay_out(shape, axes, Window(roi, (overlap,) * 3, cval=-1))
     volume = torch.arange(int(np.prod(shape)), dtype=torch.float32).reshape(1, *shape)
     depth, height, width = where.extent
@@ -82,7 +84,9 @@ def test_every_window_is_cut_and_laid_back_where_it_came_from(axes, shape, roi, 
 
 @settings(deadline=None, max_examples=60)
 @given(axes=ANY_AXES, shape=SHAPES, roi=ROIS, overlap=st.floats(0, 0.8))
-def test_windows_are_cut_as_monai_cuts_them(axes, shape, roi, overlap):
+def test_windows_are_cut_as_monai_cuts_them(
+    axes: Axes, shape: tuple[int, int, int], roi: tuple[int, int, int], overlap: float
+) -> None:
     """The set of windows the network sees is MONAI's: same voxels, same padding, same way round."""
     seen: set[bytes] = set()
 
@@ -102,14 +106,14 @@ def test_windows_are_cut_as_monai_cuts_them(axes, shape, roi, overlap):
     assert where.count == len(ours)
 
 
-def test_rows_follow_the_slices_and_say_what_is_final():
+def test_rows_follow_the_slices_and_say_what_is_final() -> None:
     where = lay_out((10, 5, 5), PLAIN, Window((5, 5, 5), (0.4,) * 3))
     assert list(where.rows()) == [(0, 3), (3, 5), (5, 10)]
     upside_down = lay_out((10, 5, 5), Axes((0, 1, 2), (True, False, False)), Window((5, 5, 5), (0.4,) * 3))
     assert list(upside_down.rows()) == [(0, 2), (2, 5), (5, 10)]
 
 
-def test_a_2d_window_is_one_slice_thick_along_its_axis():
+def test_a_2d_window_is_one_slice_thick_along_its_axis() -> None:
     sagittal_source = Axes((0, 1, 2), (False, False, False))
     where = lay_out((7, 20, 30), sagittal_source, Window((16, 16), (0.25, 0.25), slice_axis=0))
     assert where.roi == (1, 16, 16)

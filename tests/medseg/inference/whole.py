@@ -93,7 +93,7 @@ def planes(labels: np.ndarray, *, backwards: bool = False) -> list[np.ndarray]:
 
 
 @st.composite
-def volumes(draw) -> tuple[np.ndarray, bool]:
+def volumes(draw: st.DrawFn) -> tuple[np.ndarray, bool]:
     """Labels and whether they exclude each other: specks, blobs with cavities, shells in shells."""
     shape = tuple(draw(st.tuples(st.integers(1, 7), st.integers(1, 9), st.integers(1, 9))))
     rng, exclusive, count = np.random.default_rng(draw(st.integers(0, 2**32))), draw(st.booleans()), 3

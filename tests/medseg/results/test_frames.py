@@ -12,7 +12,9 @@ from medseg.results.frames import pack_plane, pixel_data
 
 
 @given(st.data(), st.integers(1, 9), st.integers(1, 21), st.integers(1, 5))
-def test_frames_of_any_size_follow_each_other_without_padding(data, rows, columns, count):
+def test_frames_of_any_size_follow_each_other_without_padding(
+    data: st.DataObject, rows: int, columns: int, count: int
+) -> None:
     planes = [data.draw(arrays(np.uint8, (rows, columns), elements=st.integers(0, 3))) for _ in range(count)]
     frames = [frame for k, plane in enumerate(planes) for frame in pack_plane(plane, k)]
     kept = [(n, k) for k, plane in enumerate(planes) for n in (1, 2, 3) if (plane == n).any()]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import nibabel
 import numpy as np
 import pytest
 
 from medseg.dicom.nifti import read_nifti
+from medseg.dicom.series import Stack
 from medseg.inference.planes import LabelSpool
 from medseg.results.nifti import write_nifti
 from tests.medseg.results.stacks import SEGMENTS, blobs, feed, made, make_stack, position_mm
@@ -14,7 +18,7 @@ from tests.medseg.results.stacks import SEGMENTS, blobs, feed, made, make_stack,
 RAS = np.array([-1, -1, 1])
 
 
-def write(folder, stack, labels, **how):
+def write(folder: Path, stack: Stack, labels: np.ndarray, **how: Any) -> nibabel.Nifti1Image:
     spool = LabelSpool()
     feed(spool, stack, SEGMENTS, labels)
     write_nifti(folder / "labels.nii.gz", spool, made(), **how)
@@ -31,7 +35,7 @@ def write(folder, stack, labels, **how):
         {"tilt_deg": 20.0},
     ],
 )
-def test_each_voxel_lies_where_its_slice_says(tmp_path, phantom):
+def test_each_voxel_lies_where_its_slice_says(tmp_path: Path, phantom: dict[str, Any]) -> None:
     stack = make_stack(**phantom)
     labels = blobs(stack.shape)
     image = write(tmp_path, stack, labels)
@@ -47,7 +51,7 @@ def test_each_voxel_lies_where_its_slice_says(tmp_path, phantom):
         assert image.get_qform() == pytest.approx(image.affine, abs=1e-3)
 
 
-def test_a_bridged_gap_repeats_its_neighbour(tmp_path):
+def test_a_bridged_gap_repeats_its_neighbour(tmp_path: Path) -> None:
     stack = make_stack(shape=(7, 16, 20), missing=[3])
     assert list(stack.coordinates) == [0, 1, 2, 4, 5, 6]
     labels = np.ones(stack.shape, np.uint8)
@@ -58,7 +62,7 @@ def test_a_bridged_gap_repeats_its_neighbour(tmp_path):
     assert volume_ml == pytest.approx(sum(stack.voxel_ml(k) for k in range(6)) * 16 * 20)
 
 
-def test_overlapping_labels_have_a_fourth_axis(tmp_path):
+def test_overlapping_labels_have_a_fourth_axis(tmp_path: Path) -> None:
     stack = make_stack()
     labels = np.random.default_rng(0).integers(0, 2, (6, 3, 16, 20)).astype(np.uint8)
     array = np.asarray(write(tmp_path, stack, labels).dataobj)
@@ -66,7 +70,7 @@ def test_overlapping_labels_have_a_fourth_axis(tmp_path):
 
 
 @pytest.mark.parametrize("signs", [(1, 1, 1), (-1, 1, 1), (-1, -1, 1), (1, -1, -1)])
-def test_nifti_in_gives_its_own_grid_back(tmp_path, signs):
+def test_nifti_in_gives_its_own_grid_back(tmp_path: Path, signs: tuple[int, int, int]) -> None:
     affine = np.diag([*np.multiply(signs, (1.0, 2.0, 3.0)), 1.0])
     affine[:3, 3] = (5, -6, 7)
     values = np.random.default_rng(0).integers(0, 4, (5, 6, 7)).astype(np.uint8)
@@ -80,7 +84,7 @@ def test_nifti_in_gives_its_own_grid_back(tmp_path, signs):
     assert image.header["sform_code"] == nibabel.load(source).header["sform_code"]
 
 
-def test_the_same_labels_give_the_same_bytes(tmp_path):
+def test_the_same_labels_give_the_same_bytes(tmp_path: Path) -> None:
     stack, files = make_stack(), []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()

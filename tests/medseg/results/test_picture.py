@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from medseg.dicom.phantom import Ellipsoid
+from medseg.dicom.series import Stack
 from medseg.inference.planes import LabelSpool
 from medseg.results.picture import display_window, edge_letters, volume_text, write_picture
 from tests.medseg.results.stacks import SEGMENTS, blobs, feed, made, make_result, make_stack
 
 
-def draw(folder, stack, labels, **changes):
+def draw(folder: Path, stack: Stack, labels: np.ndarray, **changes: Any) -> np.ndarray:
     spool = LabelSpool()
     feed(spool, stack, SEGMENTS, labels)
     write_picture(folder / "overlay.png", spool, make_result(stack, SEGMENTS, labels, **changes), made())
@@ -35,18 +38,20 @@ def draw(folder, stack, labels, **changes):
         ((0.99, 0.1, 0.1), "L"),
     ],
 )
-def test_letters_follow_the_direction_cosines(direction, letters):
+def test_letters_follow_the_direction_cosines(direction: tuple[float, float, float], letters: str) -> None:
     assert edge_letters(np.array(direction, float)) == letters
 
 
-def signed_axes():
+def signed_axes() -> list[tuple[float, ...]]:
     return [tuple(sign * value for value in axis) for axis in np.eye(3) for sign in (1.0, -1.0)]
 
 
 @pytest.mark.parametrize(
     ("row", "column"), [(r, c) for r, c in itertools.permutations(signed_axes(), 2) if np.dot(r, c) == 0][::3]
 )
-def test_any_acquisition_is_hung_the_same_way(tmp_path, row, column):
+def test_any_acquisition_is_hung_the_same_way(
+    tmp_path: Path, row: tuple[float, ...], column: tuple[float, ...]
+) -> None:
     # a bright ball at the patient's left, front and head, off the middle: up and to the right wherever it can be seen
     ball = Ellipsoid((12.0, -12.0, 12.0), (5.0, 5.0, 5.0), 500.0)
     stack = make_stack(orientation=(row, column), spacing_mm=(1.0, 1.0, 1.0), shape=(40, 40, 40), objects=[ball])
@@ -60,7 +65,7 @@ def test_any_acquisition_is_hung_the_same_way(tmp_path, row, column):
     assert (up, right) == [(True, False), (True, True), (True, True)][normal]
 
 
-def test_proportions_are_true_for_thick_slices(tmp_path):
+def test_proportions_are_true_for_thick_slices(tmp_path: Path) -> None:
     ball = Ellipsoid((0.0, 0.0, 0.0), (15.0, 15.0, 15.0), 500.0)
     stack = make_stack(spacing_mm=(4.0, 0.5, 1.0), shape=(16, 128, 64), objects=[ball])
     labels = np.stack([part.read() > 0 for part in stack.slices]).astype(np.uint8)
@@ -72,13 +77,13 @@ def test_proportions_are_true_for_thick_slices(tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(1, 16, 20), (3, 9, 300), (40, 16, 20)])
-def test_any_shape_empty_or_not(tmp_path, shape):
+def test_any_shape_empty_or_not(tmp_path: Path, shape: tuple[int, int, int]) -> None:
     stack = make_stack(shape=(max(shape[0], 3), *shape[1:]))
     assert draw(tmp_path, stack, np.zeros(stack.shape, np.uint8)).size
     assert draw(tmp_path, stack, blobs(stack.shape)).size
 
 
-def test_overlapping_labels_are_drawn(tmp_path):
+def test_overlapping_labels_are_drawn(tmp_path: Path) -> None:
     stack = make_stack()
     labels = np.zeros((6, 3, 16, 20), np.uint8)
     labels[2:4, 0, 4:12, 4:12] = labels[2:4, 1, 6:10, 6:10] = 1
@@ -89,14 +94,14 @@ def test_overlapping_labels_are_drawn(tmp_path):
 
 
 @pytest.mark.parametrize(("inside_hu", "window"), [(60, (-160, 240)), (-800, (-1350, 150)), (700, (-500, 1300))])
-def test_ct_takes_the_window_of_what_was_found(inside_hu, window):
+def test_ct_takes_the_window_of_what_was_found(inside_hu: int, window: tuple[int, int]) -> None:
     values = np.full((8, 8), -1000, np.float32)
     inside = np.zeros((8, 8), bool)
     inside[2:4], values[2:4] = True, inside_hu
     assert display_window(values, "CT", inside) == window
 
 
-def test_mr_window_ignores_air_and_survives_a_flat_image():
+def test_mr_window_ignores_air_and_survives_a_flat_image() -> None:
     values = np.concatenate([np.zeros(900), np.linspace(100, 1100, 1001)]).astype(np.float32)[None]
     black, white = display_window(values, "MR", np.zeros(values.shape, bool))
     assert (black, white) == pytest.approx((110, 1095), abs=2)
@@ -105,5 +110,5 @@ def test_mr_window_ignores_air_and_survives_a_flat_image():
 
 
 @pytest.mark.parametrize(("volume_ml", "text"), [(0.0, "0.00 ml"), (3.456, "3.46 ml"), (1512.3, "1512 ml")])
-def test_volumes_are_said_with_sense(volume_ml, text):
+def test_volumes_are_said_with_sense(volume_ml: float, text: str) -> None:
     assert volume_text(volume_ml) == text

@@ -16,7 +16,7 @@ from tests.medseg.inference.whole import pieces
 from tests.medseg.results.stacks import SEGMENTS, blobs, made, make_result, make_stack
 
 
-def test_the_record_of_a_result(tmp_path):
+def test_the_record_of_a_result(tmp_path: Path) -> None:
     stack = make_stack()
     labels = blobs(stack.shape)
     result = make_result(
@@ -58,7 +58,7 @@ def test_the_record_of_a_result(tmp_path):
     assert json.loads((tmp_path / "result.json").read_text()) == record
 
 
-def test_why_a_result_did_not_stream_is_told():
+def test_why_a_result_did_not_stream_is_told() -> None:
     stack = make_stack()
     result = make_result(stack, SEGMENTS, blobs(stack.shape), streamed=False, streamed_reason="percentiles")
     record = result_record(result, made(), {}, peak_rss_mb=1)
@@ -67,7 +67,7 @@ def test_why_a_result_did_not_stream_is_told():
     assert record["warnings"] == []
 
 
-def test_the_record_of_a_refusal():
+def test_the_record_of_a_refusal() -> None:
     error = GeometryRefused("1.2", "missing_slices", "no slice at 3 mm")
     lost = LeftOut("unreadable", 2, "files", "empty file")
     assert refusal_record("1", "1.2", "b", error, [lost]) == {
@@ -79,7 +79,7 @@ def test_the_record_of_a_refusal():
     }
 
 
-def test_a_file_is_replaced_whole_or_stays_as_it_was(tmp_path):
+def test_a_file_is_replaced_whole_or_stays_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "new" / "file.txt"
     with replacing(path) as temporary:
         temporary.write_text("first")
@@ -91,7 +91,7 @@ def test_a_file_is_replaced_whole_or_stays_as_it_was(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["file.txt"]
 
 
-def test_what_the_system_refuses_is_one_error(tmp_path):
+def test_what_the_system_refuses_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputNotWritable, match="cannot write results"), replacing(tmp_path / "file" / "x"):
         pass

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import highdicom
 import numpy as np
 import pydicom
 import pytest
+from pydicom import Dataset
 from pydicom.sr.codedict import codes
 
 from medseg.bundle.bundle import Code
-from medseg.inference.labels import Flag
+from medseg.dicom.series import Stack
+from medseg.inference.labels import Flag, SegmentationResult
+from medseg.results.provenance import Provenance
 from medseg.results.report import sentences, write_report
 from tests.medseg.results.stacks import LIVER, SEGMENTS, blobs, made, make_result, make_stack
 
@@ -22,24 +26,26 @@ FLAGS = (
 
 
 @pytest.fixture
-def stack():
+def stack() -> Stack:
     return make_stack()
 
 
-def write(folder, result, *, with_seg=True, provenance=None):
+def write(
+    folder: Path, result: SegmentationResult, *, with_seg: bool = True, provenance: Provenance | None = None
+) -> Dataset:
     path = folder / "sr.dcm"
     write_report(path, result, provenance or made(), with_seg=with_seg)
     return highdicom.sr.srread(path)
 
 
-def texts(report):
+def texts(report: Dataset) -> list[str]:
     found = highdicom.sr.utils.find_content_items(
         report, name=codes.DCM.Finding, value_type=highdicom.sr.ValueTypeValues.TEXT, recursive=True
     )
     return [item.TextValue for item in found]
 
 
-def volumes(report):
+def volumes(report: Dataset) -> dict[str, list[float]]:
     return {
         group.tracking_identifier.rsplit(" ", 1)[0]: [float(m.value) for m in group.get_measurements(codes.SCT.Volume)]
         for group in (
@@ -49,7 +55,7 @@ def volumes(report):
     }
 
 
-def test_volumes_segments_and_doubts(tmp_path, stack):
+def test_volumes_segments_and_doubts(tmp_path: Path, stack: Stack) -> None:
     result = make_result(stack, SEGMENTS, blobs(stack.shape), flags=FLAGS)
     report = write(tmp_path, result)
     assert volumes(report) == {f.segment.label: [round(f.volume_ml, 6)] for f in result.measured}
@@ -67,7 +73,7 @@ def test_volumes_segments_and_doubts(tmp_path, stack):
     assert report.SeriesDescription == "AI abdomen_ct SR (research use)"
 
 
-def test_pieces_of_an_abnormal_structure_are_counted(tmp_path, stack):
+def test_pieces_of_an_abnormal_structure_are_counted(tmp_path: Path, stack: Stack) -> None:
     abnormal = Code("SCT", "49755003", "Morphologically Abnormal Structure")
     lesion = replace(LIVER, label="Lesion", category=abnormal)
     labels = np.zeros(stack.shape, np.uint8)
@@ -77,7 +83,7 @@ def test_pieces_of_an_abnormal_structure_are_counted(tmp_path, stack):
     assert (int(count.value), count.unit.value) == (2, "1")
 
 
-def test_evidence_is_the_series_and_the_segmentation(tmp_path, stack):
+def test_evidence_is_the_series_and_the_segmentation(tmp_path: Path, stack: Stack) -> None:
     report = write(tmp_path, make_result(stack, SEGMENTS, blobs(stack.shape)))
     (study,) = report.CurrentRequestedProcedureEvidenceSequence
     assert study.StudyInstanceUID == stack.series.study_uid
@@ -87,7 +93,7 @@ def test_evidence_is_the_series_and_the_segmentation(tmp_path, stack):
     assert [item.ReferencedSOPInstanceUID for item in seg.ReferencedSOPSequence] == [made().key.uid("seg")]
 
 
-def test_nothing_found_is_said_in_words_and_refers_to_the_images(tmp_path, stack):
+def test_nothing_found_is_said_in_words_and_refers_to_the_images(tmp_path: Path, stack: Stack) -> None:
     result = make_result(stack, SEGMENTS, np.zeros(stack.shape, np.uint8))
     report = write(tmp_path, result, with_seg=False)
     assert texts(report)[0] == "Nothing found: no Liver, Spleen or Left kidney found in series 1."
@@ -102,7 +108,7 @@ def test_nothing_found_is_said_in_words_and_refers_to_the_images(tmp_path, stack
     assert len(study.ReferencedSeriesSequence) == 1
 
 
-def test_one_organ_missing(tmp_path, stack):
+def test_one_organ_missing(tmp_path: Path, stack: Stack) -> None:
     labels = blobs(stack.shape)
     labels[labels == 2] = 0
     report = write(tmp_path, make_result(stack, SEGMENTS, labels))
@@ -111,20 +117,20 @@ def test_one_organ_missing(tmp_path, stack):
     assert len(report.content.get_volumetric_roi_measurement_groups()) == 2
 
 
-def test_research_use_can_be_turned_off(stack):
+def test_research_use_can_be_turned_off(stack: Stack) -> None:
     result = make_result(stack, SEGMENTS, blobs(stack.shape))
     assert list(sentences(result)) == ["For research use only. Not for diagnosis."]
     assert list(sentences(result, research_use=False)) == []
 
 
-def test_a_report_with_nothing_to_say_is_still_a_report(tmp_path, stack):
+def test_a_report_with_nothing_to_say_is_still_a_report(tmp_path: Path, stack: Stack) -> None:
     provenance = made(research_use=False)
     report = write(tmp_path, make_result(stack, SEGMENTS, blobs(stack.shape)), provenance=provenance)
     assert texts(report) == []
     assert report.ContentQualification == "PRODUCT"
 
 
-def test_the_same_key_gives_the_same_bytes(tmp_path, stack):
+def test_the_same_key_gives_the_same_bytes(tmp_path: Path, stack: Stack) -> None:
     result = make_result(stack, SEGMENTS, blobs(stack.shape), flags=FLAGS)
     files = []
     for name in ("one", "two"):
@@ -133,8 +139,8 @@ def test_the_same_key_gives_the_same_bytes(tmp_path, stack):
     assert files[0] == files[1]
 
 
-def test_patient_and_study_are_the_sources(tmp_path):
-    def named(dataset):
+def test_patient_and_study_are_the_sources(tmp_path: Path) -> None:
+    def named(dataset: Dataset) -> None:
         dataset.SpecificCharacterSet = "ISO_IR 100"
         dataset.PatientName = "Müller^José"
         dataset.PatientBirthDate = ""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import highdicom
 import nibabel
@@ -21,6 +23,7 @@ from pydicom.uid import SegmentationStorage
 from medseg.bundle.bundle import Code, Segment
 from medseg.dicom.geometry import classify
 from medseg.dicom.nifti import read_nifti
+from medseg.dicom.series import Stack
 from medseg.dicom.sources import read_series
 from medseg.errors import GeometryRefused, InvalidBundle, OutputNotWritable
 from medseg.results import seg as seg_module
@@ -42,7 +45,14 @@ from tests.medseg.results.stacks import (
 )
 
 
-def write(folder, stack, labels, segments=SEGMENTS, provenance=None, **settings):
+def write(
+    folder: Path,
+    stack: Stack,
+    labels: np.ndarray,
+    segments: Sequence[Segment] = SEGMENTS,
+    provenance: Provenance | None = None,
+    **settings: Any,
+) -> highdicom.seg.Segmentation:
     """Write, verify, and read with highdicom."""
     path = folder / "seg.dcm"
     writer = SegWriter(path, provenance or made(), **settings)
@@ -52,11 +62,11 @@ def write(folder, stack, labels, segments=SEGMENTS, provenance=None, **settings)
     return highdicom.seg.segread(path)
 
 
-def uids(stack):
+def uids(stack: Stack) -> list[str]:
     return [part.instance.sop_instance_uid for part in stack.slices]
 
 
-def test_voxels_come_back_through_highdicom(tmp_path):
+def test_voxels_come_back_through_highdicom(tmp_path: Path) -> None:
     stack = make_stack(shape=(6, 15, 21))
     labels = blobs(stack.shape)
     seg = write(tmp_path, stack, labels)
@@ -65,7 +75,7 @@ def test_voxels_come_back_through_highdicom(tmp_path):
     assert len(seg.PerFrameFunctionalGroupsSequence) == seg.NumberOfFrames == 15  # the last plane is empty
 
 
-def test_what_every_segmentation_says(tmp_path):
+def test_what_every_segmentation_says(tmp_path: Path) -> None:
     stack = make_stack(number=7)
     source = stack.series.instances[0].header
     seg = write(tmp_path, stack, blobs(stack.shape))
@@ -90,7 +100,7 @@ def test_what_every_segmentation_says(tmp_path):
     assert float(seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SpacingBetweenSlices) == 2.0
 
 
-def test_segments_are_coded_named_coloured_and_explained(tmp_path):
+def test_segments_are_coded_named_coloured_and_explained(tmp_path: Path) -> None:
     stack = make_stack()
     seg = write(tmp_path, stack, blobs(stack.shape))
     for item, segment in zip(seg.SegmentSequence, SEGMENTS, strict=True):
@@ -105,7 +115,7 @@ def test_segments_are_coded_named_coloured_and_explained(tmp_path):
     assert modifier.CodeMeaning == "Left"
 
 
-def test_laterality_of_a_lesion_stands_with_its_region(tmp_path):
+def test_laterality_of_a_lesion_stands_with_its_region(tmp_path: Path) -> None:
     lung = Code("SCT", "39607008", "Lung")
     nodule = replace(SEGMENTS[2], number=1, region=lung)
     stack = make_stack()
@@ -117,13 +127,13 @@ def test_laterality_of_a_lesion_stands_with_its_region(tmp_path):
 
 @settings(deadline=None)
 @given(st.tuples(*[st.integers(0, 255)] * 3))
-def test_colours_survive_cielab(color):
+def test_colours_survive_cielab(color: tuple[int, int, int]) -> None:
     description = seg_module.describe(replace(LIVER, color=color), made())
     back = highdicom.color.CIELabColor.from_dicom_value(description.RecommendedDisplayCIELabValue).to_rgb()
     assert np.abs(np.subtract(back, color)).max() <= 2
 
 
-def test_the_same_key_gives_the_same_bytes(tmp_path):
+def test_the_same_key_gives_the_same_bytes(tmp_path: Path) -> None:
     stack, files = make_stack(), []
     for name in ("one", "two"):
         feed(SegWriter(tmp_path / name, made()), stack, SEGMENTS, blobs(stack.shape))
@@ -131,7 +141,7 @@ def test_the_same_key_gives_the_same_bytes(tmp_path):
     assert files[0] == files[1]
 
 
-def test_only_the_key_makes_uids(tmp_path):
+def test_only_the_key_makes_uids(tmp_path: Path) -> None:
     stack = make_stack()
     first = write(tmp_path, stack, blobs(stack.shape))
     later = write(tmp_path, stack, blobs(stack.shape), provenance=made(made_at=datetime(2030, 1, 1)))
@@ -142,7 +152,7 @@ def test_only_the_key_makes_uids(tmp_path):
     assert first.SegmentSequence[0].TrackingUID != other.SegmentSequence[0].TrackingUID
 
 
-def test_nothing_found_writes_no_file(tmp_path):
+def test_nothing_found_writes_no_file(tmp_path: Path) -> None:
     stack = make_stack()
     writer = SegWriter(tmp_path / "seg.dcm", made())
     feed(writer, stack, SEGMENTS, np.zeros(stack.shape, np.uint8))
@@ -150,7 +160,7 @@ def test_nothing_found_writes_no_file(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_found_can_be_one_empty_frame(tmp_path):
+def test_nothing_found_can_be_one_empty_frame(tmp_path: Path) -> None:
     stack = make_stack()
     seg = write(tmp_path, stack, np.zeros(stack.shape, np.uint8), write_empty=True)
     assert seg.NumberOfFrames == 1
@@ -158,7 +168,7 @@ def test_nothing_found_can_be_one_empty_frame(tmp_path):
     assert len(seg.SegmentSequence) == 3
 
 
-def test_a_segment_without_voxels_keeps_its_number(tmp_path):
+def test_a_segment_without_voxels_keeps_its_number(tmp_path: Path) -> None:
     stack = make_stack()
     labels = blobs(stack.shape)
     labels[labels == 2] = 0
@@ -168,7 +178,7 @@ def test_a_segment_without_voxels_keeps_its_number(tmp_path):
     assert (back == labels).all()
 
 
-def test_one_segment(tmp_path):
+def test_one_segment(tmp_path: Path) -> None:
     stack = make_stack()
     labels = blobs(stack.shape, 1)
     seg = write(tmp_path, stack, labels, (LIVER,))
@@ -176,7 +186,7 @@ def test_one_segment(tmp_path):
     assert (back[..., 0] == labels).all()
 
 
-def test_many_segments(tmp_path):
+def test_many_segments(tmp_path: Path) -> None:
     stack = make_stack(shape=(4, 32, 33))
     segments = tuple(Segment(n, f"S{n}", ANATOMY, LIVER.type, None, None, (n, 9, 9), None) for n in range(1, 105))
     labels = np.random.default_rng(1).integers(0, 105, stack.shape).astype(np.uint8)
@@ -185,7 +195,7 @@ def test_many_segments(tmp_path):
     assert (back == labels).all()
 
 
-def test_overlapping_segments(tmp_path):
+def test_overlapping_segments(tmp_path: Path) -> None:
     stack = make_stack()
     labels = np.random.default_rng(1).integers(0, 2, (6, 3, 16, 20)).astype(np.uint8)
     seg = write(tmp_path, stack, labels)
@@ -194,7 +204,7 @@ def test_overlapping_segments(tmp_path):
     assert (back == labels.transpose(0, 2, 3, 1)).all()
 
 
-def test_segments_that_could_overlap_but_do_not(tmp_path):
+def test_segments_that_could_overlap_but_do_not(tmp_path: Path) -> None:
     stack = make_stack()
     labels = np.stack([blobs(stack.shape) == n for n in (1, 2, 3)], axis=1).astype(np.uint8)
     assert write(tmp_path, stack, labels).SegmentsOverlap == "NO"
@@ -203,15 +213,15 @@ def test_segments_that_could_overlap_but_do_not(tmp_path):
 @pytest.mark.parametrize(
     ("source", "expected"), [(3, 301), (None, 1), (0, 1), (-5, 1), (2**31 - 1, 1), (21474836, 2147483601)]
 )
-def test_series_numbers_stay_in_their_range(source, expected):
+def test_series_numbers_stay_in_their_range(source: int | None, expected: int) -> None:
     assert series_number(source, 1) == expected
 
 
 @pytest.mark.parametrize("charset", ["ISO_IR 100", "ISO_IR 192", ["", "ISO 2022 IR 87"]])
-def test_names_keep_their_bytes(tmp_path, charset):
+def test_names_keep_their_bytes(tmp_path: Path, charset: str | list[str]) -> None:
     name = "Yamada^Tarou=山田^太郎" if isinstance(charset, list) else "Müller^José"
 
-    def named(dataset):
+    def named(dataset: Dataset) -> None:
         dataset.SpecificCharacterSet = charset
         dataset.PatientName = name
 
@@ -224,8 +234,8 @@ def test_names_keep_their_bytes(tmp_path, charset):
     assert pydicom.dcmread(tmp_path / "seg.dcm").get_item("PatientName").value == before
 
 
-def test_names_survive_when_the_header_was_read_before(tmp_path):
-    def named(dataset):
+def test_names_survive_when_the_header_was_read_before(tmp_path: Path) -> None:
+    def named(dataset: Dataset) -> None:
         dataset.SpecificCharacterSet = "ISO_IR 100"
         dataset.PatientName = "Müller^José"
 
@@ -235,8 +245,8 @@ def test_names_survive_when_the_header_was_read_before(tmp_path):
     assert str(write(tmp_path, stack, blobs(stack.shape)).PatientName) == "Müller^José"
 
 
-def test_our_own_words_suit_any_character_set(tmp_path):
-    def bare(dataset):
+def test_our_own_words_suit_any_character_set(tmp_path: Path) -> None:
+    def bare(dataset: Dataset) -> None:
         del dataset.SpecificCharacterSet
 
     stack = make_stack(bare)
@@ -245,7 +255,7 @@ def test_our_own_words_suit_any_character_set(tmp_path):
     assert seg.SegmentSequence[0].SegmentLabel == "Lasion, gro"
 
 
-def test_bad_values_of_the_source_neither_stop_us_nor_change(tmp_path):
+def test_bad_values_of_the_source_neither_stop_us_nor_change(tmp_path: Path) -> None:
     bad = {
         "PatientBirthDate": b"not a date",
         "PatientSex": b"unknown!",
@@ -277,11 +287,11 @@ def test_bad_values_of_the_source_neither_stop_us_nor_change(tmp_path):
         assert seg.get_item(keyword).value == value
 
 
-def test_missing_attributes_are_there_and_empty(tmp_path):
+def test_missing_attributes_are_there_and_empty(tmp_path: Path) -> None:
     absent = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID")
     absent = (*absent, "AccessionNumber", "ReferringPhysicianName", "PositionReferenceIndicator", "SeriesNumber")
 
-    def strip(dataset):
+    def strip(dataset: Dataset) -> None:
         for keyword in absent:
             del dataset[keyword]
 
@@ -293,8 +303,8 @@ def test_missing_attributes_are_there_and_empty(tmp_path):
     assert seg.SeriesNumber == 1
 
 
-def test_only_attributes_of_the_iod_are_taken(tmp_path):
-    def request(dataset):
+def test_only_attributes_of_the_iod_are_taken(tmp_path: Path) -> None:
+    def request(dataset: Dataset) -> None:
         dataset.RequestingService = "ward"
         dataset.InstitutionName = "Hospital"
         dataset.KVP = "120"
@@ -308,14 +318,14 @@ def test_only_attributes_of_the_iod_are_taken(tmp_path):
     assert not any(element.tag.is_private for element in seg)
 
 
-def _code(value, scheme, meaning):
+def _code(value: str, scheme: str, meaning: str) -> Dataset:
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
     return item
 
 
-def test_a_lossy_source_stays_marked(tmp_path):
-    def lossy(dataset):
+def test_a_lossy_source_stays_marked(tmp_path: Path) -> None:
+    def lossy(dataset: Dataset) -> None:
         dataset.LossyImageCompression = "01"
         dataset.LossyImageCompressionRatio = [10.5, 3]
         dataset.LossyImageCompressionMethod = ["ISO_10918_1", "ISO_15444_1"]
@@ -329,20 +339,20 @@ def test_a_lossy_source_stays_marked(tmp_path):
     assert write(tmp_path, clean, blobs(clean.shape)).LossyImageCompression == "00"
 
 
-def test_no_frame_of_reference_no_segmentation(tmp_path):
+def test_no_frame_of_reference_no_segmentation(tmp_path: Path) -> None:
     stack = replace(make_stack(), frame_of_reference_uid="")
     with pytest.raises(GeometryRefused, match="no FrameOfReferenceUID"):
         SegWriter(tmp_path / "seg.dcm", made()).begin(stack, SEGMENTS, exclusive=True)
 
 
-def test_nifti_gives_no_segmentation(tmp_path):
+def test_nifti_gives_no_segmentation(tmp_path: Path) -> None:
     nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4)), tmp_path / "v.nii")
     with pytest.raises(GeometryRefused):
         SegWriter(tmp_path / "seg.dcm", made()).begin(read_nifti(tmp_path / "v.nii"), SEGMENTS, exclusive=True)
 
 
-def test_an_assumed_frame_of_reference_is_the_stacks(tmp_path):
-    def strip(dataset):
+def test_an_assumed_frame_of_reference_is_the_stacks(tmp_path: Path) -> None:
+    def strip(dataset: Dataset) -> None:
         del dataset.FrameOfReferenceUID
 
     stack = make_stack(strip, assume=True)
@@ -350,20 +360,20 @@ def test_an_assumed_frame_of_reference_is_the_stacks(tmp_path):
     assert seg.FrameOfReferenceUID == stack.frame_of_reference_uid != ""
 
 
-def test_segments_must_be_numbered_from_one(tmp_path):
+def test_segments_must_be_numbered_from_one(tmp_path: Path) -> None:
     with pytest.raises(InvalidBundle, match=r"\[2, 3\]"):
         SegWriter(tmp_path / "seg.dcm", made()).begin(make_stack(), SEGMENTS[1:], exclusive=True)
 
 
-def test_a_folder_that_cannot_be_written_leaves_nothing(tmp_path):
+def test_a_folder_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     stack = make_stack()
     with pytest.raises(OutputNotWritable):
         feed(SegWriter(tmp_path / "file" / "seg.dcm", made()), stack, SEGMENTS, blobs(stack.shape))
 
 
-def test_a_failure_leaves_no_partial_file(tmp_path, monkeypatch):
-    def full(*_):
+def test_a_failure_leaves_no_partial_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> Iterator[bytes]:
         yield b"some bytes"
         raise OSError(28, "No space left on device")
 
@@ -374,7 +384,7 @@ def test_a_failure_leaves_no_partial_file(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_multi_frame_source(tmp_path, shared_data):
+def test_a_multi_frame_source(tmp_path: Path, shared_data: Path) -> None:
     stack = multi_frame_stack(shared_data)
     assert stack.shape == (3, 38, 23)
     labels = blobs(stack.shape)
@@ -393,7 +403,7 @@ def test_a_multi_frame_source(tmp_path, shared_data):
     assert (back == labels).all()
 
 
-def test_a_series_without_most_attributes(tmp_path, shared_data):
+def test_a_series_without_most_attributes(tmp_path: Path, shared_data: Path) -> None:
     (series,) = read_series(shared_data / "dicom" / "ct_ircadb01_17" / "PATIENT_DICOM.zip")
     (stack,) = classify(series, assume_frame_of_reference=True).stacks
     labels = np.zeros(stack.shape, np.uint8)
@@ -405,7 +415,7 @@ def test_a_series_without_most_attributes(tmp_path, shared_data):
 
 
 @pytest.mark.parametrize(("only", "asked", "marked"), [(True, False, True), (False, False, False), (False, True, True)])
-def test_a_bundle_for_research_stays_marked(only, asked, marked):
+def test_a_bundle_for_research_stays_marked(only: bool, asked: bool, marked: bool) -> None:
     file = {"path": Path("b"), "weights": Path("b/models/model.pt")}
     bundle = SimpleNamespace(name="b", version="1", digest="0" * 64, research_only=only, **file)
     provenance = Provenance.of(bundle, made().key, MADE_AT, research_use=asked)
@@ -413,7 +423,7 @@ def test_a_bundle_for_research_stays_marked(only, asked, marked):
     assert ("research use" in provenance.description("SEG")) is marked
 
 
-def test_a_long_bundle_name_leaves_room_for_the_warning():
+def test_a_long_bundle_name_leaves_room_for_the_warning() -> None:
     description = made(bundle="b" * 100).description("SEG")
     assert len(description) == 64
     assert description.endswith("SEG (research use)")

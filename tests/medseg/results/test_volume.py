@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import nibabel
 import numpy as np
 import pytest
@@ -29,7 +32,7 @@ def spooled(stack: Stack, labels: np.ndarray) -> LabelSpool:
         {"tilt_deg": 20.0},
     ],
 )
-def test_each_voxel_lies_where_its_slice_says(phantom):
+def test_each_voxel_lies_where_its_slice_says(phantom: dict[str, Any]) -> None:
     stack = make_stack(**phantom)
     labels = blobs(stack.shape)
     volume = LabelVolume.of(spooled(stack, labels))
@@ -45,7 +48,7 @@ def test_each_voxel_lies_where_its_slice_says(phantom):
 
 @pytest.mark.parametrize("missing", [[], [3]], ids=["whole", "gap"])
 @pytest.mark.parametrize("overlapping", [False, True], ids=["exclusive", "overlapping"])
-def test_it_is_what_the_nifti_file_holds(tmp_path, missing, overlapping):
+def test_it_is_what_the_nifti_file_holds(tmp_path: Path, missing: list[int], overlapping: bool) -> None:
     stack = make_stack(shape=(7, 16, 20), missing=missing)
     labels = blobs(stack.shape)
     if overlapping:
@@ -61,7 +64,7 @@ def test_it_is_what_the_nifti_file_holds(tmp_path, missing, overlapping):
     assert ras == pytest.approx(image.affine, abs=1e-4)
 
 
-def test_a_volume_past_a_gap_does_not_move():
+def test_a_volume_past_a_gap_does_not_move() -> None:
     stack = make_stack(shape=(7, 16, 20), missing=[3])
     labels = np.zeros(stack.shape, np.uint8)
     labels[4] = 2  # the slice on the grid's plane 5
@@ -70,7 +73,7 @@ def test_a_volume_past_a_gap_does_not_move():
     assert volume.affine[:3] @ (5, 0, 0, 1) == pytest.approx(stack.slices[4].plane.position_mm, abs=1e-3)
 
 
-def test_changing_it_changes_nothing_else():
+def test_changing_it_changes_nothing_else() -> None:
     stack = make_stack()
     volume = LabelVolume.of(spooled(stack, blobs(stack.shape)))
     before = stack.affine.copy()
@@ -78,7 +81,7 @@ def test_changing_it_changes_nothing_else():
     assert (stack.affine == before).all()
 
 
-def test_labels_that_are_not_all_there():
+def test_labels_that_are_not_all_there() -> None:
     with pytest.raises(ValueError, match="found 0 planes"):
         LabelVolume.of(LabelSpool())
     stack = make_stack()
