@@ -328,7 +328,7 @@ def test_a_ledger_that_is_locked_for_a_while_holds_up_nothing_for_longer(
         pacs.answer = lock_first
         with running(stage):
             wait_for("the lock", lambda: other.in_transaction)
-            time.sleep(2)  # several attempts fail
+            time.sleep(1)  # several attempts fail
             assert stage.states() == ["sending", "sending"]
             other.rollback()
             wait_for("the states of the deliveries", lambda: stage.states() == ["stored", "stored"])

@@ -1,6 +1,6 @@
 """Case 11: N-EVENT-REPORTs on an association of the peer's own, late, twice, for an unknown Transaction UID, of a part.
 
-Only what failed is sent again. Our own reports to those who ask us are in `tests/gateway/test_commitment.py`.
+Only what failed is sent again. Our own reports to those who ask us are in `tests/gateway/test_signals.py`.
 """
 
 from __future__ import annotations
