@@ -33,7 +33,8 @@ Errors rise untouched to a boundary; each boundary (the command line, a DIMSE st
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePath
 from traceback import extract_tb
 
@@ -257,6 +258,20 @@ class Unforeseen(MedsegError):
         where = "".join(f" at {PurePath(frame.filename).name}:{frame.lineno}" for frame in last)
         super().__init__(f"{what}: {type(error).__name__}{where}: this was not foreseen; please report it")
         self.error = error
+
+
+@contextmanager
+def boundary(what: str) -> Iterator[None]:
+    """What nobody thought of becomes `Unforeseen`, the error of one series or input, so that others go on.
+
+    The one place of this package that catches any error. Ours, and those of memory and disk, pass as they are.
+    """
+    try:
+        yield
+    except (MedsegError, MemoryError, OSError):
+        raise
+    except Exception as error:  # noqa: BLE001 - a boundary
+        raise Unforeseen(what, error) from None  # which keeps it, and does not quote it
 
 
 class VerificationFailed(MedsegError):

@@ -21,6 +21,7 @@ from medseg.errors import (
     ResourceError,
     Unforeseen,
     UsageError,
+    boundary,
 )
 from medseg.job.places import result_folders
 from medseg.texts import shown
@@ -102,7 +103,7 @@ def infer(
     wanted = _formats(formats)
     bundles = _bundles(bundle, trust=trust_bundle)
     with console.interruptible() as cancelled:
-        run = _Run(
+        run = _Inference(
             bundles,
             settings,
             cancelled,
@@ -147,7 +148,7 @@ class _Study:
     nifti: bool = False
 
 
-class _Run:
+class _Inference:
     """One call of the command: what was done, refused and failed over all its paths."""
 
     def __init__(
@@ -169,24 +170,28 @@ class _Run:
 
     def path(self, path: Path, root: Path, formats: frozenset[Format] | None, only: frozenset[str]) -> None:
         """Everything in one path; whatever goes wrong with an input does not stop the others."""
+        try:
+            with boundary(shown(path)):
+                self._path(path, root, formats, only)
+        except Interrupted:
+            raise
+        except (MedsegError, MemoryError, OSError) as error:
+            self._unreadable(_as_ours(shown(path), error))
+
+    def _path(self, path: Path, root: Path, formats: frozenset[Format] | None, only: frozenset[str]) -> None:
         from medseg.job.folder import Format
         from medseg.names import uid_name
 
-        try:
-            studies, lost = self._studies(path, only)
-            several = len(studies) > 1
-            for study in studies:
-                wanted = formats or frozenset({Format.NIFTI} if study.nifti else {Format.SEG, Format.SR})
-                for refused in study.plan.refused:
-                    self._refuse(refused)
-                for job in study.plan.jobs:
-                    self._job(job, root / uid_name(study.uid) if several else root, wanted)
-            if self.strict and lost:
-                self._unreadable(Incomplete(shown(path), lost))
-        except Interrupted:
-            raise
-        except Exception as error:  # noqa: BLE001 - what nobody thought of is this input's error, and not the others'
-            self._unreadable(_as_ours(shown(path), error))
+        studies, lost = self._studies(path, only)
+        several = len(studies) > 1
+        for study in studies:
+            wanted = formats or frozenset({Format.NIFTI} if study.nifti else {Format.SEG, Format.SR})
+            for refused in study.plan.refused:
+                self._refuse(refused)
+            for job in study.plan.jobs:
+                self._job(job, root / uid_name(study.uid) if several else root, wanted)
+        if self.strict and lost:
+            self._unreadable(Incomplete(shown(path), lost))
 
     def _studies(self, path: Path, only: frozenset[str]) -> tuple[list[_Study], list[str]]:
         """The studies of a path, and what was lost of it that no series answers for."""
@@ -226,11 +231,12 @@ class _Run:
         from medseg.job.run import run
 
         uid = job.stack.series.series_uid
+        what = f"series {uid}" if uid else shown(job.nifti or out)
         lost = [one.sentence for one in job.stack.left_out if one.lost]
         try:
             if self.strict and lost:
                 raise Incomplete(f"series {uid}", lost)
-            with console.progress(uid or shown(out)) as report:
+            with boundary(what), console.progress(uid or shown(out)) as report:
                 outcome = run(
                     job,
                     out,
@@ -242,8 +248,8 @@ class _Run:
                 )
         except Interrupted:
             raise
-        except Exception as error:  # noqa: BLE001 - see `path`
-            ours = _as_ours(f"series {uid}" if uid else shown(job.nifti or out), error)
+        except (MedsegError, MemoryError, OSError) as error:
+            ours = _as_ours(what, error)
             self.failed.append(ours)
             self._tell(Refused(job.stack.series, job.bundle.name, ours, job.stack.left_out), "failed")
         else:
@@ -304,13 +310,11 @@ def _only(planned: StudyPlan, series_uids: frozenset[str]) -> StudyPlan:
     )
 
 
-def _as_ours(what: str, error: Exception) -> MedsegError:
-    """An error as one of ours: as it is, of the machine, or not foreseen."""
+def _as_ours(what: str, error: MedsegError | MemoryError | OSError) -> MedsegError:
+    """An error as one of ours: as it is, or of the machine."""
     if isinstance(error, MedsegError):
         return error
     if isinstance(error, MemoryError):
         return OutOfMemory(f"{what}: {console.sentence(error)}")
-    if isinstance(error, OSError):
-        kind = ResourceError if exit_code(error) == RESOURCES else InputError
-        return kind(f"{what}: {error.strerror or error}")
-    return Unforeseen(what, error)
+    kind = ResourceError if exit_code(error) == RESOURCES else InputError
+    return kind(f"{what}: {error.strerror or error}")

@@ -13,7 +13,7 @@ from medseg.dicom import left_out as left
 from medseg.dicom.geometry import classify
 from medseg.dicom.nifti import read_nifti
 from medseg.dicom.series import LeftOut, Series, Stack
-from medseg.errors import DoesNotFit, GeometryRefused, MedsegError, Unforeseen
+from medseg.errors import DoesNotFit, GeometryRefused, MedsegError, boundary
 from medseg.names import file_name
 from medseg.results.record import refusal_record
 
@@ -66,15 +66,12 @@ def plan(
     """
     jobs: list[Job] = []
     refused: list[Refused] = []
-    for one in sorted(series, key=lambda s: (s.number if s.number is not None else -1, s.series_uid)):
+    for part in sorted(series, key=lambda s: (s.number if s.number is not None else -1, s.series_uid)):
         try:
-            planned = _plan_series(one, bundles, explicit, assume_frame_of_reference)
+            with boundary(f"series {part.series_uid}"):
+                planned = _plan_series(part, bundles, explicit, assume_frame_of_reference)
         except MedsegError as error:
-            refused.append(Refused(one, None, error, one.left_out))
-        except (MemoryError, OSError):
-            raise
-        except Exception as error:  # noqa: BLE001 - what nobody thought of is this series' error, and not the others'
-            refused.append(Refused(one, None, Unforeseen(f"series {one.series_uid}", error), one.left_out))
+            refused.append(Refused(part, None, error, part.left_out))
         else:
             for job in planned.jobs:
                 jobs.append(replace(job, folder=_folder(job.stack, job.bundle, {made.folder for made in jobs})))

@@ -17,6 +17,7 @@ from medseg.errors import InvalidBundle, OutOfMemory
 from medseg.inference import malloc
 from medseg.inference.engines.case import FAILURES, OPENVINO, TORCH, Case, Run
 from medseg.inference.engines.device import CPU, is_out_of_memory
+from medseg.inference.engines.ladder import MemoryLadder, Step
 from medseg.inference.engines.openvino import OwnThreads
 from medseg.inference.engines.pinned import Staging
 from medseg.inference.engines.selection import AUTO, RaceResult, candidates, choose, race, usable
@@ -28,8 +29,8 @@ logger = logging.getLogger(__name__)
 class Engine:
     """A network on its device, called with batches of windows; the back-end is chosen when the first ones come.
 
-    A back-end that fails gives way to torch. When memory runs out the batch is halved, then the GPU left for the CPU,
-    and a warning kept for each; when a single window does not fit into the CPU's memory either, OutOfMemory is raised.
+    A back-end that fails gives way to torch. When memory runs out a step of the `MemoryLadder` is taken, and a warning
+    kept; when there is none left, OutOfMemory is raised.
     """
 
     def __init__(
@@ -51,26 +52,38 @@ class Engine:
         Raises UsageError for an engine that cannot be used here.
         """
         usable(engine, device, precision)
-        self.network, self.bundle, self.device, self.precision, self.batch = network, bundle, device, precision, batch
-        self.name, self.warnings, self.exact = TORCH, list[str](), exact
+        self.network, self.bundle, self.exact = network, bundle, exact
+        self.name, self.warnings = TORCH, list[str]()
+        self._ladder = MemoryLadder(device, precision, batch, CPU if careful else device, exact)
         self._expected = 1
         # Code that a user vouches for is not in the digest by which engines are kept.
         self._wanted = TORCH if careful or bundle.trusted else engine
         self._waiting, self._staging = waiting, Staging(device)
         self._run: Run | None = None
         self._threads, self._yields = torch.get_num_threads(), False
-        self._slab_device = CPU if careful else device
         if careful:
             where = "" if device == CPU else ", scores in the machine's memory"
             self._warn(f"out of memory before: now one window at a time on {device}{where}")
-        window = bundle.recipe.window
-        self._slice_axis = window.slice_axis if len(window.roi) == 2 else None
+        self._slice_axis = slice_axis(bundle)
+
+    @property
+    def device(self) -> torch.device:
+        return self._ladder.device
+
+    @property
+    def precision(self) -> str:
+        return self._ladder.precision
+
+    @property
+    def batch(self) -> int:
+        """Windows at a time."""
+        return self._ladder.batch
 
     def begin_job(self, windows: int, batch: int | None = None) -> None:
         """What comes next are about so many windows. batch: no more of them at a time from now on."""
         self._expected = windows
         if batch is not None:
-            self.batch = min(batch, self.batch)
+            self._ladder = self._ladder.at_most(batch)
 
     def __call__(self, windows: Tensor) -> Tensor:
         """(B, C, *roi) on the CPU -> (B, K, *roi) float32 on the device; roi has three entries, also for 2D.
@@ -86,19 +99,19 @@ class Engine:
                 if not is_out_of_memory(error):
                     raise
                 self._yield_memory(error)
-            done = [scores.to(self.device) for scores in done]
+            done = [scores.to(self.device) for scores in done]  # which it may have had to leave
         return done[0] if len(done) == 1 else torch.cat(done)
 
     def room(self, *shape: int) -> Tensor:
         """Zeros to stitch scores in: on the device, or in the machine's memory where that has not got so much."""
         try:
-            return torch.zeros(shape, device=self._slab_device)
+            return torch.zeros(shape, device=self._ladder.sums)
         except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error) or self._slab_device == CPU:
+            step = self._ladder.sums_elsewhere()
+            if not is_out_of_memory(error) or step is None:
                 raise
-        self._slab_device = CPU
-        self._warn(f"out of memory on {self.device}: scores are stitched in the machine's memory")
-        return torch.zeros(shape)
+        self._go_on(step)
+        return torch.zeros(shape, device=self._ladder.sums)
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -136,33 +149,20 @@ class Engine:
             self._fall_back(error)
             return lambda: self(window)
 
-        def checked() -> Tensor:
+        def waited() -> Tensor:
             try:
                 scores = answer()
             except FAILURES as error:
                 self._fall_back(error)
                 return self(window)
-            return self._checked(scores, window)
+            return checked(scores, window, self.bundle)
 
-        return checked
+        return waited
 
     def _forward(self, windows: Tensor) -> Tensor:
         if len(windows) == 1 and self._pairs:
             return self._forward(windows.expand(2, *windows.shape[1:]))[:1]
-        return self._checked(self._scores(self._to_network(windows)), windows)
-
-    def _checked(self, scores: Tensor, windows: Tensor) -> Tensor:
-        if not isinstance(scores, Tensor):
-            raise InvalidBundle(self.bundle.name, "network_def", f"gives {type(scores).__name__}, not one tensor")
-        scores = scores.float() if self._slice_axis is None else scores.float().unsqueeze(self._slice_axis + 2)
-        expected = (len(windows), self.bundle.out_channels, *windows.shape[2:])
-        if tuple(scores.shape) != expected:
-            raise InvalidBundle(
-                self.bundle.name,
-                "network_def",
-                f"gives {tuple(scores.shape)} for a window of {tuple(windows.shape)}, expected {expected}",
-            )
-        return scores
+        return checked(self._scores(self._to_network(windows)), windows, self.bundle)
 
     def _scores(self, windows: Tensor) -> Tensor:
         if self._run is None:
@@ -207,17 +207,17 @@ class Engine:
 
     def race(self, windows: Tensor) -> RaceResult:
         """Race all back-ends that can run here over windows (B, C, *roi), and keep the verdict for jobs to come."""
-        given = self._to_network(windows)
-        case = self._case(given)
-        return race(AUTO, case, given, self._labels, candidates(case), self._waiting)
+        windows = self._to_network(windows)
+        case = self._case(windows)
+        return race(AUTO, case, windows, self._labels, candidates(case), self._waiting)
 
     def _case(self, windows: Tensor) -> Case:
         shape = tuple(windows.shape[1:])
         return Case(self.network, self.device, self.precision, shape, self.batch, self.bundle.digest)
 
     def _to_network(self, windows: Tensor) -> Tensor:
-        there = self._staging(windows)
-        return there if self._slice_axis is None else there.squeeze(self._slice_axis + 2)
+        staged = self._staging(windows)
+        return staged if self._slice_axis is None else staged.squeeze(self._slice_axis + 2)
 
     def _labels(self, scores: Tensor) -> Tensor:
         finish = self.bundle.recipe.finish
@@ -229,25 +229,47 @@ class Engine:
     def _yield_memory(self, error: BaseException) -> None:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        if self.batch > 1 and not self.exact:
-            self.batch //= 2
-            self._warn(f"out of memory on {self.device}: going on with {self.batch} windows at a time")
-        elif self.device != CPU:
-            self._warn(f"out of memory on {self.device} with one window: going on on the CPU")
-            self.device, self._staging = CPU, Staging(CPU)
-            self.network = self.network.to(CPU)
-            if self.precision == "fp16":  # convolutions in half precision are slower than fp32 there
-                self.precision = "fp32"
-            self._use_torch()
-        else:
+        step = self._ladder.fewer_windows()
+        if step is None:
             raise OutOfMemory(
                 f"bundle {self.bundle.name}: windows of {self.bundle.recipe.window.roi} voxels do not fit into memory, "
                 f"{self.batch} at a time: close other programs or use a bundle with a smaller window"
             ) from error
+        self._go_on(step)
+
+    def _go_on(self, step: Step) -> None:
+        self._warn(step.warning)
+        before, self._ladder = self.device, step.ladder
+        if self.device != before:
+            self._staging = Staging(self.device)
+            self.network = self.network.to(self.device)
+            self._use_torch()
 
     def _warn(self, message: str) -> None:
         logger.warning(message)
         self.warnings.append(message)
+
+
+def slice_axis(bundle: Bundle) -> int | None:
+    """Along which axis of a window a 2D network sees one slice; None for a 3D one."""
+    window = bundle.recipe.window
+    return window.slice_axis if len(window.roi) == 2 else None
+
+
+def checked(scores: Tensor, windows: Tensor, bundle: Bundle) -> Tensor:
+    """What a network gave for windows (B, C, *roi), as (B, K, *roi) float32. Raises InvalidBundle where it is not."""
+    if not isinstance(scores, Tensor):
+        raise InvalidBundle(bundle.name, "network_def", f"gives {type(scores).__name__}, not one tensor")
+    axis = slice_axis(bundle)
+    scores = scores.float() if axis is None else scores.float().unsqueeze(axis + 2)
+    expected = (len(windows), bundle.out_channels, *windows.shape[2:])
+    if tuple(scores.shape) != expected:
+        raise InvalidBundle(
+            bundle.name,
+            "network_def",
+            f"gives {tuple(scores.shape)} for a window of {tuple(windows.shape)}, expected {expected}",
+        )
+    return scores
 
 
 class Networks:
