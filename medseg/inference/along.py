@@ -25,13 +25,13 @@ def along_axis(
 
     more, end: see `StreamedVolume`. Raises StreamInvalid where the axis turns out to be another, OutOfMemory.
     """
-    found = LabelCollector(context.bundle, context.floor, first=axis.slices[0])
+    collector = LabelCollector(context.bundle, context.floor, first=axis.slices[0])
     volume = StreamedVolume(
         axis,
         context.recipe,
         context.decoder,
         end=end,
-        seen=partial(context.seen, found),
+        seen=partial(context.seen, collector),
         clock=context.clock,
         exact=context.settings.exact,
     )
@@ -50,20 +50,20 @@ def along_axis(
         return present.count if volume.ended else None
 
     def tell_found() -> None:
-        context.tell(Stage.RESTORE, len(found), volume.plan.count if volume.ended else None)
+        context.tell(Stage.RESTORE, len(collector), volume.plan.count if volume.ended else None)
 
-    with restoring(context, found, volume.inverse, backwards=axis.count is not None) as beside:
+    with restoring(context, collector, volume.inverse, backwards=axis.count is not None) as beside:
 
         def pull() -> Slice | None:
-            piece = more()
-            if piece is None:
+            slice_ = more()
+            if slice_ is None:
                 beside.settle()  # what is found is told before anything is waited for
-                context.tell(Stage.RESTORE, len(found), None)
-            return piece
+                context.tell(Stage.RESTORE, len(collector), None)
+            return slice_
 
         for slab in slabs(context, planes, volume.rows(pull), layout, windows):
             beside.put(slab)
             tell_found()
     tell_found()
-    found.see_rest(lambda n: context.decoder.take(volume.slices[n]))
-    return found
+    collector.see_rest(lambda n: context.decoder.take(volume.slices[n]))
+    return collector

@@ -50,12 +50,12 @@ class Context:
         if warning is not None:
             self.warnings.append(warning)
 
-    def seen(self, found: LabelCollector, plane: Pixels) -> Pixels:
-        """A decoded plane as the network is given it, once `found` knows of its values."""
-        plane, values = found.valueless.see(plane)
-        found.samples.add(values)
+    def seen(self, collector: LabelCollector, plane: Pixels) -> Pixels:
+        """A decoded plane as the network is given it, once `collector` knows of its values."""
+        plane, values = collector.valueless.see(plane)
+        collector.samples.add(values)
         if self.present is not None:
-            self.tell(Stage.READ, len(found.samples), self.present)
+            self.tell(Stage.READ, len(collector.samples), self.present)
         return plane
 
     def timed(self, stage: Stage, items: Iterator[T]) -> Iterator[T]:

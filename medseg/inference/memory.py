@@ -199,7 +199,7 @@ class _Held(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 storage = tensor.untyped_storage()
                 held = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
                 self._alive[held.cdata] = held, storage.nbytes()
-        self._alive = {one: held for one, held in self._alive.items() if not held[0].expired()}  # type: ignore[no-untyped-call]
+        self._alive = {key: held for key, held in self._alive.items() if not held[0].expired()}  # type: ignore[no-untyped-call]
         self.peak = max(self.peak, sum(size for _, size in self._alive.values()))
         return result
 
@@ -212,7 +212,7 @@ def free_bytes(device: torch.device, proc: Path = Path("/proc"), cgroups: Path =
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + cached
-    return min((one for one in (_of_machine(proc), *_of_groups(proc, cgroups)) if one is not None), default=None)
+    return min((free for free in (_of_machine(proc), *_of_groups(proc, cgroups)) if free is not None), default=None)
 
 
 def _of_machine(proc: Path) -> int | None:
@@ -237,8 +237,8 @@ def _of_groups(proc: Path, cgroups: Path) -> Iterator[int]:
             most, taken = _number(folder / limit), _number(folder / used)
             if most is not None and taken is not None:
                 # Files in the page cache count as taken, and are given back when memory is needed.
-                told = _table(folder / "memory.stat")
-                yield max(most - taken + told.get("inactive_file", 0) + told.get("active_file", 0), 0)
+                cached = _table(folder / "memory.stat")
+                yield max(most - taken + cached.get("inactive_file", 0) + cached.get("active_file", 0), 0)
             if folder == root:
                 break
 

@@ -1,7 +1,7 @@
 """Class scores of windows, slab by slab, and their way back to label planes: what is the same along an axis and over a
 whole volume.
 
-windows -> slabs of scores (`slabs`) -> [thread beside] restored planes (`restoring`) -> found
+windows -> slabs of scores (`slabs`) -> [thread beside] restored planes (`restoring`) -> what is found
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from medseg.inference.windows.streaming import Planes, Rows, rows_of, stream
 from medseg.progress import Stage
 
 Slab: TypeAlias = tuple[int, Tensor]
-_TIDY: Final = 64  # planes found
+_TIDY: Final = 64  # planes
 
 
 def slabs(
@@ -65,10 +65,10 @@ def slabs_of_volume(context: Context, voxels: Tensor, axes: Axes, batch: int | N
 
 @contextmanager
 def restoring(
-    context: Context, found: LabelCollector, inverse: Inverse, *, backwards: bool = False
+    context: Context, collector: LabelCollector, inverse: Inverse, *, backwards: bool = False
 ) -> Iterator[BackgroundConsumer[Slab]]:
     """A thread beside that of the network, which brings back the slabs that it is given, and puts what is in their
-    planes into `found`. backwards: slices come from the last to the first."""
+    planes into `collector`. backwards: slices come from the last to the first."""
 
     def clean(planes: Iterable[Tensor]) -> Iterable[Tensor]:
         """The recipe's KeepLargestConnectedComponentd, where it stands before the inversion."""
@@ -79,10 +79,10 @@ def restoring(
         return (torch.tensor(plane)[None] for plane in kept)
 
     def consume(given: Iterator[Slab]) -> None:
-        with found:
-            for plane in restore(given, context.recipe.finish, inverse, found.certainty, clean):
-                found.add(plane)
-                if len(found) % _TIDY == 0:
+        with collector:
+            for plane in restore(given, context.recipe.finish, inverse, collector.certainty, clean):
+                collector.add(plane)
+                if len(collector) % _TIDY == 0:
                     malloc.give_back()
 
     with (

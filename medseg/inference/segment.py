@@ -64,11 +64,11 @@ def segment(
         with Decoder() as decoder:
             context = _context(source, bundle, settings, decoder, on_progress, cancelled)
             taken = _all_there(context, source.stack) if isinstance(source, StackSource) else _arriving(context, source)
-        stack, valueless = taken.stack, taken.found.valueless.voxels
+        stack, valueless = taken.stack, taken.collector.valueless.voxels
         if valueless == math.prod(stack.shape):
             raise InputError(f"series {context.series_uid}: none of its {valueless} voxels has a finite value")
         with context.clock.time(Stage.RESTORE):
-            cleaned = CleanedLabels(taken.found, stack)
+            cleaned = CleanedLabels(taken.collector, stack)
         _deliver(context, stack, cleaned, sink)
         return _result(context, taken, cleaned)
 
@@ -124,7 +124,7 @@ class _Taken:
     slice; None where they ran as slices came."""
 
     stack: Stack
-    found: LabelCollector
+    collector: LabelCollector
     waited: str | None
 
 
@@ -135,15 +135,15 @@ def _arriving(context: Context, source: SliceSource) -> _Taken:
     axis = next(iter(reasons(context.recipe)), None) or _first_axis(context, intake, source)
     if isinstance(axis, SliceAxis):
         try:
-            found = along_axis(context, axis, intake.pull, lambda: _final_axis(context, intake, stack))
-            return _Taken(stack(), found, _barrier(context))
+            collector = along_axis(context, axis, intake.pull, lambda: _final_axis(context, intake, stack))
+            return _Taken(stack(), collector, _barrier(context))
         except StreamInvalid as error:
             axis = str(error)
     with context.clock.time(Stage.READ):
         while not intake.ended:
-            piece = intake.pull()
-            if piece is not None:
-                context.decoder.keep(piece)
+            slice_ = intake.pull()
+            if slice_ is not None:
+                context.decoder.keep(slice_)
         stack()
     taken = _all_there(context, stack())
     return replace(taken, waited=taken.waited or axis)
@@ -209,15 +209,15 @@ def _deliver(context: Context, stack: Stack, cleaned: CleanedLabels, sink: Label
 
 def _result(context: Context, taken: _Taken, cleaned: CleanedLabels) -> SegmentationResult:
     """Once all planes are delivered."""
-    stack, found, engine = taken.stack, taken.found, context.engine
+    stack, collector, engine = taken.stack, taken.collector, context.engine
     measured, at_edge = cleaned.measured()
     noticed = [finding.detail for finding in stack.findings if finding.level is Level.WARNING]
     return SegmentationResult(
         stack=stack,
         measured=measured,
         flags=(
-            *no_value(found.valueless.voxels, stack, context.floor),
-            *flags(stack, context.bundle, measured, at_edge, found.samples.values()),
+            *no_value(collector.valueless.voxels, stack, context.floor),
+            *flags(stack, context.bundle, measured, at_edge, collector.samples.values()),
         ),
         warnings=(*noticed, *context.warnings, *engine.warnings),
         timings_s=context.clock.timings_s(),

@@ -23,14 +23,14 @@ from medseg.progress import Stage, check
 
 def through_whole(context: Context, stack: Stack) -> LabelCollector:
     """What is found in a stack that is read before any window runs. Raises OutOfMemory before it is read."""
-    found = LabelCollector(context.bundle, context.floor)
+    collector = LabelCollector(context.bundle, context.floor)
     # The volume is handed on, and kept by nobody before: it may be large, and it is changed on the way.
     if fallback.reason_for_fallback(context.recipe) is not None:
-        _by_monai(context, stack, _read(context, stack, found), found)
-        return found
+        _by_monai(context, stack, _read(context, stack, collector), collector)
+        return collector
     batch = _fitting(context, stack)
-    _by_ourselves(context, stack, _read(context, stack, found), found, batch)
-    return found
+    _by_ourselves(context, stack, _read(context, stack, collector), collector, batch)
+    return collector
 
 
 def _fitting(context: Context, stack: Stack) -> int:
@@ -44,18 +44,18 @@ def _fitting(context: Context, stack: Stack) -> int:
     return batch
 
 
-def _read(context: Context, stack: Stack, found: LabelCollector) -> Tensor:
+def _read(context: Context, stack: Stack, collector: LabelCollector) -> Tensor:
     """(1, k, j, i) on the source's uniform grid."""
     voxels = torch.empty((1, *stack.shape))
     with context.clock.time(Stage.READ):
-        for k, piece in enumerate(stack.slices):
+        for k, slice_ in enumerate(stack.slices):
             check(context.cancelled)
             context.decoder.ahead(stack.slices[k : k + AHEAD])
-            voxels[0, k] = torch.from_numpy(context.seen(found, context.decoder.take(piece)))
+            voxels[0, k] = torch.from_numpy(context.seen(collector, context.decoder.take(slice_)))
     return uniform(voxels, stack.coordinates)
 
 
-def _by_ourselves(context: Context, stack: Stack, volume: Tensor, found: LabelCollector, batch: int) -> None:
+def _by_ourselves(context: Context, stack: Stack, volume: Tensor, collector: LabelCollector, batch: int) -> None:
     with context.clock.time(Stage.PREPARE):
         context.tell(Stage.PREPARE, 0, 1)
         prepared = prepare(volume, stack.affine, context.recipe, tilted=stack.tilt_deg != 0)
@@ -63,21 +63,21 @@ def _by_ourselves(context: Context, stack: Stack, volume: Tensor, found: LabelCo
         back = to_source(prepared, stack.coordinates, stack.shape[1:], context.recipe.finish)
         context.tell(Stage.PREPARE, 1, 1)
     count = len(stack.slices)
-    with restoring(context, found, partial(_inverse, back, count)) as beside:
+    with restoring(context, collector, partial(_inverse, back, count)) as beside:
         for slab in slabs_of_volume(context, prepared.voxels, prepared.frame.axes, batch):
             beside.put(slab)
-            context.tell(Stage.RESTORE, len(found), count)
-    context.tell(Stage.RESTORE, len(found), count)
+            context.tell(Stage.RESTORE, len(collector), count)
+    context.tell(Stage.RESTORE, len(collector), count)
 
 
-def _by_monai(context: Context, stack: Stack, volume: Tensor, found: LabelCollector) -> None:
+def _by_monai(context: Context, stack: Stack, volume: Tensor, collector: LabelCollector) -> None:
     bundle = replace(context.bundle, recipe=context.recipe)
     scores = partial(slabs_of_volume, context)
-    planes = fallback.label_planes(volume, stack.affine, stack.coordinates, bundle, scores, found.certainty)
-    with found:
+    planes = fallback.label_planes(volume, stack.affine, stack.coordinates, bundle, scores, collector.certainty)
+    with collector:
         for plane in context.timed(Stage.RESTORE, planes):
-            found.add(plane)
-            context.tell(Stage.RESTORE, len(found), len(stack.slices))
+            collector.add(plane)
+            context.tell(Stage.RESTORE, len(collector), len(stack.slices))
 
 
 def _inverse(back: ToSource, count: int, k: int, newest: int) -> tuple[ToSource, int]:

@@ -51,7 +51,7 @@ class Followed:
 def follow(
     source: SliceSource,
     bundles: Sequence[Bundle],
-    unfit: Callable[[MedsegError], None] = lambda _: None,
+    on_no_bundle: Callable[[MedsegError], None] = lambda _: None,
     *,
     explicit: bool = False,
     settings: Settings,
@@ -62,29 +62,29 @@ def follow(
 
     What is to be done is planned when all have come, by `plan`; where that is something else, what was found is dropped
     and the jobs are still to be run. No window is computed once it is known that the bundle does not fit: from the
-    first slices, from how far they reach, or from the plan. unfit: called with the reason where the first slices call
-    for no bundle, so that the others need not be waited for; it may raise. Raises what `plan` and `segment` raise, but
-    for refusals, which are in the plan.
+    first slices, from how far they reach, or from the plan. on_no_bundle: called with the reason where the first slices
+    call for no bundle, so that the others need not be waited for; it may raise. Raises what `plan` and `segment` raise,
+    but for refusals, which are in the plan.
     """
     assume = settings.assume_frame_of_reference
     planning = partial(plan, bundles=bundles, explicit=explicit, assume_frame_of_reference=assume)
     with ThreadPoolExecutor(1, thread_name_prefix="digest") as pool:
-        begun = ProbedSource(source, pool, planning, cancelled)
+        probed = ProbedSource(source, pool, planning, cancelled)
         try:
-            bundle = begun.bundle(bundles, explicit=explicit, assume=assume)
+            bundle = probed.bundle(bundles, explicit=explicit, assume=assume)
             labels, result = LabelSpool(), None
             if bundle is not None:
                 with suppress(InputError):  # what is wrong with the series as a whole, the plan says
                     result = segment(
-                        begun, bundle, labels, settings=settings, on_progress=on_progress, cancelled=cancelled
+                        probed, bundle, labels, settings=settings, on_progress=on_progress, cancelled=cancelled
                     )
-            elif begun.unfit is not None:
-                unfit(begun.unfit)
-            planned = begun.plan()
+            elif probed.no_bundle is not None:
+                on_no_bundle(probed.no_bundle)
+            planned = probed.plan()
             found = None
             if result is not None and bundle is not None and _is_only_job(planned, result.stack, bundle):
                 found = Segmented(_told_of(result, planned.jobs[0].stack), labels)
-            return Followed(planned, found, begun.digest)
+            return Followed(planned, found, probed.digest)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -99,8 +99,8 @@ class _Void(InputError):
 class ProbedSource:
     """A source whose first slices were looked at, and whose instances are digested as they come.
 
-    planning: what is to be done with the series, once all of it has come. ended: it has. unfit: why the first slices of
-    an arriving series call for no bundle.
+    planning: what is to be done with the series, once all of it has come. ended: it has. no_bundle: why the first
+    slices of an arriving series call for no bundle.
     Iterating raises _Void as soon as the bundle that was begun with is known not to be the one.
     """
 
@@ -119,7 +119,7 @@ class ProbedSource:
         self._reach: _Reach | None = None
         self._plan: StudyPlan | None = None
         self.ended = False
-        self.unfit: MedsegError | None = None
+        self.no_bundle: MedsegError | None = None
 
     @property
     def series(self) -> Series:
@@ -166,7 +166,7 @@ class ProbedSource:
                 for job in matched.jobs:
                     self._begin_with(job.bundle, stack)
                 for refused in matched.refused:
-                    self.unfit = refused.error
+                    self.no_bundle = refused.error
                 return self._bundle
         jobs = self.plan().jobs
         if len(jobs) == 1:

@@ -83,7 +83,9 @@ def _plan_series(series: Series, bundles: Sequence[Bundle], explicit: bool, assu
     """The jobs of one series: each of its stacks knows what of the series is not in any of them."""
     verdict = classify(series, assume_frame_of_reference=assume_frame)
     matched = match(verdict.stacks, bundles, explicit=explicit)
-    unfit = tuple(LeftOut(one.error.code, 1, "volumes", f"of the same series, {one.error}") for one in matched.refused)
+    unfit = tuple(
+        LeftOut(refused.error.code, 1, "volumes", f"of the same series, {refused.error}") for refused in matched.refused
+    )
     whole = (*left.missing(series), *series.left_out)
     around = (*left.of_refusals(verdict.refusals), *(unfit if matched.jobs else ()), *whole)
     jobs = (replace(job, stack=left.told(job.stack, around)) for job in matched.jobs)

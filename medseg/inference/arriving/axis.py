@@ -40,8 +40,8 @@ _ROUNDED: Final = 5e-7  # of the spacing
 class SliceAxis:
     """Evenly spaced slices along their normal, or against it.
 
-    affine: 4x4, (k, j, i, 1) to LPS mm with k counted along the track. shape: (rows, columns).
-    count: of all slices, where the track begins at the last of them and they come from there; else None.
+    affine: 4x4, (k, j, i, 1) to LPS mm with k counted along the axis. shape: (rows, columns).
+    count: of all slices, where the axis begins at the last of them and they come from there; else None.
     """
 
     slices: tuple[Slice, ...]
@@ -54,8 +54,8 @@ class SliceAxis:
         affine = self._from(self.slices[-1].plane.position_mm)
         return replace(self, slices=self.slices[::-1], affine=affine, count=count)
 
-    def straight(self, count: int) -> SliceAxis:
-        """This track, which runs backwards, as it lies from the first of `count` slices on, whichever are there."""
+    def forward(self, count: int) -> SliceAxis:
+        """This axis, which runs backwards, as it lies from the first of `count` slices on, whichever are there."""
         first = self.affine[:3, 3] + (count - 1) * self.affine[:3, 0]
         return replace(self, slices=self.slices[::-1], affine=self._from(first), count=None)
 
@@ -69,15 +69,15 @@ class SliceAxis:
         known = self.shape, self.count
         return known == (other.shape, other.count) and np.array_equal(self.affine, other.affine)
 
-    def number(self, one: Slice) -> int | None:
-        """Which slice of the track `one` is, whether it is among its slices or would come later; None for none."""
-        place = np.linalg.solve(self.affine[:3, :3], one.plane.position_mm - self.affine[:3, 3])[0]
+    def number(self, slice_: Slice) -> int | None:
+        """Which slice of the axis `slice_` is, whether it is among its slices or would come later; None for none."""
+        place = np.linalg.solve(self.affine[:3, :3], slice_.plane.position_mm - self.affine[:3, 3])[0]
         number = round(float(place))
         return number if number >= 0 and abs(place - number) <= _ON_GRID else None
 
 
 def axis_through(stack: Stack, recipe: Recipe) -> SliceAxis | str:
-    """The track of a recipe's windows through a stack, or why it must be taken as a whole."""
+    """The axis of a recipe's windows through a stack, or why it must be taken as a whole."""
     barrier = next(iter(reasons(recipe)), None)
     if barrier is not None:
         return barrier
@@ -85,21 +85,21 @@ def axis_through(stack: Stack, recipe: Recipe) -> SliceAxis | str:
         return "slices that are unevenly spaced, or lack one, are resampled as a whole"
     if stack.tilt_deg:
         return "slices under a gantry tilt are straightened as a whole"
-    track = _along(stack.slices)
-    if track is None:
+    axis = _along(stack.slices)
+    if axis is None:
         return "slices that lie aslant are resampled as a whole"
     if recipe.zeros_matter:  # to the last bit, so that the grid is the one that MONAI reads
-        track = replace(track, affine=stack.affine)
-    axes = preprocessing_plan(track.affine, stack.shape, recipe).frame.axes
+        axis = replace(axis, affine=stack.affine)
+    axes = preprocessing_plan(axis.affine, stack.shape, recipe).frame.axes
     if axes.flipped[axes.model_axis(0)]:
         if not _oriented_first(recipe):
             return "the recipe turns slices round after it has resampled them"
         if recipe.zeros_matter:
-            track = replace(track.reversed(len(stack.slices)), count=None)
+            axis = replace(axis.reversed(len(stack.slices)), count=None)
         else:
-            track = _along(stack.slices[::-1])
-        assert track is not None
-    how = preprocessing_plan(track.affine, stack.shape, recipe).resampling
+            axis = _along(stack.slices[::-1])
+        assert axis is not None
+    how = preprocessing_plan(axis.affine, stack.shape, recipe).resampling
     if how is not None and not (parallel(how.old, how.new) and parallel(how.new, how.old)):
         return "slices that lie aslant are resampled as a whole"
     roi = list(recipe.window.roi)
@@ -107,11 +107,11 @@ def axis_through(stack: Stack, recipe: Recipe) -> SliceAxis | str:
         roi.insert(recipe.window.slice_axis, 1)
     if roi[axes.model_axis(0)] <= 0:
         return "a window takes all slices at once"
-    return track
+    return axis
 
 
 def reasons(recipe: Recipe) -> tuple[str, ...]:
-    """Why a recipe has no track through any stack; empty where it has."""
+    """Why a recipe has no axis through any stack; empty where it has."""
     fallback = reason_for_fallback(recipe)
     # What one step must know of the whole is gathered along the axis (`deferred`); two would have to wait in turn.
     barriers = recipe.barriers() if sum(map(needs_whole, recipe.steps)) > 1 else ()
@@ -133,7 +133,7 @@ def _oriented_first(recipe: Recipe) -> bool:
 def _along(slices: Sequence[Slice]) -> SliceAxis | None:
     """None where the slices do not lie one above the other."""
     first = slices[0].plane
-    offsets = np.array([one.plane.position_mm for one in slices]) - first.position_mm
+    offsets = np.array([slice_.plane.position_mm for slice_ in slices]) - first.position_mm
     normal = first.normal if offsets[-1] @ first.normal >= 0 else -first.normal
     heights = offsets @ normal
     aside = np.linalg.norm(offsets - np.outer(heights, normal), axis=1).max()
@@ -159,7 +159,7 @@ def rounded_spacing(heights: Vector) -> float:
     uneven = float(np.abs(heights - spacing * np.arange(len(heights))).max())
     allowed = max(3 * uneven / steps, _ROUNDED * spacing)
     rounded = (float(f"{spacing:.{digits}g}") for digits in range(1, 9))
-    return next((one for one in rounded if abs(one - spacing) <= allowed and _on_grid(heights / one)), spacing)
+    return next((mm for mm in rounded if abs(mm - spacing) <= allowed and _on_grid(heights / mm)), spacing)
 
 
 def _on_grid(places: Vector) -> bool:
@@ -172,7 +172,7 @@ There: TypeAlias = tuple[Taps, InPlane] | Sampler | None
 
 @dataclass(frozen=True, eq=False)
 class AxisPlan:
-    """Everything that is to be done with the slices of a track, where there are `count` of them.
+    """Everything that is to be done with the slices of an axis, where there are `count` of them.
 
     there: to the model's grid along k, and in the plane, or as MONAI's zeros ask for; None where that is the source's
         grid. back: from there.
@@ -199,11 +199,12 @@ class AxisPlan:
         and the first `restored` slices are brought back in the same way; to the bit."""
         if other.layout.shape[0] < prepared or other.count < restored:
             return False
-        mine, its = self.layout, other.layout
+        ours, theirs = self.layout, other.layout
         return (
-            _same_way(self.there, other.there, prepared)
-            and _same_way((self.back.slices, self.back.in_plane), (other.back.slices, other.back.in_plane), restored)
-            and (mine.roi, mine.pads, mine.extent, mine.begins[1:]) == (its.roi, its.pads, its.extent, its.begins[1:])
+            _same_mapping(self.there, other.there, prepared)
+            and _same_mapping(_to_source(self), _to_source(other), restored)
+            and (ours.roi, ours.pads, ours.extent) == (theirs.roi, theirs.pads, theirs.extent)
+            and ours.begins[1:] == theirs.begins[1:]
         )
 
     def mirrored(self) -> AxisPlan:
@@ -218,23 +219,27 @@ class AxisPlan:
         return replace(self, there=there, back=back, layout=self.layout.mirrored())
 
 
-def plan(track: SliceAxis, count: int, recipe: Recipe) -> AxisPlan:
-    """What `recipe` does to `count` slices that lie on a track."""
-    if track.count is not None:
-        return plan(track.straight(count), count, recipe).mirrored()
-    way = preprocessing_plan(track.affine, (count, *track.shape), recipe)
-    how = way.resampling
+def plan(axis: SliceAxis, count: int, recipe: Recipe) -> AxisPlan:
+    """What `recipe` does to `count` slices that lie on an axis."""
+    if axis.count is not None:
+        return plan(axis.forward(count), count, recipe).mirrored()
+    steps = preprocessing_plan(axis.affine, (count, *axis.shape), recipe)
+    how = steps.resampling
     there: There = Sampler.between(how.old, how.new, how.step) if how is not None and recipe.zeros_matter else None
     if how is not None and there is None:
         step = how.step
         k, j, i = axis_taps(how.old, how.new, step.interpolation, step.padding, align_corners=step.align_corners)
         there = k, InPlane.of(j, i)
-    back = to_source(way, np.arange(count, dtype=float), track.shape, recipe.finish)
+    back = to_source(steps, np.arange(count, dtype=float), axis.shape, recipe.finish)
     assert isinstance(back, Parallel)
-    return AxisPlan(count, way, there, back, lay_out(way.frame.stored_shape, way.frame.axes, recipe.window))
+    return AxisPlan(count, steps, there, back, lay_out(steps.frame.stored_shape, steps.frame.axes, recipe.window))
 
 
-def _same_way(a: There, b: There, count: int) -> bool:
+def _to_source(plan: AxisPlan) -> tuple[Taps, InPlane]:
+    return plan.back.slices, plan.back.in_plane
+
+
+def _same_mapping(a: There, b: There, count: int) -> bool:
     if isinstance(a, Sampler) and isinstance(b, Sampler):
         return a.same(b)
     if not isinstance(a, tuple) or not isinstance(b, tuple):

@@ -34,11 +34,11 @@ class Decoder:
 
     def ahead(self, slices: Iterable[Slice]) -> None:
         """Begin with these: they are taken soon, and wait in memory."""
-        for one in slices:
-            if id(one) not in self._coming and id(one) not in self._kept:
-                self._coming[id(one)] = one, self._pool.submit(one.read)
+        for slice_ in slices:
+            if id(slice_) not in self._coming and id(slice_) not in self._kept:
+                self._coming[id(slice_)] = slice_, self._pool.submit(slice_.read)
 
-    def keep(self, one: Slice) -> None:
+    def keep(self, slice_: Slice) -> None:
         """Decode it now; it waits on disk until it is taken. Waits itself while too many are being decoded."""
         while len(self._keeping) >= AHEAD:
             wait([self._keeping.popleft()])
@@ -48,24 +48,24 @@ class Decoder:
             except OSError:  # no room for temporary files: it is decoded when it is taken
                 return
         store = self._store
-        kept = self._pool.submit(_keep, one, store)
-        self._kept[id(one)] = one, kept
+        kept = self._pool.submit(_keep, slice_, store)
+        self._kept[id(slice_)] = slice_, kept
         self._keeping.append(kept)
 
-    def take(self, one: Slice) -> Pixels:
+    def take(self, slice_: Slice) -> Pixels:
         """A plane, decoded once."""
-        if id(one) not in self._kept:
-            self.ahead([one])
-            return self._coming.pop(id(one))[1].result()
-        where = self._kept[id(one)][1].result()
-        if where is None or self._store is None:
-            return one.read()
-        return self._store.get(where, (one.plane.rows, one.plane.columns))
+        if id(slice_) not in self._kept:
+            self.ahead([slice_])
+            return self._coming.pop(id(slice_))[1].result()
+        place = self._kept[id(slice_)][1].result()
+        if place is None or self._store is None:
+            return slice_.read()
+        return self._store.get(place, (slice_.plane.rows, slice_.plane.columns))
 
 
-def _keep(one: Slice, store: PlaneStore) -> tuple[int, int, str] | None:
+def _keep(slice_: Slice, store: PlaneStore) -> tuple[int, int, str] | None:
     """Where the plane was put; None where the disk had no room: it is decoded again when it is taken."""
-    plane: Any = one.read()
+    plane: Any = slice_.read()
     try:
         return store.put(plane)
     except OSError:

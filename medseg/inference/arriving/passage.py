@@ -27,7 +27,7 @@ from medseg.progress import Stage, StageClock
 
 
 class StreamedVolume:
-    """The slices of a track on their way through the network's windows.
+    """The slices of an axis on their way through the network's windows.
 
     end: the axis that all slices form, once they have come; None before. May raise StreamInvalid.
     seen: what becomes of each decoded plane first. exact: a row runs once it is known whether it is the last, since
@@ -36,7 +36,7 @@ class StreamedVolume:
 
     def __init__(
         self,
-        track: SliceAxis,
+        axis: SliceAxis,
         recipe: Recipe,
         decoder: Decoder,
         *,
@@ -45,7 +45,7 @@ class StreamedVolume:
         clock: StageClock,
         exact: bool = False,
     ) -> None:
-        self._track, self._recipe, self._decoder = track, recipe, decoder
+        self._axis, self._recipe, self._decoder = axis, recipe, decoder
         self._end, self._seen, self._clock = end, seen, clock
         self._slices: list[Slice] = []
         self._early: dict[int, Slice] = {}
@@ -56,18 +56,18 @@ class StreamedVolume:
         self._first = self._held = 0
         self._restored, self._restoring = 0, Lock()  # source slices whose way back was given, to a thread beside
         self._exact = exact
-        self.plan = plan(track, track.count or MANY, recipe)
+        self.plan = plan(axis, axis.count or MANY, recipe)
         steps = self.plan.preprocessing_plan.before, self.plan.preprocessing_plan.after
         first, then = (DeferredPlanes(some) if any(map(needs_whole, some)) else None for some in steps)
-        self._gathered, self._gathers_source = then if first is None else first, first is not None
+        self._deferred, self._defers_source = then if first is None else first, first is not None
         self.ended = False
-        for one in track.slices:
-            self._admit(one)
+        for slice_ in axis.slices:
+            self._admit(slice_)
         self._look_for_end()
 
     @property
     def slices(self) -> Sequence[Slice]:
-        """Those that came, along the track as far as none is missing."""
+        """Those that came, along the axis as far as none is missing."""
         return self._slices
 
     # ---- what the engine asks
@@ -75,8 +75,8 @@ class StreamedVolume:
     def rows(self, more: Callable[[], Slice | None]) -> Rows:
         """See `streaming.Rows`. more: the next slice that came, None for none at the moment."""
         done = 0
-        if self._gathered is not None:
-            self._gather(self._gathered, more)
+        if self._deferred is not None:
+            self._defer(self._deferred, more)
         while not self.ended:
             layout = self.plan.layout
             if done == len(layout.begins[0]):  # a known number of slices has come
@@ -129,17 +129,17 @@ class StreamedVolume:
                 return
 
     def _pull(self, more: Callable[[], Slice | None]) -> bool:
-        one = more()
-        if one is not None:
-            self._admit(one)
+        slice_ = more()
+        if slice_ is not None:
+            self._admit(slice_)
         self._look_for_end()
-        return one is not None
+        return slice_ is not None
 
-    def _admit(self, one: Slice) -> None:
-        number = self._track.number(one)
+    def _admit(self, slice_: Slice) -> None:
+        number = self._axis.number(slice_)
         if number is None or number < len(self._slices) or number in self._early:
             raise StreamInvalid("slices came where the first ones left no room for any, or in another order")
-        self._early[number] = one
+        self._early[number] = slice_
         while len(self._slices) in self._early:
             self._slices.append(self._early.pop(len(self._slices)))
         most = self.plan.count
@@ -152,53 +152,51 @@ class StreamedVolume:
             return
         count = len(whole.slices)
         final = plan(whole, count, self._recipe)
-        if self._track.count is not None:
-            straight, whole = final.mirrored(), whole.reversed(count)
+        if self._axis.count is not None:
+            forward, whole = final.mirrored(), whole.reversed(count)
             final = plan(whole, count, self._recipe)
         same_slices = len(whole.slices) == len(self._slices) and all(
-            one is other for one, other in zip(whole.slices, self._slices, strict=True)
+            slice_ is other for slice_, other in zip(whole.slices, self._slices, strict=True)
         )
         prepared = self._first + self._held
-        if self._gathered is not None and not self._gathers_source:
-            prepared = len(self._gathered)
+        if self._deferred is not None and not self._defers_source:
+            prepared = len(self._deferred)
         with self._restoring:
             same_plan = prepared == 0 or self.plan.agrees(final, prepared=prepared, restored=self._restored)
-            if self._track.count is not None:  # all of it as it would have been forwards
+            if self._axis.count is not None:  # all of it as it would have been forwards
                 prepared = final.layout.shape[0]
-                same_plan = final.layout == straight.layout and final.agrees(
-                    straight, prepared=prepared, restored=count
-                )
-            if not (same_slices and whole.same_grid(self._track) and same_plan):
+                same_plan = final.layout == forward.layout and final.agrees(forward, prepared=prepared, restored=count)
+            if not (same_slices and whole.same_grid(self._axis) and same_plan):
                 raise StreamInvalid("the series as a whole lies otherwise than its first slices did")
             self.plan, self.ended = final, True
 
     # ---- from slices to prepared ones, in the operations of `prepare.prepare`
 
-    def _gather(self, gathered: DeferredPlanes, more: Callable[[], Slice | None]) -> None:
+    def _defer(self, deferred: DeferredPlanes, more: Callable[[], Slice | None]) -> None:
         """Bring all slices to the step that needs the whole volume, as they come."""
         while True:
             with self._clock.time(Stage.PREPARE):
-                while len(gathered) < self._ready():
-                    n = len(gathered)
-                    gathered.add(self._decode(n) if self._gathers_source else self._resampled(n))
+                while len(deferred) < self._ready():
+                    n = len(deferred)
+                    deferred.add(self._decode(n) if self._defers_source else self._resampled(n))
             if self.ended:
                 break
             self._pull(more)
         with self._clock.time(Stage.PREPARE):
-            gathered.settle()
+            deferred.settle()
 
     def _ready(self) -> int:
         """How many slices of the source, or of the model's grid, can be had from what has come."""
-        if self._gathers_source:
+        if self._defers_source:
             return len(self._slices)
-        ready = len(self._gathered or ())
+        ready = len(self._deferred or ())
         while ready < self.plan.layout.shape[0] and self.plan.needed(ready + 1) <= len(self._slices):
             ready += 1
         return ready
 
     def _prepared(self, m: int) -> Tensor:
-        if self._gathered is not None and not self._gathers_source:
-            return self._gathered.plane(m)
+        if self._deferred is not None and not self._defers_source:
+            return self._deferred.plane(m)
         return scaled(self._resampled(m), self.plan.preprocessing_plan.after)
 
     def _resampled(self, m: int) -> Tensor:
@@ -229,8 +227,8 @@ class StreamedVolume:
     def _source(self, number: int) -> Tensor:
         """Source slice `number` (1, rows, columns) after the steps before the resampling; each once, in order."""
         self._decoded = number + 1
-        if self._gathered is not None and self._gathers_source:
-            return self._gathered.plane(number)
+        if self._deferred is not None and self._defers_source:
+            return self._deferred.plane(number)
         return scaled(self._decode(number), self.plan.preprocessing_plan.before)
 
     def _decode(self, number: int) -> Tensor:

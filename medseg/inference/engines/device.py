@@ -42,7 +42,7 @@ def choose_precision(name: str, bundle: Bundle, device: torch.device) -> str:
     if name == "fp32":
         return name
     if name == "auto":
-        usable = (one for one in bundle.precisions if one in AUTOCAST and is_faster_in(one, device))
+        usable = (lower for lower in bundle.precisions if lower in AUTOCAST and is_faster_in(lower, device))
         return next(usable, "fp32")
     if name not in AUTOCAST:
         raise UsageError(f"no such precision: {name!r}; known are auto, fp32, {', '.join(AUTOCAST)}")

@@ -116,9 +116,9 @@ class Certainty:
     def add(self, scores: Tensor, finish: Finish) -> None:
         """scores: (C, j, i) after the activation."""
         if finish.threshold is not None:
-            found = scores >= finish.threshold
-            self.sums.append((scores * found).sum(dim=(1, 2)).double().cpu().numpy())
-            self.voxels += found.sum(dim=(1, 2)).cpu().numpy()
+            above = scores >= finish.threshold
+            self.sums.append((scores * above).sum(dim=(1, 2)).double().cpu().numpy())
+            self.voxels += above.sum(dim=(1, 2)).cpu().numpy()
             return
         probabilities = scores.softmax(0) if finish.activation is Activation.NONE else scores
         winning, channel = probabilities.max(dim=0)
@@ -155,8 +155,8 @@ def discretise(scores: Tensor, finish: Finish) -> Tensor:
 
 
 Inverse: TypeAlias = Callable[[int, int], tuple[ToSource, int]]
-"""way(k, newest): the way back of source slices k, k + 1, ... and before which of them it ends where the model's slices
-are there up to `newest`. What was given is used."""
+"""inverse(k, newest): the way back of source slices k, k + 1, ... and before which of them it ends where the model's
+slices are there up to `newest`. What was given is used."""
 
 
 def so_far(back: ToSource, count: int, k: int, newest: int) -> int:
@@ -169,7 +169,7 @@ def so_far(back: ToSource, count: int, k: int, newest: int) -> int:
 def restore(
     slabs: Iterable[tuple[int, Tensor]],
     finish: Finish,
-    way: Inverse,
+    inverse: Inverse,
     certainty: Certainty,
     clean: Callable[[Iterable[Tensor]], Iterable[Tensor]],
 ) -> Iterator[Tensor]:
@@ -182,11 +182,11 @@ def restore(
     if finish.order is Order.PROBABILITIES_FIRST:
         # Of two exclusive classes it suffices to bring back by how much the second is above the first.
         two = finish.threshold is None and certainty.channels == 2
-        for plane in _brought_back((plane[1:] - plane[:1] for plane in planes) if two else planes, way):
+        for plane in _brought_back((plane[1:] - plane[:1] for plane in planes) if two else planes, inverse):
             yield (plane > 0).to(torch.uint8) if two else discretise(plane, finish)
     else:
         labels = clean(discretise(plane, finish) for plane in planes)
-        for plane in _brought_back((label.float() for label in labels), way):
+        for plane in _brought_back((label.float() for label in labels), inverse):
             yield plane.round().to(torch.uint8)
 
 
@@ -198,17 +198,17 @@ def _activated(slabs: Iterable[tuple[int, Tensor]], finish: Finish, certainty: C
             yield plane
 
 
-def _brought_back(planes: Iterable[Tensor], way: Inverse) -> Iterator[Tensor]:
+def _brought_back(planes: Iterable[Tensor], inverse: Inverse) -> Iterator[Tensor]:
     held: deque[Tensor] = deque()
     first, k = 0, 0
     for newest, plane in enumerate(planes):
         if held and held[0].device != plane.device:  # the network had to move
-            held = deque(one.to(plane.device) for one in held)
+            held = deque(old.to(plane.device) for old in held)
         held.append(plane)
-        back, end = way(k, newest)
-        for there in range(k, end):
-            while first < back.span(there)[0]:
+        back, end = inverse(k, newest)
+        for plane_number in range(k, end):
+            while first < back.span(plane_number)[0]:
                 held.popleft()
                 first += 1
-            yield back.plane(there, held, first)
+            yield back.plane(plane_number, held, first)
         k = end

@@ -29,12 +29,12 @@ _ROUNDING: Final = 1e-9  # relative: twenty voxels of 0.05 ml are 1 ml
 
 @dataclass(frozen=True, eq=False)
 class Cleaning:
-    """What is to be done. dropped: of each part. filled: of each pocket.
+    """What is to be done. dropped: of each part. filled: of each cavity.
 
     left_out_ml: of each segment, because its largest piece alone is kept.
     """
 
-    census: Components
+    components: Components
     dropped: Mask
     filled: Mask
     left_out_ml: tuple[float, ...]
@@ -42,17 +42,17 @@ class Cleaning:
     @cached_property
     def changed(self) -> tuple[int, ...]:
         """Indices of segments that will not be as they were, ascending."""
-        parts, cavities = self.census.parts, self.census.cavities
+        parts, cavities = self.components.parts, self.components.cavities
         return tuple(sorted({*parts.segment[self.dropped].tolist(), *cavities.segment[self.filled].tolist()}))
 
     def apply(self, plane: LabelPlane, n: int, numbers: Sequence[int], *, exclusive: bool) -> LabelPlane:
-        """The n-th plane that was surveyed, cleaned; the plane itself where there is nothing to do.
+        """The n-th plane that was looked at, cleaned; the plane itself where there is nothing to do.
 
         Filled holes take the segment's number only where there was none: another segment inside it stays.
         """
         cleaned: LabelPlane | None = None
         for index in self.changed:
-            parts, cavities = self.census.parts.of(n, index), self.census.cavities.of(n, index)
+            parts, cavities = self.components.parts.of(n, index), self.components.cavities.of(n, index)
             dropped, filled = self.dropped[parts], self.filled[cavities]
             if not (dropped.any() or filled.any()):
                 continue
@@ -74,7 +74,7 @@ def _chosen(regions: Mask) -> Mask:
 
 
 def decide(
-    census: Components,
+    components: Components,
     voxel_ml: Vector,
     *,
     keep_largest: Collection[int] = (),
@@ -84,41 +84,42 @@ def decide(
 ) -> Cleaning:
     """What is to be done with what was found.
 
-    voxel_ml: (planes,), volume of a voxel of each plane, in the order of the survey; backwards: that was from the last
-    plane to the first. keep_largest: indices of segments. fill_holes: the survey must have looked for holes.
+    voxel_ml: (planes,), volume of a voxel of each plane, in the order of the finder; backwards: that was from the last
+    plane to the first. keep_largest: indices of segments. fill_holes: the finder must have looked for holes.
     """
-    parts, cavities, piece = census.parts, census.cavities, census.piece
+    parts, cavities, piece = components.parts, components.cavities, components.piece
     count = int(piece.max(initial=-1)) + 1
     part_ml = parts.voxels * voxel_ml[parts.plane]
     kept = np.ones(count, np.bool_)
     kept[piece[np.isin(parts.segment, list(keep_largest))]] = False
-    kept |= _largest(census, count, backwards=backwards)
+    kept |= _largest(components, count, backwards=backwards)
     left = ~kept[piece]
-    left_out_ml = tuple(exact_sum(part_ml[left & (parts.segment == index)]) for index in range(census.segments))
+    left_out_ml = tuple(exact_sum(part_ml[left & (parts.segment == index)]) for index in range(components.segments))
 
     many, filled = len(cavities), np.zeros(len(cavities), np.bool_)
-    inner = np.stack([many + piece[census.inner_edges[:, 0]], census.inner_edges[:, 1]], axis=1)  # (piece, pocket)
+    pieces, inside = components.inner_edges.T
+    inner = np.stack([many + piece[pieces], inside], axis=1)  # (piece, cavity)
     if fill_holes:
-        # Background without what is left out, which joins all that lies beside it. Nodes: pockets, pieces, the open.
+        # Background without what is left out, which joins all that lies beside it. Nodes: cavities, pieces, the open.
         air = many + count
         region = joined(
             air + 1,
-            census.pocket_edges,
-            _all_to(census.open_pockets, air),
+            components.cavity_edges,
+            _all_to(components.open_cavities, air),
             inner[~kept[inner[:, 0] - many]],
-            _all_to(many + piece[census.touches_outside & left], air),
+            _all_to(many + piece[components.touches_outside & left], air),
         )
         closed = region != region[air]
         filled = closed[:many]
         kept |= closed[many:-1]  # pieces that were left out and lie in a hole
     if min_volume_ml > 0:
-        body = joined(many + count, *(edges[filled[edges[:, 1]]] for edges in (census.pocket_edges, inner)))
-        pocket_ml = np.where(filled, cavities.voxels * voxel_ml[cavities.plane], 0.0)
+        body = joined(many + count, *(edges[filled[edges[:, 1]]] for edges in (components.cavity_edges, inner)))
+        cavity_ml = np.where(filled, cavities.voxels * voxel_ml[cavities.plane], 0.0)
         piece_ml = np.where(kept, np.bincount(piece, part_ml, count), 0.0)
-        body_ml = np.bincount(body, np.concatenate([pocket_ml, piece_ml]))
+        body_ml = np.bincount(body, np.concatenate([cavity_ml, piece_ml]))
         enough = body_ml[body] >= min_volume_ml * (1 - _ROUNDING)
         filled, kept = filled & enough[:many], kept & enough[many:]
-    return Cleaning(census, ~kept[piece], filled, left_out_ml)
+    return Cleaning(components, ~kept[piece], filled, left_out_ml)
 
 
 def exact_sum(terms: Vector) -> float:
@@ -126,10 +127,10 @@ def exact_sum(terms: Vector) -> float:
     return math.fsum(terms.tolist())
 
 
-def _largest(census: Components, count: int, *, backwards: bool) -> Mask:
+def _largest(components: Components, count: int, *, backwards: bool) -> Mask:
     """Of each piece, whether it has most voxels of its segment; of equals the one that comes first (k, j, i)."""
-    parts, piece = census.parts, census.piece
-    k = census.shape[0] - 1 - parts.plane if backwards else parts.plane
+    parts, piece = components.parts, components.piece
+    k = components.shape[0] - 1 - parts.plane if backwards else parts.plane
     segment, first = np.zeros(count, np.intp), np.full(count, np.iinfo(np.intp).max)
     segment[piece] = parts.segment
     np.minimum.at(first, piece, k * len(parts) + np.arange(len(parts)))  # parts of a plane are in (j, i) order
@@ -147,9 +148,9 @@ def largest_pieces(
     planes: Iterable[LabelPlane], labels: Sequence[int], *, backwards: bool = False
 ) -> Iterator[LabelPlane]:
     """Planes (rows, columns) of labels, of which these keep their largest piece alone. backwards: as for `decide`."""
-    spool, survey = PlaneSpool(), ComponentFinder(labels, exclusive=True)
+    spool, finder = PlaneSpool(), ComponentFinder(labels, exclusive=True)
     for plane in planes:
         spool.put(plane)
-        survey.add(plane)
-    cleaning = decide(survey.end(), np.ones(len(spool)), keep_largest=range(len(labels)), backwards=backwards)
+        finder.add(plane)
+    cleaning = decide(finder.end(), np.ones(len(spool)), keep_largest=range(len(labels)), backwards=backwards)
     return (cleaning.apply(plane, n, labels, exclusive=True) for n, plane in enumerate(spool))

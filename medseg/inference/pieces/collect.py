@@ -38,13 +38,13 @@ class LabelCollector:
 
     def __init__(self, bundle: Bundle, floor: float = 0.0, first: Slice | None = None) -> None:
         self.exclusive, self.segments, self.postprocess = bundle.recipe.exclusive, bundle.segments, bundle.postprocess
-        self.numbers = [one.number for one in bundle.segments]
+        self.numbers = [segment.number for segment in bundle.segments]
         self._known = np.zeros(MOST_LABELS + 1, np.uint8)
         self._known[self.numbers] = self.numbers
         self._as_it_is = bool((self._known == np.arange(MOST_LABELS + 1))[: bundle.out_channels].all())
         self._channels = [number - 1 for number in self.numbers]
         self.planes = PlaneSpool()
-        self.survey = ComponentFinder(self.numbers, exclusive=self.exclusive, holes=self.postprocess.fill_holes)
+        self.finder = ComponentFinder(self.numbers, exclusive=self.exclusive, holes=self.postprocess.fill_holes)
         self.certainty = Certainty(bundle.out_channels)
         self.samples = Samples()
         self.valueless = Valueless(floor)
@@ -76,8 +76,8 @@ class LabelCollector:
             self._waiting.popleft().result()
         self._waiting.append(self._beside.submit(self._look_at, plane.cpu().numpy()))
 
-    def _look_at(self, given: LabelPlane) -> None:
-        labels = given[self._channels] if not self.exclusive else given[0]
+    def _look_at(self, channels: LabelPlane) -> None:
+        labels = channels[self._channels] if not self.exclusive else channels[0]
         if self.exclusive and not self._as_it_is:
             labels = self._known[labels]
         self._early.append(labels)
@@ -88,7 +88,7 @@ class LabelCollector:
         while self._early and len(self.planes) < len(self.valueless):
             labels = self.valueless.clear(len(self.planes), self._early.popleft())
             self.planes.put(labels)
-            self.survey.add(labels)
+            self.finder.add(labels)
 
     def see_rest(self, read: Callable[[int], Pixels]) -> None:
         """Look at the source's last planes where the windows needed them not. read: plane n of the source."""
@@ -100,40 +100,42 @@ class LabelCollector:
 class CleanedLabels:
     """What was found in a stack, all of whose planes have come: iterate to the end, then `measured`."""
 
-    def __init__(self, found: LabelCollector, stack: Stack) -> None:
-        self._found = found
-        self._backwards = found.first is not None and found.first is not stack.slices[0]
+    def __init__(self, collector: LabelCollector, stack: Stack) -> None:
+        self._collector = collector
+        self._backwards = collector.first is not None and collector.first is not stack.slices[0]
         self._voxel_ml = np.array([stack.voxel_ml(k) for k in range(len(stack.slices))])
         voxel_ml = self._voxel_ml[::-1] if self._backwards else self._voxel_ml
-        census, what = found.survey.end(), found.postprocess
+        components, what = collector.finder.end(), collector.postprocess
         self._cleaning = decide(
-            census,
+            components,
             voxel_ml,
-            keep_largest=[index for index, number in enumerate(found.numbers) if number in what.keep_largest],
+            keep_largest=[index for index, number in enumerate(collector.numbers) if number in what.keep_largest],
             fill_holes=what.fill_holes,
             min_volume_ml=what.min_volume_ml,
             backwards=self._backwards,
         )
-        self._tallies = tally(census, voxel_ml)
+        self._tallies = tally(components, voxel_ml)
         self._changed = list(self._cleaning.changed)
-        self._again = ComponentFinder([found.numbers[index] for index in self._changed], exclusive=found.exclusive)
+        changed = [collector.numbers[index] for index in self._changed]
+        self._again = ComponentFinder(changed, exclusive=collector.exclusive)
 
     def __iter__(self) -> Iterator[LabelPlane]:
         """Final planes k = 0 .. K-1: (rows, columns) of segment numbers, or (segments, rows, columns) of 0 and 1."""
-        found, count = self._found, len(self._found)
+        collector, count = self._collector, len(self._collector)
         for k in range(count):
             n = count - 1 - k if self._backwards else k
-            plane = self._cleaning.apply(found.planes[n], n, found.numbers, exclusive=found.exclusive)
+            plane = self._cleaning.apply(collector.planes[n], n, collector.numbers, exclusive=collector.exclusive)
             if self._changed:
-                plane = found.valueless.clear(n, plane)  # which may lie in a hole that was filled
-                self._again.add(plane if found.exclusive else plane[self._changed])
+                plane = collector.valueless.clear(n, plane)  # which may lie in a hole that was filled
+                self._again.add(plane if collector.exclusive else plane[self._changed])
             yield plane
 
     def measured(self) -> tuple[tuple[Measured, ...], tuple[int, ...]]:
         """Each segment in the final planes, and the numbers of those that touch the edge."""
-        found, tallies = self._found, self._tallies.copy()
+        collector, tallies = self._collector, self._tallies.copy()
         if self._changed:
-            for index, one in zip(self._changed, tally(self._again.end(), self._voxel_ml), strict=True):
-                tallies[index] = one
-        confidence = [found.certainty.mean(number - (0 if found.exclusive else 1)) for number in found.numbers]
-        return measure(tallies, found.segments, confidence, self._cleaning.left_out_ml)
+            for index, again in zip(self._changed, tally(self._again.end(), self._voxel_ml), strict=True):
+                tallies[index] = again
+        channels = (number - (0 if collector.exclusive else 1) for number in collector.numbers)
+        confidence = [collector.certainty.mean(channel) for channel in channels]
+        return measure(tallies, collector.segments, confidence, self._cleaning.left_out_ml)

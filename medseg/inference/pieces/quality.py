@@ -64,7 +64,7 @@ class Samples:
         self._taken.append(flat[:: step * self._every].copy())
         if len(self._taken) > PLANES * self._every:
             self._every *= 2
-            self._taken = [one[::2].copy() for one in self._taken]
+            self._taken = [values[::2].copy() for values in self._taken]
 
     def __len__(self) -> int:
         """How many planes have passed."""
@@ -86,13 +86,13 @@ class Tally:
     at_edge: bool
 
 
-def tally(census: Components, voxel_ml: Vector) -> list[Tally]:
-    """Of each segment of a census. voxel_ml: (planes,), in the order of the survey."""
-    parts, count = census.parts, census.segments
-    planes = census.shape[0]
+def tally(components: Components, voxel_ml: Vector) -> list[Tally]:
+    """Of each segment of the components. voxel_ml: (planes,), in the order of the finder."""
+    parts, count = components.parts, components.segments
+    planes = components.shape[0]
     per_plane = np.bincount(parts.segment * planes + parts.plane, parts.voxels, count * planes).reshape(count, planes)
-    pieces = np.bincount(parts.segment[np.unique(census.piece, return_index=True)[1]], minlength=count)
-    edge = (census.low <= 0) | (census.high >= np.array(census.shape) - 1)
+    pieces = np.bincount(parts.segment[np.unique(components.piece, return_index=True)[1]], minlength=count)
+    edge = (components.low <= 0) | (components.high >= np.array(components.shape) - 1)
     return [
         Tally(
             int(voxels.sum()),
@@ -112,12 +112,14 @@ def measure(
 ) -> tuple[tuple[Measured, ...], tuple[int, ...]]:
     """Each segment as found, and the numbers of those that touch the edge; all arguments are per segment."""
     measured = tuple(
-        Measured(segment, found.voxels, found.volume_ml, found.components, sure, left_ml)
-        if found.voxels
+        Measured(segment, counted.voxels, counted.volume_ml, counted.components, sure, left_ml)
+        if counted.voxels
         else Measured(segment, 0, 0.0, 0, None)
-        for found, segment, sure, left_ml in zip(tallies, segments, confidence, left_out_ml, strict=True)
+        for counted, segment, sure, left_ml in zip(tallies, segments, confidence, left_out_ml, strict=True)
     )
-    return measured, tuple(one.number for one, found in zip(segments, tallies, strict=True) if found.at_edge)
+    return measured, tuple(
+        segment.number for segment, counted in zip(segments, tallies, strict=True) if counted.at_edge
+    )
 
 
 def flags(
@@ -125,9 +127,9 @@ def flags(
 ) -> tuple[Flag, ...]:
     """Every doubt there is, those about the input first."""
     return (
-        *(Flag(found.code, found.detail) for found in stack.findings if found.level is Level.WARNING),
+        *(Flag(finding.code, finding.detail) for finding in stack.findings if finding.level is Level.WARNING),
         *_input_flags(stack, bundle, values),
-        *(flag for found in measured for flag in _segment_flags(found, found.segment.number in at_edge)),
+        *(flag for part in measured for flag in _segment_flags(part, part.segment.number in at_edge)),
     )
 
 
@@ -136,42 +138,44 @@ def no_value(voxels: int, stack: Stack, floor: float) -> tuple[Flag, ...]:
     if not voxels:
         return ()
     share = voxels / math.prod(stack.shape)
-    said = f"{voxels} voxels ({share:.2%}) have no finite value (NaN or infinity)"
-    return (Flag("no_value", f"{said}: taken as {floor:g} and given no label"),)
+    gaps = f"{voxels} voxels ({share:.2%}) have no finite value (NaN or infinity)"
+    return (Flag("no_value", f"{gaps}: taken as {floor:g} and given no label"),)
 
 
 def _input_flags(stack: Stack, bundle: Bundle, values: Values) -> Iterator[Flag]:
     expects = bundle.expects
     if hinted(stack.series, expects) is False:
-        said, wanted = stack.series.description.strip(), expects.series_description
-        yield Flag("out_of_domain", f"series {said!r}: bundle {bundle.name} was made for {wanted}: do not rely on it")
-    found = f"1st and 99th percentile are {values.low:g} and {values.high:g}"
+        description, wanted = stack.series.description.strip(), expects.series_description
+        yield Flag(
+            "out_of_domain", f"series {description!r}: bundle {bundle.name} was made for {wanted}: do not rely on it"
+        )
+    percentiles = f"1st and 99th percentile are {values.low:g} and {values.high:g}"
     if values.low == values.high:
-        yield Flag("out_of_range", f"the image is blank: {found}")
+        yield Flag("out_of_range", f"the image is blank: {percentiles}")
     elif bundle.expects.values is not None:
         least, most = bundle.expects.values
         if values.low < least or values.high > most:
-            yield Flag("out_of_range", f"{found}, bundle {bundle.name} expects {least:g} to {most:g}")
+            yield Flag("out_of_range", f"{percentiles}, bundle {bundle.name} expects {least:g} to {most:g}")
     elif stack.series.modality == "CT" and not (HU_LIMITS[0] <= values.low < 0 and values.high <= HU_LIMITS[1]):
-        yield Flag("out_of_range", f"{found}: not Hounsfield units (air -1000, water 0, bone up to 3000)")
+        yield Flag("out_of_range", f"{percentiles}: not Hounsfield units (air -1000, water 0, bone up to 3000)")
 
 
-def _segment_flags(found: Measured, at_edge: bool) -> Iterator[Flag]:
-    segment = found.segment
-    if found.voxels == 0:
+def _segment_flags(measured: Measured, at_edge: bool) -> Iterator[Flag]:
+    segment = measured.segment
+    if measured.voxels == 0:
         yield Flag("empty", f"{segment.label}: nothing found", segment.number)
         return
     if segment.volume_ml is not None:
         least, most = segment.volume_ml
-        if not least <= found.volume_ml <= most:
-            detail = f"{segment.label}: {found.volume_ml:.2f} ml, plausible are {least:g} to {most:g} ml"
+        if not least <= measured.volume_ml <= most:
+            detail = f"{segment.label}: {measured.volume_ml:.2f} ml, plausible are {least:g} to {most:g} ml"
             yield Flag("implausible_volume", detail, segment.number)
     if at_edge:
         detail = f"{segment.label}: reaches the edge of the field of view and may go on beyond"
         yield Flag("touches_edge", detail, segment.number)
-    if found.left_out_ml > LEFT_OUT * found.volume_ml:
-        detail = f"{segment.label}: {found.left_out_ml:.2f} ml in other pieces left out, the largest alone is kept"
+    if measured.left_out_ml > LEFT_OUT * measured.volume_ml:
+        detail = f"{segment.label}: {measured.left_out_ml:.2f} ml in other pieces left out, the largest alone is kept"
         yield Flag("pieces_left_out", detail, segment.number)
-    if found.confidence is not None and found.confidence < LOW_CONFIDENCE:
-        detail = f"{segment.label}: mean probability {found.confidence:.2f}, below {LOW_CONFIDENCE:g}"
+    if measured.confidence is not None and measured.confidence < LOW_CONFIDENCE:
+        detail = f"{segment.label}: mean probability {measured.confidence:.2f}, below {LOW_CONFIDENCE:g}"
         yield Flag("low_confidence", detail, segment.number)

@@ -3,8 +3,8 @@
     plane n-1   . a a . .      parts of the plane (8-connected), a and b here, ...
     plane n     . . . b b      ... are one piece where they touch in three dimensions (26-connected)
 
-    plane n     . a a a .      background of the plane (4-connected) that is closed in by a part is a pocket, p; it is
-                . a p a .      a hole, unless the pockets that lie above and below it (6-connected) lead into the open
+    plane n     . a a a .      background of the plane (4-connected) that is closed in by a part is a cavity, p; it is
+                . a p a .      a hole, unless the cavities that lie above and below it (6-connected) lead into the open
                 . a a a .
 
 Each plane is looked at in two dimensions, by its runs (`runs`); what touches what is remembered as edges of a graph,
@@ -47,7 +47,7 @@ def cavities_of(mask: Mask) -> tuple[NDArray[np.int32], int]:
 
 @dataclass(frozen=True, eq=False)
 class Regions:
-    """Parts, or pockets, of all planes: plane by plane, in each by segment, then in the order of their numbers.
+    """Parts, or cavities, of all planes: plane by plane, in each by segment, then in the order of their numbers.
 
     segment: its index. plane: in the order in which planes came. voxels: how many.
     """
@@ -71,8 +71,8 @@ class Components:
     """What was found in all planes.
 
     shape: of the volume. piece: of each part. low, high: (segments, 3), first and last voxel (plane, row, column) of
-    the box around each segment, low > high where there is none of it. pocket_edges: (n, 2) pockets that lie one above
-    the other. open_pockets: those that lie above or below what is open. inner_edges: (n, 2), a part and a pocket side
+    the box around each segment, low > high where there is none of it. cavity_edges: (n, 2) cavities that lie one above
+    the other. open_cavities: those that lie above or below what is open. inner_edges: (n, 2), a part and a cavity side
     by side. airy: parts side by side with what is open within their plane.
     """
 
@@ -82,8 +82,8 @@ class Components:
     low: Numbers
     high: Numbers
     cavities: Regions
-    pocket_edges: Numbers
-    open_pockets: Numbers
+    cavity_edges: Numbers
+    open_cavities: Numbers
     inner_edges: Numbers
     touches_outside: Mask
 
@@ -97,7 +97,7 @@ class _Layer:
     """An image of labels, of the plane that was seen last.
 
     runs: whose labels are segments, by index. part: of each run, numbered from 0 through all planes. pocket_keys:
-    segment * voxels of a plane + place in the plane, ascending, of each voxel of a pocket; pockets: which pocket.
+    segment * voxels of a plane + place in the plane, ascending, of each voxel of a cavity; cavities: which cavity.
     """
 
     image: LabelPlane
@@ -123,11 +123,11 @@ class ComponentFinder:
         self._before: list[_Layer | None] = [None] * len(self._tables)
         self._size = (0, 0)
         self._planes = 0
-        self._parts, self._pockets = _Gathered(), _Gathered()
+        self._parts, self._cavities = _Gathered(), _Gathered()
         self._low = np.full((len(numbers), 3), np.iinfo(np.intp).max, np.intp)
         self._high = np.full((len(numbers), 3), -1, np.intp)
         self._part_edges: list[Numbers] = []
-        self._pocket_edges: list[Numbers] = []
+        self._cavity_edges: list[Numbers] = []
         self._inner_edges: list[Numbers] = []
         self._open: list[Numbers] = []
         self._airy: list[Mask] = []
@@ -141,9 +141,9 @@ class ComponentFinder:
             if before is not None:
                 self._part_edges.append(_touching_parts(before, layer))
             if self._holes:
-                self._join_pockets(layer, before)
+                self._join_cavities(layer, before)
                 if before is not None:
-                    self._join_pockets(before, layer)
+                    self._join_cavities(before, layer)
             self._before[at] = layer
         self._planes += 1
 
@@ -151,22 +151,22 @@ class ComponentFinder:
         """What was found in all planes."""
         for layer in self._before:
             if layer is not None:
-                self._join_pockets(layer, None)
+                self._join_cavities(layer, None)
         return Components(
             (self._planes, *self._size),
             self._parts.all(),
             joined(self._parts.count, *self._part_edges),
             self._low,
             self._high,
-            self._pockets.all(),
-            np.concatenate([NO_EDGES, *self._pocket_edges]),
+            self._cavities.all(),
+            np.concatenate([NO_EDGES, *self._cavity_edges]),
             np.concatenate([NONE, *self._open]),
             np.concatenate([NO_EDGES, *self._inner_edges]),
             np.concatenate([np.zeros(0, np.bool_), *self._airy]),
         )
 
     def _numbered(self, image: LabelPlane, table: NDArray[np.int16]) -> _Layer:
-        """Parts and pockets of an image, numbered and counted."""
+        """Parts and cavities of an image, numbered and counted."""
         runs = runs_of(image, table)
         if not len(runs):
             return _Layer(image, runs, NONE, NONE, NONE)
@@ -179,11 +179,11 @@ class ComponentFinder:
         for axis, (low, high) in enumerate(((np.full_like(j, self._planes),) * 2, (j, j), (left, right))):
             np.minimum.at(self._low[:, axis], runs.label, low)
             np.maximum.at(self._high[:, axis], runs.label, high)
-        keys, cavities = self._numbered_pockets(image, segment, first) if self._holes else (NONE, NONE)
+        keys, cavities = self._numbered_cavities(image, segment, first) if self._holes else (NONE, NONE)
         return _Layer(image, runs, part + first, keys, cavities)
 
-    def _numbered_pockets(self, image: LabelPlane, segment: Numbers, first: int) -> tuple[Numbers, Numbers]:
-        """Where pockets are, and which, numbered from 0 through all planes. Notes what lies beside each part.
+    def _numbered_cavities(self, image: LabelPlane, segment: Numbers, first: int) -> tuple[Numbers, Numbers]:
+        """Where cavities are, and which, numbered from 0 through all planes. Notes what lies beside each part.
 
         segment: of each part of the image, ascending; first: the number of the first part.
         """
@@ -198,17 +198,17 @@ class ComponentFinder:
                 touches_outside[:] = False
                 touches_outside[beside[beside[:, 1] == 0, 0] - 1] = True
                 closed = np.array([index] * many)
-                first_pocket = self._pockets.add(closed, self._planes, np.bincount(inner.reshape(-1))[1:])
-                self._inner_edges.append(beside[beside[:, 1] > 0] + np.array([first - 1, first_pocket - 1], np.intp))
+                first_cavity = self._cavities.add(closed, self._planes, np.bincount(inner.reshape(-1))[1:])
+                self._inner_edges.append(beside[beside[:, 1] > 0] + np.array([first - 1, first_cavity - 1], np.intp))
                 j, i = np.nonzero(inner)
                 keys.append(index * image.size + (j + rows.start) * image.shape[1] + i + columns.start)
-                cavities.append(np.asarray(inner[j, i] + (first_pocket - 1), np.intp))
+                cavities.append(np.asarray(inner[j, i] + (first_cavity - 1), np.intp))
             self._airy.append(touches_outside)
             first += int(count)
         return np.concatenate(keys), np.concatenate(cavities)
 
-    def _join_pockets(self, layer: _Layer, other: _Layer | None) -> None:
-        """Join pockets with what lies at their place in the plane above or below; beyond the last there is the open."""
+    def _join_cavities(self, layer: _Layer, other: _Layer | None) -> None:
+        """Join cavities with what lies at their place in the plane above or below; beyond the last is the open."""
         if other is None:
             self._open.append(np.unique(layer.cavities))
             return
@@ -216,11 +216,11 @@ class ComponentFinder:
             return
         segment, place = np.divmod(layer.cavity_keys, layer.image.size)
         at = np.searchsorted(other.cavity_keys, layer.cavity_keys)
-        is_pocket = at < len(other.cavity_keys)
-        is_pocket[is_pocket] = other.cavity_keys[at[is_pocket]] == layer.cavity_keys[is_pocket]
-        is_open = ~is_pocket & (other.image.reshape(-1)[place] != self._label[segment])
+        is_cavity = at < len(other.cavity_keys)
+        is_cavity[is_cavity] = other.cavity_keys[at[is_cavity]] == layer.cavity_keys[is_cavity]
+        is_open = ~is_cavity & (other.image.reshape(-1)[place] != self._label[segment])
         self._open.append(np.unique(layer.cavities[is_open]))
-        self._pocket_edges.append(distinct(layer.cavities[is_pocket], other.cavities[at[is_pocket]]))
+        self._cavity_edges.append(distinct(layer.cavities[is_cavity], other.cavities[at[is_cavity]]))
 
 
 class _Gathered:
@@ -250,7 +250,7 @@ def _touching_parts(below: _Layer, above: _Layer) -> Numbers:
 
 
 def _side_by_side(parts: NDArray[np.int32], inner: NDArray[np.int32]) -> Numbers:
-    """(n, 2) numbers of parts, and of the pockets beside them in a row; 0 for what is open.
+    """(n, 2) numbers of parts, and of the cavities beside them in a row; 0 for what is open.
 
     That suffices: whatever region of space lies around a piece, or within it, or around a region within it, touches it
     at its first voxel along the rows, and around that voxel it is one region.

@@ -102,7 +102,7 @@ class Layout:
     def mirrored(self) -> Layout:
         """The same windows, with slices counted from the other end."""
         m, last = self.axes.model_axis(0), self.shape[0] - self.extent[0]
-        flipped = [not turned if axis == m else turned for axis, turned in enumerate(self.axes.flipped)]
+        flipped = [not flip if axis == m else flip for axis, flip in enumerate(self.axes.flipped)]
         axes = replace(self.axes, flipped=(flipped[0], flipped[1], flipped[2]))
         begins = tuple(last - begin for begin in reversed(self.begins[0]))
         return replace(self, axes=axes, begins=(begins, *self.begins[1:]))

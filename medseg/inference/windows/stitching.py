@@ -47,7 +47,7 @@ class RowSums:
     """deep: slices of one row, or of the rows that are added together where they do not overlap."""
 
     def __init__(self, layout: Layout, weights: Tensor, deep: int, room: Room) -> None:
-        self._where, self._deep, self._room = layout, deep, room
+        self._layout, self._deep, self._room = layout, deep, room
         self._row = torch.empty(0)
         self._begin: int | None = None
         self._held: dict[int, list[Tensor]] = {}  # slice: sums of rows, in the order in which they came
@@ -55,9 +55,9 @@ class RowSums:
         self._weights = weights.contiguous()
 
     def add(self, k: int, j: int, i: int, window: Tensor) -> None:
-        depth, height, width = self._where.extent
+        depth, height, width = self._layout.extent
         if self._row.numel() == 0:
-            self._move(self._room(window.shape[0], self._deep, *self._where.shape[1:]))
+            self._move(self._room(window.shape[0], self._deep, *self._layout.shape[1:]))
         if window.device.type == "cpu" and self._row.device != window.device:  # the network had to move
             self._move(self._row.to(window.device))
         if self._begin is None:
@@ -70,7 +70,7 @@ class RowSums:
     def final(self, begin: int | None) -> Iterator[tuple[int, Tensor]]:
         if self._begin is None:
             return
-        last = self._begins[-1] + self._where.extent[0]
+        last = self._begins[-1] + self._layout.extent[0]
         done = last if begin is None else min(begin, last)
         weights = self._weights
         for k in range(self._begin, last):
@@ -80,44 +80,45 @@ class RowSums:
                 weights = self._weight(k, min(k + _TOGETHER, done))
             if k < done:
                 yield k, (self._sum(sums) / weights[at])[:, None]
-            elif self._where.backwards:
+            elif self._layout.backwards:
                 self._held[k] = [*sums[:-1], sums[-1].clone()]
             else:
                 self._held[k] = [sums[0].clone() if len(sums) == 1 else self._sum(sums)]
-        self._begins = [one for one in self._begins if begin is not None and one + self._where.extent[0] > begin]
+        depth = self._layout.extent[0]
+        self._begins = [row for row in self._begins if begin is not None and row + depth > begin]
         self._begin = None
         self._row.zero_()
 
     def _weight(self, first: int, last: int) -> Tensor:
         """Of slices first..last-1 (k, j, i), over all rows."""
-        depth, height, width = self._where.extent
-        shape = last - first, *self._where.shape[1:]
+        depth, height, width = self._layout.extent
+        shape = last - first, *self._layout.shape[1:]
         rows = []
         for begin in self._begins:
             low, high = max(first, begin), min(last, begin + depth)
             row = torch.zeros(shape, device=self._weights.device)
-            for j, i in self._where.in_plane() if low < high else ():
+            for j, i in self._layout.in_plane() if low < high else ():
                 under = row[low - first : high - first, j : j + height, i : i + width]
                 under += self._weights[low - begin : high - begin]
             rows.append(row)
         return self._sum(rows)
 
     def _sum(self, rows: list[Tensor]) -> Tensor:
-        first, *others = reversed(rows) if self._where.backwards else rows
+        first, *others = reversed(rows) if self._layout.backwards else rows
         for other in others:
             first = first + other
         return first
 
     def _move(self, row: Tensor) -> None:
         self._row, self._weights = row, self._weights.to(row.device)
-        self._held = {k: [one.to(row.device) for one in sums] for k, sums in self._held.items()}
+        self._held = {k: [old.to(row.device) for old in sums] for k, sums in self._held.items()}
 
 
 class AsMonai:
     """In the order of MONAI's sliding_window_inference, its map of weights too."""
 
     def __init__(self, layout: Layout, weights: Tensor, room: Room) -> None:
-        self._where, self._weights, self._room = layout, weights, room
+        self._layout, self._weights, self._room = layout, weights, room
         self._windows: list[tuple[int, int, int, Tensor]] = []
         self._first = 0
 
@@ -125,13 +126,13 @@ class AsMonai:
         self._windows.append((k, j, i, window))
 
     def final(self, begin: int | None) -> Iterator[tuple[int, Tensor]]:
-        depth, height, width = self._where.extent
+        depth, height, width = self._layout.extent
         if not self._windows:
             return
         first, last = self._first, max(k for k, *_ in self._windows) + depth if begin is None else begin
-        scores = self._room(self._windows[0][3].shape[0], last - first, *self._where.shape[1:])
-        weights = self._room(last - first, *self._where.shape[1:])
-        for k, j, i, window in sorted(self._windows, key=lambda held: self._where.number(*held[:3])):
+        scores = self._room(self._windows[0][3].shape[0], last - first, *self._layout.shape[1:])
+        weights = self._room(last - first, *self._layout.shape[1:])
+        for k, j, i, window in sorted(self._windows, key=lambda held: self._layout.number(*held[:3])):
             low, high = max(k, first), min(k + depth, last)
             under = slice(low - first, high - first), slice(j, j + height), slice(i, i + width)
             if low < high:
