@@ -7,7 +7,6 @@ axis of symmetry, tell a mirrored or turned mask from a right one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +26,11 @@ from medseg.job.folder import Format
 from medseg.job.plan import plan
 from medseg.job.run import run
 from tests.medseg.bundle import zoo
+from tests.orientations import ROW_AND_COLUMN
 
 BOXES = (Box((-9.0, 3.0, -12.0), (1.0, 15.0, 2.0)), Box((6.0, -13.0, 5.0), (12.0, -6.0, 9.0)))
 SHAPE = (18, 40, 44)
 MODEL_MM = (1.5, 1.5, 2.0)
-AXES = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
-TURNS = [
-    (tuple(s * x for x in AXES[a]), tuple(t * x for x in AXES[b]))
-    for a, b in permutations(range(3), 2)
-    for s, t in product((1.0, -1.0), repeat=2)
-]
 
 
 def oblique(*degrees: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -140,7 +134,7 @@ def resampling(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 SCANS = [
-    *(pytest.param({"orientation": turn}, id=f"row {turn[0]} column {turn[1]}") for turn in TURNS),
+    *(pytest.param({"orientation": turn}, id=f"row {turn[0]} column {turn[1]}") for turn in ROW_AND_COLUMN),
     pytest.param({"orientation": oblique(20, -15, 40)}, id="oblique"),
     pytest.param({"spacing_mm": (2.0, 0.5, 0.7)}, id="spacing 0.5, 0.7"),
     pytest.param({"spacing_mm": (3.0, 0.9, 0.7), "orientation": "sagittal"}, id="sagittal, thick"),

@@ -6,7 +6,6 @@ same voxels and at the same millimetres, in every reader: highdicom, dcmqi (3D S
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from tests.medseg.results.stacks import (
     multi_frame_stack,
     save_source,
 )
+from tests.orientations import ROW_AND_COLUMN, Direction
 from tests.peers.allowed import ALLOWED, unexpected
 from tests.peers.programs import dciodvfy, dsrdump, ohif, segimage2itkimage, tid1500reader
 
@@ -46,17 +46,6 @@ OBJECTS = (
 OBLIQUE = ((0.8, 0.6, 0.0), (0.36, -0.48, -0.8))
 
 
-def signed_axes() -> list[tuple[float, ...]]:
-    return [tuple(float(sign * value) for value in axis) for axis in np.eye(3) for sign in (1, -1)]
-
-
-# 24 ways to lay rows and columns, each with files along and against the slice normal
-ORIENTATIONS = [
-    ((row, column), backward)
-    for row, column in itertools.permutations(signed_axes(), 2)
-    if np.dot(row, column) == 0
-    for backward in (False, True)
-]
 GRIDS = {
     "oblique": {"orientation": OBLIQUE, "spacing_mm": (2.0, 1.0, 1.0)},
     "anisotropic": {"spacing_mm": (2.5, 0.5, 0.7), "shape": (12, 60, 44)},
@@ -148,10 +137,9 @@ def assert_ohif_agrees(path: Path, stack: Stack, labels: np.ndarray, folder: Pat
     assert seen["segments"] == {str(segment.number): segment.label for segment in SEGMENTS}
 
 
-@pytest.mark.parametrize(("orientation", "backward"), ORIENTATIONS)
-def test_48_orientations(
-    tmp_path: Path, orientation: tuple[tuple[float, ...], tuple[float, ...]], backward: bool
-) -> None:
+@pytest.mark.parametrize("orientation", ROW_AND_COLUMN)
+@pytest.mark.parametrize("backward", [False, True], ids=["along the normal", "against it"])
+def test_48_orientations(tmp_path: Path, orientation: tuple[Direction, Direction], backward: bool) -> None:
     def against(dataset: Dataset) -> None:
         if backward:
             dataset.InstanceNumber = 100 - dataset.InstanceNumber

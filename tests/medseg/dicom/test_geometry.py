@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from itertools import permutations, product
+from itertools import product
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from medseg.dicom.geometry import GeometryVerdict, Reason, classify
 from medseg.dicom.phantom import Ellipsoid, make_affine, make_series
 from medseg.dicom.slices import expand
 from tests.medseg.dicom.made import each, instance_of, moved, renamed, series_of, voxels_of
+from tests.orientations import ROW_AND_COLUMN, Direction
 
 SMALL = (12, 10, 8)
 
@@ -442,19 +443,9 @@ def test_functional_groups_for_other_frames_are_refused() -> None:
     assert (refusal.reason, refusal.slices) == (Reason.MALFORMED_HEADER, 9)
 
 
-def orientations_48() -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Row and column along any two patient axes, in either direction: 24, each met by slices in both orders."""
-    axes = np.eye(3, dtype=int)
-    return [
-        (tuple(a * axes[first]), tuple(b * axes[second]))
-        for first, second in permutations(range(3), 2)
-        for a, b in product((1, -1), repeat=2)
-    ]
-
-
 @pytest.mark.parametrize("backward", [False, True])
-@pytest.mark.parametrize("orientation", orientations_48(), ids=str)
-def test_objects_lie_where_they_were_put(orientation: tuple[tuple[int, ...], tuple[int, ...]], backward: bool) -> None:
+@pytest.mark.parametrize("orientation", ROW_AND_COLUMN, ids=str)
+def test_objects_lie_where_they_were_put(orientation: tuple[Direction, Direction], backward: bool) -> None:
     datasets = make_series(orientation, (2.5, 0.5, 0.7), (10, 24, 20), [Ellipsoid((1, 2, -1), (3, 3, 4))])
     (stack,) = classify(series_of(datasets[::-1] if backward else datasets)).stacks
     volume = voxels_of(stack)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from itertools import permutations, product
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from medseg.dicom.nifti import is_nifti, read_nifti
 from medseg.errors import NoSuchInput, UnreadableInstance
 from tests.medseg.dicom.made import voxels_of
-
-AXES = [
-    (order, signs) for order in permutations(range(3)) for signs in product((1, -1), repeat=3)
-]  # the 48 orientations
+from tests.orientations import ORIENTATIONS
 
 
 def saved(path: Path, array: np.ndarray, affine: np.ndarray) -> Path:
@@ -23,11 +20,11 @@ def saved(path: Path, array: np.ndarray, affine: np.ndarray) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("order", "signs"), AXES)
-def test_every_voxel_keeps_value_and_place(tmp_path: Path, order: tuple[int, ...], signs: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("orientation", ORIENTATIONS, ids=str)
+def test_every_voxel_keeps_value_and_place(tmp_path: Path, orientation: NDArray[np.float64]) -> None:
     array = np.random.default_rng(0).normal(size=(4, 5, 6)).astype(np.float32)
     affine = np.eye(4)
-    affine[:3, :3] = np.eye(3)[:, order] * np.array(signs) * (1.5, 0.7, 2.5)
+    affine[:3, :3] = orientation.T * (1.5, 0.7, 2.5)
     affine[:3, 3] = (10, -20, 30)
     stack = read_nifti(saved(tmp_path / "v.nii.gz", array, affine))
     volume = voxels_of(stack)

@@ -8,7 +8,6 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +59,7 @@ from tests.medseg.inference.phantoms import (
     make_stack,
     monai_labels,
 )
+from tests.orientations import ORIENTATIONS
 
 SCALE = ScaleRange(-100, 300, 0, 1, clip=True)
 STEPS = (Orient("RAS"), Resample((1.4, 1.3, 1.7)), SCALE)
@@ -75,11 +75,6 @@ NETWORKS = [
     None,
     {"_target_": "medseg.networks.MeshNet", "channels": 4, "dilations": [1, 2, 1]},
     {"_target_": "medseg.networks.UNet2015", "widths": [4, 8], "norm": "batch"},
-]
-ORIENTATIONS = [
-    np.array([np.eye(3)[axis] * sign for axis, sign in zip(order, signs, strict=True)])
-    for order in permutations(range(3))
-    for signs in product((1, -1), repeat=3)
 ]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from itertools import permutations, product
 
 import numpy as np
 import pytest
@@ -22,18 +21,11 @@ from medseg.inference.grids.prepare import PreparedVolume, prepare, uniform
 from medseg.inference.grids.resample import InPlane, resample_separable, taps
 from medseg.inference.grids.restore import to_source
 from tests.medseg.inference.phantoms import WINDOW, as_monai, blobs, make_stack, monai_transform
+from tests.orientations import ORIENTATIONS
 
 LINEAR_BACK = Finish(Activation.NONE, None, Order.PROBABILITIES_FIRST, nearest=False)
 NEAREST_BACK = Finish(Activation.NONE, None, Order.LABELS_FIRST, nearest=True)
 SPACINGS = st.tuples(*[st.sampled_from([-1.0, 0.6, 0.75, 1.0, 1.3, 1.5, 2.0, 2.2, 3.1])] * 3)
-
-
-def directions(name: tuple[int, ...], signs: tuple[int, ...]) -> np.ndarray:
-    """LPS directions of k, j, i: patient axes in some order, some of them backwards."""
-    return np.array([np.eye(3)[axis] * sign for axis, sign in zip(name, signs, strict=True)])
-
-
-ORIENTATIONS = [directions(order, signs) for order in permutations(range(3)) for signs in product((1, -1), repeat=3)]
 
 
 def prepared_by_us(array: np.ndarray, stack: Stack, steps: tuple[Step, ...]) -> PreparedVolume:
@@ -205,7 +197,7 @@ def test_a_tilted_stack_is_straightened_even_where_the_recipe_does_not_resample(
 def test_rounded_header_directions_are_no_slant() -> None:
     """Six decimals in ImageOrientationPatient, as many scanners write, must not cost the general resampler."""
     frame = source_frame(make_stack(np.zeros((40, 64, 64), np.float32)).affine, (40, 64, 64))
-    rounded = np.round(directions((2, 1, 0), (1, 1, 1)) + 3e-7, 6)
+    rounded = np.round(np.eye(3)[[2, 1, 0]] + 3e-7, 6)
     stack = make_stack(np.zeros((40, 64, 64), np.float32), axes=rounded)
     ours = prepared_by_us(np.zeros((40, 64, 64), np.float32), stack, (Orient("RAS"), Resample((1.5, 1.5, 1.5))))
     assert type(to_source(ours, stack.coordinates, (64, 64), LINEAR_BACK)).__name__ == "Parallel"

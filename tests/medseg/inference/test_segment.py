@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
-from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +38,10 @@ from tests.medseg.inference.phantoms import (
     make_stack,
     monai_labels,
 )
+from tests.orientations import ORIENTATIONS
 
 CPU = torch.device("cpu")
 SCALE = ScaleRange(-100, 300, 0, 1, clip=True)
-ORIENTATIONS = [
-    np.array([np.eye(3)[axis] * sign for axis, sign in zip(order, signs, strict=True)])
-    for order in permutations(range(3))
-    for signs in product((1, -1), repeat=3)
-]
 
 
 def agreement(array: NDArray[np.float32], stack: Stack, bundle: Bundle) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from medseg.dicom.series import Stack
 from medseg.inference.planes import LabelSpool
 from medseg.results.picture import display_window, edge_letters, volume_text, write_picture
 from tests.medseg.results.stacks import SEGMENTS, blobs, feed, made, make_result, make_stack
+from tests.orientations import ROW_AND_COLUMN, Direction
 
 
 def draw(folder: Path, stack: Stack, labels: np.ndarray, **changes: Any) -> np.ndarray:
@@ -42,16 +42,8 @@ def test_letters_follow_the_direction_cosines(direction: tuple[float, float, flo
     assert edge_letters(np.array(direction, float)) == letters
 
 
-def signed_axes() -> list[tuple[float, ...]]:
-    return [tuple(sign * value for value in axis) for axis in np.eye(3) for sign in (1.0, -1.0)]
-
-
-@pytest.mark.parametrize(
-    ("row", "column"), [(r, c) for r, c in itertools.permutations(signed_axes(), 2) if np.dot(r, c) == 0][::3]
-)
-def test_any_acquisition_is_hung_the_same_way(
-    tmp_path: Path, row: tuple[float, ...], column: tuple[float, ...]
-) -> None:
+@pytest.mark.parametrize(("row", "column"), ROW_AND_COLUMN[::3])
+def test_any_acquisition_is_hung_the_same_way(tmp_path: Path, row: Direction, column: Direction) -> None:
     # a bright ball at the patient's left, front and head, off the middle: up and to the right wherever it can be seen
     ball = Ellipsoid((12.0, -12.0, 12.0), (5.0, 5.0, 5.0), 500.0)
     stack = make_stack(orientation=(row, column), spacing_mm=(1.0, 1.0, 1.0), shape=(40, 40, 40), objects=[ball])
