@@ -30,7 +30,7 @@ pynetdicom's own is told in docs/upstream.md.
 `AssociationSocket.recv`                   1.2  4 KiB at once, of any length, and without an end of its wait
 `AssociationSocket.send`                   1.2  blocks for ever where a peer does not read
 `DIMSEServiceProvider.receive_primitive`   1.2  raises on malformed messages, in a thread that dies of it; no limit
-`DIMSEServiceProvider.send_msg`            1.0  fragments of messages of two threads interleave (PS3.7 annex E)
+`DIMSEServiceProvider.send_msg`            1.0  fragments of messages of two threads interleave
 `DULServiceProvider._decode_pdu`           1.2  its decoders raise on unknown items and sub-items, titles with NULs,
                                                 version names of more than 16 characters, reserved reasons of A-ABORT:
                                                 it is given what `gateway.dimse.negotiation` has written anew
