@@ -11,7 +11,7 @@ from medseg.dicom.instance import Slice
 from medseg.inference import memory
 from medseg.inference.arriving.axis import SliceAxis
 from medseg.inference.arriving.passage import StreamedVolume
-from medseg.inference.context import Context
+from medseg.inference.context import PipelineContext
 from medseg.inference.pieces.collect import LabelCollector
 from medseg.inference.scores import restoring, slabs
 from medseg.inference.windows.layout import Layout
@@ -19,7 +19,7 @@ from medseg.progress import Stage
 
 
 def along_axis(
-    context: Context, axis: SliceAxis, more: Callable[[], Slice | None], end: Callable[[], SliceAxis | None]
+    context: PipelineContext, axis: SliceAxis, more: Callable[[], Slice | None], end: Callable[[], SliceAxis | None]
 ) -> LabelCollector:
     """What the windows find along an axis through the slices that are there, as others come.
 

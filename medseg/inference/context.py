@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
-class Context:
+class PipelineContext:
     """One call of `segment`.
 
     recipe: the bundle's, as the settings want it. floor: what the network is given where a voxel has no value.

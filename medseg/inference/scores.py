@@ -15,7 +15,7 @@ from torch import Tensor
 
 from medseg.inference import malloc, memory
 from medseg.inference.background import BackgroundConsumer
-from medseg.inference.context import Context
+from medseg.inference.context import PipelineContext
 from medseg.inference.grids.grid import Axes
 from medseg.inference.grids.restore import Inverse, restore
 from medseg.inference.pieces.cleanup import largest_pieces
@@ -29,7 +29,7 @@ _TIDY: Final = 64  # planes
 
 
 def slabs(
-    context: Context, planes: Planes, rows: Rows, layout: Layout, total: Callable[[Layout], int | None]
+    context: PipelineContext, planes: Planes, rows: Rows, layout: Layout, total: Callable[[Layout], int | None]
 ) -> Iterator[Slab]:
     """Slabs of class scores, by an engine whose job has begun.
 
@@ -56,7 +56,7 @@ def slabs(
     return context.timed(Stage.INFER, scored)
 
 
-def slabs_of_volume(context: Context, voxels: Tensor, axes: Axes, batch: int | None = None) -> Iterator[Slab]:
+def slabs_of_volume(context: PipelineContext, voxels: Tensor, axes: Axes, batch: int | None = None) -> Iterator[Slab]:
     """Slabs of class scores over a prepared volume (C, k, j, i). batch: windows at a time, where it cannot be more."""
     layout = lay_out((voxels.shape[1], voxels.shape[2], voxels.shape[3]), axes, context.recipe.window)
     context.engine.begin_job(layout.count, batch)
@@ -65,7 +65,7 @@ def slabs_of_volume(context: Context, voxels: Tensor, axes: Axes, batch: int | N
 
 @contextmanager
 def restoring(
-    context: Context, collector: LabelCollector, inverse: Inverse, *, backwards: bool = False
+    context: PipelineContext, collector: LabelCollector, inverse: Inverse, *, backwards: bool = False
 ) -> Iterator[BackgroundConsumer[Slab]]:
     """A thread beside that of the network, which brings back the slabs that it is given, and puts what is in their
     planes into `collector`. backwards: slices come from the last to the first."""

@@ -29,7 +29,7 @@ from medseg.inference.along import along_axis
 from medseg.inference.arriving.axis import SliceAxis, axis_through, reasons
 from medseg.inference.arriving.decoding import Decoder
 from medseg.inference.arriving.intake import ArrivedSlices, StreamInvalid, start
-from medseg.inference.context import Context
+from medseg.inference.context import PipelineContext
 from medseg.inference.engines.case import TORCH
 from medseg.inference.engines.device import CPU, choose_device, choose_precision, memory_errors, steady_batch
 from medseg.inference.engines.engine import Engine, Networks
@@ -87,9 +87,9 @@ def _refuse(bundle: Bundle) -> None:
 
 def _context(
     source: SliceSource, bundle: Bundle, settings: Settings, decoder: Decoder, on_progress: Report, cancelled: Cancelled
-) -> Context:
+) -> PipelineContext:
     recipe, series = settings.applied_to(bundle.recipe), source.series
-    return Context(
+    return PipelineContext(
         series_uid=series.series_uid,
         bundle=bundle,
         recipe=recipe,
@@ -128,7 +128,7 @@ class _Taken:
     waited: str | None
 
 
-def _arriving(context: Context, source: SliceSource) -> _Taken:
+def _arriving(context: PipelineContext, source: SliceSource) -> _Taken:
     """What is found in slices as they come, else once they have."""
     intake = ArrivedSlices(source, lambda count: context.tell(Stage.READ, count, source.expected))
     stack = cache(lambda: _one_stack(context, source.series, intake.slices))
@@ -149,14 +149,14 @@ def _arriving(context: Context, source: SliceSource) -> _Taken:
     return replace(taken, waited=taken.waited or axis)
 
 
-def _first_axis(context: Context, intake: ArrivedSlices, source: SliceSource) -> SliceAxis | str | None:
+def _first_axis(context: PipelineContext, intake: ArrivedSlices, source: SliceSource) -> SliceAxis | str | None:
     """See `intake.start`."""
     assume = context.settings.assume_frame_of_reference
     with context.clock.time(Stage.READ):
         return start(intake, source, context.recipe, context.decoder, assume_frame=assume)
 
 
-def _final_axis(context: Context, intake: ArrivedSlices, stack: Callable[[], Stack]) -> SliceAxis | None:
+def _final_axis(context: PipelineContext, intake: ArrivedSlices, stack: Callable[[], Stack]) -> SliceAxis | None:
     """The axis through all slices, once they have come. Raises StreamInvalid where there is none."""
     axis = axis_through(stack(), context.recipe) if intake.ended else None
     if isinstance(axis, str):
@@ -164,7 +164,7 @@ def _final_axis(context: Context, intake: ArrivedSlices, stack: Callable[[], Sta
     return axis
 
 
-def _all_there(context: Context, stack: Stack) -> _Taken:
+def _all_there(context: PipelineContext, stack: Stack) -> _Taken:
     """What is found in a stack whose slices are all there: along its axis, else through the whole."""
     axis = axis_through(stack, context.recipe)
     if isinstance(axis, SliceAxis):
@@ -177,12 +177,12 @@ def _all_there(context: Context, stack: Stack) -> _Taken:
     return _Taken(stack, through_whole(context, stack), why)
 
 
-def _barrier(context: Context) -> str | None:
+def _barrier(context: PipelineContext) -> str | None:
     """Why windows wait for the last slice though they lie along an axis."""
     return next(iter(context.recipe.barriers()), None)
 
 
-def _one_stack(context: Context, series: Series, slices: Sequence[Slice]) -> Stack:
+def _one_stack(context: PipelineContext, series: Series, slices: Sequence[Slice]) -> Stack:
     """The one stack that the slices form. Raises GeometryRefused where they form none, or several."""
     verdict = classify(series, slices, assume_frame_of_reference=context.settings.assume_frame_of_reference)
     if len(verdict.stacks) == 1:
@@ -197,7 +197,7 @@ def _one_stack(context: Context, series: Series, slices: Sequence[Slice]) -> Sta
     raise GeometryRefused(series.series_uid, "several_volumes", detail)
 
 
-def _deliver(context: Context, stack: Stack, cleaned: CleanedLabels, sink: LabelSink) -> None:
+def _deliver(context: PipelineContext, stack: Stack, cleaned: CleanedLabels, sink: LabelSink) -> None:
     count = len(stack.slices)
     with context.clock.time(Stage.ENCODE):
         sink.begin(stack, context.bundle.segments, exclusive=context.recipe.exclusive)
@@ -207,7 +207,7 @@ def _deliver(context: Context, stack: Stack, cleaned: CleanedLabels, sink: Label
         sink.end()
 
 
-def _result(context: Context, taken: _Taken, cleaned: CleanedLabels) -> SegmentationResult:
+def _result(context: PipelineContext, taken: _Taken, cleaned: CleanedLabels) -> SegmentationResult:
     """Once all planes are delivered."""
     stack, collector, engine = taken.stack, taken.collector, context.engine
     measured, at_edge = cleaned.measured()

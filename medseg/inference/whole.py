@@ -12,7 +12,7 @@ from torch import Tensor
 from medseg.dicom.series import Stack
 from medseg.inference import fallback, memory
 from medseg.inference.arriving.decoding import AHEAD
-from medseg.inference.context import Context
+from medseg.inference.context import PipelineContext
 from medseg.inference.grids.prepare import prepare, preprocessing_plan, uniform
 from medseg.inference.grids.restore import ToSource, so_far, to_source
 from medseg.inference.pieces.collect import LabelCollector
@@ -21,7 +21,7 @@ from medseg.inference.windows.layout import lay_out
 from medseg.progress import Stage, check
 
 
-def through_whole(context: Context, stack: Stack) -> LabelCollector:
+def through_whole(context: PipelineContext, stack: Stack) -> LabelCollector:
     """What is found in a stack that is read before any window runs. Raises OutOfMemory before it is read."""
     collector = LabelCollector(context.bundle, context.floor)
     # The volume is handed on, and kept by nobody before: it may be large, and it is changed on the way.
@@ -33,7 +33,7 @@ def through_whole(context: Context, stack: Stack) -> LabelCollector:
     return collector
 
 
-def _fitting(context: Context, stack: Stack) -> int:
+def _fitting(context: PipelineContext, stack: Stack) -> int:
     """Windows at a time. What MONAI's transforms take nobody knows; ours are told before the volume is read."""
     grid = (round(float(stack.coordinates[-1])) + 1, *stack.shape[1:])
     frame = preprocessing_plan(stack.affine, grid, context.recipe, tilted=stack.tilt_deg != 0).frame
@@ -44,7 +44,7 @@ def _fitting(context: Context, stack: Stack) -> int:
     return batch
 
 
-def _read(context: Context, stack: Stack, collector: LabelCollector) -> Tensor:
+def _read(context: PipelineContext, stack: Stack, collector: LabelCollector) -> Tensor:
     """(1, k, j, i) on the source's uniform grid."""
     voxels = torch.empty((1, *stack.shape))
     with context.clock.time(Stage.READ):
@@ -55,7 +55,9 @@ def _read(context: Context, stack: Stack, collector: LabelCollector) -> Tensor:
     return uniform(voxels, stack.coordinates)
 
 
-def _by_ourselves(context: Context, stack: Stack, volume: Tensor, collector: LabelCollector, batch: int) -> None:
+def _by_ourselves(
+    context: PipelineContext, stack: Stack, volume: Tensor, collector: LabelCollector, batch: int
+) -> None:
     with context.clock.time(Stage.PREPARE):
         context.tell(Stage.PREPARE, 0, 1)
         prepared = prepare(volume, stack.affine, context.recipe, tilted=stack.tilt_deg != 0)
@@ -70,7 +72,7 @@ def _by_ourselves(context: Context, stack: Stack, volume: Tensor, collector: Lab
     context.tell(Stage.RESTORE, len(collector), count)
 
 
-def _by_monai(context: Context, stack: Stack, volume: Tensor, collector: LabelCollector) -> None:
+def _by_monai(context: PipelineContext, stack: Stack, volume: Tensor, collector: LabelCollector) -> None:
     bundle = replace(context.bundle, recipe=context.recipe)
     scores = partial(slabs_of_volume, context)
     planes = fallback.label_planes(volume, stack.affine, stack.coordinates, bundle, scores, collector.certainty)

@@ -157,19 +157,7 @@ class SegWriter:
         if "PositionReferenceIndicator" not in head:
             head.PositionReferenceIndicator = ""
         head.ReferencedSeriesSequence = [_referenced_series(stack)]
-        replaced = [before.key for before in made.predecessors if before.seg]
-        for key in replaced:
-            series = series_reference(
-                key.uid("seg.series"),
-                [(SegmentationStorage, key.uid("seg"))],
-                keyword="ReferencedInstanceSequence",
-            )
-            head.ReferencedSeriesSequence.append(series)
-        if replaced:
-            named = [instance_reference(SegmentationStorage, key.uid("seg")) for key in replaced]
-            for one in named:
-                one.PurposeOfReferenceCodeSequence = [REPLACED]
-            head.ReferencedImageSequence = named  # General Reference, PS3.3 C.12.4; a SEG is an image
+        _refer_to_replaced(head, made)
         organization = made.key.uid("seg.dimensions")
         head.DimensionOrganizationSequence[0].DimensionOrganizationUID = organization
         for index in head.DimensionIndexSequence:
@@ -180,6 +168,23 @@ class SegWriter:
         if stack.uniform and len(stack.slices) > 1:
             shared.PixelMeasuresSequence[0].SpacingBetweenSlices = decimal(stack.spacing_mm[0])
         return head
+
+
+def _refer_to_replaced(head: Dataset, made: Provenance) -> None:
+    """The SEGs that this one takes the place of."""
+    replaced = [before.key for before in made.predecessors if before.seg]
+    for key in replaced:
+        series = series_reference(
+            key.uid("seg.series"),
+            [(SegmentationStorage, key.uid("seg"))],
+            keyword="ReferencedInstanceSequence",
+        )
+        head.ReferencedSeriesSequence.append(series)
+    if replaced:
+        references = [instance_reference(SegmentationStorage, key.uid("seg")) for key in replaced]
+        for reference in references:
+            reference.PurposeOfReferenceCodeSequence = [REPLACED]
+        head.ReferencedImageSequence = references  # General Reference, PS3.3 C.12.4; a SEG is an image
 
 
 def describe(segment: Segment, made: Provenance) -> SegmentDescription:
