@@ -79,7 +79,7 @@ def failed(db: Connection, claim: Claim, error: BaseException, now: float, setti
     if is_passed_over(error):
         detail = {"why": str(error), "code": code}
         uids = {"study_uid": job.study_uid, "series_uid": job.series_uid}
-        events.record(db, "series.passed_over", now, detail, job_id=job.id, **uids)
+        events.record(db, events.PASSED_OVER, now, detail, job_id=job.id, **uids)
         return jobs.end_job(db, claim, JobState.CANCELLED, now, code=code, error=str(error))
     return _after(db, job, job_fault(error), code, logs.said(error), now, settings)
 

@@ -6,18 +6,18 @@ before stays with them; what comes for that study later is a new study.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, select
 
 from gateway.keep.deletion import sweep
 from gateway.keep.erase import Content, content, erase
+from gateway.ledger import events
 from gateway.ledger.deletions import mark_deleted
 from gateway.ledger.ledger import Ledger
-from gateway.ledger.tables import event, instance
+from gateway.ledger.tables import instance
 from medseg.errors import UsageError
 
 QUARANTINE = "quarantine"
@@ -41,8 +41,7 @@ def purge(ledger: Ledger, spool: Path, study_uid: str, at: float) -> Content:
     def commit(db: Connection) -> Content:
         mark_deleted(db, _quarantined(db, spool, study_uid), at)
         there = erase(db, study_uid, at)
-        detail = json.dumps(asdict(there))
-        db.execute(insert(event), {"kind": "study.purged", "at": at, "study_uid": study_uid, "detail": detail})
+        events.record(db, "study.purged", at, asdict(there), study_uid=study_uid)
         return there
 
     there = ledger.write(commit)
@@ -55,4 +54,4 @@ def _quarantined(db: Connection, spool: Path, study_uid: str) -> Iterator[str]:
     path = db.execute(select(instance.c.path).where(instance.c.study_uid == study_uid).limit(1)).scalar()
     if path is not None:
         name = "_".join(PurePosixPath(path).parts[:2])
-        yield from (f"{QUARANTINE}/{one.name}" for one in (spool / QUARANTINE).glob(f"{name}_*"))
+        yield from (f"{QUARANTINE}/{file.name}" for file in (spool / QUARANTINE).glob(f"{name}_*"))

@@ -283,9 +283,9 @@ def deliveries(db: Connection, *states: DeliveryState) -> list[DeliveryRow]:
     return DeliveryRow.all(db, deliveries_query().where(delivery.c.state.in_(states)))
 
 
-def deliveries_of(db: Connection, study_uids: Iterable[str]) -> list[DeliveryRow]:
+def deliveries_of(db: Connection, study_uids: Collection[str]) -> list[DeliveryRow]:
     """All deliveries of some studies, the oldest first."""
-    return DeliveryRow.all(db, deliveries_query().where(result.c.study_uid.in_(list(study_uids))))
+    return DeliveryRow.all(db, deliveries_query().where(result.c.study_uid.in_(study_uids)))
 
 
 def retry_dead(db: Connection, now: float, delivery_id: int | None = None, destination: str | None = None) -> int:

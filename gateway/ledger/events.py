@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from sqlalchemy import Connection, insert, select
 
+from gateway.ledger.records import EventRow
 from gateway.ledger.tables import event
 
 
@@ -25,6 +26,12 @@ def record(
     """Something that people should be able to look up later; UIDs and facts, never names."""
     about = {"study_uid": study_uid, "series_uid": series_uid, "sop_instance_uid": sop_instance_uid, "job_id": job_id}
     db.execute(insert(event), {"kind": kind, "at": at, "detail": json.dumps(dict(detail))} | about)
+
+
+def of_studies(db: Connection, kinds: Collection[str], study_uids: Collection[str]) -> list[EventRow]:
+    """What was recorded of some studies, in the order in which it happened."""
+    chosen = select(event).where(event.c.kind.in_(kinds), event.c.study_uid.in_(study_uids))
+    return EventRow.all(db, chosen.order_by(event.c.id))
 
 
 def settings_recorded(db: Connection) -> dict[str, list[str]]:
@@ -47,5 +54,7 @@ def record_doubts(db: Connection, doubts: Iterable[str], at: float) -> None:
     record(db, DOUBTS, at, {"doubts": list(doubts)})
 
 
+PASSED_OVER = "series.passed_over"
+HELD = "series.held"
 SETTINGS = "settings.read"
 DOUBTS = "settings.doubted"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
@@ -14,7 +14,7 @@ from gateway.ledger.deletions import mark_deleted
 from gateway.ledger.events import record
 from gateway.ledger.records import InstanceRow, SeriesRow
 from gateway.ledger.statements import UPSERT, Prepared
-from gateway.ledger.states import COUNTING, REAL, SAYING, InstanceState, SeriesState
+from gateway.ledger.states import COUNTING, REAL, SAYING, UNCOUNTED, InstanceState, SeriesState
 from gateway.ledger.tables import has_file, instance, of_series, series
 from medseg.dicom.classes import IMAGES
 
@@ -254,6 +254,21 @@ def real_instances(db: Connection, study_uid: str, series_uid: str) -> list[Inst
     here = and_(instance.c.state.in_(REAL), instance.c.deleted_at.is_(None))
     mine = select(instance).where(of_series(instance, study_uid, series_uid), here)
     return InstanceRow.all(db, mine.order_by(instance.c.id))
+
+
+def present(db: Connection, study_uid: str) -> list[InstanceRow]:
+    """The versions of a study's instances whose files are here, in the order they came."""
+    here = select(instance).where(instance.c.study_uid == study_uid, has_file())
+    return InstanceRow.all(db, here.order_by(instance.c.id))
+
+
+def last_images(db: Connection, study_uids: Collection[str]) -> dict[tuple[str, str], float]:
+    """When the last image of each series of some studies came for the first time."""
+    last_at = func.max(instance.c.received_at)
+    chosen = and_(instance.c.study_uid.in_(study_uids), instance.c.state.not_in(UNCOUNTED))
+    came = select(instance.c.study_uid, instance.c.series_uid, last_at).where(chosen)
+    by_series = came.group_by(instance.c.study_uid, instance.c.series_uid)
+    return {(study_uid, series_uid): at for study_uid, series_uid, at in db.execute(by_series)}
 
 
 def latest_of_patient(db: Connection, study_uid: str, patient: str) -> InstanceRow | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -174,6 +175,11 @@ def has_job(db: Connection, job_id: int) -> bool:
 def jobs_in(db: Connection, *states: JobState) -> list[JobRow]:
     """The jobs in some states, the oldest first."""
     return JobRow.all(db, select(job).where(job.c.state.in_(states)).order_by(job.c.id))
+
+
+def jobs_of(db: Connection, study_uids: Collection[str]) -> list[JobRow]:
+    """The jobs of some studies, newest first."""
+    return JobRow.all(db, select(job).where(job.c.study_uid.in_(study_uids)).order_by(job.c.id.desc()))
 
 
 def latest_job(db: Connection, study_uid: str, series_uid: str) -> JobRow | None:

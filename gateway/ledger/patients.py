@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from string import ascii_uppercase
 from typing import Any
@@ -78,6 +78,11 @@ def fullest(group: Iterable[str]) -> str:
 def conflict(db: Connection, study_uid: str) -> ConflictRow | None:
     """None where there is nothing to settle, and never was."""
     return ConflictRow.one_or_none(db, select(patient_conflict).where(patient_conflict.c.study_uid == study_uid))
+
+
+def conflicts(db: Connection, study_uids: Collection[str]) -> list[ConflictRow]:
+    """The same of some studies."""
+    return ConflictRow.all(db, select(patient_conflict).where(patient_conflict.c.study_uid.in_(study_uids)))
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from gateway.ledger.states import (
 from gateway.settings.model import Mode
 
 
-class _Record:
+class Record:
     __slots__ = ()
 
     @classmethod
@@ -68,7 +68,7 @@ def _shape(record: type[Any]) -> tuple[int, tuple[tuple[int, type[str]], ...]]:
 
 
 @dataclass(frozen=True, slots=True)
-class AssociationRow(_Record):
+class AssociationRow(Record):
     id: str
     calling_ae: str
     called_ae: str
@@ -80,7 +80,7 @@ class AssociationRow(_Record):
 
 
 @dataclass(frozen=True, slots=True)
-class SeriesRow(_Record):
+class SeriesRow(Record):
     study_uid: str
     series_uid: str
     instances: int
@@ -98,7 +98,7 @@ class SeriesRow(_Record):
 
 
 @dataclass(frozen=True, slots=True)
-class InstanceRow(_Record):
+class InstanceRow(Record):
     id: int
     study_uid: str
     series_uid: str
@@ -119,7 +119,7 @@ class InstanceRow(_Record):
 
 
 @dataclass(frozen=True, slots=True)
-class ConflictRow(_Record):
+class ConflictRow(Record):
     """A study whose images name several patients, and how that was settled."""
 
     study_uid: str
@@ -130,7 +130,7 @@ class ConflictRow(_Record):
 
 
 @dataclass(frozen=True, slots=True)
-class JobRow(_Record):
+class JobRow(Record):
     id: int
     study_uid: str
     series_uid: str
@@ -165,7 +165,7 @@ class JobRow(_Record):
 
 
 @dataclass(frozen=True, slots=True)
-class ResultRow(_Record):
+class ResultRow(Record):
     id: int
     job_id: int
     result_key: str
@@ -180,7 +180,21 @@ class ResultRow(_Record):
 
 
 @dataclass(frozen=True, slots=True)
-class DeliveryRow(_Record):
+class ObjectRow(Record):
+    """An object of a result."""
+
+    id: int
+    result_id: int
+    kind: ObjectKind
+    sop_class_uid: str
+    sop_instance_uid: str
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryRow(Record):
     """With the object that it delivers, and the series whose result that is of (`gateway.ledger.deliveries`)."""
 
     id: int
@@ -223,7 +237,19 @@ class DeliveryRow(_Record):
 
 
 @dataclass(frozen=True, slots=True)
-class CommitmentRow(_Record):
+class EventRow(Record):
+    id: int
+    at: float
+    kind: str
+    study_uid: str | None
+    series_uid: str | None
+    sop_instance_uid: str | None
+    job_id: int | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class CommitmentRow(Record):
     id: int
     transaction_uid: str
     calling_ae: str
@@ -238,7 +264,7 @@ class CommitmentRow(_Record):
 
 
 @dataclass(frozen=True, slots=True)
-class CountRow(_Record):
+class CountRow(Record):
     study_uid: str
     series_uid: str
     source: str
@@ -248,6 +274,6 @@ class CountRow(_Record):
 
 
 @dataclass(frozen=True, slots=True)
-class DoomedRow(_Record):
+class DoomedRow(Record):
     path: str
     at: float

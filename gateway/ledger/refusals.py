@@ -6,12 +6,14 @@ came in one second beside them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, delete, select
 
+from gateway.ledger.records import Record
 from gateway.ledger.statements import UPSERT
+from gateway.ledger.states import RefusedCaller
 from gateway.ledger.tables import refusal
 
 MOST = 500
@@ -20,11 +22,11 @@ LATELY_S = 7 * 86400.0
 
 
 @dataclass(frozen=True)
-class RefusedPeer:
-    """What was not taken of one peer. what: instance, association or connection. calling_ae: empty where nobody said.
+class RefusedPeer(Record):
+    """What was not taken of one peer. calling_ae: empty where nobody said.
     reason, sop_instance_uid: of the last."""
 
-    what: str
+    what: RefusedCaller
     calling_ae: str
     host: str
     count: int
@@ -52,8 +54,7 @@ def add(db: Connection, refused: Iterable[RefusedPeer]) -> None:
     db.execute(delete(refusal).where(refusal.c.last_at < last))
 
 
-def latest(db: Connection, now: float) -> Iterator[RefusedPeer]:
+def latest(db: Connection, now: float) -> list[RefusedPeer]:
     """What was not taken lately, the last first."""
     lately = select(refusal).where(refusal.c.last_at > now - LATELY_S).order_by(refusal.c.last_at.desc()).limit(SHOWN)
-    for row in db.execute(lately):
-        yield RefusedPeer(**row._mapping)
+    return RefusedPeer.all(db, lately)

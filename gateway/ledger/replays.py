@@ -78,7 +78,7 @@ def dismiss(db: Connection, job_id: int, at: float) -> bool:
     db.execute(update(job).where(job.c.id == job_id).values(state=JobState.CANCELLED))
     detail = {"why": f"{DISMISSED} by hand: {row.error}", "code": DISMISSED}
     uids = {"study_uid": row.study_uid, "series_uid": row.series_uid}
-    events.record(db, "series.passed_over", at, detail, job_id=job_id, **uids)
+    events.record(db, events.PASSED_OVER, at, detail, job_id=job_id, **uids)
     return True
 
 

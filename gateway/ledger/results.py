@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from gateway.ledger.claims import Claim
 from gateway.ledger.deliveries import deliver
 from gateway.ledger.jobs import end_job, job_row
 from gateway.ledger.object_kind import ObjectKind
-from gateway.ledger.records import ResultRow
+from gateway.ledger.records import ObjectRow, ResultRow
 from gateway.ledger.states import JobState
 from gateway.ledger.tables import of_series, result, result_object
 
@@ -50,6 +50,17 @@ def has_result(db: Connection, result_key: str) -> bool:
 def has_object_in(db: Connection, folder: str) -> bool:
     """Whether an object of a result lies in a folder of the spool, given with its last slash."""
     return bool(db.execute(select(exists().where(result_object.c.path.startswith(folder, autoescape=True)))).scalar())
+
+
+def results_of(db: Connection, study_uids: Collection[str]) -> list[ResultRow]:
+    """The results of some studies."""
+    return ResultRow.all(db, select(result).where(result.c.study_uid.in_(study_uids)))
+
+
+def objects_of(db: Connection, study_uids: Collection[str]) -> list[ObjectRow]:
+    """The objects of those."""
+    objects = select(result_object).join(result, result.c.id == result_object.c.result_id)
+    return ObjectRow.all(db, objects.where(result.c.study_uid.in_(study_uids)).order_by(result_object.c.id))
 
 
 def object_paths(db: Connection) -> list[str]:

@@ -21,10 +21,24 @@ def series_in(db: Connection, *states: SeriesState) -> list[SeriesRow]:
     return SeriesRow.all(db, select(series).where(series.c.state.in_(states)))
 
 
-def series_of(db: Connection, study_uid: str) -> list[SeriesRow]:
-    """The series of a study, in the order in which they came."""
-    mine = select(series).where(series.c.study_uid == study_uid)
-    return SeriesRow.all(db, mine.order_by(series.c.first_at, series.c.series_uid))
+def series_of(db: Connection, *study_uids: str) -> list[SeriesRow]:
+    """The series of some studies, in the order in which they came."""
+    theirs = select(series).where(series.c.study_uid.in_(study_uids))
+    return SeriesRow.all(db, theirs.order_by(series.c.first_at, series.c.series_uid))
+
+
+def studies(db: Connection) -> list[str]:
+    """All studies of which there is something, by UID."""
+    return list(db.execute(select(series.c.study_uid).distinct()).scalars())
+
+
+def latest_studies(db: Connection, limit: int, before: float | None = None) -> list[str]:
+    """The studies of which something was heard last, those first. before: only those older than that moment."""
+    heard_at = func.max(series.c.last_at)
+    chosen = select(series.c.study_uid).group_by(series.c.study_uid).order_by(heard_at.desc()).limit(limit)
+    if before is not None:
+        chosen = chosen.having(heard_at < before)
+    return list(db.execute(chosen).scalars())
 
 
 class Erased(MedsegError):

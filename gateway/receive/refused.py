@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from gateway.dimse.noise import OTHERS
-from gateway.dimse.store import StoreRefusal
+from gateway.dimse.store import RefusedCaller, StoreRefusal
 from gateway.ledger import refusals
 from gateway.ledger.ledger import Ledger, LedgerUnavailable
 from gateway.ledger.refusals import MOST, RefusedPeer
@@ -24,7 +24,7 @@ class Refusals:
 
     def __init__(self, ledger: Ledger, clock: Callable[[], float]) -> None:
         self._ledger, self._clock = ledger, clock
-        self._noted: dict[tuple[str, str, str], RefusedPeer] = {}
+        self._noted: dict[tuple[RefusedCaller, str, str], RefusedPeer] = {}
         self._lock = threading.Lock()
         self._next_at = 0.0
 
@@ -33,7 +33,7 @@ class Refusals:
         now = self._clock()
         uid = refusal.sop_instance_uid
         said = RefusedPeer(
-            refusal.what.value, _shown(refusal.calling_ae), _shown(refusal.host), refusal.count, now, now,
+            refusal.what, _shown(refusal.calling_ae), _shown(refusal.host), refusal.count, now, now,
             refusal.reason, None if uid is None else _shown(uid),
         )  # fmt: skip
         with self._lock:

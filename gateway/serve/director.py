@@ -199,7 +199,7 @@ class Director:
             held = series_rows.hold_series(db, study_uid, series_uid, revision)
             if held:
                 detail = {"why": why}
-                events.record(db, "series.held", wall_s, detail, study_uid=study_uid, series_uid=series_uid)
+                events.record(db, events.HELD, wall_s, detail, study_uid=study_uid, series_uid=series_uid)
             return held
 
         if self._ledger.write(commit):
@@ -245,7 +245,7 @@ class Director:
             if verdict.rule is None:
                 jobs.cancel_jobs(db, study_uid, series_uid, wall_s, begun=verdict.by == LATE)
                 detail = {"why": verdict.why}
-                events.record(db, "series.passed_over", wall_s, detail, study_uid=study_uid, series_uid=series_uid)
+                events.record(db, events.PASSED_OVER, wall_s, detail, study_uid=study_uid, series_uid=series_uid)
             else:
                 jobs.make_job(db, job_for(verdict.rule, study_uid, series_uid, revision, wall_s), wall_s)
             return True

@@ -12,13 +12,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection
 
-from gateway.ledger import patients, tables
+from gateway.ledger import events, instances, patients, series
 from gateway.ledger.deliveries import deliveries_of
+from gateway.ledger.jobs import jobs_of
 from gateway.ledger.object_kind import ObjectKind
-from gateway.ledger.records import ConflictRow, JobRow, ResultRow, SeriesRow
-from gateway.ledger.states import UNCOUNTED, ConflictState, DeliveryState, JobState, SeriesState
+from gateway.ledger.records import ResultRow
+from gateway.ledger.results import objects_of, results_of
+from gateway.ledger.states import ConflictState, DeliveryState, JobState, SeriesState
 from gateway.settings.model import Mode
 from gateway.show import next_steps
 from medseg.names import uid_name
@@ -157,12 +159,7 @@ class StudyView:
 
 def latest(db: Connection, limit: int, before: float | None = None) -> tuple[StudyView, ...]:
     """The studies of which something was heard last, those first. before: only those older than that moment."""
-    heard_at = func.max(tables.series.c.last_at)
-    study_uid = tables.series.c.study_uid
-    chosen = select(study_uid).group_by(study_uid).order_by(heard_at.desc()).limit(limit)
-    if before is not None:
-        chosen = chosen.having(heard_at < before)
-    return _read(db, db.execute(chosen).scalars().all())
+    return _read(db, series.latest_studies(db, limit, before))
 
 
 def study(db: Connection, study_uid: str) -> StudyView | None:
@@ -174,19 +171,17 @@ def named(db: Connection, name: str) -> StudyView | None:
     """The study whose UID is none, by the name that stands for it (`medseg.names.uid_name`)."""
     if not name.startswith("x"):
         return None
-    known = db.execute(select(tables.series.c.study_uid).distinct()).scalars()
-    return next((study(db, uid) for uid in known if uid_name(uid) == name), None)
+    return next((study(db, uid) for uid in series.studies(db) if uid_name(uid) == name), None)
 
 
 def _read(db: Connection, study_uids: Sequence[str]) -> tuple[StudyView, ...]:
     passed_over = _passed_over(db, study_uids)
     jobs, conflicts = _jobs(db, study_uids), _conflicts(db, study_uids)
-    last_image = _last_images(db, study_uids)
+    last_image = instances.last_images(db, study_uids)
     heard_at: dict[str, float] = defaultdict(float)
     stopped = {uid for uid, conflict in conflicts.items() if conflict.state is ConflictState.OPEN}
-    series: dict[str, list[SeriesView]] = defaultdict(list)
-    rows = select(tables.series).where(tables.series.c.study_uid.in_(study_uids))
-    for row in SeriesRow.all(db, rows.order_by(tables.series.c.first_at, tables.series.c.series_uid)):
+    views: dict[str, list[SeriesView]] = defaultdict(list)
+    for row in series.series_of(db, *study_uids):
         key = row.study_uid, row.series_uid
         last_at = last_image.get(key, row.last_at)
         heard_at[row.study_uid] = max(heard_at[row.study_uid], row.last_at)
@@ -194,7 +189,7 @@ def _read(db: Connection, study_uids: Sequence[str]) -> tuple[StudyView, ...]:
         over = passed_over.get(key)
         still = over is not None and row.state is not SeriesState.ARRIVING and over.is_latest(made)
         why, code = (over.why, over.code) if over is not None and still else (None, "")
-        series[row.study_uid].append(
+        views[row.study_uid].append(
             SeriesView(
                 row.series_uid, row.instances, row.expected, row.state, row.first_at, last_at, row.complete_at,
                 row.complete_by, why, json.loads(row.passed_by),
@@ -206,30 +201,21 @@ def _read(db: Connection, study_uids: Sequence[str]) -> tuple[StudyView, ...]:
     return tuple(
         StudyView(
             uid,
-            sum(each.received for each in series[uid]),
-            min(each.first_at for each in series[uid]),
-            max(each.last_at for each in series[uid]),
+            sum(each.received for each in views[uid]),
+            min(each.first_at for each in views[uid]),
+            max(each.last_at for each in views[uid]),
             heard_at[uid],
-            tuple(series[uid]),
+            tuple(views[uid]),
             conflicts.get(uid),
         )
         for uid in study_uids
-        if uid in series
+        if uid in views
     )
 
 
-def _last_images(db: Connection, study_uids: Sequence[str]) -> dict[tuple[str, str], float]:
-    """When the last image of each series came for the first time."""
-    of = tables.instance.c
-    came = select(of.study_uid, of.series_uid, func.max(of.received_at)).where(of.study_uid.in_(study_uids))
-    came = came.where(of.state.not_in(UNCOUNTED))
-    return {(study, series): at for study, series, at in db.execute(came.group_by(of.study_uid, of.series_uid))}
-
-
 def _conflicts(db: Connection, study_uids: Sequence[str]) -> dict[str, Conflict]:
-    conflict = tables.patient_conflict
     conflicts = {}
-    for row in ConflictRow.all(db, select(conflict).where(conflict.c.study_uid.in_(study_uids))):
+    for row in patients.conflicts(db, study_uids):
         letters = patients.letters(patients.known(db, row.study_uid))
         conflicts[row.study_uid] = Conflict(
             row.state, row.since_at, row.settled_at, letters.get(row.winner or ""),
@@ -260,22 +246,18 @@ class _PassedOver:
 
 def _passed_over(db: Connection, study_uids: Sequence[str]) -> dict[tuple[str, str], _PassedOver]:
     """What was told last of each series that was passed over."""
-    event = tables.event.c
-    kinds = event.kind.in_(("series.passed_over", "series.held"))
-    events = db.execute(select(tables.event).where(kinds, event.study_uid.in_(study_uids)).order_by(event.id))
     passed_over: dict[tuple[str, str], _PassedOver] = {}
-    for row in events:
+    for row in events.of_studies(db, (events.PASSED_OVER, events.HELD), study_uids):
         detail = json.loads(row.detail)
         over = _PassedOver(row.at, row.job_id, detail["why"], detail.get("code", ""))
-        passed_over[row.study_uid, row.series_uid] = over
+        passed_over[row.study_uid or "", row.series_uid or ""] = over
     return passed_over
 
 
 def _jobs(db: Connection, study_uids: Sequence[str]) -> dict[tuple[str, str], list[JobView]]:
     results = _results(db, study_uids)
     jobs: dict[tuple[str, str], list[JobView]] = defaultdict(list)
-    rows = select(tables.job).where(tables.job.c.study_uid.in_(study_uids)).order_by(tables.job.c.id.desc())
-    for row in JobRow.all(db, rows):
+    for row in jobs_of(db, study_uids):
         jobs[row.study_uid, row.series_uid].append(
             JobView(
                 row.id, row.rule, row.bundle, row.mode, row.state, row.attempt, row.created_at, row.started_at,
@@ -290,7 +272,7 @@ def _jobs(db: Connection, study_uids: Sequence[str]) -> dict[tuple[str, str], li
 
 def _results(db: Connection, study_uids: Sequence[str]) -> dict[int, ResultView]:
     """Results by their job."""
-    rows = ResultRow.all(db, select(tables.result).where(tables.result.c.study_uid.in_(study_uids)))
+    rows = results_of(db, study_uids)
     replaced = {row.predecessor_id for row in rows}
     objects, deliveries = _objects(db, study_uids)
     return {row.job_id: _result(row, row.id not in replaced, objects[row.id], deliveries[row.id]) for row in rows}
@@ -311,11 +293,9 @@ def _result(row: ResultRow, current: bool, objects: Iterable[Object], deliveries
 
 def _objects(db: Connection, study_uids: Sequence[str]) -> tuple[dict[int, list[Object]], dict[int, list[Delivery]]]:
     """Objects and their deliveries, by result."""
-    thing = tables.result_object
     objects: dict[int, list[Object]] = defaultdict(list)
-    query = select(thing).join(tables.result, tables.result.c.id == thing.c.result_id)
-    for made in db.execute(query.where(tables.result.c.study_uid.in_(study_uids)).order_by(thing.c.id)):
-        objects[made.result_id].append(Object(ObjectKind(made.kind), made.sop_instance_uid))
+    for made in objects_of(db, study_uids):
+        objects[made.result_id].append(Object(made.kind, made.sop_instance_uid))
     deliveries: dict[int, list[Delivery]] = defaultdict(list)
     for row in deliveries_of(db, study_uids):
         deliveries[row.result_id].append(

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 
 from gateway.ledger.states import UNSENT, DeliveryState, JobState, SeriesState
-from gateway.ledger.tables import association, delivery, has_file, instance, job, result_object, series
+from gateway.ledger.tables import delivery, has_file, instance, job, result_object, series
 
 #: States of rows, so that one that no row is in can be shown as none.
 STATES: dict[str, type[StrEnum]] = {"series": SeriesState, "job": JobState, "delivery": DeliveryState}
@@ -16,16 +16,13 @@ STATES: dict[str, type[StrEnum]] = {"series": SeriesState, "job": JobState, "del
 
 def by_state(db: Connection) -> dict[str, dict[str, int]]:
     """How many series, jobs and deliveries are in which state; without those that none is in."""
-    return {
-        table.name: {row.state: row.n for row in db.execute(_counted(table, table.c.state)).all()}
-        for table in (series, job, delivery)
-    }
+    return {table.name: dict(db.execute(_counted(table, table.c.state)).all()) for table in (series, job, delivery)}
 
 
 def by_destination(db: Connection) -> dict[tuple[str, str], int]:
     """How many deliveries there are, by destination and state."""
-    found = db.execute(_counted(delivery, delivery.c.destination, delivery.c.state))
-    return {(row.destination, row.state): row.n for row in found}
+    counted = db.execute(_counted(delivery, delivery.c.destination, delivery.c.state))
+    return {(destination, state): number for destination, state, number in counted}
 
 
 def waiting_since(db: Connection) -> dict[str, float | None]:
@@ -38,10 +35,6 @@ def waiting_since(db: Connection) -> dict[str, float | None]:
     return {name: db.execute(query).scalar() for name, query in asked.items()}
 
 
-def open_associations(db: Connection) -> int:
-    return int(db.execute(select(func.count()).where(association.c.ended_at.is_(None))).scalar_one())
-
-
 def spool_bytes(db: Connection) -> int:
     """Bytes of all instances and results in the spool, as the ledger has them."""
     length = instance.c.offset_bytes + instance.c.size_bytes
@@ -51,4 +44,4 @@ def spool_bytes(db: Connection) -> int:
 
 
 def _counted(table: Any, *columns: Any) -> Any:
-    return select(*columns, func.count().label("n")).select_from(table).group_by(*columns).order_by(*columns)
+    return select(*columns, func.count()).select_from(table).group_by(*columns).order_by(*columns)

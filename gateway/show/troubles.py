@@ -7,16 +7,16 @@ images' own headers, read for that, and sees UIDs and a digest.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
-from gateway.ledger import deliveries, jobs, patients, series
+from gateway.ledger import deliveries, events, instances, jobs, patients, series
 from gateway.ledger.states import DeliveryState, JobState, SeriesState
-from gateway.ledger.tables import event, has_file, instance, of_series
 from gateway.settings.patterns import Moments
 from gateway.show import next_steps
 from medseg.dicom.headers import look, read_instance
@@ -71,9 +71,8 @@ def troubles(db: Connection) -> tuple[Trouble, ...]:
 
 
 def _why_held(db: Connection, study_uid: str, series_uid: str) -> str:
-    mine = select(event.c.detail).where(of_series(event, study_uid, series_uid))
-    detail = db.execute(mine.where(event.c.kind == "series.held").order_by(event.c.id.desc()).limit(1)).scalar()
-    return "" if detail is None else str(json.loads(detail).get("why", ""))
+    held = [row for row in events.of_studies(db, (events.HELD,), (study_uid,)) if row.series_uid == series_uid]
+    return str(json.loads(held[-1].detail).get("why", "")) if held else ""
 
 
 def patient_digest(patient_id: str) -> str:
@@ -83,10 +82,10 @@ def patient_digest(patient_id: str) -> str:
 
 def identity(db: Connection, spool: Path, study_uid: str) -> StudyIdentity:
     """Whose a study is, by the first of its images that can be read; nothing where none can."""
-    here = select(instance).where(instance.c.study_uid == study_uid, has_file())
-    for row in db.execute(here.order_by(instance.c.id)):
+    for row in instances.present(db, study_uid):
+        opener: Callable[[], Any] = partial((spool / row.path).open, "rb")
         try:
-            header = look(read_instance(partial((spool / row.path).open, "rb"), row.sop_instance_uid).header)
+            header = look(read_instance(opener, row.sop_instance_uid).header)
         except (UnreadableInstance, OSError):
             continue
         return StudyIdentity(

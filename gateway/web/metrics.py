@@ -26,7 +26,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway import heartbeat
-from gateway.ledger import patients, tallies
+from gateway.ledger import associations, patients, tallies
 from gateway.ledger.states import DeliveryState
 from gateway.ledger.tallies import BOUNDS_S, COUNTS, LATENCIES, Observed
 from gateway.show import totals
@@ -86,7 +86,7 @@ def gauges(db: Connection, now: float) -> Iterator[Metric]:
     yield GaugeMetricFamily("medseg_dead_letters", "Deliveries that only a person can set going again.", value=dead)
     stopped = len(patients.open_conflicts(db))
     yield GaugeMetricFamily("medseg_patient_conflicts", "Studies with images of two patients, stopped.", value=stopped)
-    open_now = totals.open_associations(db)
+    open_now = associations.open_by_caller(db).total()
     yield GaugeMetricFamily("medseg_associations_open", "Associations of senders that are open.", value=open_now)
     help_text = "How long the oldest series arrives, job waits for a worker, delivery for its destination."
     family = GaugeMetricFamily("medseg_oldest_waiting_seconds", help_text, labels=("kind",))

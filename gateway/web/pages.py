@@ -67,7 +67,7 @@ def routes(site: Site) -> list[Route]:
         with site.ledger.read() as db:
             latest = studies.latest(db, SHOWN, before)
             counts = totals.by_state(db)
-            refused = [] if before else list(refusals.latest(db, time.time()))
+            refused = [] if before else refusals.latest(db, time.time())
         gateway = site.live.now.gateway
         facts = {
             "studies": latest,

@@ -13,6 +13,7 @@ from sqlalchemy import BigInteger, CheckConstraint, Column, Double, Integer, Tex
 from gateway.ledger import records, states, tables
 from gateway.ledger.deliveries import deliveries_query
 from gateway.ledger.object_kind import ObjectKind, is_segmentation
+from gateway.ledger.refusals import RefusedPeer
 from gateway.settings.model import Mode, ResultForm
 
 ROWS = {
@@ -24,6 +25,10 @@ ROWS = {
     records.ResultRow: tables.result,
     records.CommitmentRow: tables.commitment,
     records.CountRow: tables.count,
+    records.ObjectRow: tables.result_object,
+    records.EventRow: tables.event,
+    records.DoomedRow: tables.doomed,
+    RefusedPeer: tables.refusal,
 }
 SELECTED = {row: list(table.columns) for row, table in ROWS.items()}
 SELECTED[records.DeliveryRow] = list(deliveries_query().selected_columns)
@@ -37,6 +42,7 @@ WORDS: dict[tuple[str, str], type[StrEnum]] = {
     ("job", "mode"): Mode,
     ("delivery", "state"): states.DeliveryState,
     ("commitment", "state"): states.CommitmentState,
+    ("refusal", "what"): states.RefusedCaller,
 }
 
 
@@ -53,7 +59,7 @@ def test_a_record_has_each_column_in_its_place_and_of_its_type(record: type[Any]
 
 
 def expected(column: Column[Any]) -> type[Any]:
-    if column.name == "kind":
+    if column.table is tables.result_object and column.name == "kind":
         return ObjectKind
     return WORDS.get((column.table.name, column.name), PYTHON[type(column.type)])
 
