@@ -31,7 +31,7 @@ AGREE_S = 2.0
 #: A pause after which an image still belongs to the pace of its sender; a longer one is a sending of its own.
 LONGEST_PACE_S = 60.0
 #: Stands for all series of a study where a count is kept.
-WHOLE = ""
+WHOLE_STUDY = ""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class ArrivingSeries:
 class ArrivingStudy:
     """The series of a study by UID, what is counted of it, and the commitment lists that touch it.
 
-    counts: by series UID (WHOLE for the study as a whole), then by source; also for series of which nothing has come.
+    counts: by series UID (WHOLE_STUDY for the study), then by source; also for series of which nothing has come.
     """
 
     series: Mapping[str, ArrivingSeries] = field(default_factory=dict)
@@ -242,7 +242,7 @@ def _not_missing(arrivals: Arrivals, uid: str) -> Arrivals:
 
 def _counted(arrivals: Arrivals, event: CountAnswered, now_s: float) -> Arrivals:
     study = arrivals.studies.get(event.study_uid, ArrivingStudy())
-    of = event.series_uid or WHOLE
+    of = event.series_uid or WHOLE_STUDY
     by_source = study.counts.get(of, {})
     before = by_source.get(event.source)
     if before is None or before.value != event.count:

@@ -28,7 +28,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from gateway.complete.arrivals import WHOLE, Arrivals, ArrivingSeries, ArrivingStudy, CommitmentList
+from gateway.complete.arrivals import WHOLE_STUDY, Arrivals, ArrivingSeries, ArrivingStudy, CommitmentList
 from gateway.complete.events import Image
 from gateway.settings.model import Completion as Settings
 from medseg.dicom.spacing import same_mm
@@ -138,7 +138,7 @@ def _proofs(
         return  # the number was right before the first correction came, too
     if series_uid is not None and _acquired(parts[0].images):
         yield CompletionReason.ACQUISITION
-    if _agreed(study, WHOLE) or (series_uid is not None and _agreed(study, series_uid)):
+    if _agreed(study, WHOLE_STUDY) or (series_uid is not None and _agreed(study, series_uid)):
         yield CompletionReason.COUNT
 
 
@@ -161,8 +161,8 @@ def _agreed(study: ArrivingStudy, of: str) -> bool:
 
 
 def _number(study: ArrivingStudy, of: str) -> int:
-    """How many instances are here of a series, or of the WHOLE study."""
-    return sum(len(series.images) for uid, series in study.series.items() if of in (WHOLE, uid))
+    """How many instances are here of a series, or of the whole study (WHOLE_STUDY)."""
+    return sum(len(series.images) for uid, series in study.series.items() if of in (WHOLE_STUDY, uid))
 
 
 def _acquired(images: Mapping[str, Image]) -> bool:

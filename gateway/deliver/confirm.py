@@ -59,7 +59,7 @@ class Confirmer:
                 self.ledger.write(deliveries.ask_again, claims, later, counts=False)
         return True
 
-    def believe(self, name: str) -> None:
+    def accept_unconfirmed(self, name: str) -> None:
         """There is nobody of that name to ask."""
         now = self.clock()
         waiting = self._claim(name, now, now)

@@ -96,7 +96,7 @@ class Outbox:
         if destination is None:
             for out in batch:
                 self._fail(out, Fault.NO_PEER, f"no [[peer]] named {name} with ae_title, host and port")
-            self._confirmer.believe(name)
+            self._confirmer.accept_unconfirmed(name)
             return
         if batch:
             self._send(destination, batch)

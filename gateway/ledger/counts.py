@@ -9,13 +9,13 @@ from gateway.ledger.statements import UPSERT
 from gateway.ledger.states import UNDECIDED
 from gateway.ledger.tables import count, series
 
-WHOLE = ""
+WHOLE_STUDY = ""
 
 
 def answer(db: Connection, study_uid: str, series_uid: str | None, source: str, value: int, at: float) -> float:
     """A peer said how many instances there are; since when it has said the same (s since 1970)."""
     new = UPSERT[db.dialect.name](count).values(
-        study_uid=study_uid, series_uid=series_uid or WHOLE, source=source, value=value, since_at=at, at=at
+        study_uid=study_uid, series_uid=series_uid or WHOLE_STUDY, source=source, value=value, since_at=at, at=at
     )
     same = count.c.value == new.excluded.value
     upsert = new.on_conflict_do_update(
