@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import Connection, and_, delete, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, Table, and_, delete, func, or_, select
 
 from gateway.keep.deletion import folder_of
 from gateway.ledger import commitments, patients
@@ -28,7 +27,7 @@ class Content:
 def content(db: Connection, study_uid: str, series_uid: str | None = None) -> Content:
     """What there is of a study, or of one series of it."""
 
-    def number(table: Any, *conditions: Any) -> int:
+    def number(table: Table, *conditions: ColumnElement[bool]) -> int:
         return int(db.execute(select(func.count()).select_from(table).where(*conditions)).scalar_one())
 
     size = func.coalesce(func.sum(instance.c.offset_bytes + instance.c.size_bytes), 0)
@@ -69,9 +68,9 @@ def erase(db: Connection, study_uid: str, at: float, series_uid: str | None = No
     return there
 
 
-def _results(study_uid: str, series_uid: str | None) -> Any:
+def _results(study_uid: str, series_uid: str | None) -> Select[tuple[int]]:
     return select(result.c.id).where(of_series(result, study_uid, series_uid))
 
 
-def _objects(study_uid: str, series_uid: str | None) -> Any:
+def _objects(study_uid: str, series_uid: str | None) -> Select[tuple[int]]:
     return select(result_object.c.id).where(result_object.c.result_id.in_(_results(study_uid, series_uid)))

@@ -16,9 +16,8 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
-from sqlalchemy import Connection, and_, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, FromClause, and_, exists, func, or_, select, update
 
 from gateway.keep.deletion import sweep
 from gateway.keep.erase import erase
@@ -108,7 +107,7 @@ def _is_due(db: Connection, row: SeriesRow, now: float, before: float, *, delete
     return bool(db.execute(select(exists().where(mine, _done_with(now, before, deleted=deleted)))).scalar())
 
 
-def _done_with(now: float, before: float, *, deleted: bool) -> Any:
+def _done_with(now: float, before: float, *, deleted: bool) -> ColumnElement[bool]:
     """now: what a destination is still being asked after is not done with."""
     later = job.alias("later")
     last = ~exists().where(_same(later, job), later.c.id > job.c.id)
@@ -137,5 +136,5 @@ def _done_with(now: float, before: float, *, deleted: bool) -> Any:
     )
 
 
-def _same(one: Any, other: Any) -> Any:
-    return and_(one.c.study_uid == other.c.study_uid, one.c.series_uid == other.c.series_uid)
+def _same(table: FromClause, other: FromClause) -> ColumnElement[bool]:
+    return and_(table.c.study_uid == other.c.study_uid, table.c.series_uid == other.c.series_uid)

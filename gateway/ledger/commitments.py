@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, exists, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, exists, insert, or_, select, update
 
 from gateway.ledger.claims import Claim, move
 from gateway.ledger.records import CommitmentRow, InstanceRow
@@ -109,16 +109,16 @@ def claim_reports_to(db: Connection, calling_ae: str, now: float, until: float, 
     return _claim_reports(db, and_(commitment.c.calling_ae == calling_ae, _elsewhere(before)), now, until)
 
 
-def _due(now: float) -> Any:
+def _due(now: float) -> ColumnElement[bool]:
     return and_(commitment.c.state == CommitmentState.KNOWN, commitment.c.ready_at <= now)
 
 
-def _elsewhere(before: float) -> Any:
+def _elsewhere(before: float) -> ColumnElement[bool]:
     still = exists().where(association.c.id == commitment.c.association_id, association.c.ended_at.is_(None))
     return or_(~still, commitment.c.known_at < before)
 
 
-def _claim_reports(db: Connection, whose: Any, now: float, until: float) -> tuple[Report, ...]:
+def _claim_reports(db: Connection, whose: ColumnElement[bool], now: float, until: float) -> tuple[Report, ...]:
     taken = {"attempt": commitment.c.attempt + 1, "ready_at": until}
     claimed = update(commitment).where(_due(now), whose).values(taken).returning(commitment)
     return tuple(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, case, exists, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Exists, Select, and_, case, exists, or_, select, update
 
 from gateway import retry
 from gateway.ledger import patients, stages
@@ -37,7 +37,7 @@ def claim_delivery(db: Connection, destination: str, owner: str, now: float, unt
     return claim_first(db, delivery, first, lease(delivery, DeliveryState.SENDING, owner, now, until))
 
 
-def _segmentation_pends(owner: str, now: float) -> Any:
+def _segmentation_pends(owner: str, now: float) -> Exists:
     """Whether a delivery is of what comes with a segmentation that is to go to the same place later, or by another."""
     mine, other, earlier = result_object.alias("mine"), result_object.alias("other"), delivery.alias("earlier")
     same_result = and_(mine.c.id == delivery.c.object_id, other.c.result_id == mine.c.result_id)

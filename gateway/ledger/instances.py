@@ -7,7 +7,20 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Table, and_, bindparam, case, exists, func, insert, null, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Table,
+    and_,
+    bindparam,
+    case,
+    exists,
+    func,
+    insert,
+    null,
+    select,
+    update,
+)
 
 from gateway.ledger import patients, tallies
 from gateway.ledger.deletions import mark_deleted
@@ -201,7 +214,7 @@ def _record(
     record(db, kind, at, detail, study_uid=uids[0], series_uid=uids[1], sop_instance_uid=uids[2])
 
 
-def _same_uids(new: StoredInstance | InstanceRow) -> Any:
+def _same_uids(new: StoredInstance | InstanceRow) -> ColumnElement[bool]:
     return and_(
         instance.c.study_uid == new.study_uid,
         instance.c.series_uid == new.series_uid,

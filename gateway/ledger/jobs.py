@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, case, exists, insert, null, or_, select, true, update
+from sqlalchemy import ColumnElement, Connection, and_, case, exists, insert, null, or_, select, true, update
 
 from gateway.ledger import patients, stages
 from gateway.ledger.claims import NO_LEASE, Claim, claim_first, lease, move, under
@@ -33,7 +33,7 @@ def claim_job(db: Connection, owner: str, now: float, until: float) -> Claim | N
     return claim
 
 
-def _claimable(now: float) -> Any:
+def _claimable(now: float) -> ColumnElement[bool]:
     ready = and_(job.c.state.in_((JobState.WAITING, JobState.QUEUED)), job.c.ready_at <= now)
     its = and_(series.c.study_uid == job.c.study_uid, series.c.series_uid == job.c.series_uid)
     decided = exists().where(its, series.c.state == SeriesState.COMPLETE).correlate(job)

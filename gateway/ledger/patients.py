@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from string import ascii_uppercase
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, exists, func, select, update
+from sqlalchemy import Connection, Exists, and_, delete, exists, func, select, update
 
 from gateway.ledger.events import record
 from gateway.ledger.records import ConflictRow
@@ -101,7 +101,7 @@ def basis(db: Connection, study_uid: str, series_uid: str) -> Basis:
     return Basis(conflict(db, study_uid), frozenset(said))
 
 
-def stopped(study_uid: Any) -> Any:
+def stopped(study_uid: Any) -> Exists:
     """Whether a study, by a column, has images of two patients that nobody has settled: a condition."""
     mine = and_(patient_conflict.c.study_uid == study_uid, patient_conflict.c.state == ConflictState.OPEN)
     return exists().where(mine)

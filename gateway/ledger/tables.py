@@ -37,6 +37,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    ColumnElement,
     Double,
     ForeignKey,
     ForeignKeyConstraint,
@@ -388,12 +389,12 @@ tally = Table(
 )
 
 
-def of_series(table: Any, study_uid: str, series_uid: str | None) -> Any:
+def of_series(table: Table, study_uid: str, series_uid: str | None) -> ColumnElement[bool]:
     """The rows of a series in a table that names both UIDs; of the whole study for None."""
     study = table.c.study_uid == study_uid
     return study if series_uid is None else and_(study, table.c.series_uid == series_uid)
 
 
-def has_file() -> Any:
+def has_file() -> ColumnElement[bool]:
     """The instances whose files are in the spool."""
     return and_(instance.c.state != InstanceState.MISSING, instance.c.deleted_at.is_(None))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from sqlalchemy import Connection, update
+from sqlalchemy import Connection, Table, Update, update
 
 from gateway.ledger.states import LIVE, UNDELIVERED, UNREPORTED, DeliveryState, JobState
 from gateway.ledger.tables import commitment, delivery, job
@@ -18,7 +16,7 @@ def shift_waits(db: Connection, by_s: float) -> None:
     db.execute(_later(commitment, by_s, "asked_at", "known_at", "ready_at").where(unreported))
 
 
-def _later(table: Any, by_s: float, *columns: str) -> Any:
+def _later(table: Table, by_s: float, *columns: str) -> Update:
     """An absent moment stays absent."""
     return update(table).values({name: table.c[name] + by_s for name in columns})
 
