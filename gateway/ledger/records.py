@@ -44,7 +44,7 @@ class Record:
     @classmethod
     def all(cls, db: Connection, query: Select[Any]) -> list[Self]:
         """All rows of a query."""
-        return [cls.of(row) for row in db.execute(query)]
+        return [cls.of(row) for row in db.execute(query).all()]
 
     @classmethod
     def one(cls, db: Connection, query: Select[Any]) -> Self:
