@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydicom import Dataset
 from pydicom.uid import SegmentationStorage
-from pynetdicom import AE, evt
+from pynetdicom import AE, DEFAULT_TRANSFER_SYNTAXES, evt
 from pynetdicom.dimse_messages import C_STORE_RSP, N_ACTION_RSP
 from pynetdicom.sop_class import (
     Comprehensive3DSRStorage,
@@ -116,11 +116,15 @@ class FakePacs:
 
 
 @contextlib.contextmanager
-def listening(pacs: FakePacs, classes: Collection[str] = (SEG, SR, Verification)) -> Iterator[FakePacs]:
+def listening(
+    pacs: FakePacs,
+    classes: Collection[str] = (SEG, SR, Verification),
+    syntaxes: Sequence[str] = DEFAULT_TRANSFER_SYNTAXES,
+) -> Iterator[FakePacs]:
     """Let it listen on a port of loopback, the one it had before if it had one."""
     ae = AE("PACS")
     for sop_class in classes:
-        ae.add_supported_context(sop_class)
+        ae.add_supported_context(sop_class, list(syntaxes))
     handlers: list[Any] = [
         (evt.EVT_REQUESTED, pacs.requested),
         (evt.EVT_C_STORE, pacs.stored),

@@ -136,7 +136,8 @@ def associate(
 ) -> Association:
     """Ask for an association as pynetdicom's SCU."""
     ae = AE(names.get("calling", "SENDER"))
-    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 30
+    ae.acse_timeout = ae.dimse_timeout = 30
+    ae.network_timeout = None  # a test may keep it open for as long as it waits for something else
     for abstract_syntax, transfer_syntaxes in contexts:
         ae.add_requested_context(abstract_syntax, list(transfer_syntaxes))
     return ae.associate("127.0.0.1", port, ae_title=names.get("called", "MEDSEG"), evt_handlers=CAREFUL)

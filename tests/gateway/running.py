@@ -15,11 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from pydicom import Dataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
-from pynetdicom import AE
 from sqlalchemy import create_engine, text
 
-from tests.gateway.receiving import CAREFUL
+from tests.gateway.receiving import associate
 from tests.ports import free_port
 from tests.waiting import PATIENCE_S, wait_for
 
@@ -77,9 +75,7 @@ class Serving:
     @contextlib.contextmanager
     def sending(self) -> Iterator[Callable[[Sequence[Dataset]], None]]:
         """As `send`, piece by piece over an association that is released at the end."""
-        ae = AE("SENDER")
-        ae.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
-        assoc = ae.associate("127.0.0.1", self.port, ae_title="MEDSEG", evt_handlers=CAREFUL)
+        assoc = associate(self.port)
         assert assoc.is_established
 
         def send(datasets: Sequence[Dataset]) -> None:

@@ -14,13 +14,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from pydicom import Dataset
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
-from pynetdicom import AE
 from pynetdicom.association import Association
 
 from tests.gateway.pacs import FakePacs, listening
 from tests.gateway.phantoms import phantom
-from tests.gateway.receiving import CAREFUL
+from tests.gateway.receiving import associate
 from tests.gateway.running import Serving, serving
 from tests.medseg.bundle.zoo import spleen_like
 from tests.ports import free_port
@@ -118,14 +116,8 @@ def settings_on_record(service: Serving) -> dict[str, list[str]]:
     return json.loads(service.rows(query)[0].detail)  # type: ignore[no-any-return]
 
 
-def associate(service: Serving, calling: str = "SENDER") -> Association:
-    ae = AE(calling)
-    ae.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
-    return ae.associate("127.0.0.1", service.port, ae_title="MEDSEG", evt_handlers=CAREFUL)
-
-
 def rejected(service: Serving, calling: str) -> bool:
-    assoc = associate(service, calling)
+    assoc = associate(service.port, calling=calling)
     if assoc.is_established:
         assoc.release()
     return bool(assoc.is_rejected)
@@ -227,7 +219,7 @@ def test_what_hangs_or_dies_shows_within_seconds_and_no_counter_goes_back(servic
 
 def test_case_15_wrong_settings_change_nothing_and_right_ones_reach_every_process(service: Serving) -> None:
     series, right = phantom(7, SeriesDescription="leave out"), (service.folder / "medseg.toml").read_text()
-    assoc = associate(service)
+    assoc = associate(service.port)
     assert store(assoc, series[0]) == 0
     pids = {name: service.pid_of(name) for name in ("receiver", "director", "worker", "sender")}
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from pydicom import dcmread
-from pydicom.uid import UID
+from pydicom.uid import UID, ImplicitVRLittleEndian
 from pynetdicom.sop_class import Verification
 
 from gateway.deliver import outbox
@@ -336,28 +336,13 @@ def test_a_ledger_that_is_locked_for_a_while_holds_up_nothing_for_longer(
 
 
 def test_implicit_little_endian_is_made_only_where_nothing_else_is_taken(tmp_path: Path) -> None:
-    from pydicom.uid import ImplicitVRLittleEndian
-    from pynetdicom import AE, evt
-
-    got: list[tuple[str, bytes]] = []
-
-    def stored(event: evt.Event) -> int:
-        got.append((event.context.transfer_syntax, event.request.DataSet.getvalue()))
-        return 0x0000
-
-    ae = AE("PACS")
-    ae.add_supported_context(SEG, ImplicitVRLittleEndian)
-    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, stored)])
-    with staged(tmp_path, server.server_address[1]) as stage:
+    with listening(FakePacs(), [SEG], [ImplicitVRLittleEndian]) as pacs, staged(tmp_path, pacs.port) as stage:
         (seg,) = stage.result("seg")
         stage.outbox.serve("pacs")
         assert stage.states() == ["stored"]
-        path = stage.spool / f"{seg}.dcm"
-    server.shutdown()
-    ((syntax, content),) = got
-    assert syntax == ImplicitVRLittleEndian
-    (tmp_path / "got.bin").write_bytes(content)
-    assert dcmread(tmp_path / "got.bin", force=True).PixelData == dcmread(path).PixelData
+        (received,) = pacs.received
+        assert received.file_meta.TransferSyntaxUID == ImplicitVRLittleEndian
+        assert received.PixelData == dcmread(stage.spool / f"{seg}.dcm").PixelData
 
 
 def test_a_host_that_answers_no_dicom_is_no_loss(tmp_path: Path) -> None:
