@@ -13,7 +13,7 @@ from pynetdicom.dimse_primitives import N_EVENT_REPORT
 
 from gateway.dimse import contexts
 from gateway.dimse.commitment import COMMIT, commitment_context, event_report, on_action, on_event_report
-from gateway.dimse.pdata import Context, Transfer
+from gateway.dimse.pdata import AcceptedContext, Transfer
 from gateway.dimse.reactor.acceptor import WAKE_S, AcceptorAssociation
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class ReceivingAssociation(AcceptorAssociation):
     def new_transfer(self) -> Transfer:
         """The fast path for what was negotiated."""
         accepted = {
-            context.context_id: Context(str(context.abstract_syntax), str(context.transfer_syntax[0]))
+            context.context_id: AcceptedContext(str(context.abstract_syntax), str(context.transfer_syntax[0]))
             for context in self.accepted_contexts
             if context.context_id is not None and context.abstract_syntax is not None
         }

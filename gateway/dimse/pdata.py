@@ -56,7 +56,7 @@ class ProtocolError(Exception):
     """The peer broke the rules of PS3.8; the association is to be aborted."""
 
 
-class Context(NamedTuple):
+class AcceptedContext(NamedTuple):
     """An accepted presentation context: SOP class and transfer syntax."""
 
     abstract_syntax: str
@@ -87,7 +87,7 @@ class Transfer:
     """Where an association's stream of P-DATA-TF PDUs stands."""
 
     def __init__(
-        self, contexts: Mapping[int, Context], begin: Begin, peer_maximum_length: int, refused: Refused
+        self, contexts: Mapping[int, AcceptedContext], begin: Begin, peer_maximum_length: int, refused: Refused
     ) -> None:
         """contexts: the accepted ones by id. begin: called with a C-STORE and its transfer syntax.
         peer_maximum_length: longest PDU the peer takes, 0 for any (PS3.8 D.1). refused: told of each C-STORE that is

@@ -245,8 +245,8 @@ class StorageScp:
             "sop_instance": command.sop_instance_uid,
             "status": f"{refused.status:04X}",
         }
-        said = refused.comment if cause is refused else cause
-        logger.warning("instance refused: %s: %s", what, said, extra=facts | peer.facts())
+        detail = refused.comment if cause is refused else cause
+        logger.warning("instance refused: %s: %s", what, detail, extra=facts | peer.facts())
         reason = f"{what}: {refused.comment}"
         self._noted(StoreRefusal(RefusedCaller.INSTANCE, peer.calling_ae, peer.host, reason, command.sop_instance_uid))
 
@@ -274,7 +274,7 @@ class StorageScp:
 
     def _of(self, association_id: str) -> list[ReceivingAssociation]:
         with self._lock:
-            return [one for one in self._connections if one.peer is not None and one.peer.id == association_id]
+            return [assoc for assoc in self._connections if assoc.peer is not None and assoc.peer.id == association_id]
 
     def _leave(self, assoc: ReceivingAssociation, peer: AssociationInfo) -> None:
         ending = Ending.RELEASED if assoc.is_released else Ending.ABORTED

@@ -335,7 +335,7 @@ def associate(
             destination.port,
             contexts,
             destination.ae_title,
-            ext_neg=[build_role(str(one.abstract_syntax), scp_role=True) for one in contexts if as_scp],
+            ext_neg=[build_role(str(context.abstract_syntax), scp_role=True) for context in contexts if as_scp],
             evt_handlers=handlers,
         )
     except OSError as error:  # the host's name stands for no address

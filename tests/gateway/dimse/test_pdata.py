@@ -14,7 +14,7 @@ from pynetdicom.dimse_messages import C_STORE_RSP, DIMSEMessage
 from pynetdicom.pdu import P_DATA_TF
 
 from gateway.dimse.command import StoreCommand, elements, p_data
-from gateway.dimse.pdata import Context, Fed, ProtocolError, StoreOutcome, Transfer
+from gateway.dimse.pdata import AcceptedContext, Fed, ProtocolError, StoreOutcome, Transfer
 from gateway.dimse.status import Status, StoreRefused
 from tests.gateway.receiving import CT, element, pdu, pdv, store_message, store_request
 
@@ -51,7 +51,7 @@ class Peer:
         self.taken: list[Taken] = []
         self.answers: list[bytes] = []
         self.fail, self.refuse = fail, refuse
-        contexts = {1: Context(CT, ExplicitVRLittleEndian), 3: Context(MR, ExplicitVRLittleEndian)}
+        contexts = {1: AcceptedContext(CT, ExplicitVRLittleEndian), 3: AcceptedContext(MR, ExplicitVRLittleEndian)}
         self.refused: list[tuple[str, int]] = []
         self.transfer = Transfer(contexts, self.begin, maximum_length, self.was_refused)
 
