@@ -11,6 +11,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 RELIABILITY := docs/reliability
+# A worker for each core. Files in their own order: those of acceptance and of the gateway, whose tests are few and long,
+# come first, so that the workers end together.
+WORKERS := -n auto --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow gpu-check reliability lint peers coverage clean
@@ -27,10 +30,10 @@ demo: $(READY)
 	$(BIN)/medseg demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -q -n auto --dist loadfile -m 'not slow and not reliability' --durations=30
+	$(BIN)/python -m pytest -q $(WORKERS) -m 'not slow and not reliability' --durations=30
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -q -n auto --dist loadfile -m slow --durations=30
+	$(BIN)/python -m pytest -q $(WORKERS) -m slow --durations=30
 
 gpu-check: $(READY)
 	$(BIN)/python -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "gpu-check: no CUDA device is here (torch %s), so nothing was checked" % torch.__version__)'
@@ -44,7 +47,7 @@ reliability: $(READY)
 	$(BIN)/python -m tests.gateway.faults.report
 
 coverage: $(READY)
-	$(BIN)/python -m pytest -q -n auto --dist loadfile -m 'not slow and not reliability' --durations=30 --cov --cov-report=term-missing:skip-covered
+	$(BIN)/python -m pytest -q $(WORKERS) -m 'not slow and not reliability' --durations=30 --cov --cov-report=term-missing:skip-covered
 
 lint: $(READY)
 	$(BIN)/ruff check .
