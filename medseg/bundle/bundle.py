@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medseg.bundle.nnunet.model import NnUNet
 from medseg.bundle.recipe import Recipe
 
 
@@ -62,6 +63,14 @@ class Postprocess:
 
 
 @dataclass(frozen=True, eq=False)
+class MergedPart:
+    """One of several models that make one result. numbers: of its labels there -> in the result."""
+
+    bundle: Bundle
+    numbers: Mapping[int, int]
+
+
+@dataclass(frozen=True, eq=False)
 class Bundle:
     """A loaded bundle. Loading reads JSON and hashes files; the network is built by `network.load_network`.
 
@@ -73,6 +82,8 @@ class Bundle:
         scores are averaged over them all (`ensemble`).
     preprocessing, postprocessing: the resolved transform chains, for the fallback through MONAI's transforms.
     trusted: the user vouched for its code (`--trust-bundle`); network and transforms come from MONAI's ConfigParser.
+    nnunet: it is nnU-Net's, and this is what is done. previous: a cascade's first stage, whose labels it looks at.
+    parts: models whose labels are merged into one result; network and weights are the first one's then.
     """
 
     name: str
@@ -99,10 +110,15 @@ class Bundle:
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     postprocessing: Mapping[str, Any] = field(default_factory=dict)
     trusted: bool = False
+    nnunet: NnUNet | None = None
+    previous: Bundle | None = None
+    parts: tuple[MergedPart, ...] = ()
 
     @property
     def image_channels(self) -> int:
         """Series of a study that are looked at together, one channel each."""
+        if self.nnunet is not None:
+            return len(self.nnunet.channels)
         return self.in_channels // self.recipe.window.slices
 
     @property

@@ -20,6 +20,7 @@ import numpy as np
 import medseg
 from medseg.bundle.bundle import Bundle, Expects
 from medseg.bundle.load import INFERENCE, METADATA, load_bundle
+from medseg.bundle.nnunet.folder import is_nnunet, is_trained
 from medseg.dicom.series import Series, Stack
 from medseg.errors import AmbiguousBundle, BundleError, DoesNotFit, NoSuchBundle
 
@@ -36,9 +37,15 @@ def bundle_folders() -> dict[str, Path]:
     for place in _places():
         candidates = [place, *sorted(place.iterdir())] if place.is_dir() else []
         for folder in candidates:
-            if (folder / METADATA).is_file() or (folder / INFERENCE).is_file():
+            if _is_bundle(folder, within=folder is not place):
                 found.setdefault(folder.resolve().name, folder)
     return found
+
+
+def _is_bundle(folder: Path, *, within: bool) -> bool:
+    """within: it lies in one of the places; a place that holds nnU-Net's folders is no bundle itself."""
+    known = (folder / METADATA).is_file() or (folder / INFERENCE).is_file()
+    return known or (is_nnunet(folder) if within else is_trained(folder))
 
 
 def _places() -> Iterator[Path]:
@@ -66,11 +73,14 @@ def installed() -> list[Bundle]:
 
 
 def find_bundle(name: str, *, trust: bool = False, trained: bool = True) -> Bundle:
-    """The bundle of that name, or in that folder; `load_bundle` says more. Raises NoSuchBundle, InvalidBundle."""
+    """The bundle of that name, or in that folder; `load_bundle` says more. Raises NoSuchBundle, InvalidBundle.
+
+    DATASET/CONFIGURATION is one of the models in the folder of a dataset of nnU-Net.
+    """
     folders = bundle_folders()
     if name in folders:
         return load_bundle(folders[name], trust=trust, trained=trained)
-    if Path(name).is_dir():
+    if Path(name).is_dir() or ("/" in name and is_nnunet(Path(name).parent)):
         return load_bundle(Path(name), trust=trust, trained=trained)
     raise NoSuchBundle(name, tuple(folders))
 

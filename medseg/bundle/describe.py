@@ -42,7 +42,8 @@ def details(bundle: Bundle) -> dict[str, Any]:
         "barriers": list(barriers),
         "postprocess": asdict(bundle.postprocess),
         "flips": list(bundle.flips),
-        "members": [path.name for path in bundle.members],
+        "members": [path.relative_to(bundle.path).as_posix() for path in bundle.members],
+        "nnunet": _nnunet(bundle),
         "segments": [_segment(segment) for segment in bundle.segments],
     }
 
@@ -54,7 +55,7 @@ def _inputs(bundle: Bundle) -> str:
 
 
 def verify(bundle: Bundle) -> dict[str, Any]:
-    """Load the weights strictly and run the network once on zeros.
+    """Load the weights strictly and run the network once on zeros; and those of further stages and parts.
 
     Raises InvalidBundle, WeightsMismatch, and InvalidBundle where the output is not (1, out_channels, *window) or not
     finite.
@@ -63,6 +64,9 @@ def verify(bundle: Bundle) -> dict[str, Any]:
 
     from medseg.bundle.network import load_network
 
+    for other in (bundle.previous, *(part.bundle for part in bundle.parts)):
+        if other is not None:
+            verify(other)
     network = load_network(bundle, torch.device("cpu"))
     roi = tuple(size if size > 0 else 64 for size in bundle.recipe.window.roi)
     wanted = (1, bundle.out_channels, *roi)
@@ -83,6 +87,25 @@ def verify(bundle: Bundle) -> dict[str, Any]:
         "weights": bundle.weights.relative_to(bundle.path).as_posix(),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "verified": True,
+    }
+
+
+def _nnunet(bundle: Bundle) -> dict[str, Any] | None:
+    """What nnU-Net's folder says, in few words; None for other bundles."""
+    model = bundle.nnunet
+    if model is None:
+        return None
+    return {
+        "configuration": model.configuration,
+        "channels": [f"{channel.name} ({channel.scheme})" for channel in model.channels],
+        "spacing_mm": list(model.spacing_mm),
+        "step": model.step,
+        "gaussian": model.gaussian,
+        "orientation": model.orientation or "as stored",
+        "first_stage": bundle.previous and bundle.previous.nnunet and bundle.previous.nnunet.configuration,
+        "cleanup": [" and ".join(map(str, labels)) for labels in model.cleanup],
+        "cleanup_unread": model.cleanup_unread,
+        "parts": [part.bundle.weights.parent.parent.name for part in bundle.parts],
     }
 
 

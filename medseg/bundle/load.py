@@ -17,7 +17,10 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any, Final
 
-from medseg.bundle.bundle import Bundle, Expects, Postprocess, Segment
+from medseg.bundle.bundle import Bundle, Postprocess, Segment
+from medseg.bundle.expects import read_expects
+from medseg.bundle.nnunet.build import bundle_of_folder, bundle_of_metadata
+from medseg.bundle.nnunet.folder import is_nnunet
 from medseg.bundle.parts import NETWORK, Parts, read_parts
 from medseg.bundle.safe_config import SafeConfig, inside, read_json
 from medseg.bundle.schema import Reader
@@ -42,13 +45,19 @@ def load_bundle(path: Path | str, *, trust: bool = False, trained: bool = True) 
     Raises NoSuchBundle where the folder is not there, InvalidBundle naming the file and key that break a rule.
     """
     path = Path(path)
+    if not path.is_dir() and is_nnunet(path.parent):
+        return bundle_of_folder(path.parent.resolve(), path.name)
     if not path.is_dir():
         raise NoSuchBundle(str(path), ())
     root = path.resolve()
     name = root.name
     if not (root / METADATA).exists() and not (root / INFERENCE).exists():
+        if is_nnunet(root):
+            return bundle_of_folder(root)
         raise InvalidBundle(name, METADATA, "no such file: a bundle has configs/metadata.json and inference.json")
     about = Reader(name, METADATA, read_json(name, root, METADATA))
+    if "nnunet" in Reader(name, METADATA, about.content).reader("medseg"):
+        return bundle_of_metadata(root, METADATA, about)
     if not (root / INFERENCE).exists() and any((root / "configs").glob("inference.y*ml")):
         raise InvalidBundle(name, INFERENCE, "the configuration is YAML: only JSON is read, convert it to JSON")
     config = SafeConfig(name, root, read_json(name, root, INFERENCE))
@@ -73,7 +82,7 @@ def load_bundle(path: Path | str, *, trust: bool = False, trained: bool = True) 
         in_channels=parts.in_channels,
         out_channels=parts.out_channels,
         recipe=parts.recipe,
-        expects=_expects(own, inputs),
+        expects=read_expects(own, MODALITIES.get(str(inputs.get("modality", "")).strip().upper())),
         segments=_segments(own, outputs, parts),
         postprocess=_postprocess(own, parts),
         precisions=_precisions(own),
@@ -144,24 +153,6 @@ def _licence(root: Path, about: Reader) -> str:
         return ""
     with file.open(encoding="utf-8", errors="replace") as lines:
         return next((line.strip() for line in lines if line.strip()), "")[:200]
-
-
-def _expects(own: Reader, inputs: Mapping[str, Any]) -> Expects:
-    if "expects" not in own:
-        own.ignore("expects")
-        modality = MODALITIES.get(str(inputs.get("modality", "")).strip().upper())
-        return Expects(modality=(modality,) if modality else ())
-    entry = own.reader("expects")
-    expects = Expects(
-        modality=tuple(text.upper() for text in entry.texts("modality")),
-        body_part=tuple(text.upper() for text in entry.texts("body_part")),
-        series_description=entry.maybe_text("series_description"),
-        fov_mm=entry.ranges("fov_mm", 3),
-        values=entry.range("values"),
-        min_slices=entry.integer("min_slices", 1),
-    )
-    entry.done()
-    return expects
 
 
 def _segments(own: Reader, outputs: Mapping[str, Any], parts: Parts) -> tuple[Segment, ...]:

@@ -6,7 +6,6 @@ module is recognised and refused before anything in it is read, since either can
 
 from __future__ import annotations
 
-import pickle
 import zipfile
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -20,8 +19,10 @@ from torch import nn
 
 from medseg.bundle.bundle import Bundle
 from medseg.bundle.ensemble import Ensemble
+from medseg.bundle.nnunet.checkpoint import checked, read_checkpoint
 from medseg.bundle.parts import NETWORK
 from medseg.bundle.targets import TARGETS
+from medseg.bundle.unreadable import UNREADABLE
 from medseg.errors import InvalidBundle, OutOfMemory, WeightsMismatch
 
 # arguments of earlier MONAI versions that did not change the weights
@@ -30,20 +31,6 @@ FORMER_ARGUMENTS: Final[Mapping[str, frozenset[str]]] = {"SwinUNETR": frozenset(
 NEEDS: Final[Mapping[str, str]] = {"SwinUNETR": "einops", "UNETR": "einops"}
 # training checkpoints put the state dict under one of these
 NESTED: Final = ("model", "state_dict", "net")
-# what torch.load raises for files that are damaged, foreign, or hold more than tensors
-UNREADABLE: Final = (
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-    RuntimeError,
-    OSError,
-    EOFError,
-    ValueError,
-    LookupError,
-    AttributeError,
-    TypeError,
-    AssertionError,
-    ImportError,
-)
 
 
 def load_network(bundle: Bundle, device: torch.device) -> nn.Module:
@@ -65,13 +52,17 @@ def load_network(bundle: Bundle, device: torch.device) -> nn.Module:
 
 def _with_weights(bundle: Bundle, path: Path) -> nn.Module:
     weights = read_weights(bundle, path)
+    if bundle.nnunet is not None:
+        with torch.device("meta"):
+            sketch = build_network(bundle)
+        weights = checked(bundle.name, _key(bundle, path), sketch, weights)
     try:
         with torch.device("meta"):  # shapes only: no memory for a network that is not the one of the weights
-            _compare(bundle.name, build_network(bundle).state_dict(), weights)
+            _compare(bundle, build_network(bundle).state_dict(), weights)
     except InvalidBundle:
         pass  # some networks compute while they are made, which needs real tensors; built below all the same
     network = build_network(bundle)
-    _compare(bundle.name, network.state_dict(), weights)
+    _compare(bundle, network.state_dict(), weights)
     network.load_state_dict(weights, strict=True)
     return network
 
@@ -119,8 +110,7 @@ def build_network(bundle: Bundle) -> nn.Module:
 
 def read_weights(bundle: Bundle, path: Path) -> dict[str, torch.Tensor]:
     """Tensors by name, on the CPU. Raises InvalidBundle for a file that is not a plain file of tensors."""
-    name = bundle.name
-    key = path.relative_to(bundle.path).as_posix() if path.is_relative_to(bundle.path) else path.name
+    name, key = bundle.name, _key(bundle, path)
     if not path.is_file():
         raise InvalidBundle(name, key, "no such file: the bundle has no weights")
     if path.suffix == ".safetensors":
@@ -128,6 +118,12 @@ def read_weights(bundle: Bundle, path: Path) -> dict[str, torch.Tensor]:
             return dict(load_file(path, device="cpu"))
         except (SafetensorError, OSError) as error:
             raise InvalidBundle(name, key, f"not a safetensors file: {error}") from error
+    if bundle.nnunet is not None:
+        checkpoint = read_checkpoint(name, path, key)
+        if checkpoint.configuration != bundle.nnunet.configuration:
+            why = f"trained for {checkpoint.configuration:.80}, expected {bundle.nnunet.configuration}"
+            raise InvalidBundle(name, key, why)
+        return dict(checkpoint.weights)
     if _is_torchscript(path):
         raise InvalidBundle(name, key, "a TorchScript archive, which can run code: save the state dict instead")
     try:
@@ -142,6 +138,11 @@ def read_weights(bundle: Bundle, path: Path) -> dict[str, torch.Tensor]:
     if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise InvalidBundle(name, key, "expected a state dict: names and tensors")
     return {str(tensor): value for tensor, value in content.items()}
+
+
+def _key(bundle: Bundle, path: Path) -> str:
+    """How errors call a file."""
+    return path.relative_to(bundle.path).as_posix() if path.is_relative_to(bundle.path) else path.name
 
 
 def _has(content: Any, nested: str) -> bool:
@@ -159,7 +160,7 @@ def _is_torchscript(path: Path) -> bool:
     return any(entry == "constants.pkl" or entry.startswith("code/") for entry in entries)
 
 
-def _compare(bundle: str, expected: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]) -> None:
+def _compare(bundle: Bundle, expected: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]) -> None:
     """Raise WeightsMismatch unless names and shapes are the same."""
     faults = [
         _listed("missing", sorted(expected.keys() - weights.keys())),
@@ -174,7 +175,9 @@ def _compare(bundle: str, expected: Mapping[str, torch.Tensor], weights: Mapping
         ),
     ]
     if any(faults):
-        raise WeightsMismatch(bundle, "; ".join(fault for fault in faults if fault))
+        if bundle.nnunet is not None:
+            faults.append("a trainer that builds another network than its plans say is not run")
+        raise WeightsMismatch(bundle.name, "; ".join(fault for fault in faults if fault))
 
 
 def _listed(what: str, names: Sequence[str]) -> str:

@@ -61,6 +61,14 @@ def steps_from_config(bundle: str, config: Config, channels: int) -> tuple[tuple
     return tuple(steps), tuple(unknown)
 
 
+def is_orientation(axcodes: str) -> bool:
+    """Whether these are letters for three anatomical axes, such as RAS."""
+    orders = itertools.permutations(AXES)
+    return len(axcodes) == 3 and any(
+        all(code in pair for code, pair in zip(axcodes, order, strict=True)) for order in orders
+    )
+
+
 def _orient(arguments: Arguments) -> Step:
     if arguments.value("labels", None) not in (None, DEFAULT_LABELS):
         raise UnknownStep("Orientationd with labels of its own")
@@ -68,10 +76,7 @@ def _orient(arguments: Arguments) -> Step:
     axcodes = arguments.value("axcodes", None)
     if arguments.flag("as_closest_canonical"):
         axcodes = "RAS"
-    orders = itertools.permutations(AXES)
-    if not isinstance(axcodes, str) or not any(
-        len(axcodes) == 3 and all(code in pair for code, pair in zip(axcodes, order, strict=True)) for order in orders
-    ):
+    if not isinstance(axcodes, str) or not is_orientation(axcodes):
         raise arguments.wrong("axcodes", f"expected three letters such as RAS, found {axcodes!r}")
     return Orient(axcodes)
 

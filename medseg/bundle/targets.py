@@ -65,7 +65,9 @@ OWN_NETWORKS: Final[dict[str, tuple[str, ...]]] = {
     "encoder_decoder": ("SegNet",),
     "fcn": ("FCN",),
     "meshnet": ("MeshNet",),
+    "plain_conv_unet": ("PlainConvUNet",),
     "pspnet": ("PSPNet",),
+    "residual_encoder_unet": ("ResidualEncoderUNet",),
     "unet": ("UNet2015",),
 }
 # module of monai.transforms -> dictionary transforms, without their ending "d"

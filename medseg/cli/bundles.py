@@ -51,8 +51,9 @@ def inspect(name: Named, as_json: AsJson = False) -> None:
         "precisions",
         "expects",
         "postprocess",
+        "nnunet",
     )
-    for key in shown:
+    for key in (key for key in shown if record[key] is not None):
         console.show(f"  {key.replace('_', ' ')}: {_words(record[key])}")
     for step in record["steps"]:
         console.show(f"  step: {step}")
@@ -85,6 +86,8 @@ NEW_EXAMPLES = """
 
   medseg bundles new brain_meshnet --network meshnet --weights model5_gw_ae.safetensors --architecture model5_gw_ae.json
 
+  medseg bundles new liver_ct --nnunet Dataset001_Liver/nnUNetTrainer__nnUNetPlans__3d_fullres
+
 Edit the files; then: medseg train DIR --data CASES -o DIR-trained
 """
 
@@ -92,7 +95,9 @@ Edit the files; then: medseg train DIR --data CASES -o DIR-trained
 @app.command("new", epilog=NEW_EXAMPLES)
 def new(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The bundle's folder; its last part is its name.")],
-    network: Annotated[str, typer.Option(help="fcn, segnet, unet2015, pspnet, deeplabv3, deeplabv3plus or meshnet.")],
+    network: Annotated[
+        str | None, typer.Option(help="fcn, segnet, unet2015, pspnet, deeplabv3, deeplabv3plus or meshnet.")
+    ] = None,
     dims: Annotated[int, typer.Option(help="2: slice by slice; 3: by windows.")] = 3,
     segments: Annotated[
         list[str] | None, typer.Option("--segment", help="What is to be found; once for each. Default: Structure.")
@@ -100,11 +105,27 @@ def new(
     modality: Annotated[str, typer.Option(help="CT or MR: how values are scaled.")] = "MR",
     weights: Annotated[Path | None, typer.Option(help="A MeshNet's, trained by brainchop; safetensors.")] = None,
     architecture: Annotated[Path | None, typer.Option(help="Its description; JSON.")] = None,
+    nnunet: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--nnunet", metavar="FOLDER", help="A trained nnU-Net v2 model; several are merged into one result."
+        ),
+    ] = None,
 ) -> None:
-    """Write a bundle to begin with, ready to be trained; or one of a MeshNet with its weights."""
+    """Write a bundle to begin with, ready to be trained; or one of a MeshNet, or of nnU-Net, with its weights."""
     from medseg.bundle.template import meshnet_bundle, new_bundle
     from medseg.errors import UsageError
 
+    if nnunet:
+        from medseg.bundle.nnunet.write import write_bundle
+
+        if network is not None or weights is not None or architecture is not None or segments:
+            raise UsageError("--nnunet brings network, weights and segments with it: leave out the other options")
+        write_bundle(folder, nnunet)
+        console.show(f"{folder}: check configs/metadata.json, then: medseg bundles verify {folder}")
+        return
+    if network is None:
+        raise UsageError("name a --network, or the folder of a model with --nnunet")
     if weights is None and architecture is None:
         new_bundle(folder, network, dims, segments=segments or ["Structure"], modality=modality.upper())
         console.show(f"{folder}: edit it, then: medseg train {folder} --data DIR -o {folder}-trained")

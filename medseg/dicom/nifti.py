@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from medseg.dicom.instance import Pixels, Plane, Slice
+from medseg.dicom.instance import Pixels, Plane, Slice, Vector
 from medseg.dicom.nifti_header import DAMAGED, affine_of, one_line, opened, shape_of
-from medseg.dicom.series import Series, Stack
+from medseg.dicom.series import Series, Stack, Stored
 from medseg.errors import NoSuchInput, OutOfMemory, UnreadableInstance
 
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _SHEARED = 1e-3
+_ROUNDING = 1e-4
 
 
 def is_nifti(path: Path) -> bool:
@@ -75,7 +77,16 @@ def read_nifti(path: Path) -> Stack:
         frame_of_reference_uid="",
         tilt_deg=tilt if tilt > 0.5 else 0.0,
         findings=volume.findings,
+        stored=Stored(_as_written(volume.zooms, size), backward),
     )
+
+
+def _as_written(zooms: Sequence[float], size: Vector) -> tuple[float, float, float]:
+    """Spacing (k, j, i): the header's own numbers where the affine's edges are these, but for rounding."""
+    i, j, k = (
+        zoom if abs(zoom - edge) <= _ROUNDING * edge else float(edge) for zoom, edge in zip(zooms, size, strict=True)
+    )
+    return k, j, i
 
 
 class _Volume:
@@ -86,6 +97,7 @@ class _Volume:
         self._image = opened(path)
         self.shape = shape_of(path, self._image)
         self.affine, self.findings = affine_of(path, self._image)
+        self.zooms = [float(zoom) for zoom in self._image.header.get_zooms()[:3]]
         self._lock = threading.Lock()
         self._values: Pixels | None = None
 

@@ -68,6 +68,14 @@ class Finding:
     level: Level = Level.WARNING
 
 
+@dataclass(frozen=True)
+class Stored:
+    """How a NIfTI file has its volume. spacing_mm: (k, j, i) as its header says. turned: slices were turned round."""
+
+    spacing_mm: tuple[float, float, float]
+    turned: bool
+
+
 @dataclass(frozen=True, eq=False)
 class Stack:
     """Parallel slices in order along their normal: what can be segmented as one volume.
@@ -80,6 +88,7 @@ class Stack:
     frame_of_reference_uid: "" for NIfTI.
     phase: "" or what distinguishes this stack from others of the same series ("EchoNumbers=2").
     left_out: what came with its series and is not in it; where that may be a loss, `findings` say so, too.
+    stored: for NIfTI. channels: further images on the same grid, to be looked at together with this one.
     """
 
     series: Series
@@ -92,6 +101,8 @@ class Stack:
     phase: str = ""
     findings: tuple[Finding, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
+    stored: Stored | None = None
+    channels: tuple[Stack, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:

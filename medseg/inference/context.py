@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -23,6 +23,7 @@ class PipelineContext:
     """One call of `segment`.
 
     recipe: the bundle's, as the settings want it. floor: what the network is given where a voxel has no value.
+    engine: of the bundle's network, or the first of them. engines: makes those of others.
     present: how many slices there are, where none has to come; then they are read as they are decoded.
     warnings: what a result must say of how it came about, attempts that were given up included.
     """
@@ -32,6 +33,7 @@ class PipelineContext:
     recipe: Recipe
     settings: Settings
     engine: Engine
+    engines: Callable[[Bundle], Engine]
     decoder: Decoder
     floor: float
     present: int | None

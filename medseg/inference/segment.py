@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Final
 
 from medseg.bundle.bundle import Bundle
@@ -34,6 +34,7 @@ from medseg.inference.engines.case import TORCH
 from medseg.inference.engines.device import CPU, choose_device, choose_precision, memory_errors, steady_batch
 from medseg.inference.engines.engine import Engine, Networks
 from medseg.inference.labels import LabelSink, SegmentationResult
+from medseg.inference.nnunet.case import first_network
 from medseg.inference.pieces.collect import MOST_LABELS, CleanedLabels, LabelCollector
 from medseg.inference.pieces.quality import flags, no_value
 from medseg.inference.settings import Settings
@@ -59,7 +60,7 @@ def segment(
     bundle wants several channels, InvalidBundle, WeightsMismatch, UsageError, OutOfMemory, and Interrupted once
     `cancelled` says so.
     """
-    _refuse(bundle)
+    _refuse(source, bundle)
     with memory_errors():
         with Decoder() as decoder:
             context = _context(source, bundle, settings, decoder, on_progress, cancelled)
@@ -73,9 +74,10 @@ def segment(
         return _result(context, taken, cleaned)
 
 
-def _refuse(bundle: Bundle) -> None:
+def _refuse(source: SliceSource, bundle: Bundle) -> None:
     """Raises InputError, InvalidBundle for a bundle that cannot be run."""
-    if bundle.image_channels != 1:
+    channels = 1 + len(source.stack.channels) if isinstance(source, StackSource) else 1
+    if bundle.image_channels != channels:
         raise InputError(
             f"bundle {bundle.name} needs {bundle.image_channels} series of a study at once, one per input channel; "
             "bundles of one channel can be run"
@@ -89,12 +91,14 @@ def _context(
     source: SliceSource, bundle: Bundle, settings: Settings, decoder: Decoder, on_progress: Report, cancelled: Cancelled
 ) -> PipelineContext:
     recipe, series = settings.applied_to(bundle.recipe), source.series
+    engines = partial(_engine, batch=recipe.window.batch, settings=settings, cancelled=cancelled)
     return PipelineContext(
         series_uid=series.series_uid,
         bundle=bundle,
         recipe=recipe,
         settings=settings,
-        engine=_engine(bundle, recipe.window.batch, settings, cancelled),
+        engine=engines(bundle if bundle.nnunet is None else first_network(bundle)),
+        engines=engines,
         decoder=decoder,
         floor=floor_of(*((series.modality,) if series.modality else bundle.expects.modality)),
         present=len(source.stack.slices) if isinstance(source, StackSource) else None,
@@ -105,12 +109,13 @@ def _context(
 
 def _engine(bundle: Bundle, batch: int, settings: Settings, cancelled: Cancelled) -> Engine:
     device = CPU if settings.exact else choose_device(settings.device)
+    as_they_are = device != CPU or settings.exact or settings.careful or bundle.nnunet is not None
     return Engine(
         NETWORKS.get(bundle, device),
         bundle,
         device,
         choose_precision(settings.precision, bundle, device),
-        steady_batch(batch) if device == CPU and not (settings.exact or settings.careful) else batch,
+        batch if as_they_are else steady_batch(batch),
         engine=TORCH if settings.exact else settings.engine,
         exact=settings.exact,
         careful=settings.careful,

@@ -1,4 +1,4 @@
-"""The way through a whole volume, for a recipe or a geometry without an axis: our own, or MONAI's (`fallback`)."""
+"""The way through a whole volume, where a recipe or a geometry has no axis: our own, MONAI's, or nnU-Net's."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from medseg.inference.arriving.decoding import AHEAD
 from medseg.inference.context import PipelineContext
 from medseg.inference.grids.prepare import prepare, preprocessing_plan, uniform
 from medseg.inference.grids.restore import ToSource, so_far, to_source
+from medseg.inference.nnunet.collect import collect_labels
 from medseg.inference.pieces.collect import LabelCollector
 from medseg.inference.scores import restoring, slabs_of_volume
 from medseg.inference.windows.layout import lay_out
@@ -23,6 +24,8 @@ from medseg.progress import Stage, check
 
 def through_whole(context: PipelineContext, stack: Stack) -> LabelCollector:
     """What is found in a stack that is read before any window runs. Raises OutOfMemory before it is read."""
+    if context.bundle.nnunet is not None:
+        return collect_labels(context, stack, _read)
     collector = LabelCollector(context.bundle, context.floor)
     # The volume is handed on, and kept by nobody before: it may be large, and it is changed on the way.
     if fallback.reason_for_fallback(context.recipe) is not None:

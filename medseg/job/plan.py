@@ -12,6 +12,7 @@ from medseg.bundle.catalog import choose, fits
 from medseg.dicom import left_out as left
 from medseg.dicom.geometry import classify
 from medseg.dicom.nifti import read_nifti
+from medseg.dicom.nifti_channels import with_channels
 from medseg.dicom.series import LeftOut, Series, Stack
 from medseg.errors import DoesNotFit, GeometryRefused, MedsegError, boundary
 from medseg.names import file_name
@@ -97,10 +98,20 @@ def _plan_series(series: Series, bundles: Sequence[Bundle], explicit: bool, assu
 
 
 def plan_nifti(path: Path | str, bundles: Sequence[Bundle], *, explicit: bool = False) -> StudyPlan:
-    """Match a NIfTI volume (.nii, .nii.gz) with a bundle. explicit: see `match`. Raises what `read_nifti` raises."""
+    """Match a NIfTI volume (.nii, .nii.gz) with a bundle. explicit: see `match`.
+
+    Raises what `read_nifti` raises, and `with_channels` where nnU-Net's bundle looks at several files.
+    """
     path = Path(path)
     matched = match([read_nifti(path)], bundles, explicit=explicit)
-    return replace(matched, jobs=tuple(replace(job, nifti=path) for job in matched.jobs))
+    return replace(matched, jobs=tuple(replace(_with_channels(job, path), nifti=path) for job in matched.jobs))
+
+
+def _with_channels(job: Job, path: Path) -> Job:
+    model = job.bundle.nnunet
+    if model is None or len(model.channels) == 1:
+        return job
+    return replace(job, stack=with_channels(job.stack, path, tuple(one.name for one in model.channels)))
 
 
 def match(

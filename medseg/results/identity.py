@@ -91,6 +91,8 @@ def stack_digests(stack: Stack, digest: Callable[[Instance], str] = instance_dig
         if uid not in by_instance:
             by_instance[uid] = digest(part.instance)
         digests.append(by_instance[uid] if part.frame is None else f"{by_instance[uid]}#{part.frame}")
+    for number, channel in enumerate(stack.channels, 1):
+        digests += [f"{number}:{one}" for one in stack_digests(channel, digest)]
     return tuple(digests)
 
 

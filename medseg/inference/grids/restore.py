@@ -121,7 +121,10 @@ class Certainty:
             self.voxels += above.sum(dim=(1, 2)).cpu().numpy()
             return
         probabilities = scores.softmax(0) if finish.activation is Activation.NONE else scores
-        winning, channel = probabilities.max(dim=0)
+        self.count(*probabilities.max(dim=0))
+
+    def count(self, winning: Tensor, channel: Tensor) -> None:
+        """Add voxels of one plane (j, i): which channel won in each, and with what probability."""
         index = channel.reshape(-1).cpu().numpy()
         sums = np.bincount(index, winning.reshape(-1).cpu().numpy(), self.channels)
         self.sums.append(np.asarray(sums, np.float64))

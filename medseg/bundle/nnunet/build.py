@@ -1,0 +1,219 @@
+"""From a folder of nnU-Net to a `Bundle`: as it is, or with what a bundle's metadata adds (`options`)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from medseg.bundle.bundle import Bundle, Code, Expects, MergedPart, Postprocess, Segment
+from medseg.bundle.expects import read_expects
+from medseg.bundle.nnunet.dataset import MOST_LABEL, read_dataset
+from medseg.bundle.nnunet.folder import DATASET, PLANS, Trained, find_previous, model_name, read_trained
+from medseg.bundle.nnunet.model import NnUNet
+from medseg.bundle.nnunet.options import Options, PartOptions, read_options
+from medseg.bundle.nnunet.plans import read_plans
+from medseg.bundle.nnunet.postprocessing import find_postprocessing, read_postprocessing
+from medseg.bundle.recipe import Activation, Blend, Finish, Order, Recipe, Window
+from medseg.bundle.safe_config import inside
+from medseg.bundle.schema import Reader
+from medseg.bundle.segments import TISSUE, palette, segments_from_metadata
+from medseg.errors import InvalidBundle
+
+WHOLE: Final = "nnU-Net lays windows evenly over the whole volume, once that is cropped to what is not zero"
+FINISH: Final = Finish(Activation.NONE, None, Order.PROBABILITIES_FIRST, nearest=False)
+
+
+def bundle_of_folder(root: Path, configuration: str | None = None) -> Bundle:
+    """The bundle that a folder of nnU-Net is, as it lies there. root: resolved. Raises InvalidBundle.
+
+    configuration: the one that is meant, in the folder of a dataset.
+    """
+    options = Options(configuration=configuration)
+    trained = read_trained(root.name, root, "", options)
+    return replace(_bundle(trained, options), name=model_name(root, trained))
+
+
+def bundle_of_metadata(root: Path, file: str, about: Reader) -> Bundle:
+    """The bundle whose metadata names a folder of nnU-Net. file: the metadata's. Raises InvalidBundle."""
+    own = about.reader("medseg")
+    folder, options, parts = read_options(own.reader("nnunet"))
+    made = _merged(root, parts) if parts else _bundle(read_trained(root.name, root, folder, options), options)
+    most = max(segment.number for segment in made.segments)
+    segments = made.segments
+    if "segments" in own:
+        segments = segments_from_metadata(own, exclusive=True, out_channels=most + 1)
+    own.ignore("segments")
+    modality = next(iter(made.expects.modality), None)
+    with inside(root.name, root, file).open("rb") as stream:
+        said = hashlib.file_digest(stream, "sha256").hexdigest()
+    bundle = replace(
+        made,
+        name=root.name,
+        path=root,
+        version=about.text("version", "0"),
+        digest=_digest((said, made.digest)),
+        description=str(about.maybe_text("description") or about.maybe_text("task") or made.description),
+        licence=str(about.maybe_text("license") or about.maybe_text("licence") or made.licence),
+        segments=segments,
+        expects=read_expects(own, modality),
+        default=own.flag("default", False),
+        research_only=own.flag("research_only", True),
+    )
+    own.done()
+    return bundle
+
+
+def _bundle(trained: Trained, options: Options) -> Bundle:
+    dataset = read_dataset(trained.dataset)
+    model, network = read_plans(trained.plans, trained.configuration, dataset)
+    if not all(axis < len(model.patch) for axis in trained.mirrored):
+        why = f"mirrored along {list(trained.mirrored)}, but windows have {len(model.patch)} axes"
+        raise InvalidBundle(trained.bundle, trained.files[0], why)
+    model = _as_asked(trained, model, options)
+    digests = [_file_digest(trained, file) for file in trained.files]
+    digests += [_file_digest(trained, _beside(trained, file)) for file in (PLANS, DATASET)]
+    model, file = _with_cleanup(trained, model, options)
+    digests += [_file_digest(trained, file)] if file else []
+    previous = None
+    if model.previous_stage is not None:
+        earlier = find_previous(trained, model.previous_stage, options)
+        previous = _bundle(earlier, options.for_first_stage())
+        digests.append(previous.digest)
+        _check_stages(trained, model, previous)
+    weights, *members = (inside(trained.bundle, trained.root, file) for file in trained.files)
+    return Bundle(
+        name=trained.bundle,
+        version="0",
+        path=trained.root,
+        digest=_digest((repr(model), trained.mirrored, *digests)),
+        description=dataset.description,
+        licence=dataset.licence,
+        network=network,
+        weights=weights,
+        in_channels=network["in_channels"],
+        out_channels=network["out_channels"],
+        recipe=_recipe(model),
+        expects=Expects(modality=dataset.modality),
+        segments=_segments(dict(model.labels.names)),
+        postprocess=Postprocess(),
+        precisions=("fp32",),
+        default=False,
+        research_only=True,
+        flips=trained.mirrored,
+        members=tuple(members),
+        nnunet=model,
+        previous=previous,
+    )
+
+
+def _as_asked(trained: Trained, model: NnUNet, options: Options) -> NnUNet:
+    """A model with what the metadata says of it."""
+    if model.reorients and options.orientation not in (None, model.orientation):
+        why = f"the plans' reader turns images to {model.orientation}, but the orientation is {options.orientation}"
+        raise InvalidBundle(trained.bundle, _beside(trained, PLANS), why)
+    return replace(
+        model,
+        orientation=options.orientation or model.orientation,
+        step=model.step if options.step is None else options.step,
+        gaussian=model.gaussian if options.gaussian is None else options.gaussian,
+    )
+
+
+def _with_cleanup(trained: Trained, model: NnUNet, options: Options) -> tuple[NnUNet, str | None]:
+    """A model with its clean-up, and the file that says which, if any does."""
+    if options.postprocessing is False:
+        return model, None
+    file, unread = find_postprocessing(trained.root, trained.folder, trained.folds)
+    if isinstance(options.postprocessing, str):
+        file, unread = options.postprocessing, False
+    if file is None:
+        return replace(model, cleanup_unread=unread), None
+    return replace(model, cleanup=read_postprocessing(trained.bundle, trained.root, file)), file
+
+
+def _check_stages(trained: Trained, model: NnUNet, previous: Bundle) -> None:
+    first = previous.nnunet
+    assert first is not None
+    same = [one.name for one in first.channels] == [one.name for one in model.channels]
+    if not same or first.labels.foreground != model.labels.foreground or first.transpose != model.transpose:
+        why = f"its first stage, {first.configuration}, has other channels, labels or axes"
+        raise InvalidBundle(trained.bundle, _beside(trained, DATASET), why)
+
+
+def _recipe(model: NnUNet) -> Recipe:
+    window = Window(
+        roi=model.patch,
+        overlap=(round(1 - model.step, 9),) * len(model.patch),
+        blend=Blend.GAUSSIAN if model.gaussian else Blend.CONSTANT,
+        slice_axis=0,
+    )
+    return Recipe((), window, FINISH, WHOLE)
+
+
+def _merged(root: Path, parts: Iterable[PartOptions]) -> Bundle:
+    """Several models as one, whose labels are numbered anew."""
+    made: list[MergedPart] = []
+    names: dict[int, str] = {}
+    for part in parts:
+        one = _bundle(read_trained(root.name, root, part.folder, part.options), part.options)
+        numbers = _numbers(root.name, part, one, max(names, default=0))
+        twice = [number for number in numbers.values() if number in names]
+        if twice or len(set(numbers.values())) < len(numbers):
+            raise InvalidBundle(root.name, f"{part.folder}: labels", f"{numbers} gives a label that there is already")
+        assert one.nnunet is not None
+        names |= {number: dict(one.nnunet.labels.names)[own] for own, number in numbers.items()}
+        made.append(MergedPart(one, numbers))
+    channels = {part.bundle.image_channels for part in made}
+    if len(channels) > 1:
+        raise InvalidBundle(
+            root.name, "parts", f"expected models of the same channels, found {sorted(channels)} channels"
+        )
+    modalities = {part.bundle.expects.modality for part in made} - {()}
+    if len(modalities) > 1:
+        named = " and ".join(sorted(modality for one in modalities for modality in one))
+        raise InvalidBundle(root.name, "parts", f"expected models for the same images, found models for {named}")
+    first = made[0].bundle
+    digest = _digest([part.bundle.digest + repr(sorted(part.numbers.items())) for part in made])
+    return replace(first, digest=digest, segments=_segments(names), parts=tuple(made))
+
+
+def _numbers(bundle: str, part: PartOptions, one: Bundle, taken: int) -> dict[int, int]:
+    """A part's labels, and the numbers that they have in the result: those given, else the next that are free."""
+    assert one.nnunet is not None
+    names = one.nnunet.labels.names
+    if part.labels is None:
+        if taken + len(names) > MOST_LABEL:
+            raise InvalidBundle(bundle, f"{part.folder}: labels", f"more than {MOST_LABEL} labels in all")
+        return {number: taken + n for n, (number, _) in enumerate(names, 1)}
+    known = {name: number for number, name in names} | {str(number): number for number, _ in names}
+    for name in part.labels:
+        if name not in known:
+            why = f"{name!r:.80} is no label of it; there are {', '.join(label for _, label in names):.200}"
+            raise InvalidBundle(bundle, f"{part.folder}: labels", why)
+    return {known[name]: number for name, number in part.labels.items()}
+
+
+def _segments(names: Mapping[int, str]) -> tuple[Segment, ...]:
+    """Codes are neutral, rather than guessed."""
+    colors = palette(max(names))
+    return tuple(_segment(number, names[number], TISSUE, colors[number - 1]) for number in sorted(names))
+
+
+def _segment(number: int, label: str, code: Code, color: tuple[int, int, int]) -> Segment:
+    return Segment(number, label, code, code, None, None, color, None)
+
+
+def _beside(trained: Trained, file: str) -> str:
+    return (Path(trained.folder) / file).as_posix()
+
+
+def _file_digest(trained: Trained, file: str) -> str:
+    with inside(trained.bundle, trained.root, file).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _digest(facts: Iterable[Any]) -> str:
+    return hashlib.sha256("\n".join(map(str, facts)).encode()).hexdigest()

@@ -1,0 +1,212 @@
+"""Where a model's files lie: trained-model folders, datasets of several, folds, the first stage of a cascade.
+
+Dataset001_Liver/                                     a dataset: the configuration that is named, or the best
+  inference_information.json                          which one is the best, where nnU-Net was asked
+  nnUNetTrainer__nnUNetPlans__3d_fullres/             a trained model; its name decides nothing
+    plans.json  dataset.json
+    fold_0/checkpoint_final.pth  fold_1/ ...          or .safetensors, in bundles of our own
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from medseg.bundle.nnunet.checkpoint import read_checkpoint
+from medseg.bundle.nnunet.options import Options
+from medseg.bundle.nnunet.plans import configuration
+from medseg.bundle.safe_config import inside, read_json
+from medseg.bundle.schema import Reader
+from medseg.errors import InvalidBundle
+
+PLANS: Final = "plans.json"
+DATASET: Final = "dataset.json"
+VERSION_1: Final = "plans.pkl"
+BEST: Final = "inference_information.json"
+ENDINGS: Final = (".pth", ".safetensors")
+MOST_FOLDERS: Final = 200  # that are looked at
+_FOLD: Final = re.compile(r"fold_(\d{1,3})")
+_BY_NNUNET: Final = re.compile(r"(.+)__(.+)__(.+)")  # trainer, plans, configuration
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A trained model. folder, files: from the root on. folds: their names. mirrored: axes of a window."""
+
+    bundle: str
+    root: Path
+    folder: str
+    plans: Reader
+    dataset: Reader
+    folds: tuple[str, ...]
+    files: tuple[str, ...]
+    configuration: str
+    mirrored: tuple[int, ...]
+
+
+def is_trained(folder: Path) -> bool:
+    """Whether it looks like a trained-model folder, also of nnU-Net version 1, which is refused by name then."""
+    return any((folder / file).is_file() for file in (PLANS, VERSION_1))
+
+
+def is_nnunet(folder: Path) -> bool:
+    """Whether it looks like a folder of nnU-Net: of a trained model, or of a dataset with some."""
+    return is_trained(folder) or any(True for _ in _trained_within(folder))
+
+
+def read_trained(bundle: str, root: Path, folder: str, options: Options) -> Trained:
+    """The trained model in a folder. root: resolved. Raises InvalidBundle."""
+    if not (root / folder).is_dir():
+        raise InvalidBundle(bundle, folder, "no such folder in the bundle")
+    if is_trained(root / folder):
+        return _trained(bundle, root, folder, options)
+    return _of_dataset(bundle, root, folder, options)
+
+
+def _trained(bundle: str, root: Path, folder: str, options: Options) -> Trained:
+    plans, dataset = (_path(folder, file) for file in (PLANS, DATASET))
+    if not (root / plans).is_file() and (root / folder / VERSION_1).is_file():
+        why = "plans of nnU-Net version 1, a pickle, are not read: train with version 2"
+        raise InvalidBundle(bundle, _path(folder, VERSION_1), why)
+    read = [Reader(bundle, file, read_json(bundle, root, file)) for file in (plans, dataset)]
+    folds, files = _folds(bundle, root, folder, options)
+    trained_for, mirrored = options.configuration, options.mirrored
+    if files[0].endswith(ENDINGS[0]):
+        first = read_checkpoint(bundle, inside(bundle, root, files[0]), files[0])
+        if trained_for not in (None, first.configuration):
+            why = f"trained for the configuration {first.configuration:.80}, but {trained_for} is asked for"
+            raise InvalidBundle(bundle, files[0], why)
+        trained_for = first.configuration
+        mirrored = first.mirrored if mirrored is None else mirrored
+    if trained_for is None:
+        raise InvalidBundle(bundle, files[0], "nothing says for which configuration it was trained: name it")
+    return Trained(bundle, root, folder, read[0], read[1], folds, files, trained_for, mirrored or ())
+
+
+def _folds(bundle: str, root: Path, folder: str, options: Options) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the folds and their checkpoints: those asked for, else all with a number."""
+    there = [place.name for place in (root / folder).iterdir() if place.is_dir() and _FOLD.fullmatch(place.name)]
+    numbers = sorted((name.removeprefix("fold_") for name in there), key=int)
+    folds = options.folds or tuple(numbers) or (("all",) if (root / folder / "fold_all").is_dir() else ())
+    if not folds:
+        why = f"no fold of a trained model: expected {_path(folder, f'fold_0/{options.checkpoint}.pth')}"
+        raise InvalidBundle(bundle, folder, why)
+    files = []
+    for fold in folds:
+        names = [_path(folder, f"fold_{fold}/{options.checkpoint}{ending}") for ending in ENDINGS]
+        found = [name for name in names if (root / name).exists()]
+        if not found:
+            why = "no such checkpoint: add it, take the fold's folder away, or name the folds that are meant"
+            raise InvalidBundle(bundle, names[0], why)
+        if len(found) > 1:
+            raise InvalidBundle(bundle, names[0], f"{found[1]} lies beside it: remove the one that is not meant")
+        files.append(found[0])
+    return folds, tuple(files)
+
+
+def _of_dataset(bundle: str, root: Path, folder: str, options: Options) -> Trained:
+    """The model that is meant by the folder of a dataset."""
+    each = replace(options, configuration=None)
+    found = [_trained(bundle, root, _path(folder, place.name), each) for place in _trained_within(root / folder)]
+    wanted = options.configuration
+    if wanted is None:
+        found = _the_best(bundle, root, folder, found) or found
+    else:
+        found = [one for one in found if one.configuration == wanted]
+    stages = {_previous_stage(one) for one in found}
+    last = [one for one in found if len(found) == 1 or one.configuration not in stages]
+    if len(last) != 1:
+        named = ", ".join(f"{Path(one.folder).name} ({one.configuration})" for one in last or found) or "none"
+        why = f"expected one trained model{f' of {wanted}' if wanted else ''}, found {named}: name the folder of one"
+        raise InvalidBundle(bundle, folder, why)
+    return last[0]
+
+
+def _trained_within(folder: Path) -> Iterator[Path]:
+    if not folder.is_dir():
+        return
+    with suppress(OSError):
+        for place in sorted(folder.iterdir())[:MOST_FOLDERS]:
+            if place.is_dir() and is_trained(place) and (place / DATASET).is_file():
+                yield place
+
+
+def _the_best(bundle: str, root: Path, folder: str, found: Sequence[Trained]) -> list[Trained]:
+    """The model that nnU-Net found to be the best; empty where it was not asked."""
+    file = _path(folder, BEST)
+    if not (root / file).is_file():
+        return []
+    best = Reader(bundle, file, read_json(bundle, root, file)).reader("best_model_or_ensemble")
+    names = [
+        "__".join(one.text(key) for key in ("trainer", "plans_identifier", "configuration"))
+        for one in best.readers("selected_model_or_models")
+    ]
+    if len(names) > 1:
+        why = f"the best is an ensemble of {' and '.join(names):.200}: name the folder of one of them"
+        raise InvalidBundle(bundle, file, why)
+    chosen = [one for one in found if Path(one.folder).name in names]
+    if not chosen:
+        raise InvalidBundle(bundle, file, f"the best is {', '.join(names):.200}, and that is not there")
+    return chosen
+
+
+def _previous_stage(one: Trained) -> Any:
+    return configuration(one.plans, one.configuration).content.get("previous_stage")
+
+
+def find_previous(trained: Trained, stage: str, options: Options) -> Trained:
+    """The first stage of a cascade: the folder that is named, else the one beside with the same plans.
+
+    Raises InvalidBundle where there is none, or several.
+    """
+    bundle, own = trained.bundle, trained.root / trained.folder
+    earlier = options.for_first_stage()
+    if options.previous is not None:
+        folder = options.previous.folder
+        found = read_trained(bundle, trained.root, folder, earlier)
+        if found.configuration != stage:
+            why = f"a model of {found.configuration}, expected {stage}, the first stage of {trained.configuration}"
+            raise InvalidBundle(bundle, folder, why)
+        return found
+    candidates = []
+    for place in _trained_within(own.parent):
+        if place.resolve() == own.resolve():
+            continue
+        with suppress(InvalidBundle):  # what else lies there is another model's matter
+            found = _trained(bundle, own.parent.resolve(), place.name, earlier)
+            if found.configuration == stage and _same_plans(found, trained):
+                candidates.append(found)
+    named = [one for one in candidates if one.folder == _renamed(own.name, stage)]
+    candidates = named or candidates
+    if len(candidates) != 1:
+        listed = ", ".join(one.folder for one in candidates) or "none"
+        why = f"{trained.configuration} needs one model of its first stage, {stage}, in a folder beside, found {listed}"
+        raise InvalidBundle(bundle, trained.folder or own.name, why)
+    return candidates[0]
+
+
+def _same_plans(one: Trained, other: Trained) -> bool:
+    keys = ("dataset_name", "plans_name")
+    return all(one.plans.content.get(key) == other.plans.content.get(key) for key in keys)
+
+
+def _renamed(folder: str, stage: str) -> str:
+    """What nnU-Net calls the folder of another configuration."""
+    parts = _BY_NNUNET.fullmatch(folder)
+    return f"{parts[1]}__{parts[2]}__{stage}" if parts else ""
+
+
+def model_name(root: Path, trained: Trained) -> str:
+    """A name for a person: the folder's, or the dataset's and the configuration's where nnU-Net named the folder."""
+    dataset = trained.plans.content.get("dataset_name")
+    if isinstance(dataset, str) and dataset.strip() and (_BY_NNUNET.fullmatch(root.name) or trained.folder):
+        return f"{dataset.strip()}_{trained.configuration}"
+    return root.name
+
+
+def _path(folder: str, file: str) -> str:
+    return file if folder in ("", ".") else f"{folder}/{file}"
