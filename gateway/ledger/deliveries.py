@@ -151,7 +151,7 @@ def drop_leases(db: Connection, owner: str, destination: str | None = None) -> i
     left = and_(delivery.c.state == DeliveryState.SENDING, delivery.c.lease_owner == owner)
     if destination is not None:
         left = and_(left, delivery.c.destination == destination)
-    back = {"state": DeliveryState.QUEUED, "lease_owner": None, "lease_until": None}
+    back = {"state": DeliveryState.QUEUED} | NO_LEASE
     return db.execute(update(delivery).where(left).values(**back)).rowcount
 
 

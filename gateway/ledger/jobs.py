@@ -144,7 +144,7 @@ def begin_job(db: Connection, new: NewJob, at: float) -> int | None:
 def cancel_jobs(db: Connection, study_uid: str, series_uid: str, at: float, *, begun: bool = False) -> None:
     """Whatever was to be done with a series is not, any more. begun: only what was begun on its first slices."""
     old = and_(of_series(job, study_uid, series_uid), job.c.state.in_(LIVE), job.c.revision == 0 if begun else true())
-    over = {"state": JobState.CANCELLED, "finished_at": at, "lease_owner": None, "lease_until": None, "error": LATER}
+    over = {"state": JobState.CANCELLED, "finished_at": at, "error": LATER} | NO_LEASE
     for _ in range(db.execute(update(job).where(old).values(**over)).rowcount):
         stages.job_ended(db, JobState.CANCELLED, "series_changed")
 
