@@ -6,9 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from medseg.training import augment
 from medseg.training.augment import Augmentation
+from tests.examples import SAME_IN_EVERY_RUN
 
 STRONG = Augmentation(
     flip_axes=(0,),
@@ -47,7 +50,8 @@ def test_nothing_asked_changes_nothing(dims: int) -> None:
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("seed", range(5))
+@settings(SAME_IN_EVERY_RUN, max_examples=5)
+@given(seed=st.integers(0, 2**32))
 def test_label_follows_the_image(dims: int, seed: int) -> None:
     image, label = block(dims)
     cut, cut_label = augment.place(image, label, 2, [28] * dims, replace(STRONG, shift_voxels=2), generator(seed))
