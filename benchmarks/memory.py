@@ -52,8 +52,8 @@ if limit:
         pages = int(open("/proc/self/statm").read().split()[1])
         return limit - pages * resource.getpagesize()
     memory.free_bytes = left
-from medseg.cli.app import app
-app()
+from medseg.cli.app import make_app
+make_app()()
 """
 PLAIN = f"""{TELL}
 from pathlib import Path

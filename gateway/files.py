@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Final
+
+#: Where results lie, in the spool.
+RESULTS: Final = "results"
 
 
 def sync(path: str | Path) -> None:

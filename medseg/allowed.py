@@ -2,7 +2,7 @@
 
     @dataclass
     class Count:
-        wanted: Annotated[int, WHOLE] = 1        read_fields(Count, {"wanted": 3}, refuse) -> {"wanted": 3}
+        wanted: Annotated[int, INTEGER] = 1        read_fields(Count, {"wanted": 3}, refuse) -> {"wanted": 3}
 
 Bundles' metadata and arguments (`medseg.bundle.schema`), plans of trainings and the gateway's settings are read so.
 """
@@ -111,7 +111,7 @@ def number(value: Any) -> float:
     return value
 
 
-def whole(value: Any) -> int:
+def integer(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise ValueError(value)
     return value
@@ -154,7 +154,7 @@ TEXT: Final = Allowed("a text", text)
 TEXTS: Final = Allowed("a list of texts", several(text))
 FLAG: Final = Allowed("true or false", flag)
 NUMBER: Final = Allowed("a number", number)
-WHOLE: Final = Allowed("a whole number", whole)
-WHOLES: Final = Allowed("a list of whole numbers", several(whole))
+INTEGER: Final = Allowed("a whole number", integer)
+INTEGERS: Final = Allowed("a list of whole numbers", several(integer))
 PAIR: Final = Allowed("two numbers", several(number, least=2, most=2))
 TABLE: Final = Allowed("an object of keys", table)

@@ -1,4 +1,4 @@
-"""Names on disk and in addresses that are made of data.
+"""Names on disk, in addresses and of objects that are made of data.
 
 What a header, a bundle or a file's name says is data: it may be empty, `..`, a path, a thousand letters, or bytes of
 no text at all. Whoever makes a name of it asks here, and gets one part of a path, made of an allow-list; what is not
@@ -61,6 +61,15 @@ def beside_name(name: str, ending: str) -> str:
     while raw[end] & 0xC0 == 0x80 and first - end < 4:  # not inside a letter of UTF-8
         end -= 1
     return os.fsdecode(raw[:end]) + mark
+
+
+def named_uid(name: str) -> str:
+    """The UID that stands for a name: `2.25.` (PS3.5 B.2) and the first 128 bits of its SHA-256."""
+    return f"2.25.{int.from_bytes(hashlib.sha256(name.encode()).digest()[:16])}"
+
+
+#: Who wrote a file of ours (PS3.7 D.3.3.2).
+IMPLEMENTATION_CLASS_UID: Final = named_uid("medseg implementation class")
 
 
 def _hash(text: str) -> str:

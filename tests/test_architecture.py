@@ -148,8 +148,8 @@ def test_help_loads_nothing_heavy() -> None:
     heavy = {"torch", "monai", "numpy", "pydicom", "pynetdicom", "sqlalchemy", "highdicom", "nibabel", "scipy", "PIL"}
     heavy |= {"starlette", "uvicorn", "jinja2", "prometheus_client", "openvino"}
     program = (
-        "import sys; from typer.testing import CliRunner; from medseg.cli.app import app; "
-        "assert CliRunner().invoke(app, ['--help']).exit_code == 0; "
+        "import sys; from typer.testing import CliRunner; from medseg.cli.app import make_app; "
+        "assert CliRunner().invoke(make_app(), ['--help']).exit_code == 0; "
         f"print(sorted({heavy!r} & set(sys.modules)))"
     )
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -11,7 +11,7 @@ import typer
 from typer.main import get_command
 
 from gateway.settings.read import load_settings
-from medseg.cli.app import app
+from medseg.cli.app import make_app
 from medseg.dicom.reason import Reason
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,7 +35,7 @@ def commands() -> dict[str, set[str]]:
                 "-h",
             }
 
-    walk(get_command(app), ())
+    walk(get_command(make_app()), ())
     return found
 
 
@@ -63,7 +63,7 @@ def test_commands_named_in_documents_exist(document: Path) -> None:
 
 
 def test_help_of_every_command_has_text() -> None:
-    assert isinstance(app, typer.Typer)
+    assert isinstance(make_app(), typer.Typer)
     assert {"infer", "inspect", "train", "evaluate", "doctor", "demo"} <= set(commands())
 
 

@@ -1,7 +1,4 @@
-"""`medseg send` and `medseg echo`: the SCU for people.
-
-`medseg.cli` is imported where it is used: it loads this module itself (entry point `medseg.commands`).
-"""
+"""`medseg send` and `medseg echo`: the SCU for people."""
 
 from __future__ import annotations
 
@@ -9,6 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from medseg.cli import console
 
 ADDRESS = "AE@HOST:PORT"
 
@@ -30,7 +29,6 @@ def send(
 ) -> None:
     """Send DICOM files with C-STORE, over one association. Exit code 1 where the peer did not store all of them."""
     from gateway.dimse import sending
-    from medseg.cli import console
 
     destination = sending.read_address(to, calling)
     files, left_out = sending.files_below(path)
@@ -58,7 +56,6 @@ def echo(
     """Call a peer with C-ECHO. Exit code 1 where it does not answer with success."""
     from gateway.dimse import scu
     from gateway.dimse.sending import read_address
-    from medseg.cli import console
 
     destination = read_address(address, calling)
     status = scu.echo(destination)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,20 +20,21 @@ if TYPE_CHECKING:
 SHOWN = 100
 STUDIES = 20  # in `status`
 
-jobs_app = typer.Typer(help="Jobs of the gateway: what was and is to be segmented.", invoke_without_command=True)
-
 
 def register(app: typer.Typer) -> None:
     """Add the commands of the gateway (entry point `medseg.commands`)."""
     example = "[bold]Example[/bold]  medseg serve --config medseg.toml"
     app.command("serve", cls=ServeCommand, epilog=example)(serve)
     app.command("status")(status)
+    jobs_app = typer.Typer(help="Jobs of the gateway: what was and is to be segmented.", invoke_without_command=True)
+    jobs_app.callback()(jobs)
+    jobs_app.command("release")(release)
+    jobs_app.command("retry", epilog="[bold]Example[/bold]  medseg jobs retry 17")(operator.retry_job)
     app.add_typer(jobs_app, name="jobs")
     client.register(app)
     operator.register(app)
     studies.register(app)
     replay.register(app, jobs_app)
-    jobs_app.command("retry", epilog="[bold]Example[/bold]  medseg jobs retry 17")(operator.retry_job)
 
 
 class ServeCommand(TyperCommand):
@@ -56,7 +59,6 @@ def serve(
     With no settings at all: AE title MEDSEG on port 11112 of this machine, every series that a default bundle fits.
     SIGTERM ends it in order; SIGHUP reads the settings again.
     """
-    from dataclasses import replace
 
     from gateway.serve.supervisor import serve as run
     from gateway.settings.read import Reloaded, load_settings, reload_settings
@@ -83,8 +85,6 @@ def status(
     as_json: Json = False,
 ) -> None:
     """What came, what was made of it, and where that is: counts and the latest studies, or one study."""
-    import time
-    from dataclasses import asdict
 
     from gateway import heartbeat
     from gateway.ledger import events, refusals
@@ -123,7 +123,6 @@ def status(
             console.show(line)
 
 
-@jobs_app.callback()
 def jobs(context: typer.Context, config: Config = None, as_json: Json = False) -> None:
     """The latest jobs, newest first."""
     from dataclasses import asdict
@@ -143,10 +142,8 @@ def jobs(context: typer.Context, config: Config = None, as_json: Json = False) -
             console.show(f"{job.id} {job.state} series {job.series_uid} by {bundle}, rule {job.rule}{why}")
 
 
-@jobs_app.command("release")
 def release(job_id: Annotated[int, typer.Argument(metavar="ID")], config: Config = None) -> None:
     """Let a held job run."""
-    import time
 
     from gateway.ledger import jobs as jobs_rows
 

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medseg.cli import console
 from medseg.errors import MedsegError
 from medseg.progress import Cancelled, check
 
@@ -64,7 +65,6 @@ def round_trip(study: Path, results: Path, folder: Path) -> None:
     """
     from gateway.dimse.demo_pacs import SmallPacs
     from gateway.settings.model import Destination
-    from medseg.cli import console
 
     if folder.exists():
         shutil.rmtree(folder)

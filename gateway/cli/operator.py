@@ -1,7 +1,4 @@
-"""What an operator does to a gateway: `medseg outbox`, `rules`, `purge` and `backup`, beside `medseg jobs`.
-
-`medseg.cli` is imported where it is used: it loads this module itself (entry point `medseg.commands`).
-"""
+"""What an operator does to a gateway: `medseg outbox`, `rules`, `purge` and `backup`, beside `medseg jobs`."""
 
 from __future__ import annotations
 
@@ -13,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gateway.cli.options import Config, Json, open_ledger, read_settings, settings_file
-from medseg.errors import UsageError
+from medseg.cli import console
+from medseg.errors import EmptyInput, UsageError
 
 if TYPE_CHECKING:
     from gateway.decide.conditions import ConditionFinding
@@ -61,7 +59,6 @@ def outbox(
     from gateway.ledger import deliveries
     from gateway.ledger.states import UNDELIVERED, DeliveryState
     from gateway.show import next_steps, totals
-    from medseg.cli import console
 
     if context.invoked_subcommand is not None:
         return
@@ -112,7 +109,6 @@ def retry_deliveries(
 ) -> None:
     """Send dead letters again, with patience as for new ones. Exit code 2 where there is none to send."""
     from gateway.ledger import deliveries
-    from medseg.cli import console
 
     if sum((delivery_id is not None, peer is not None, everything)) != 1:
         raise UsageError("expected one of ID, --peer NAME, --all: `medseg outbox` shows the dead letters")
@@ -127,7 +123,6 @@ def retry_deliveries(
 def retry_job(job_id: Annotated[int, typer.Argument(metavar="ID")], config: Config = None) -> None:
     """Run a failed job again, with patience as for a new one."""
     from gateway.ledger import jobs
-    from medseg.cli import console
 
     with open_ledger(read_settings(config)) as ledger:
         wrong = ledger.write(jobs.retry_job, job_id, time.time())
@@ -155,9 +150,7 @@ def test(
 ) -> None:
     """Which rule takes each series and why no other does, which bundle segments it, and where results would go."""
     from gateway.decide.trial import try_rules
-    from medseg.cli import console
     from medseg.dicom.sources import find_instances
-    from medseg.errors import EmptyInput
 
     settings = read_settings(config)
     with console.progress(str(path)) as report:
@@ -231,7 +224,6 @@ def purge(
     What was sent to others stays there. What comes for the study later is a new study.
     """
     from gateway.keep import purge as purging
-    from medseg.cli import console
 
     settings = read_settings(config)
     with open_ledger(settings) as ledger:
@@ -256,7 +248,6 @@ def backup(
     On the spool's own file system files are hard links, which do not outlive the disk: name a folder on another.
     """
     from gateway.keep import backup as saving
-    from medseg.cli import console
 
     settings = read_settings(config)
     with open_ledger(settings) as ledger:

@@ -1,7 +1,4 @@
-"""`medseg errors`, `medseg jobs run` and `medseg jobs dismiss`: what went wrong, and what is done about it.
-
-`medseg.cli` is imported where it is used: it loads this module itself (entry point `medseg.commands`).
-"""
+"""`medseg errors`, `medseg jobs run` and `medseg jobs dismiss`: what went wrong, and what is done about it."""
 
 from __future__ import annotations
 
@@ -12,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gateway.cli.options import Config, Json, open_ledger, read_settings
+from medseg.cli import console
 from medseg.errors import UsageError
 
 if TYPE_CHECKING:
@@ -66,7 +64,6 @@ def errors(
 ) -> None:
     """What went wrong and waits for a person: failed jobs, dead letters, held series. Each with what to do."""
     from gateway.show import text, troubles
-    from medseg.cli import console
 
     settings = read_settings(config)
     of_date = None if date is None else _moments(date)
@@ -112,7 +109,6 @@ def run_jobs(
     can be run.
     """
     from medseg.bundle.catalog import find_bundle
-    from medseg.cli import console
 
     if bundle is not None and rule is not None:
         raise UsageError("expected --bundle or --rule, not both: a rule names its bundle itself")
@@ -169,7 +165,6 @@ def _rule(settings: GatewaySettings, name: str) -> Rule:
 def dismiss_job(job_id: Annotated[int, typer.Argument(metavar="ID")], config: Config = None) -> None:
     """Nothing more is to be done about a failed job: it counts no more, and its images go as others do."""
     from gateway.ledger import replays
-    from medseg.cli import console
 
     with open_ledger(read_settings(config)) as ledger:
         if not ledger.write(replays.dismiss, job_id, time.time()):

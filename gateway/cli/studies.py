@@ -1,18 +1,17 @@
-"""`medseg studies`: studies whose images name two patients, and what a person makes of that.
-
-`medseg.cli` is imported where it is used: it loads this module itself (entry point `medseg.commands`).
-"""
+"""`medseg studies`: studies whose images name two patients, and what a person makes of that."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gateway.cli.options import Config, Json, open_ledger, read_settings
-from medseg.errors import UsageError
+from medseg.cli import console
+from medseg.errors import UnreadableInstance, UsageError
 
 if TYPE_CHECKING:
     from gateway.decide.settle import SettledPatients
@@ -62,7 +61,6 @@ def show(
     """Whose the images of a study say they are: by letters, who sent them, and when."""
     from gateway.ledger import patients
     from gateway.show import studies as reading
-    from medseg.cli import console
 
     settings = read_settings(config)
     with open_ledger(settings) as ledger, ledger.read() as db:
@@ -80,10 +78,8 @@ def show(
 
 
 def _show(found: list[Any], as_json: bool) -> None:
-    from dataclasses import asdict
 
     from gateway.show import text
-    from medseg.cli import console
 
     for study in found:
         if as_json:
@@ -96,7 +92,6 @@ def _show(found: list[Any], as_json: bool) -> None:
 def _said(spool: Path, path: str | None) -> dict[str, str]:
     """What an image says of its patient (PS3.3 C.7.1.1)."""
     from medseg.dicom.headers import look, read_instance
-    from medseg.errors import UnreadableInstance
 
     keywords = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex")
     if path is None:
@@ -133,7 +128,6 @@ def split(study_uid: Study, config: Config = None) -> None:
 
 
 def _tell(what: str, done: SettledPatients) -> None:
-    from medseg.cli import console
 
     again = f"; results are made anew by jobs {', '.join(map(str, done.jobs))}" if done.jobs else ""
     console.say(f"{what}{again}")

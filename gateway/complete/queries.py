@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import Connection
@@ -33,7 +34,7 @@ from gateway.ledger.ledger import Ledger, LedgerUnavailable
 from gateway.ledger.series import UndecidedSeries
 from gateway.retry import Fault, RetryAt
 from gateway.settings.current import Live
-from gateway.settings.model import Destination, Peer
+from gateway.settings.model import Deliver, Destination, GatewaySettings, Peer
 
 logger = logging.getLogger(__name__)
 
@@ -85,35 +86,34 @@ class Inquiry:
         self,
         ledger: Ledger,
         spool: Path,
-        live: Live,
         *,
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
         timeouts: RequestorTimeouts = CALL,
     ) -> None:
         """chance: from [0, 1)."""
-        self._ledger, self._spool, self._live = ledger, spool, live
+        self._ledger, self._spool = ledger, spool
         self._clock, self._chance, self._timeouts = clock, chance, timeouts
         self._paces: dict[tuple[str, Subject], Pace] = {}
         self._failures: dict[str, int] = {}
         self._silent_until_s: dict[str, float] = {}
         self._busy: dict[str, Future[None]] = {}
 
-    def run(self, stop: threading.Event) -> None:
+    def run(self, live: Live, stop: threading.Event) -> None:
         """Until told to stop; who is called then is not waited for."""
         pool = ThreadPoolExecutor(MOST_PEERS, thread_name_prefix="inquiry")
         try:
             while not stop.wait(LOOK_S):
                 try:
-                    self.step(pool)
+                    self.step(live.now, pool)
                 except LedgerUnavailable as error:
                     logger.error("%s", error, extra={"event": "inquiry.ledger"})
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def step(self, pool: ThreadPoolExecutor) -> None:
-        """Call whoever is to be called and is not being called."""
-        settings, now = self._live.now, time.time()
+    def step(self, settings: GatewaySettings, pool: ThreadPoolExecutor) -> frozenset[str]:
+        """Call whoever is to be called and is not being called; returns the names of all that are."""
+        now = time.time()
         commitment.look(self._ledger, self._spool, now)
         for name in [name for name, future in self._busy.items() if future.done()]:
             failure = self._busy.pop(name).exception()
@@ -132,14 +132,11 @@ class Inquiry:
             if peer.name not in self._busy:
                 due = {one: here for one, here in subjects(peer, arriving).items() if self._is_due(peer, one, here)}
                 if told or due:
-                    self._busy[peer.name] = pool.submit(self._call, peer.name, destination, told, due)
+                    call = partial(self._call, settings.deliver, peer.name, destination, told, due)
+                    self._busy[peer.name] = pool.submit(call)
         for title in waiting:
             for report in self._claim(title):
-                self._put_off(report, Fault.NO_PEER)
-
-    @property
-    def calling(self) -> frozenset[str]:
-        """Names of the peers that are being called."""
+                self._put_off(settings.deliver, report, Fault.NO_PEER)
         return frozenset(self._busy)
 
     def _is_due(self, peer: Peer, subject: Subject, here: int) -> bool:
@@ -163,16 +160,18 @@ class Inquiry:
 
     # ---- in a peer's own thread
 
-    def _call(self, name: str, destination: Destination, told: bool, due: Mapping[Subject, int]) -> None:
+    def _call(
+        self, deliver: Deliver, name: str, destination: Destination, told: bool, due: Mapping[Subject, int]
+    ) -> None:
         """Report what is to be reported, then ask what is to be asked."""
         if told:
             for report in self._claim(destination.ae_title):
-                self._report(destination, report)
+                self._report(deliver, destination, report)
         if due:
             answered = self._ask(name, destination, due)
             self._failures[name] = 0 if answered else self._failures.get(name, 0) + 1
             if not answered:
-                pause_s = retry.pause_s(self._failures[name], self._live.now.deliver, self._chance())
+                pause_s = retry.pause_s(self._failures[name], deliver, self._chance())
                 self._silent_until_s[name] = self._clock() + pause_s
 
     def _claim(self, title: str) -> tuple[Report, ...]:
@@ -180,23 +179,23 @@ class Inquiry:
         within = (now, now + commitment.REPORT_WITHIN_S, now - commitment.ON_ASSOCIATION_S)
         return self._ledger.write(commitments.claim_reports_to, title, *within)
 
-    def _report(self, destination: Destination, report: Report) -> None:
+    def _report(self, deliver: Deliver, destination: Destination, report: Report) -> None:
         try:
             with scu.associate(destination, [Proposal(COMMIT)], self._timeouts, as_scp=True) as link:
                 status = link.report(commitment.result_of(report))
         except NoAssociation as error:
-            self._put_off(report, _fault(error))
+            self._put_off(deliver, report, _fault(error))
             return
         if status == 0x0000:
             now = time.time()
             self._ledger.write(commitments.reported, report.claim, now)
         else:
-            self._put_off(report, Fault.BROKEN if status is None else Fault.FAILED)
+            self._put_off(deliver, report, Fault.BROKEN if status is None else Fault.FAILED)
 
-    def _put_off(self, report: Report, fault: Fault) -> None:
+    def _put_off(self, deliver: Deliver, report: Report, fault: Fault) -> None:
         """Report later, or never, as `gateway.retry` decides."""
         now = time.time()
-        then = retry.decide(fault, report.claim.attempt, now - report.known_at, self._live.now.deliver, self._chance())
+        then = retry.decide(fault, report.claim.attempt, now - report.known_at, deliver, self._chance())
         ready_at = now + then.delay_s if isinstance(then, RetryAt) else None
         self._ledger.write(commitments.report_later, report.claim, ready_at, fault.value)
         facts = {"event": "commitment.unreported", "calling_ae": report.calling_ae, "why": fault.value}

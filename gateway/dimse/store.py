@@ -12,9 +12,8 @@ from typing import Protocol
 
 from gateway.ledger.states import Ending as Ending
 from gateway.ledger.states import RefusedCaller as RefusedCaller
-from medseg.results.identity import named_uid
+from medseg.names import IMPLEMENTATION_CLASS_UID as IMPLEMENTATION_CLASS_UID
 
-IMPLEMENTATION_CLASS_UID = str(named_uid("medseg implementation class"))
 IMPLEMENTATION_VERSION_NAME = "MEDSEG"
 
 

@@ -12,12 +12,11 @@ import shutil
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-from gateway.files import sync
+from gateway.files import RESULTS, sync
 from gateway.ledger import deletions, results
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.records import DoomedRow
 
-RESULTS = "results"
 MOST = 500  # files between two commits
 
 

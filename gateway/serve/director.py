@@ -43,27 +43,24 @@ class _Verdict:
 
 
 class Director:
-    """Watches what arrives, and makes jobs of it. One in all processes.
+    """Watches what arrives, and makes jobs of it. One in all processes."""
 
-    settings: may be replaced between two steps.
-    """
-
-    def __init__(self, ledger: Ledger, spool: Path, settings: GatewaySettings) -> None:
-        self._ledger, self.settings = ledger, settings
+    def __init__(self, ledger: Ledger, spool: Path) -> None:
+        self._ledger = ledger
+        self._settings = GatewaySettings()  # until the first step
         self._watch = Watch(spool, self._describe)
-        self._asked = settings
         self._known: dict[tuple[str, str], tuple[Sequence[ImageFacts], SeriesFacts | None]] = {}
         self._held: dict[tuple[str, str], int] = {}
         self._begun: dict[tuple[str, str], NewJob | None] = {}
         self._stopped: set[str] = set()  # studies with images of two patients
 
-    def step(self, now_s: float, wall_s: float) -> None:
-        """Look at what is new, and carry out what is due.
+    def step(self, settings: GatewaySettings, now_s: float, wall_s: float) -> None:
+        """Look at what is new, and carry out what is due, by these settings.
 
         now_s and wall_s: the same moment by the monotonic clock and in seconds since 1970.
         """
-        if self._asked is not self.settings:
-            self._asked = self.settings
+        if self._settings is not settings:
+            self._settings = settings
             self._watch.describe_anew()  # other rules may ask for something else
             self._known.clear()
         with self._ledger.read() as db:
@@ -89,7 +86,7 @@ class Director:
     def _ask_again(self, now_s: float, wall_s: float) -> None:
         """Ask the rules of now about series that were sent again, once nothing more of them comes."""
         with self._ledger.read() as db:
-            again = replays.sent_again(db, wall_s - self.settings.complete.quiet_s)
+            again = replays.sent_again(db, wall_s - self._settings.complete.quiet_s)
             for row in again:
                 self._watch.recall(db, row.study_uid, now_s, wall_s)
         for row in again:
@@ -109,7 +106,7 @@ class Director:
         known = self._facts(study_uid, series_uid)
         if series.taken_s is not None or known is None:
             return
-        rule = rules.choose_early(known, self.settings.rules) if known.slices else None
+        rule = rules.choose_early(known, self._settings.rules) if known.slices else None
         new = None if rule is None else begun_for(rule, known, wall_s)
         same = new and replace(new, due=0.0)
         before = self._begun.get(key)
@@ -133,7 +130,7 @@ class Director:
             rule = self._rule(study_uid, series_uid)
             among = rule is not None and rule.select is not Select.EVERY
             decision = decide(
-                self._watch.arrivals, study_uid, None if among else series_uid, now_s, self.settings.complete
+                self._watch.arrivals, study_uid, None if among else series_uid, now_s, self._settings.complete
             )
             if isinstance(decision, CapReached) and not (rule and rule.at_cap is AtCap.INFER):
                 self._hold(study_uid, series_uid, f"cap_s reached: {decision.why}")
@@ -153,22 +150,22 @@ class Director:
 
     def _rule(self, study_uid: str, series_uid: str) -> Rule | None:
         known = self._facts(study_uid, series_uid)
-        return None if known is None else rules.choose(known, self.settings.rules)
+        return None if known is None else rules.choose(known, self._settings.rules)
 
     def _why(self, study_uid: str, series_uid: str) -> str:
         """Why no rule wants a series."""
         known = self._facts(study_uid, series_uid)
         if known is None:
             return "none of its headers can be read"
-        return "; ".join(rules.explain(known, self.settings.rules).lines())
+        return "; ".join(rules.explain(known, self._settings.rules).lines())
 
     def _describe(self, came: Came, instance: Instance | None) -> ImageFacts:
         return facts.image_facts(
             instance,
             came.sop_class_uid,
-            self.settings.rules,
+            self._settings.rules,
             calling_ae=came.calling_ae,
-            called_ae=came.called_ae or self.settings.gateway.ae_title,
+            called_ae=came.called_ae or self._settings.gateway.ae_title,
             here=came.here,
         )
 
@@ -184,7 +181,7 @@ class Director:
         found = []
         for series_uid in self._watch.arrivals.studies[study_uid].series:
             known = self._facts(study_uid, series_uid)
-            if known is not None and rules.choose(known, self.settings.rules) == rule:
+            if known is not None and rules.choose(known, self._settings.rules) == rule:
                 found.append(candidate(known))
         return found
 

@@ -48,8 +48,10 @@ from medseg.progress import Cancelled
 
 if TYPE_CHECKING:
     from gateway.dimse.commitment import CommitmentReport
+    from gateway.dimse.scp import StorageScp
     from gateway.receive.parts import PatientParts
     from gateway.receive.source import SpoolSource
+    from gateway.receive.spool import Spool
 
 logger = logging.getLogger(__name__)
 
@@ -83,15 +85,27 @@ def receiver(live: Live, stop: threading.Event, *, listener: socket.socket) -> N
         )
         reporter = Reporter(ledger, scp.report, scp.is_open)
         scp.start()
+        admitting = _Admitting(spool, scp, settings)
         while not stop.wait(LOOK_S):
-            if live.now is not settings:
-                settings = live.now
-                spool.watermark = watermark(settings)
-                scp.admit_by(**_admission(settings))
+            admitting.step(live.now)
             reporter.step()
             refusals.step()
         scp.stop(GRACE_S)
         refusals.step()
+
+
+class _Admitting:
+    """Who and what is let in."""
+
+    def __init__(self, spool: Spool, scp: StorageScp, settings: GatewaySettings) -> None:
+        self._spool, self._scp, self._settings = spool, scp, settings
+
+    def step(self, settings: GatewaySettings) -> None:
+        """Go by these settings from now on; host names are looked up where they changed."""
+        if settings is not self._settings:
+            self._settings = settings
+            self._spool.watermark = watermark(settings)
+            self._scp.admit_by(**_admission(settings))
 
 
 def _admission(settings: GatewaySettings) -> dict[str, Any]:
@@ -127,13 +141,13 @@ def director(live: Live, stop: threading.Event) -> None:
 
     spool = live.now.gateway.spool
     with Ledger(live.now.gateway.database) as ledger:
-        directs, retains = Director(ledger, spool, live.now), Retention(ledger, spool)
-        inquiry = Inquiry(ledger, spool, live)
-        threading.Thread(target=inquiry.run, args=(stop,), name="inquiry", daemon=True).start()
+        directs, retains = Director(ledger, spool), Retention(ledger, spool)
+        inquiry = Inquiry(ledger, spool)
+        threading.Thread(target=inquiry.run, args=(live, stop), name="inquiry", daemon=True).start()
         threading.Thread(target=Comparison(ledger, spool).run, args=(stop,), name="comparison", daemon=True).start()
         while not stop.wait(LOOK_S):
-            settings = directs.settings = live.now
-            directs.step(time.monotonic(), time.time())
+            settings = live.now
+            directs.step(settings, time.monotonic(), time.time())
             retains.step(settings.retain, time.monotonic(), time.time())
 
 

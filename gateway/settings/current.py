@@ -1,6 +1,8 @@
 """The settings as they are now: a reload replaces them whole, in each process of the service.
 
-Who looks at `now` once for a piece of work sees settings that belong together.
+Each loop looks at `now` once for a piece of work, and hands what it sees to `step(settings, …)`: settings that belong
+together, and the ones before for what is being done. What is asked in the middle of it (whom a result goes to, how long
+to wait after a failure) looks again.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from medseg.allowed import Allowed, NotInThisVersion, number, text, whole
+from medseg.allowed import Allowed, NotInThisVersion, integer, number, text
 
 
 def ae_title(value: Any) -> str:
@@ -31,9 +31,9 @@ def host(value: Any) -> str:
 
 def _whole(low: int, high: int) -> Callable[[Any], int]:
     def read(value: Any) -> int:
-        if not low <= whole(value) <= high:
+        if not low <= integer(value) <= high:
             raise ValueError(value)
-        return whole(value)
+        return integer(value)
 
     return read
 

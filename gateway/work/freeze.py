@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydicom.filereader import read_file_meta_info
 
-from gateway.files import sync
+from gateway.files import RESULTS, sync
 from gateway.ledger.object_kind import ObjectKind
 from gateway.ledger.results import NewObject, NewResult
 from gateway.settings.model import ResultForm
@@ -19,8 +19,6 @@ from gateway.work.coverage import Sources
 from medseg.bundle.bundle import Bundle
 from medseg.job.folder import DICOM
 from medseg.job.run import Outcome
-
-RESULTS = "results"
 
 
 def freeze(outcomes: Sequence[Outcome], sources: Sequence[Sources], bundle: Bundle, spool: Path) -> NewResult:

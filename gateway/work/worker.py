@@ -25,6 +25,7 @@ from typing import Any, Protocol
 from sqlalchemy import Connection
 
 from gateway import retry
+from gateway.files import RESULTS
 from gateway.ledger import jobs as jobs_rows
 from gateway.ledger import patients, results
 from gateway.ledger import series as series_rows
@@ -35,7 +36,7 @@ from gateway.ledger.records import JobRow
 from gateway.retry import Effort
 from gateway.settings.model import Mode, Rule
 from gateway.work.coverage import LessComplete, Sources, lacks, replaced
-from gateway.work.freeze import RESULTS, freeze
+from gateway.work.freeze import freeze
 from medseg.bundle.bundle import Bundle
 from medseg.bundle.catalog import find_bundle, installed
 from medseg.dicom.instance import Instance

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
-from medseg.allowed import FLAG, NUMBER, WHOLE, Allowed, number, or_none, several, string
+from medseg.allowed import FLAG, INTEGER, NUMBER, Allowed, number, or_none, several, string
 from medseg.bundle.expression import Dtype
 from medseg.bundle.schema import ABSENT, Reader, as_whole
 from medseg.errors import InvalidBundle
@@ -69,7 +69,7 @@ class Arguments(Reader):
         return self.read(name, Allowed(f"a number or {count} of them", read), default)
 
     def whole(self, name: str, default: Any = ABSENT) -> int:
-        return self.read(name, Allowed(WHOLE.allowed, as_whole), default)
+        return self.read(name, Allowed(INTEGER.allowed, as_whole), default)
 
     def expect(self, **defaults: Any) -> None:
         """Settings the engine does not have: anything but these values goes through MONAI."""

@@ -7,9 +7,9 @@ from typing import Any, Final, TypeVar
 
 from medseg.allowed import (
     FLAG,
+    INTEGER,
     NUMBER,
     TEXT,
-    WHOLE,
     Allowed,
     number,
     or_none,
@@ -66,7 +66,7 @@ class Reader:
         return self.read(name, FLAG, default)
 
     def integer(self, name: str, default: Any = ABSENT) -> int:
-        return self.read(name, WHOLE, default)
+        return self.read(name, INTEGER, default)
 
     def number(self, name: str, default: Any = ABSENT) -> float:
         return float(self.read(name, NUMBER, default))

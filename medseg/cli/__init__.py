@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def main() -> None:
-    """The `medseg` command. The application is made when it is called: packages that add commands import this one."""
+    """The `medseg` command."""
     from medseg.cli.app import main as run
 
     run()

@@ -1,6 +1,7 @@
 """The `medseg` command: its own subcommands, and those that other packages bring.
 
-Nothing heavy is imported here, nor by a command module at its top: `medseg --help` stays under half a second.
+What is light is imported at the top of a command module; what loads torch, NumPy or a DICOM library, where it is used:
+`medseg --help` stays under half a second.
 """
 
 from __future__ import annotations
@@ -21,15 +22,30 @@ from medseg.errors import MedsegError
 
 EXTENSIONS = "medseg.commands"  # entry points: functions that take the application and add commands to it
 
-app = typer.Typer(
-    name="medseg",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="Segment DICOM studies with MONAI bundles; results are DICOM-SEG and structured reports.",
-    epilog="Start with: [bold]medseg infer study/[/bold]    Research use only.",
-)
+
+def make_app() -> typer.Typer:
+    """The application with all its commands."""
+    app = typer.Typer(
+        name="medseg",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+        help="Segment DICOM studies with MONAI bundles; results are DICOM-SEG and structured reports.",
+        epilog="Start with: [bold]medseg infer study/[/bold]    Research use only.",
+    )
+    app.callback()(_options)
+    app.command("infer", epilog=infer.EXAMPLES)(infer.infer)
+    app.command("inspect", epilog=inspect.EXAMPLES)(inspect.inspect)
+    app.add_typer(bundles.app, name="bundles")
+    app.command("train", epilog=train.TRAIN_EXAMPLES)(train.train)
+    app.command("evaluate", epilog=train.EVALUATE_EXAMPLES)(train.evaluate)
+    app.command("doctor")(doctor.doctor)
+    app.command("demo")(demo.demo)
+    app.add_typer(bench.app, name="bench")
+    for extension in entry_points(group=EXTENSIONS):
+        extension.load()(app)
+    return app
 
 
 def _version(asked: bool) -> None:
@@ -38,23 +54,10 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
 ) -> None:
     """Options before any command."""
-
-
-app.command("infer", epilog=infer.EXAMPLES)(infer.infer)
-app.command("inspect", epilog=inspect.EXAMPLES)(inspect.inspect)
-app.add_typer(bundles.app, name="bundles")
-app.command("train", epilog=train.TRAIN_EXAMPLES)(train.train)
-app.command("evaluate", epilog=train.EVALUATE_EXAMPLES)(train.evaluate)
-app.command("doctor")(doctor.doctor)
-app.command("demo")(demo.demo)
-app.add_typer(bench.app, name="bench")
-for extension in entry_points(group=EXTENSIONS):
-    extension.load()(app)
 
 
 def main() -> None:
@@ -66,7 +69,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        app()
+        make_app()()
     except (MedsegError, KeyboardInterrupt, MemoryError, OSError) as error:
         fail(error)
         sys.exit(exit_code(error))

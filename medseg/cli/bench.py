@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medseg.cli import console
+from medseg.progress import check
 
 if TYPE_CHECKING:
     from medseg.bundle.bundle import Bundle
@@ -51,7 +52,6 @@ def _rows(bundle: Bundle, device_name: str, cancelled: Cancelled) -> Iterator[di
     from medseg.inference.engines.device import CPU, choose_device, runs_in, steady_batch
     from medseg.inference.engines.engine import Engine
     from medseg.inference.segment import NETWORKS
-    from medseg.progress import check
 
     device = choose_device(device_name)
     window = bundle.recipe.window

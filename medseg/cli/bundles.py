@@ -7,7 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
+from medseg.bundle.describe import details, summary
+from medseg.bundle.describe import verify as verified
 from medseg.cli import console
+from medseg.errors import UsageError
 
 app = typer.Typer(no_args_is_help=True, help="List, inspect, verify and begin bundles.")
 
@@ -19,7 +22,6 @@ Named = Annotated[str, typer.Argument(metavar="NAME|DIR", help="An installed bun
 def list_(as_json: AsJson = False) -> None:
     """Every installed bundle, a line each."""
     from medseg.bundle.catalog import installed
-    from medseg.bundle.describe import summary
 
     for bundle in installed():
         record = summary(bundle)
@@ -34,7 +36,6 @@ def list_(as_json: AsJson = False) -> None:
 def inspect(name: Named, as_json: AsJson = False) -> None:
     """What a bundle expects, does and finds; whether it streams, and why not."""
     from medseg.bundle.catalog import find_bundle
-    from medseg.bundle.describe import details
 
     record = details(find_bundle(name))
     if as_json:
@@ -68,7 +69,6 @@ def inspect(name: Named, as_json: AsJson = False) -> None:
 def verify(name: Named, as_json: AsJson = False) -> None:
     """Load the configuration and the weights strictly, and run the network once on zeros."""
     from medseg.bundle.catalog import find_bundle
-    from medseg.bundle.describe import verify as verified
 
     record = verified(find_bundle(name))
     if as_json:
@@ -114,7 +114,6 @@ def new(
 ) -> None:
     """Write a bundle to begin with, ready to be trained; or one of a MeshNet, or of nnU-Net, with its weights."""
     from medseg.bundle.template import meshnet_bundle, new_bundle
-    from medseg.errors import UsageError
 
     if nnunet:
         from medseg.bundle.nnunet.write import write_bundle

@@ -129,6 +129,8 @@ def _cut(
     """
     import numpy as np
 
+    from medseg.dicom.nifti import LPS_TO_RAS
+
     low = np.array(centre_mm) - np.array(REGION_MM) / 2.0
     begin = np.rint(np.linalg.solve(affine[:3, :3], low - affine[:3, 3])).astype(int)
     x, y, z = (slice(first, first + size) for first, size in zip(begin, REGION_MM, strict=True))
@@ -140,4 +142,4 @@ def _cut(
     placed[:3, 1] = affine[:3, :3] @ [0.0, -1.0, 0.0]
     placed[:3, 2] = affine[:3, :3] @ [-1.0, 0.0, 0.0]
     placed[:3, 3] = affine[:3, :3] @ corner + affine[:3, 3]
-    return np.ascontiguousarray(cut), np.diag([-1.0, -1.0, 1.0, 1.0]) @ placed
+    return np.ascontiguousarray(cut), LPS_TO_RAS @ placed

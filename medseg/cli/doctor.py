@@ -19,6 +19,7 @@ import typer
 
 from medseg.cli import console
 from medseg.cli.exits import OK, RESOURCES
+from medseg.errors import BundleError
 
 if TYPE_CHECKING:
     import torch
@@ -119,7 +120,6 @@ def _decoders() -> Iterator[Check]:
 def _bundles() -> Iterator[Check]:
     from medseg.bundle.catalog import bundle_folders
     from medseg.bundle.load import load_bundle
-    from medseg.errors import BundleError
 
     folders = bundle_folders()
     if not folders:

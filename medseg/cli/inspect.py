@@ -10,6 +10,7 @@ import typer
 from medseg.cli import console
 from medseg.cli.exits import INPUT, OK
 from medseg.cli.hints import with_hint
+from medseg.errors import EmptyInput
 
 if TYPE_CHECKING:
     from medseg.bundle.bundle import Bundle
@@ -37,7 +38,6 @@ def inspect(
     from medseg.dicom.geometry import classify
     from medseg.dicom.nifti import is_nifti, read_nifti
     from medseg.dicom.sources import find_instances
-    from medseg.errors import EmptyInput
 
     bundles = tuple(installed())
     accepted = 0

@@ -10,7 +10,6 @@ SliceLocation, GantryDetectorTilt and the order of files say nothing here.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from medseg.dicom.slices import expand
 from medseg.dicom.spacing import UNIFORM, Grid, length
 from medseg.dicom.volumes import Volume, arrange
 from medseg.errors import GeometryRefused
+from medseg.names import named_uid
 
 __all__ = ["GeometryVerdict", "Reason", "Refusal", "classify"]
 
@@ -94,9 +94,8 @@ def classify(
 
 
 def assumed_frame_of_reference(series_uid: str) -> str:
-    """A UID (2.25, PS3.5 B.2) that is always the same for a series that names no frame of reference."""
-    digest = hashlib.sha256(f"medseg frame of reference {series_uid}".encode()).digest()
-    return f"2.25.{int.from_bytes(digest[:16])}"
+    """A UID that is always the same for a series that names no frame of reference."""
+    return named_uid(f"medseg frame of reference {series_uid}")
 
 
 # --- one plane -------------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ answers None in all three cases, so that a bad value of no importance does no ha
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 import struct
@@ -33,6 +32,7 @@ from medseg.dicom.instance import Instance, Remark
 from medseg.dicom.pixel_element import PIXEL_KEYWORDS, PixelElement, fragments, pixel_element
 from medseg.dicom.private import kept
 from medseg.errors import UnreadableInstance
+from medseg.names import named_uid
 
 #: What pydicom, zlib and zipfile raise for bytes that are not what they claim to be.
 MALFORMED = (
@@ -276,7 +276,7 @@ def derived_uids(header: Dataset) -> dict[str, str]:
 def _derived(what: str, header: Dataset, keywords: tuple[str, ...]) -> str:
     view = look(header)
     told = "|".join(view.text(keyword) for keyword in keywords)
-    return f"2.25.{int.from_bytes(hashlib.sha256(f'medseg {what} {told}'.encode()).digest()[:16])}"
+    return named_uid(f"medseg {what} {told}")
 
 
 def _complete_uids(header: Dataset) -> None:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -14,7 +15,8 @@ from medseg.dicom.nifti_header import DAMAGED, affine_of, one_line, opened, shap
 from medseg.dicom.series import Series, Stack, Stored
 from medseg.errors import NoSuchInput, OutOfMemory, UnreadableInstance
 
-_RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+#: Between the axes of DICOM and of NIfTI, either way: x and y run against each other.
+LPS_TO_RAS: Final = np.diag([-1.0, -1.0, 1.0, 1.0])
 _SHEARED = 1e-3
 _ROUNDING = 1e-4
 
@@ -38,7 +40,7 @@ def read_nifti(path: Path) -> Stack:
         raise NoSuchInput(path)
     volume = _Volume(path)
     columns, rows, count = volume.shape
-    to_lps = _RAS_TO_LPS @ volume.affine
+    to_lps = LPS_TO_RAS @ volume.affine
     edges = to_lps[:3, :3]
     size = np.linalg.norm(edges, axis=0)
     row, column = edges[:, 0] / size[0], edges[:, 1] / size[1]

@@ -9,7 +9,6 @@ series; `seed` makes another one.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage
 
 from medseg.dicom.instance import Vector
+from medseg.names import named_uid
 
 #: Direction cosines (row, column) in LPS of the usual planes (PS3.3 C.7.6.2.1.1).
 ORIENTATIONS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
@@ -268,9 +268,7 @@ def write_series(datasets: Sequence[Dataset], folder: Path) -> list[Path]:
 
 
 def _uid(*parts: object) -> str:
-    """Under 2.25 (PS3.5 B.2), the same for the same parts."""
-    digest = hashlib.sha256(repr(("medseg phantom", *parts)).encode()).digest()
-    return f"2.25.{int.from_bytes(digest[:16])}"
+    return named_uid(repr(("medseg phantom", *parts)))
 
 
 def _decimal(value: float) -> str:

@@ -17,6 +17,7 @@ from pydicom.uid import UID
 from medseg.dicom.instance import Instance, Slice
 from medseg.dicom.series import Stack
 from medseg.dicom.sources import instance_digest
+from medseg.names import named_uid
 
 SCHEMA = "1"  # raised whenever the same inputs would give another result object
 
@@ -28,16 +29,8 @@ class ResultKey:
     digest: str
 
     def uid(self, role: str) -> UID:
-        """The UID of one object or entity of this result, such as "seg" or "seg.series".
-
-        UUID-derived form `2.25.<decimal>` (PS3.5 B.2), here of 128 bits of a SHA-256.
-        """
-        return named_uid(f"{self.digest}/{role}")
-
-
-def named_uid(name: str) -> UID:
-    """The UID that stands for a name: `2.25.` and the first 128 bits of its SHA-256."""
-    return UID(f"2.25.{int.from_bytes(hashlib.sha256(name.encode()).digest()[:16], 'big')}")
+        """The UID of one object or entity of this result, such as "seg" or "seg.series"."""
+        return UID(named_uid(f"{self.digest}/{role}"))
 
 
 def result_key(

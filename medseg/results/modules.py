@@ -13,13 +13,13 @@ from pydicom import Dataset
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import FileMetaDataset
 from pydicom.tag import Tag
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
 import medseg
 from medseg.dicom.series import Stack
+from medseg.names import IMPLEMENTATION_CLASS_UID, named_uid
 from medseg.results.encoding import BAD_VALUE, copy_element, decimal, element, item, raw_element
-from medseg.results.identity import named_uid
-from medseg.results.provenance import IMPLEMENTATION_CLASS_UID, Provenance
+from medseg.results.provenance import Provenance
 
 # Patient, General Study, Patient Study, Clinical Trial Subject and Clinical Trial Study modules (PS3.3 C.7.1, C.7.2)
 # without retired attributes; study attributes outside them (RequestingService ...) are not part of our IODs.
@@ -163,7 +163,7 @@ def add_common_modules(dataset: Dataset, stack: Stack, provenance: Provenance) -
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.file_meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
+    dataset.file_meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     dataset.file_meta.ImplementationVersionName = f"MEDSEG_{medseg.__version__}"[:16]
     dataset.StudyInstanceUID = stack.series.study_uid
     for keyword in _PATIENT_AND_STUDY:

@@ -9,13 +9,12 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.dicom.nifti import LPS_TO_RAS
 from medseg.dicom.series import Stack
 from medseg.inference.planes import LabelSpool
 from medseg.results.encoding import plain
 from medseg.results.files import replacing
 from medseg.results.provenance import Provenance
-
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def write_nifti(path: Path, labels: LabelSpool, provenance: Provenance, *, like: Path | None = None) -> None:
@@ -72,4 +71,4 @@ def grid_slices(stack: Stack) -> NDArray[np.intp]:
 def ras_affine(stack: Stack) -> NDArray[np.float64]:
     """4x4, maps (i, j, k, 1) = (column, row, slice) to RAS millimetres."""
     lps = stack.affine[:, [2, 1, 0, 3]]
-    return np.asarray(_LPS_TO_RAS @ lps)
+    return np.asarray(LPS_TO_RAS @ lps)

@@ -10,11 +10,11 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 
 from medseg.bundle.bundle import Bundle
+from medseg.names import named_uid
 from medseg.results.encoding import plain
-from medseg.results.identity import ResultKey, named_uid
+from medseg.results.identity import ResultKey
 
 MANUFACTURER = "medseg"
-IMPLEMENTATION_CLASS_UID = named_uid("medseg implementation class")
 
 
 @dataclass(frozen=True)

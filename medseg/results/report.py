@@ -19,9 +19,9 @@ from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage
 import medseg
 from medseg.dicom.instance import Instance
 from medseg.inference.labels import Measured, SegmentationResult
+from medseg.names import named_uid
 from medseg.results.encoding import file_head, plain
 from medseg.results.files import replacing
-from medseg.results.identity import named_uid
 from medseg.results.modules import add_common_modules, placeholder_image, series_number, series_reference
 from medseg.results.provenance import MANUFACTURER, Provenance
 from medseg.results.seg import coded

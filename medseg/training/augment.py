@@ -17,7 +17,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d, conv2d, conv3d, grid_sample, interpolate, pad
 
-from medseg.allowed import NUMBER, PAIR, WHOLE, WHOLES
+from medseg.allowed import INTEGER, INTEGERS, NUMBER, PAIR
 
 INTERPOLATION = {2: "bilinear", 3: "trilinear"}
 
@@ -26,13 +26,13 @@ INTERPOLATION = {2: "bilinear", 3: "trilinear"}
 class Augmentation:
     """How far a training sample may stray from the case it is made of. Zero and empty switch a part off."""
 
-    flip_axes: Annotated[tuple[int, ...], WHOLES] = ()
+    flip_axes: Annotated[tuple[int, ...], INTEGERS] = ()
     rotation_degrees: Annotated[float, NUMBER] = 0.0
     scale: Annotated[float, NUMBER] = 0.0  # 0.2: each sample 1/1.2 to 1.2 times its size, ...
     stretch: Annotated[float, NUMBER] = 0.0  # ... and each axis that much again
     shift_voxels: Annotated[float, NUMBER] = 0.0
     warp_voxels: Annotated[float, NUMBER] = 0.0  # standard deviation of a smooth displacement
-    warp_nodes: Annotated[int, WHOLE] = 5
+    warp_nodes: Annotated[int, INTEGER] = 5
     foreground: Annotated[float, NUMBER] = 0.0  # share of samples centred on a labelled voxel
     field_of_view: Annotated[tuple[float, float], PAIR] = (
         1.0,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from medseg.allowed import WHOLE
+from medseg.allowed import INTEGER
 from medseg.errors import InputError
 
 SUFFIXES = (".nii.gz", ".nii")
@@ -57,8 +57,8 @@ class HeldOut:
     The hash looks at the id alone, so a case stays on its side when others are added or removed.
     """
 
-    modulus: Annotated[int, WHOLE] = 5
-    remainder: Annotated[int, WHOLE] = 0
+    modulus: Annotated[int, INTEGER] = 5
+    remainder: Annotated[int, INTEGER] = 0
 
     def __call__(self, case_id: str) -> bool:
         digest = hashlib.sha256(case_id.encode()).digest()

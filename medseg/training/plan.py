@@ -14,7 +14,7 @@ import torch
 from monai.losses import DiceCELoss, DiceFocalLoss, DiceLoss, TverskyLoss
 from torch import nn
 
-from medseg.allowed import NUMBER, PAIR, TABLE, WHOLE, WHOLES, one_of, read_fields, shown
+from medseg.allowed import INTEGER, INTEGERS, NUMBER, PAIR, TABLE, one_of, read_fields, shown
 from medseg.errors import InvalidBundle
 from medseg.training.augment import Augmentation
 from medseg.training.data import HeldOut
@@ -62,18 +62,18 @@ class TrainingPlan:
     slices: for 2D networks alone.
     """
 
-    seed: Annotated[int, WHOLE]
-    steps: Annotated[int, WHOLE]
-    batch_size: Annotated[int, WHOLE]
-    window: Annotated[tuple[int, ...], WHOLES]
+    seed: Annotated[int, INTEGER]
+    steps: Annotated[int, INTEGER]
+    batch_size: Annotated[int, INTEGER]
+    window: Annotated[tuple[int, ...], INTEGERS]
     loss: Annotated[Mapping[str, Any], TABLE]
     optimizer: Annotated[Mapping[str, Any], TABLE]
     held_out: Annotated[HeldOut, TABLE] = field(default_factory=HeldOut)
     augment: Annotated[Augmentation, TABLE] = field(default_factory=Augmentation)
-    checkpoint_every: Annotated[int, WHOLE] = 250
+    checkpoint_every: Annotated[int, INTEGER] = 250
     precision: Annotated[Precision, one_of(Precision)] = Precision.AUTO
     ema_decay: Annotated[float, NUMBER] = 0.999
-    warmup_steps: Annotated[int, WHOLE] = 0
+    warmup_steps: Annotated[int, INTEGER] = 0
     clip_gradient: Annotated[float, NUMBER] = 5.0
     slices: Annotated[SliceDraw | None, TABLE] = None
 

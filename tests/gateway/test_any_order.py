@@ -13,10 +13,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydicom import Dataset
 
-from gateway.serve.director import Director
 from gateway.settings.read import read_settings
 from tests.gateway.beside import BESIDE, beside
 from tests.gateway.clock import Clock
+from tests.gateway.directing import Director
 from tests.gateway.phantoms import phantom
 from tests.gateway.spooling import inbox
 

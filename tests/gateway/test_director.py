@@ -8,10 +8,10 @@ import pytest
 
 from gateway.dimse.store import Ending
 from gateway.ledger import instances, jobs
-from gateway.serve.director import Director
 from gateway.settings.model import GatewaySettings
 from gateway.settings.read import read_settings
 from tests.gateway.clock import Clock
+from tests.gateway.directing import Director
 from tests.gateway.phantoms import phantom
 from tests.gateway.spooling import Inbox, inbox
 

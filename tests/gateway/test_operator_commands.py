@@ -16,7 +16,7 @@ from gateway.ledger import deliveries, events, jobs
 from gateway.retry import Fault
 from gateway.serve import supervisor
 from gateway.settings.model import Deliver
-from medseg.cli.app import app
+from medseg.cli.app import make_app
 from medseg.dicom.phantom import write_series
 from medseg.errors import EmptyInput, MedsegError, UsageError
 from tests.gateway.keep.kept import House, house
@@ -41,7 +41,7 @@ class Desk:
 
     def run(self, *words: str, answer: str | None = None, code: int = 0) -> str:
         """What a command prints on stdout; raises what it ends in, as the shell's table of exit codes gets it."""
-        done = CliRunner().invoke(app, [*words, "--config", str(self.config)], input=answer)
+        done = CliRunner().invoke(make_app(), [*words, "--config", str(self.config)], input=answer)
         if isinstance(done.exception, MedsegError):
             raise done.exception
         assert done.exit_code == code, (done.output, done.exception)

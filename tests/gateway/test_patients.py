@@ -16,11 +16,11 @@ from gateway.ledger import jobs as jobs_rows
 from gateway.ledger import patients
 from gateway.ledger.patients import groups, key, letters
 from gateway.receive.identity import identify
-from gateway.serve.director import Director
 from gateway.settings.read import read_settings
 from gateway.show import studies, text
 from medseg.errors import UsageError
 from tests.gateway.clock import Clock
+from tests.gateway.directing import Director
 from tests.gateway.phantoms import phantom
 from tests.gateway.receiving import encode, make_ct
 from tests.gateway.spooling import Inbox, inbox

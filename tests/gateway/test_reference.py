@@ -16,7 +16,7 @@ from gateway.settings.model import GROUPS, LISTS
 from gateway.settings.read import read_settings
 from gateway.settings.when import KEYWORDS, SUBJECTS, VRS, form_of
 from medseg.allowed import forms_of
-from medseg.cli.app import app
+from medseg.cli.app import make_app
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "settings.md"
 KINDS = GROUPS | LISTS
@@ -54,7 +54,7 @@ def test_examples_are_of_what_they_stand_for() -> None:
 
 def test_the_help_has_every_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    help_text = CliRunner().invoke(app, ["serve", "--help"]).stdout
+    help_text = CliRunner().invoke(make_app(), ["serve", "--help"]).stdout
     assert "--allow-any-caller" in help_text
     for key in (key for _, key in ALL):
         assert re.search(rf"^  {key.name} = {re.escape(key.example)}\n .*default: ", help_text, re.M)

@@ -16,13 +16,13 @@ from typer.testing import CliRunner
 from gateway.ledger import jobs as jobs_rows
 from gateway.ledger.tables import series as series_table
 from gateway.receive import spool
-from gateway.serve.director import Director
 from gateway.settings.model import GatewaySettings
 from gateway.settings.read import read_settings
 from gateway.show.troubles import patient_digest
-from medseg.cli.app import app
+from medseg.cli.app import make_app
 from medseg.errors import MedsegError, UsageError
 from tests.gateway.clock import Clock
+from tests.gateway.directing import Director
 from tests.gateway.phantoms import phantom
 from tests.gateway.spooling import Inbox, inbox
 
@@ -117,7 +117,7 @@ class Shell:
         self.config = folder / "medseg.toml"
 
     def run(self, *words: str) -> str:
-        ended = CliRunner().invoke(app, [*words, "--config", str(self.config)])
+        ended = CliRunner().invoke(make_app(), [*words, "--config", str(self.config)])
         if isinstance(ended.exception, MedsegError):
             raise ended.exception
         assert ended.exit_code == 0, (ended.output, ended.exception)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from medseg.cli.app import app
+from medseg.cli.app import make_app
 from medseg.errors import MedsegError, UsageError
 from tests.gateway.phantoms import phantom
 from tests.gateway.spooling import Inbox, inbox
@@ -23,7 +23,7 @@ def box(tmp_path: Path) -> Iterator[Inbox]:
 
 
 def run(box: Inbox, *words: str) -> str:
-    done = CliRunner().invoke(app, ["studies", *words, "--config", str(box.folder.parent / "medseg.toml")])
+    done = CliRunner().invoke(make_app(), ["studies", *words, "--config", str(box.folder.parent / "medseg.toml")])
     if isinstance(done.exception, MedsegError):
         raise done.exception
     assert done.exit_code == 0, (done.output, done.exception)

@@ -17,10 +17,10 @@ from gateway.ledger.claims import Claim
 from gateway.ledger.results import NewObject, NewResult
 from gateway.receive.reconcile import Reconciliation, reconcile
 from gateway.receive.spool import Spool
-from gateway.serve.director import Director
 from gateway.settings.model import GatewaySettings
 from gateway.settings.read import read_settings
 from tests.gateway.clock import Clock
+from tests.gateway.directing import Director
 from tests.gateway.receiving import NEVER_FULL
 from tests.gateway.spooling import Inbox, inbox
 

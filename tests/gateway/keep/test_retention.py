@@ -16,9 +16,9 @@ from gateway.keep.deletion import sweep
 from gateway.keep.purge import purge
 from gateway.ledger import commitments
 from gateway.receive import spool
-from gateway.serve.director import Director
 from medseg.dicom.reason import Reason
 from medseg.errors import GeometryRefused
+from tests.gateway.directing import Director
 from tests.gateway.keep.kept import INPUTS_S, RESULTS_S, House, house
 from tests.gateway.phantoms import phantom
 

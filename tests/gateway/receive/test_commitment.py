@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 from hypothesis import given
@@ -26,11 +27,10 @@ from gateway.keep.purge import purge
 from gateway.ledger import commitments, counts
 from gateway.ledger.commitments import Item
 from gateway.ledger.series import UndecidedSeries
-from gateway.serve.director import Director
-from gateway.settings.current import Live
 from gateway.settings.model import GatewaySettings, Peer
 from gateway.settings.read import read_settings
 from tests.gateway.clock import Clock
+from tests.gateway.directing import Director
 from tests.gateway.phantoms import phantom
 from tests.gateway.spooling import Inbox, inbox
 from tests.waiting import wait_for
@@ -256,34 +256,37 @@ def archives() -> Iterator[tuple[Archive, Archive]]:
         one.close()
 
 
-def inquiry_of(box: Inbox, now_s: list[float], **archives: Archive) -> Inquiry:
-    """One that asks these peers, with pauses of 1000 s where they do not answer."""
+Step: TypeAlias = Callable[[ThreadPoolExecutor], frozenset[str]]
+
+
+def inquiry_of(box: Inbox, now_s: list[float], **archives: Archive) -> Step:
+    """The step of one that asks these peers, with pauses of 1000 s where they do not answer."""
     peers = "".join(
         f'[[peer]]\nname = "{name}"\nae_title = "{name.upper()}"\nhost = "127.0.0.1"\nport = {one.port}\n'
         for name, one in archives.items()
     )
-    live = Live(settings(box, f"[deliver]\nfirst_retry_s = 1000\nlongest_retry_s = 1000\n{peers}"))
+    asking = settings(box, f"[deliver]\nfirst_retry_s = 1000\nlongest_retry_s = 1000\n{peers}")
     timeouts = RequestorTimeouts(connect_s=5, acse_s=5, dimse_s=30)
-    return Inquiry(box.ledger, box.folder, live, clock=lambda: now_s[0], chance=lambda: 0.5, timeouts=timeouts)
+    inquiry = Inquiry(box.ledger, box.folder, clock=lambda: now_s[0], chance=lambda: 0.5, timeouts=timeouts)
+    return partial(inquiry.step, asking)
 
 
 def test_who_hangs_or_fails_is_left_in_peace(box: Inbox, archives: tuple[Archive, Archive]) -> None:
     """Its own questions wait; the others' are answered."""
     good, bad = archives
     now_s = [100.0]
-    inquiry = inquiry_of(box, now_s, good=good, bad=bad)
+    step = inquiry_of(box, now_s, good=good, bad=bad)
     box.send(phantom(1), calling_ae="GOOD")
     box.send(phantom(2), calling_ae="BAD")
     bad.goes_on.clear()
     with ThreadPoolExecutor(4) as pool:
 
         def asked(one: Archive, times: int) -> bool:
-            inquiry.step(pool)
+            step(pool)
             return one.asked >= times
 
         def idle(name: str) -> bool:
-            inquiry.step(pool)
-            return name not in inquiry.calling
+            return name not in step(pool)
 
         wait_for("both to be asked", lambda: asked(good, 1) and asked(bad, 1))
         wait_for("an answer", lambda: idle("good"))
@@ -304,13 +307,13 @@ def test_who_does_not_know_a_series_has_answered(box: Inbox, archives: tuple[Arc
     good, _ = archives
     good.count = None
     now_s = [100.0]
-    inquiry = inquiry_of(box, now_s, good=good)
+    step = inquiry_of(box, now_s, good=good)
     box.send(phantom(1), calling_ae="GOOD")
     with ThreadPoolExecutor(1) as pool:
 
         def asked(times: int) -> bool:
-            inquiry.step(pool)
-            return good.asked >= times and not inquiry.calling
+            calling = step(pool)
+            return good.asked >= times and not calling
 
         wait_for("a question", lambda: asked(1))
         assert not box.rows("count")
@@ -327,10 +330,10 @@ def test_a_report_to_nobody_is_given_up(box: Inbox) -> None:
     peer = box.open()
     box.store(peer, series)
     ask(box, series, clock, peer.id)
-    inquiry = Inquiry(box.ledger, box.folder, Live(settings(box)))
+    inquiry, asking = Inquiry(box.ledger, box.folder), settings(box)
     with ThreadPoolExecutor(1) as pool:
-        inquiry.step(pool)
+        inquiry.step(asking, pool)
         assert box.rows("commitment")[0].state == "known"  # the receiver may still report it
         box.spool.closed(peer, Ending.RELEASED)
-        inquiry.step(pool)
+        inquiry.step(asking, pool)
     assert box.rows("commitment")[0].state == "dead"

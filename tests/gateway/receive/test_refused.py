@@ -16,7 +16,7 @@ from gateway.ledger import refusals
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.refusals import LATELY_S, MOST, SHOWN
 from gateway.receive.refused import Refusals
-from medseg.cli.app import app
+from medseg.cli.app import make_app
 from tests.gateway.clock import Clock
 from tests.gateway.ledgers import new_ledger
 from tests.gateway.receiving import CT, RawPeer, associate_request, encode, make_ct, receiving, store_message
@@ -120,6 +120,6 @@ def test_status_tells_of_them(tmp_path: Path) -> None:
         gathered = Refusals(ledger, time.time)
         gathered.note(refusal())
         gathered.step()
-    told = CliRunner().invoke(app, ["status", "--config", str(config)])
+    told = CliRunner().invoke(make_app(), ["status", "--config", str(config)])
     assert told.exit_code == 0, told.output
     assert "1 association of CT07 at 192.0.2.1, the last: calling AE title not recognized, for good" in told.output

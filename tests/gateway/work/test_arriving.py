@@ -20,7 +20,6 @@ from torch import Tensor
 
 from gateway.dimse.store import Ending
 from gateway.ledger import series as series_rows
-from gateway.serve.director import Director
 from gateway.serve.processes import LedgerContext
 from gateway.settings.current import Live
 from gateway.settings.model import GatewaySettings
@@ -36,6 +35,7 @@ from medseg.job.folder import Format
 from medseg.job.plan import plan
 from medseg.job.run import run
 from tests.gateway.clock import Clock
+from tests.gateway.directing import Director
 from tests.gateway.phantoms import phantom
 from tests.gateway.spooling import Inbox, inbox
 from tests.medseg.bundle.zoo import spleen_like

@@ -15,8 +15,8 @@ from sqlalchemy import text
 from gateway.decide import settle
 from gateway.ledger import deliveries, instances, jobs
 from gateway.receive.comparison import Comparison
-from gateway.serve.director import Director
 from gateway.work.worker import Worker
+from tests.gateway.directing import Director
 from tests.gateway.phantoms import phantom
 from tests.gateway.receiving import encode
 from tests.gateway.spooling import Inbox, inbox

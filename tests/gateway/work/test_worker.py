@@ -17,7 +17,6 @@ from gateway.ledger import deliveries, instances, jobs, results, tables
 from gateway.ledger.jobs import NewJob
 from gateway.ledger.results import NewResult
 from gateway.ledger.tables import delivery
-from gateway.serve.director import Director
 from gateway.serve.processes import LedgerContext
 from gateway.settings.current import Live
 from gateway.settings.model import GatewaySettings
@@ -26,6 +25,7 @@ from gateway.show import studies
 from gateway.work.worker import Worker
 from tests.gateway.beside import BESIDE, beside
 from tests.gateway.clock import Clock
+from tests.gateway.directing import Director
 from tests.gateway.phantoms import phantom
 from tests.gateway.spooling import Inbox, inbox
 from tests.medseg.bundle.zoo import spleen_like
