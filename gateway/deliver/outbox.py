@@ -19,6 +19,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Protocol
 
 from pydicom.uid import UID
@@ -32,7 +33,7 @@ from gateway.ledger.ledger import Ledger, LedgerUnavailable
 from gateway.ledger.records import DeliveryRow
 from gateway.retry import Fault, meaning
 from gateway.settings.current import Live
-from gateway.settings.model import Destination, GatewaySettings
+from gateway.settings.model import Deliver, Destination, GatewaySettings
 from medseg.errors import InputError, UnreadableInstance
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class Outbox:
     def __init__(
         self,
         ledger: Ledger,
-        settings: GatewaySettings,
+        spool: Path,
         *,
         clock: Callable[[], float] = time.time,
         chance: Callable[[], float] = random.random,
@@ -65,19 +66,33 @@ class Outbox:
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         """chance: from [0, 1). stopping: asked between objects; what is not sent by then goes back into the queue."""
-        self._ledger, self._spool = ledger, settings.gateway.spool
+        self._ledger, self._spool = ledger, spool
         self._clock, self._chance, self._timeouts, self._stopping = clock, chance, timeouts, stopping
         self._owner = f"sender@{platform.node()}"
         self._lease_s = timeouts.connect_s + timeouts.acse_s + timeouts.dimse_s + 60
-        self.settle(settings)
+        self._busy: dict[str, Future[None]] = {}
+        #: Destinations whose claims nobody works on; None: all, by a sender before this one.
+        self._left: set[str | None] = {None}
 
-    def settle(self, settings: GatewaySettings) -> None:
-        """Go by these settings from now on; what is being sent ends by those before."""
-        self._deliver = settings.deliver
-        self._confirmer = Confirmer(
-            self._ledger, self._spool, settings.deliver, self._clock, self._chance, self._timeouts
-        )
-        self.destinations = settings.destinations()
+    def step(self, settings: GatewaySettings, pool: ThreadPoolExecutor) -> None:
+        """Have whatever is due served, each destination by one thread at a time; one that is busy ends by the settings
+        with which it began."""
+        try:
+            for name in tuple(self._left):
+                self.recover(name)
+                self._left.remove(name)
+            for due in sorted(self.due()):
+                if due not in self._busy:
+                    self._busy[due] = pool.submit(self.serve, settings, due)
+        except LedgerUnavailable as error:
+            logger.error("%s", error, extra={"event": "sender.ledger"})
+        for name in [name for name, future in self._busy.items() if future.done()]:
+            failure = self._busy.pop(name).exception()
+            if failure is not None:
+                facts = {"event": "sender.failed", "destination": name}
+                logger.error("sending stopped short", exc_info=failure, extra=facts)
+            if isinstance(failure, OSError | LedgerUnavailable):  # what nobody foresaw is not met again at once
+                self._left.add(name)
 
     def recover(self, name: str | None = None) -> int:
         """Take back what a sender that died on this machine had claimed, or a `serve` of a destination that broke off.
@@ -89,26 +104,27 @@ class Outbox:
         with self._ledger.read() as db:
             return deliveries.destinations_due(db, self._clock())
 
-    def serve(self, name: str) -> None:
+    def serve(self, settings: GatewaySettings, name: str) -> None:
         """Send what waits for a destination, over one association; ask after what was sent before."""
+        deliver, destination = settings.deliver, settings.destinations().get(name)
+        confirmer = Confirmer(self._ledger, self._spool, deliver, self._clock, self._chance, self._timeouts)
         batch = self._claim(name)
-        destination = self.destinations.get(name)
         if destination is None:
             for out in batch:
-                self._fail(out, Fault.NO_PEER, f"no [[peer]] named {name} with ae_title, host and port")
-            self._confirmer.accept_unconfirmed(name)
+                self._fail(deliver, out, Fault.NO_PEER, f"no [[peer]] named {name} with ae_title, host and port")
+            confirmer.accept_unconfirmed(name)
             return
         if batch:
-            self._send(destination, batch)
+            self._send(deliver, destination, batch)
         if not self._stopping():
-            self._confirmer.ask(name, destination)
+            confirmer.ask(name, destination)
 
     def _claim(self, name: str) -> tuple[DeliveryRow, ...]:
         now = self._clock()
         return self._ledger.write(deliveries.claim_outgoing, name, self._owner, now, now + self._lease_s, MOST)
 
-    def _send(self, destination: Destination, batch: Sequence[DeliveryRow]) -> None:
-        files = {out: file for out in batch if (file := self._file(out)) is not None}
+    def _send(self, deliver: Deliver, destination: Destination, batch: Sequence[DeliveryRow]) -> None:
+        files = {out: file for out in batch if (file := self._file(deliver, out)) is not None}
         if not files:
             return
         left = list(files)
@@ -116,16 +132,16 @@ class Outbox:
             with scu.associate(destination, [file.proposal() for file in files.values()], self._timeouts) as link:
                 while left and link.alive and not self._stopping():
                     out = left.pop(0)
-                    if not self._send_one(link, out, files[out]):
+                    if not self._send_one(deliver, link, out, files[out]):
                         left = self._without_companions(left, out)
         except NoAssociation as error:
             for out in left:
-                self._fail(out, *_no_association(error, out))
+                self._fail(deliver, out, *_no_association(error, out))
             return
         for out in left:
             self._put_back(out)
 
-    def _file(self, out: DeliveryRow) -> StoredFile | None:
+    def _file(self, deliver: Deliver, out: DeliveryRow) -> StoredFile | None:
         """The object's file, as it was frozen; without it the delivery is a dead letter."""
         path = self._spool / out.path
         try:
@@ -134,11 +150,11 @@ class Outbox:
                 if hashlib.file_digest(stream, "sha256").hexdigest() != out.sha256:
                     raise UnreadableInstance(out.path, "not the bytes that were frozen")
         except (OSError, InputError) as error:
-            self._fail(out, Fault.UNSENDABLE, logs.said(error))
+            self._fail(deliver, out, Fault.UNSENDABLE, logs.said(error))
             return None
         return file
 
-    def _send_one(self, link: Link, out: DeliveryRow, file: StoredFile) -> bool:
+    def _send_one(self, deliver: Deliver, link: Link, out: DeliveryRow, file: StoredFile) -> bool:
         """Send one object; False where it is to be sent again later."""
         until = self._clock() + self._lease_s
         if not self._ledger.write(deliveries.renew_delivery, out.claim, until):
@@ -146,7 +162,7 @@ class Outbox:
         answer = link.store(file)
         fault = retry.store_fault(answer.status) if answer.accepted else Fault.NOT_ACCEPTED
         if fault is not None:
-            return not self._fail(out, fault, _answered(out, answer), answer.status)
+            return not self._fail(deliver, out, fault, _answered(out, answer), answer.status)
         now, status = self._clock(), answer.status or 0
         self._ledger.write(deliveries.store, out, status, now, now + ASK_AFTER_S, answer.stored_as)
         self._log("delivery.stored", out, logging.INFO, f"stored: {meaning(status)}")
@@ -161,12 +177,10 @@ class Outbox:
                 self._put_back(out)
         return [out for out in left if out.result_id != failed.result_id]
 
-    def _fail(self, out: DeliveryRow, fault: Fault, detail: str, status: int | None = None) -> bool:
+    def _fail(self, deliver: Deliver, out: DeliveryRow, fault: Fault, detail: str, status: int | None = None) -> bool:
         """Note a failure; whether the object is to be sent again."""
         now, chance = self._clock(), self._chance()
-        again = self._ledger.write(
-            deliveries.fail, out, fault, now, self._deliver, chance, status=status, detail=detail
-        )
+        again = self._ledger.write(deliveries.fail, out, fault, now, deliver, chance, status=status, detail=detail)
         self._log("delivery.failed" if again else "delivery.dead", out, logging.WARNING, f"{fault.value}: {detail}")
         return again
 
@@ -180,38 +194,13 @@ class Outbox:
 
 def run(live: Live, stop: StopEvent) -> None:
     """Send until told to stop; then each destination finishes the object it is at."""
-    with Ledger(live.now.gateway.database) as ledger:
-        outbox = Outbox(ledger, live.now, stopping=stop.is_set)
+    gateway = live.now.gateway
+    with Ledger(gateway.database) as ledger:
+        outbox = Outbox(ledger, gateway.spool, stopping=stop.is_set)
         with ThreadPoolExecutor(MOST_AT_ONCE, thread_name_prefix="sender") as pool:
-            drive(outbox, pool, live, stop)
-
-
-def drive(outbox: Outbox, pool: ThreadPoolExecutor, live: Live, stop: StopEvent) -> None:
-    """Serve whatever is due, each destination by one thread at a time."""
-    busy: dict[str, Future[None]] = {}
-    left: set[str | None] = {None}  # destinations whose claims nobody works on; None: all, by a sender before this one
-    settings = live.now
-    while not stop.is_set():
-        if live.now is not settings:
-            settings = live.now
-            outbox.settle(settings)
-        try:
-            for destination in tuple(left):
-                outbox.recover(destination)
-                left.remove(destination)
-            for name in sorted(outbox.due()):
-                if name not in busy:
-                    busy[name] = pool.submit(outbox.serve, name)
-        except LedgerUnavailable as error:
-            logger.error("%s", error, extra={"event": "sender.ledger"})
-        for name in [name for name, future in busy.items() if future.done()]:
-            failure = busy.pop(name).exception()
-            if failure is not None:
-                facts = {"event": "sender.failed", "destination": name}
-                logger.error("sending stopped short", exc_info=failure, extra=facts)
-            if isinstance(failure, OSError | LedgerUnavailable):  # what nobody foresaw is not met again at once
-                left.add(name)
-        stop.wait(POLL_S)
+            while not stop.is_set():
+                outbox.step(live.now, pool)
+                stop.wait(POLL_S)
 
 
 def _no_association(error: NoAssociation, out: DeliveryRow) -> tuple[Fault, str]:

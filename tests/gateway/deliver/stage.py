@@ -13,7 +13,7 @@ from pydicom import dcmread
 from pydicom.uid import generate_uid
 from sqlalchemy import insert, text
 
-from gateway.deliver.outbox import Outbox
+from gateway.deliver import outbox
 from gateway.dimse.scu import RequestorTimeouts
 from gateway.ledger import tables
 from gateway.ledger.ledger import Ledger
@@ -24,6 +24,20 @@ from tests.gateway.pacs import SEG, SR
 from tests.gateway.receiving import make_ct, write_file
 
 QUICK = RequestorTimeouts(connect_s=5, acse_s=5, dimse_s=10, report_s=10)
+
+
+class Outbox(outbox.Outbox):
+    """settings: those that it serves by; may be replaced."""
+
+    def __init__(self, ledger: Ledger, settings: GatewaySettings, **chosen: Any) -> None:
+        super().__init__(ledger, settings.gateway.spool, **chosen)
+        self.settle(settings)
+
+    def settle(self, settings: GatewaySettings) -> None:
+        self.settings = settings
+
+    def serve(self, name: str) -> None:  # type: ignore[override]
+        super().serve(self.settings, name)
 
 
 @dataclass
