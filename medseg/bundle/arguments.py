@@ -74,14 +74,14 @@ class Arguments(Reader):
     def expect(self, **defaults: Any) -> None:
         """Settings the engine does not have: anything but these values goes through MONAI."""
         for name, default in defaults.items():
-            found = self.value(name, default)
-            if found != default:
-                raise UnknownStep(f"{self.name} with {name}={found!r}")
+            given = self.value(name, default)
+            if given != default:
+                raise UnknownStep(f"{self.name} with {name}={given!r}")
 
     def float32(self, name: str = "dtype") -> None:
-        found = self.value(name, None)
-        if found not in (None, Dtype("float32"), "float32"):
-            raise UnknownStep(f"{self.name} to {found.name if isinstance(found, Dtype) else found!r}")
+        dtype = self.value(name, None)
+        if dtype not in (None, Dtype("float32"), "float32"):
+            raise UnknownStep(f"{self.name} to {dtype.name if isinstance(dtype, Dtype) else dtype!r}")
 
 
 def _alone(value: Any) -> Any:

@@ -33,13 +33,13 @@ AXES: Final = ("left-right", "front-back", "head-foot")
 
 def bundle_folders() -> dict[str, Path]:
     """Folder of every bundle that can be named, by name."""
-    found: dict[str, Path] = {}
+    folders: dict[str, Path] = {}
     for place in _places():
         candidates = [place, *sorted(place.iterdir())] if place.is_dir() else []
         for folder in candidates:
             if _is_bundle(folder, within=folder is not place):
-                found.setdefault(folder.resolve().name, folder)
-    return found
+                folders.setdefault(folder.resolve().name, folder)
+    return folders
 
 
 def _is_bundle(folder: Path, *, within: bool) -> bool:

@@ -101,13 +101,13 @@ def load_bundle(path: Path | str, *, trust: bool = False, trained: bool = True) 
 def _formats(about: Reader) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """`network_data_format` of the image and of the prediction; empty where the metadata does not say."""
     formats = about.reader("network_data_format").content
-    found = []
+    both = []
     for side, usual in (("inputs", "image"), ("outputs", "pred")):
         entries = formats.get(side)
         entries = entries if isinstance(entries, Mapping) else {}
         entry = entries.get(usual, next(iter(entries.values()), {}))
-        found.append(entry if isinstance(entry, Mapping) else {})
-    return found[0], found[1]
+        both.append(entry if isinstance(entry, Mapping) else {})
+    return both[0], both[1]
 
 
 def _members(own: Reader, root: Path, trained: bool) -> tuple[Path, ...]:
@@ -191,9 +191,9 @@ def _precisions(own: Reader) -> tuple[str, ...]:
 
 def _check_versions(name: str, about: Reader) -> None:
     """Say so where the bundle was made for a newer MONAI; whether it works shows when its network is built."""
-    wanted, found = about.maybe_text("monai_version") or "0", installed_version("monai")
-    if _release(wanted) > _release(found):
-        logger.warning("bundle %s was made for MONAI %s; %s is installed", name, wanted, found)
+    wanted, installed = about.maybe_text("monai_version") or "0", installed_version("monai")
+    if _release(wanted) > _release(installed):
+        logger.warning("bundle %s was made for MONAI %s; %s is installed", name, wanted, installed)
 
 
 def _release(version: str) -> tuple[int, ...]:

@@ -116,9 +116,9 @@ class SafeConfig:
         value = self.get(key)
         if not isinstance(value, dict) or "_target_" not in value:
             raise InvalidBundle(self._bundle, key, f"expected a {role} with _target_, found {type(value).__name__}")
-        found = TARGETS[value["_target_"]].role
-        if found is not role:
-            raise InvalidBundle(self._bundle, f"{key}::_target_", f"expected a {role}, found a {found}")
+        actual = TARGETS[value["_target_"]].role
+        if actual is not role:
+            raise InvalidBundle(self._bundle, f"{key}::_target_", f"expected a {role}, found a {actual}")
         return value
 
     def get(self, key: str) -> Any:

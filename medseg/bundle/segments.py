@@ -104,15 +104,15 @@ def _meanings() -> dict[tuple[str, str], str]:
     from pydicom.sr._concepts_dict import concepts
 
     tables = cast(Mapping[str, Mapping[str, Mapping[str, tuple[str, list[int]]]]], concepts)
-    found: dict[tuple[str, str], tuple[bool, str]] = {}
+    meanings: dict[tuple[str, str], tuple[bool, str]] = {}
     for scheme, by_name in tables.items():
         for entries in by_name.values():
             for value, (meaning, groups) in entries.items():
                 # A name that a context group uses is the one DICOM means: "Liver", not "Liver structure (body ...)".
                 key, named = (scheme.upper(), value), (bool(groups), meaning)
-                if key not in found or (named[0], -len(meaning)) > (found[key][0], -len(found[key][1])):
-                    found[key] = named
-    return {key: meaning for key, (_, meaning) in found.items()}
+                if key not in meanings or (named[0], -len(meaning)) > (meanings[key][0], -len(meanings[key][1])):
+                    meanings[key] = named
+    return {key: meaning for key, (_, meaning) in meanings.items()}
 
 
 @cache

@@ -45,9 +45,9 @@ def inferer_config(bundle: str, root: Path) -> Mapping[str, Any]:
     """The inferer MONAI makes, as the configuration it would have had."""
     inferer = parsed(bundle, root, ("inferer",))
     names = ("roi_size", "sw_batch_size", "overlap", "mode", "sigma_scale", "padding_mode", "cval", "spatial_dim")
-    found = {name: getattr(inferer, name) for name in names if hasattr(inferer, name)}
+    settings = {name: getattr(inferer, name) for name in names if hasattr(inferer, name)}
     kind = next((base.__name__ for base in type(inferer).__mro__ if base.__module__.startswith("monai.")), "")
-    return {"_target_": kind, **found}
+    return {"_target_": kind, **settings}
 
 
 def transforms(bundle: str, root: Path, left_out: frozenset[str]) -> tuple[Any, Any]:
@@ -55,12 +55,12 @@ def transforms(bundle: str, root: Path, left_out: frozenset[str]) -> tuple[Any, 
     from monai.transforms import Compose
 
     parser = _parser(root)
-    found = []
+    chains = []
     for keys in (PREPROCESSING, POSTPROCESSING):
         made = _first(bundle, parser, keys)
         if not isinstance(made, Compose):
             raise InvalidBundle(bundle, keys[0], f"expected Compose, found {type(made).__name__}")
         # in place: Invertd holds this object and undoes what it recorded
         made.transforms = tuple(step for step in made.transforms if type(step).__name__ not in left_out)
-        found.append(made)
-    return found[0], found[1]
+        chains.append(made)
+    return chains[0], chains[1]

@@ -73,8 +73,8 @@ def _rows(bundle: Bundle, device_name: str, cancelled: Cancelled) -> Iterator[di
         missing = {name: one.missing(device, precision) for name, one in BACKENDS.items()}
         facts = {"bundle": bundle.name, "device": str(device), "precision": precision, "window": list(window.roi)}
         for entry in verdict.entries:
-            found = asdict(entry)
-            kept = {key: found[key] for key in ("engine", "window_s", "prepare_s", "difference", "agreement", "why")}
+            record = asdict(entry)
+            kept = {key: record[key] for key in ("engine", "window_s", "prepare_s", "difference", "agreement", "why")}
             ratio = plain_s / entry.window_s if plain_s and entry.window_s else None
             yield {**facts, **kept, "times_torch_fp32": ratio, "chosen": entry.engine == verdict.chosen}
         for name, why in missing.items():

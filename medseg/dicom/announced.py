@@ -82,10 +82,10 @@ def _pet(views: Sequence[Attributes]) -> Iterator[LeftOut]:
 
 
 def _moments(views: Sequence[Attributes]) -> Iterator[LeftOut]:
-    told = {view.text("TemporalPositionIdentifier") for view in views} - {""}
-    if told:
+    identifiers = {view.text("TemporalPositionIdentifier") for view in views} - {""}
+    if identifiers:
         announced = max(_count(view, "NumberOfTemporalPositions") for view in views)
-        yield from _short(announced, len(told), "moments", "NumberOfTemporalPositions")
+        yield from _short(announced, len(identifiers), "moments", "NumberOfTemporalPositions")
 
 
 def _of_the_series(instances: Sequence[Instance]) -> Iterator[LeftOut]:

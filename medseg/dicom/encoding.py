@@ -90,9 +90,9 @@ def find_encoding(stream: BinaryIO) -> Encoding:
 
 def _meta(data: bytes, at: int) -> Iterator[_Element]:
     """Elements of group 0002, one behind the other, as far as they are there."""
-    while (one := _little(data, at)) is not None and one.tag >> 16 == 0x0002:
-        yield one
-        at = one.end
+    while (element := _little(data, at)) is not None and element.tag >> 16 == 0x0002:
+        yield element
+        at = element.end
 
 
 def _little(data: bytes, at: int) -> _Element | None:
@@ -117,22 +117,22 @@ def _data_set(data: bytes, run: list[_Element], begin: int) -> int:
     """Where the data set begins, given all elements of group 0002: it may have some of them, too."""
     if not run:
         return begin
-    ends = [one.end for one in run]
+    ends = [element.end for element in run]
     by_length = _by_length(data, run[0])
     if by_length in ends:
-        before = [one.tag for one in run if one.begin < by_length]
+        before = [element.tag for element in run if element.begin < by_length]
     else:  # no group length, or a wrong one: tags ascend, so where they begin anew the data set does
         before = [run[0].tag]
-        for one in run[1:]:
-            if one.tag <= before[-1]:
+        for element in run[1:]:
+            if element.tag <= before[-1]:
                 break
-            before.append(one.tag)
+            before.append(element.tag)
     if _TRANSFER_SYNTAX not in before:
         return ends[-1]
-    after = [one for one in run[len(before) :] if one.tag == _TRANSFER_SYNTAX]
+    after = [element for element in run[len(before) :] if element.tag == _TRANSFER_SYNTAX]
     if after and by_length not in ends:
-        (first,) = (one for one in run[: len(before)] if one.tag == _TRANSFER_SYNTAX)
-        several = {_text(data, first), *(_text(data, one) for one in after)}
+        (first,) = (element for element in run[: len(before)] if element.tag == _TRANSFER_SYNTAX)
+        several = {_text(data, first), *(_text(data, element) for element in after)}
         if len(several) > 1:
             raise ValueError(f"{len(several)} transfer syntaxes are stated in group 0002, which has no length")
     return ends[len(before) - 1]
@@ -144,12 +144,12 @@ def _by_length(data: bytes, first: _Element) -> int:
     return first.end + int(struct.unpack_from("<L", data, first.value)[0])
 
 
-def _text(data: bytes, one: _Element) -> str:
-    return data[one.value : one.end].strip(b"\0 ").decode("ascii", "replace")
+def _text(data: bytes, element: _Element) -> str:
+    return data[element.value : element.end].strip(b"\0 ").decode("ascii", "replace")
 
 
 def _stated(data: bytes, meta: list[_Element]) -> str:
-    return next((_text(data, one) for one in meta if one.tag == _TRANSFER_SYNTAX), "")
+    return next((_text(data, element) for element in meta if element.tag == _TRANSFER_SYNTAX), "")
 
 
 def _encoding(data: bytes, meta: int, offset: int, stated: str) -> Encoding:
@@ -161,15 +161,15 @@ def _encoding(data: bytes, meta: int, offset: int, stated: str) -> Encoding:
         return Encoding(meta, offset, UID(stated) if stated else by_bytes(implicit, little), implicit, little)
     low, high = struct.unpack_from("<H", here)[0], struct.unpack_from(">H", here)[0]
     if (stated == DeflatedExplicitVRLittleEndian or min(low, high) not in _FIRST_GROUPS) and _inflates(data, offset):
-        found, implicit, little = DeflatedExplicitVRLittleEndian, False, True
+        actual, implicit, little = DeflatedExplicitVRLittleEndian, False, True
     else:
         little = little if low == high else low < high
         implicit = not _is_vr(here[4:6])
-        found = by_bytes(implicit, little)
+        actual = by_bytes(implicit, little)
     if not stated:
-        return Encoding(meta, offset, found, implicit, little)
-    syntax = found if stated in _WHOLE else UID(stated)
-    remarks = _remarks(UID(stated), found, plain=not implicit and little)
+        return Encoding(meta, offset, actual, implicit, little)
+    syntax = actual if stated in _WHOLE else UID(stated)
+    remarks = _remarks(UID(stated), actual, plain=not implicit and little)
     return Encoding(meta, offset, syntax, implicit, little, remarks)
 
 
@@ -185,11 +185,11 @@ def _as_stated(stated: str) -> tuple[bool, bool]:
     return stated == ImplicitVRLittleEndian, stated != ExplicitVRBigEndian
 
 
-def _remarks(stated: UID, found: UID, *, plain: bool) -> tuple[Remark, ...]:
+def _remarks(stated: UID, actual: UID, *, plain: bool) -> tuple[Remark, ...]:
     """plain: whether the data set has VRs and is in little endian, as that of compressed pixels has to be."""
     if stated in _WHOLE:
-        return () if stated == found else (wrong_syntax(stated, found.name),)
-    return () if plain else (wrong_syntax(stated, f"a data set in {found.name}"),)
+        return () if stated == actual else (wrong_syntax(stated, actual.name),)
+    return () if plain else (wrong_syntax(stated, f"a data set in {actual.name}"),)
 
 
 def wrong_syntax(stated: UID, found: str) -> Remark:

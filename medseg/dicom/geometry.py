@@ -88,7 +88,7 @@ def classify(
             findings = (*findings, _assumed(reference))
         outcome = arrange(in_order(some.slices), min_slices)
         refusals += outcome.refusals
-        stacks += [_stack(series, reference, some.told, findings, volume) for volume in outcome.volumes]
+        stacks += [_stack(series, reference, some.apart_by, findings, volume) for volume in outcome.volumes]
     stacks.sort(key=lambda stack: (-len(stack.slices), natural(stack.phase)))
     return GeometryVerdict(series, tuple(stacks), _summed(refusals))
 
@@ -143,7 +143,7 @@ def _assumed(reference: str) -> Finding:
 # --- the stack -------------------------------------------------------------------------------------------------
 
 
-def _stack(series: Series, reference: str, told: str, findings: tuple[Finding, ...], volume: Volume) -> Stack:
+def _stack(series: Series, reference: str, apart_by: str, findings: tuple[Finding, ...], volume: Volume) -> Stack:
     slices, grid = volume.ordered.slices, volume.grid
     first, last = slices[0].plane, slices[-1].plane
     if len(slices) > 1:
@@ -156,7 +156,7 @@ def _stack(series: Series, reference: str, told: str, findings: tuple[Finding, .
     affine[:3, 2] = first.row_direction * first.spacing_mm[1]
     affine[:3, 3] = first.position_mm - step * grid.coordinates[0]
     tilt = _tilt_deg(step, first)
-    phase = [_phase_finding(volume.told)] if volume.told else []
+    phase = [_phase_finding(volume.apart_by)] if volume.apart_by else []
     return Stack(
         series=series,
         slices=slices,
@@ -165,13 +165,13 @@ def _stack(series: Series, reference: str, told: str, findings: tuple[Finding, .
         thickness_mm=grid.extents_mm(),
         frame_of_reference_uid=reference,
         tilt_deg=tilt,
-        phase=", ".join(text for text in (told, volume.told, volume.part) if text),
+        phase=", ".join(text for text in (apart_by, volume.apart_by, volume.part) if text),
         findings=(*findings, *phase, *volume.findings, *grid.findings, *_remarks(slices, grid, tilt)),
     )
 
 
-def _phase_finding(told: str) -> Finding:
-    return Finding("phase", f"one of several phases of the series: {told}", Level.NOTE)
+def _phase_finding(apart_by: str) -> Finding:
+    return Finding("phase", f"one of several phases of the series: {apart_by}", Level.NOTE)
 
 
 def _tilt_deg(step: Vector, plane: Plane) -> float:

@@ -18,10 +18,10 @@ Numbers = tuple[float, ...]
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Slices that share what a volume shares. told: what sets them apart from other groups of the series."""
+    """Slices that share what a volume shares. apart_by: what sets them apart from other groups of the series."""
 
     slices: tuple[Slice, ...]
-    told: str = ""
+    apart_by: str = ""
     findings: tuple[Finding, ...] = ()
 
 

@@ -229,11 +229,11 @@ def _without_file_meta(header: Dataset) -> list[Remark]:
 
 def _with_numbers(header: Dataset) -> list[Remark]:
     """Give attributes that are numbers by PS3.6 and are written with a VR of text the VR that they have."""
-    texts = [one for one in header.values() if isinstance(one, RawDataElement) and one.VR in _TEXT]
-    wrong = [one for one in texts if dictionary_has_tag(one.tag) and dictionary_VR(one.tag) in _NUMBERS]
-    for one in wrong:
-        header[one.tag] = one._replace(VR=dictionary_VR(one.tag))
-    names = ", ".join(sorted(keyword_for_tag(one.tag) for one in wrong))
+    texts = [element for element in header.values() if isinstance(element, RawDataElement) and element.VR in _TEXT]
+    wrong = [element for element in texts if dictionary_has_tag(element.tag) and dictionary_VR(element.tag) in _NUMBERS]
+    for element in wrong:
+        header[element.tag] = element._replace(VR=dictionary_VR(element.tag))
+    names = ", ".join(sorted(keyword_for_tag(element.tag) for element in wrong))
     return [Remark("numbers_as_text", f"{names} written as text (VR): read as numbers")] if wrong else []
 
 
@@ -275,8 +275,8 @@ def derived_uids(header: Dataset) -> dict[str, str]:
 
 def _derived(what: str, header: Dataset, keywords: tuple[str, ...]) -> str:
     view = look(header)
-    told = "|".join(view.text(keyword) for keyword in keywords)
-    return named_uid(f"medseg {what} {told}")
+    texts = "|".join(view.text(keyword) for keyword in keywords)
+    return named_uid(f"medseg {what} {texts}")
 
 
 def _complete_uids(header: Dataset) -> None:

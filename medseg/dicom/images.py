@@ -57,7 +57,7 @@ def agreed(values: Iterable[T]) -> T:
 def said_by(instances: Sequence[Instance], keywords: Sequence[str]) -> dict[str, str]:
     """What a series says of itself: by keyword, what most of its images that can be segmented say."""
     views = [look(one.header) for one in instances]
-    said = [tuple(view.text(keyword) for keyword in keywords) for view in views]
-    if len(set(said)) > 1:  # which of them can be segmented matters only then
-        said = [one for one, instance in zip(said, instances, strict=True) if refusal(instance) is None] or said
-    return {keyword: agreed(column) for keyword, column in zip(keywords, zip(*said, strict=True), strict=True)}
+    values = [tuple(view.text(keyword) for keyword in keywords) for view in views]
+    if len(set(values)) > 1:  # which of them can be segmented matters only then
+        values = [one for one, instance in zip(values, instances, strict=True) if refusal(instance) is None] or values
+    return {keyword: agreed(column) for keyword, column in zip(keywords, zip(*values, strict=True), strict=True)}

@@ -59,8 +59,8 @@ class Ordered:
         limit = max(self._rounded(), _OFF_LINE_PIXELS * min(self.slices[0].plane.spacing_mm))
         if aside <= limit:
             return None
-        found = f"a slice lies {aside:.3g} mm off the line of first and last"
-        return Reason.NOT_ON_A_LINE, f"{found}: expected at most {limit:.3g} mm"
+        detail = f"a slice lies {aside:.3g} mm off the line of first and last"
+        return Reason.NOT_ON_A_LINE, f"{detail}: expected at most {limit:.3g} mm"
 
     def _rounded(self) -> float:
         # Coarser than a pixel is no rounding but the decimals that happened to be enough.

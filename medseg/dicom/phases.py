@@ -154,10 +154,10 @@ def called_by_turn(column: Column, volumes: Sequence[Places]) -> list[Part]:
     """Volumes with a name each: by the values of a column, or where these are many by their turn."""
     numbers = [np.unique(column.codes[places]) for places in volumes]
     if column.times is None and all(len(some) < 3 for some in numbers):
-        said = [_between(column) + " and ".join(column.shown[number] for number in some) for some in numbers]
+        names = [_between(column) + " and ".join(column.shown[number] for number in some) for some in numbers]
     else:
-        said = [f" {turn} of {len(volumes)}" for turn in range(1, len(volumes) + 1)]
-    return [Part(places, column.name + text) for places, text in zip(volumes, said, strict=True)]
+        names = [f" {turn} of {len(volumes)}" for turn in range(1, len(volumes) + 1)]
+    return [Part(places, column.name + text) for places, text in zip(volumes, names, strict=True)]
 
 
 def complete(positions: _Numbers, among: Sequence[Column]) -> list[Part] | None:

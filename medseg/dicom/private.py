@@ -49,13 +49,13 @@ def kept(header: Dataset) -> set[BaseTag]:
 
 def private_traits(header: Dataset) -> dict[str, str]:
     """What the known private elements of a header say, as texts."""
-    said = {}
+    texts = {}
     for names in _blocks(header).values():
         for tag, (name, vr) in names.items():
             text = _text(header[tag].value, vr)
             if text:
-                said[name] = text
-    return said
+                texts[name] = text
+    return texts
 
 
 def _blocks(header: Dataset) -> dict[BaseTag, dict[BaseTag, tuple[str, str]]]:

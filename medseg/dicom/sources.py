@@ -140,10 +140,10 @@ def _candidates(path: Path) -> tuple[list[_Candidate], list[Skipped]]:
 
 def _referenced(path: Path, directory: Instance) -> tuple[list[_Candidate], list[Skipped]]:
     candidates, missing = [], []
-    for one in _references(path, directory):
-        file = resolve(path.parent, one.name)
+    for reference in _references(path, directory):
+        file = resolve(path.parent, reference.name)
         if file is None:
-            missing.append(_missing(directory, one))
+            missing.append(_missing(directory, reference))
         else:
             candidates.append(_file(file))
     return candidates, missing
@@ -159,20 +159,20 @@ def _references(path: PurePath, directory: Instance) -> list[Reference]:
 def _told_by(directories: Iterable[Instance], candidates: Iterable[_Candidate]) -> list[Skipped]:
     """Directories among the files, and what they refer to and is not there."""
     there = {str(PurePath(candidate.name)).casefold() for candidate in candidates}
-    told = []
-    for one in directories:
-        path = PurePath(one.name)
+    skipped = []
+    for directory in directories:
+        path = PurePath(directory.name)
         try:
-            listed = _references(path, one)
+            listed = _references(path, directory)
         except UnreadableInstance as error:
-            told.append(Skipped(one.name, SkipReason.UNREADABLE, error.why))
+            skipped.append(Skipped(directory.name, SkipReason.UNREADABLE, error.why))
             continue
-        told.append(
-            Skipped(one.name, SkipReason.NOT_AN_IMAGE, "a DICOMDIR: the files beside it were looked at instead")
+        skipped.append(
+            Skipped(directory.name, SkipReason.NOT_AN_IMAGE, "a DICOMDIR: the files beside it were looked at instead")
         )
         absent = (ref for ref in listed if not ref.name or str(path.parent / ref.name).casefold() not in there)
-        told += [_missing(one, reference) for reference in absent]
-    return told
+        skipped += [_missing(directory, reference) for reference in absent]
+    return skipped
 
 
 def _missing(directory: Instance, reference: Reference) -> Skipped:
@@ -285,14 +285,14 @@ def _groups(instances: Iterable[Instance]) -> dict[tuple[str, str], list[Instanc
 def to_series(instances: Sequence[Instance]) -> Series:
     """The instances of one series, described as most of its images that can be segmented say (`images`)."""
     view = look(instances[0].header)
-    said = said_by(instances, ("Modality", "SeriesNumber", "SeriesDescription", "BodyPartExamined"))
+    values = said_by(instances, ("Modality", "SeriesNumber", "SeriesDescription", "BodyPartExamined"))
     return Series(
         study_uid=view.text("StudyInstanceUID"),
         series_uid=view.text("SeriesInstanceUID"),
-        modality=said["Modality"],
-        number=_whole(said["SeriesNumber"]),
-        description=said["SeriesDescription"],
-        body_part=said["BodyPartExamined"],
+        modality=values["Modality"],
+        number=_whole(values["SeriesNumber"]),
+        description=values["SeriesDescription"],
+        body_part=values["BodyPartExamined"],
         instances=tuple(instances),
     )
 

@@ -175,33 +175,33 @@ def traits(instance: Instance, frame: int | None, view: Attributes, dimensions: 
 
     dimensions: see `dimension_names`, of the instance.
     """
-    said = {name: view.text(name) for name in (_WANTED[tag] for tag in view.present(_WANTED))}
+    values = {name: view.text(name) for name in (_WANTED[tag] for tag in view.present(_WANTED))}
     for keyword in ("ImageType", "FrameType"):
-        if keyword in said:
+        if keyword in values:
             # The first two values say how an image was made, the others what it shows: magnitude, water, b-value map.
-            kinds = said[keyword].split("\\")
-            said[keyword] = "\\".join(kinds[2:])
-            said["how ImageType was made"] = "\\".join(kinds[:2])
-            said["component in ImageType"] = "\\".join(sorted(_COMPONENTS.intersection(kinds[2:])))
+            kinds = values[keyword].split("\\")
+            values[keyword] = "\\".join(kinds[2:])
+            values["how ImageType was made"] = "\\".join(kinds[:2])
+            values["component in ImageType"] = "\\".join(sorted(_COMPONENTS.intersection(kinds[2:])))
     for time, day in _DATED.items():
-        if time in said:
-            said[time] = f"{view.text(day)}|{said[time]}"
+        if time in values:
+            values[time] = f"{view.text(day)}|{values[time]}"
     zone = view.text("TimezoneOffsetFromUTC")
     for keyword in _DATETIMES:
-        if keyword in said:
-            text = said[keyword]
-            said[keyword] = f"|{text}" if "+" in text or "-" in text else f"|{text}{zone}"
+        if keyword in values:
+            text = values[keyword]
+            values[keyword] = f"|{text}" if "+" in text or "-" in text else f"|{text}{zone}"
     counted = view.number("ImageIndex"), view.number("NumberOfSlices")
     if counted[0] and counted[1]:  # PS3.3 C.8.9.4.1.9: time slices, or gates, count by NumberOfSlices
-        said["time slice of ImageIndex"] = f"{(counted[0] - 1) // counted[1] + 1:g}"
+        values["time slice of ImageIndex"] = f"{(counted[0] - 1) // counted[1] + 1:g}"
     if frame is None:
-        said |= private_traits(instance.header)
+        values |= private_traits(instance.header)
     else:
-        said["multi-frame object"] = view.text("ConcatenationUID") or instance.sop_instance_uid
+        values["multi-frame object"] = view.text("ConcatenationUID") or instance.sop_instance_uid
         indices = view.texts("DimensionIndexValues")
         names = dimensions or tuple(f"index {place}" for place in range(1, len(indices) + 1))
-        said |= {f"{name}{_DIMENSION}": index for name, index in zip(names, indices, strict=False) if name}
-    return {name: sys.intern(value) for name, value in said.items() if value}
+        values |= {f"{name}{_DIMENSION}": index for name, index in zip(names, indices, strict=False) if name}
+    return {name: sys.intern(value) for name, value in values.items() if value}
 
 
 def dimension_names(header: Attributes) -> tuple[str, ...]:

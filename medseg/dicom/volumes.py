@@ -50,12 +50,12 @@ _BY_NUMBER = Finding(
 class Volume:
     """Slices on a grid.
 
-    told: by which attributes they came apart from others ("EchoTime=10"). part: which part of them this is.
+    apart_by: by which attributes they came apart from others ("EchoTime=10"). part: which part of them this is.
     """
 
     ordered: Ordered
     grid: Grid
-    told: str = ""
+    apart_by: str = ""
     part: str = ""
     findings: tuple[Finding, ...] = ()
 
@@ -73,21 +73,22 @@ class Parted:
         return bool(self.volumes) and all(one.reason is Reason.TOO_FEW_SLICES for one in self.refusals)
 
 
-def arrange(ordered: Ordered, min_slices: int, told: str = "", depth: int = 0) -> Parted:
-    """Volumes of slices that share what a volume shares; see the module. told: what is known to set them apart."""
+def arrange(ordered: Ordered, min_slices: int, apart_by: str = "", depth: int = 0) -> Parted:
+    """Volumes of slices that share what a volume shares; see the module. apart_by: what is known to set them apart."""
     if len(ordered) < min_slices:
-        named = f" ({told})" if told else ""
+        named = f" ({apart_by})" if apart_by else ""
         detail = f"{len(ordered)} slices{named}: expected at least {min_slices}"
         return _refused(ordered, Reason.TOO_FEW_SLICES, detail)
     if len(ordered) == 1:
         grid = Grid(np.zeros(1), ordered.stated("SliceThickness") or 1.0)
-        return Parted((Volume(ordered, grid, told),))
+        return Parted((Volume(ordered, grid, apart_by),))
     if shared_positions(ordered.heights_mm).size:
         outcome = next(_apart(ordered, min_slices, depth), None) or _duplicates(ordered)
     else:
         outcome = next(_lying_between(ordered, min_slices, depth), None) or _one(ordered, min_slices)
     named_volumes = (
-        replace(volume, told=", ".join(text for text in (told, volume.told) if text)) for volume in outcome.volumes
+        replace(volume, apart_by=", ".join(text for text in (apart_by, volume.apart_by) if text))
+        for volume in outcome.volumes
     )
     return replace(outcome, volumes=tuple(named_volumes))
 
@@ -122,14 +123,14 @@ def _apart(ordered: Ordered, min_slices: int, depth: int) -> Iterator[Parted]:
             yield _parted(ordered, parts, min_slices, depth)
     for column in showing:
         if column.count <= most and depth < _DEEPEST:
-            found = _parted(ordered, by_value([column]), min_slices, depth)
-            if found.clean:
-                yield found
+            parted = _parted(ordered, by_value([column]), min_slices, depth)
+            if parted.clean:
+                yield parted
     turned = [parts for column in valued if (parts := _by_turns(ordered, column)) is not None]
     for parts in turned:
-        found = _parted(ordered, parts, min_slices, depth)
-        if found.clean:
-            yield found
+        parted = _parted(ordered, parts, min_slices, depth)
+        if parted.clean:
+            yield parted
     for column in gathered:
         parts = by_rank(positions, column, whole=column.name in STORING)
         if parts is not None:
@@ -137,15 +138,15 @@ def _apart(ordered: Ordered, min_slices: int, depth: int) -> Iterator[Parted]:
     for column in gathered:
         if column.kind is Kind.CLOCK and column.count <= most:
             parts = _by_turns(ordered, column)
-            found = _parted(ordered, parts or [], min_slices, depth)
-            if found.clean and _all_overlap(parts or []):
-                yield found
+            parted = _parted(ordered, parts or [], min_slices, depth)
+            if parted.clean and _all_overlap(parts or []):
+                yield parted
     yield from _by_number(ordered, positions, min_slices, depth)
     for parts in (once(positions, showing, most), *turned):
         if parts is not None:
-            found = _parted(ordered, parts, min_slices, depth)
-            if found.volumes:
-                yield found
+            parted = _parted(ordered, parts, min_slices, depth)
+            if parted.volumes:
+                yield parted
 
 
 def _differs_within(column: Column, positions: Places) -> bool:
@@ -196,9 +197,9 @@ def _lying_between(ordered: Ordered, min_slices: int, depth: int) -> Iterator[Pa
     for column in valued:
         parts = by_value([column])
         if column.shows and depth < _DEEPEST and _may_show(column, parts, ordered, min_slices, even=even):
-            found = _parted(ordered, parts, min_slices, depth)
-            if found.clean:
-                yield found
+            parted = _parted(ordered, parts, min_slices, depth)
+            if parted.clean:
+                yield parted
     finer = ordered.one_finer()
     if finer and even:
         return
@@ -223,9 +224,9 @@ def _lying_between(ordered: Ordered, min_slices: int, depth: int) -> Iterator[Pa
     for column in [] if even else valued if apart else [one for one in valued if one.shows]:
         parts = by_value([column]) if column.shows else _by_turns(ordered, column) or []
         if len(parts) > 1 and lie_between([one.places for one in parts]):
-            found = _parted(ordered, parts, min_slices, depth)
-            if found.volumes:
-                yield found
+            parted = _parted(ordered, parts, min_slices, depth)
+            if parted.volumes:
+                yield parted
 
 
 def _may_show(column: Column, parts: Sequence[Part], ordered: Ordered, min_slices: int, *, even: bool) -> bool:

@@ -94,17 +94,17 @@ def _views(labels: LabelSpool) -> tuple[list[_View], list[_View]]:
     """Three overviews through the middle of what was found, and closer slices of the acquisition."""
     stack = labels.stack
     areas = np.array([(plane != 0).sum() for plane in labels])
-    found = np.flatnonzero(areas)
-    k = int(areas.argmax()) if found.size else len(areas) // 2
+    filled = np.flatnonzero(areas)
+    k = int(areas.argmax()) if filled.size else len(areas) // 2
     middle = _foreground(labels, k)
     j, i = _middle(middle)
     overviews = [_slice_view(labels, k, f"slice {k + 1} of {len(areas)}")]
     if len(areas) >= 8:
         overviews.extend(_reformats(labels, j, i))
-    if not found.size:
+    if not filled.size:
         return overviews, []
-    box = _box(labels, found, stack)
-    chosen = found[np.unique(np.linspace(0, found.size - 1, _DETAILS + 2).round().astype(int)[1:-1])]
+    box = _box(labels, filled, stack)
+    chosen = filled[np.unique(np.linspace(0, filled.size - 1, _DETAILS + 2).round().astype(int)[1:-1])]
     return overviews, [_slice_view(labels, int(n), f"slice {n + 1}", box) for n in chosen]
 
 
@@ -120,10 +120,10 @@ def _middle(mask: NDArray[np.bool_]) -> tuple[int, int]:
     return round(j), round(i)
 
 
-def _box(labels: LabelSpool, found: NDArray[np.intp], stack: Stack) -> tuple[slice, slice]:
+def _box(labels: LabelSpool, filled: NDArray[np.intp], stack: Stack) -> tuple[slice, slice]:
     """A square around everything found, 12 mm wider on each side, at least a third of the image."""
     seen = np.zeros(stack.shape[1:], bool)
-    for k in found:
+    for k in filled:
         seen |= _foreground(labels, int(k))
     spacing = stack.spacing_mm[1:]
     extents = [np.flatnonzero(seen.any(axis=1 - axis)) for axis in (0, 1)]

@@ -85,8 +85,8 @@ def write_report(path: Path, result: SegmentationResult, provenance: Provenance,
 
 def sentences(result: SegmentationResult, *, research_use: bool = True) -> Iterator[str]:
     """What the report says in words: what was not found, then each doubt."""
-    labels = {found.segment.number: plain(found.segment.label) for found in result.measured}
-    missing = [labels[found.segment.number] for found in result.measured if found.voxels == 0]
+    labels = {measured.segment.number: plain(measured.segment.label) for measured in result.measured}
+    missing = [labels[measured.segment.number] for measured in result.measured if measured.voxels == 0]
     if missing and result.empty:
         yield f"Nothing found: no {_listed(missing)} found in series {result.stack.series.number or 'without number'}."
     elif missing:
@@ -112,7 +112,7 @@ def _content(result: SegmentationResult, made: Provenance, *, with_seg: bool) ->
             observer_device_context=sr.ObserverContext(codes.cid270.Device, device)
         ),
         procedure_reported=_PROCEDURE.get(result.stack.series.modality, codes.cid100.ImagingProcedure),
-        imaging_measurements=[_group(found, result, made, with_seg=with_seg) for found in result.measured],
+        imaging_measurements=[_group(measured, result, made, with_seg=with_seg) for measured in result.measured],
         title=codes.cid7021.ImagingMeasurementReport,
     )
     report[0].ContentSequence.append(_words(result, made))
@@ -120,9 +120,9 @@ def _content(result: SegmentationResult, made: Provenance, *, with_seg: bool) ->
 
 
 def _group(
-    found: Measured, result: SegmentationResult, made: Provenance, *, with_seg: bool
+    measured: Measured, result: SegmentationResult, made: Provenance, *, with_seg: bool
 ) -> sr.VolumetricROIMeasurementsAndQualitativeEvaluations | sr.MeasurementsAndQualitativeEvaluations:
-    segment = found.segment
+    segment = measured.segment
     tracking = sr.TrackingIdentifier(
         uid=made.key.uid(f"segment.{segment.number}"), identifier=f"{plain(segment.label)[:40]} {made.key.digest[:8]}"
     )
@@ -132,18 +132,20 @@ def _group(
         parameters=[f"bundle_sha256={made.bundle_digest}"],
     )
     volume = sr.Measurement(
-        name=codes.cid7469.Volume, value=round(found.volume_ml, 6), unit=_MILLILITRE, algorithm_id=algorithm
+        name=codes.cid7469.Volume, value=round(measured.volume_ml, 6), unit=_MILLILITRE, algorithm_id=algorithm
     )
     measurements = [volume]
     if (segment.category.scheme, segment.category.value) == _ABNORMAL:
-        measurements.append(sr.Measurement(name=_LESIONS, value=found.components, unit=_COUNT, algorithm_id=algorithm))
+        measurements.append(
+            sr.Measurement(name=_LESIONS, value=measured.components, unit=_COUNT, algorithm_id=algorithm)
+        )
     site = segment.region or (segment.type if segment.laterality else None)
     sites = (
         [sr.FindingSite(coded(site), laterality=coded(segment.laterality) if segment.laterality else None)]
         if site
         else None
     )
-    if found.voxels and with_seg:
+    if measured.voxels and with_seg:
         return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
             tracking_identifier=tracking,
             referenced_segment=sr.ReferencedSegment(
@@ -170,12 +172,12 @@ def _words(result: SegmentationResult, made: Provenance) -> sr.ContainerContentI
     container = sr.ContainerContentItem(
         name=_QUALITATIVE_EVALUATIONS, relationship_type=sr.RelationshipTypeValues.CONTAINS
     )
-    said = [
+    items = [
         sr.TextContentItem(codes.DCM.Finding, text, sr.RelationshipTypeValues.CONTAINS)
         for text in sentences(result, research_use=made.research_use)
     ]
-    if any(found.voxels == 0 for found in result.measured):  # then the first sentence says what was not found
-        said[0].ContentSequence = sr.ContentSequence(
+    if any(measured.voxels == 0 for measured in result.measured):  # then the first sentence says what was not found
+        items[0].ContentSequence = sr.ContentSequence(
             [
                 sr.ImageContentItem(
                     codes.DCM.SourceOfMeasurement,
@@ -186,13 +188,15 @@ def _words(result: SegmentationResult, made: Provenance) -> sr.ContainerContentI
                 for instance in _instances(result)
             ]
         )
-    container.ContentSequence = sr.ContentSequence(said)
+    container.ContentSequence = sr.ContentSequence(items)
     return container
 
 
 def _instances(result: SegmentationResult) -> tuple[Instance, ...]:
-    found = {part.instance.sop_instance_uid: part.instance for part in result.stack.slices if part.instance is not None}
-    return tuple(found.values())
+    by_uid = {
+        part.instance.sop_instance_uid: part.instance for part in result.stack.slices if part.instance is not None
+    }
+    return tuple(by_uid.values())
 
 
 def _reference(result: SegmentationResult, sop_class: str, sop_instance: str, series: str | None = None) -> Dataset:

@@ -127,13 +127,13 @@ def _compare(
     return Verified(len(frames), counts)
 
 
-def _missing(plane: LabelPlane, found: Mapping[int, int], *, exclusive: bool) -> str:
-    """What a label plane has that the frames of its slice have not. found: segment -> voxels."""
+def _missing(plane: LabelPlane, in_file: Mapping[int, int], *, exclusive: bool) -> str:
+    """What a label plane has that the frames of its slice have not. in_file: segment -> voxels."""
     wanted = np.bincount(plane.reshape(-1)) if exclusive else [0, *(np.count_nonzero(mask) for mask in plane)]
     wrong = (
-        f"{voxels} voxels of segment {segment}, {found.get(segment, 0)} in the file"
+        f"{voxels} voxels of segment {segment}, {in_file.get(segment, 0)} in the file"
         for segment, voxels in enumerate(wanted)
-        if segment and voxels != found.get(segment, 0)
+        if segment and voxels != in_file.get(segment, 0)
     )
     return ", ".join(wrong)
 
