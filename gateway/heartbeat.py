@@ -90,11 +90,11 @@ def beats(spool: Path) -> list[Beat]:
     """All processes that should beat, by name; none where no service has run. Raises OSError."""
     now, found = time.time(), []
     for file in sorted((spool / FOLDER).glob("*")):
-        told = json.loads(file.read_text("utf-8") or "{}")
+        written = json.loads(file.read_text("utf-8") or "{}")
         at = file.stat().st_mtime
         # A clock that was set back makes a beat come from the future: no sign of life either, for a second.
         age_s = abs(now - at) if at else math.inf
-        found.append(Beat(file.name, told.get("pid"), told.get("started_at"), age_s))
+        found.append(Beat(file.name, written.get("pid"), written.get("started_at"), age_s))
     return found
 
 

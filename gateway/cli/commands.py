@@ -71,8 +71,8 @@ def serve(
         return replace(settings, gateway=replace(settings.gateway, allow_any_caller=True, allow_callers=()))
 
     def reload(current: GatewaySettings) -> Reloaded:
-        found = reload_settings(path, current)
-        return replace(found, settings=admitting(found.settings))
+        reloaded = reload_settings(path, current)
+        return replace(reloaded, settings=admitting(reloaded.settings))
 
     run(admitting(load_settings(path)), reload)
 

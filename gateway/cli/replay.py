@@ -140,19 +140,19 @@ def _run(
     from gateway.ledger import jobs, replays, series
     from gateway.settings.model import Rule
 
-    said: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     for row in series.series_of(db, study_uid):
         if series_uid not in (None, row.series_uid):
             continue
         if bundle is None and rule is None:
             anew = replays.reopen(db, study_uid, row.series_uid)
-            said[row.series_uid] = "" if anew else "images of it may still come, or were deleted by retention"
+            reasons[row.series_uid] = "" if anew else "images of it may still come, or were deleted by retention"
             continue
         before = jobs.latest_job(db, study_uid, row.series_uid)
         by = rule or replace(Rule(BY_HAND) if before is None else rule_of(before), bundle=bundle)
         new = job_for(by, study_uid, row.series_uid, row.revision, now)
-        said[row.series_uid] = replays.run_by_hand(db, new, now)
-    return said
+        reasons[row.series_uid] = replays.run_by_hand(db, new, now)
+    return reasons
 
 
 def _rule(settings: GatewaySettings, name: str) -> Rule:

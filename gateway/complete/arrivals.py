@@ -148,8 +148,8 @@ def _ended(arrivals: Arrivals, event: Ended, now_s: float) -> Arrivals:
     for study_uid, study in arrivals.studies.items():
         for series_uid, series in study.series.items():
             if event.association in series.carriers:
-                told = _without_carrier(series, event, association, now_s)
-                arrivals = _with_series(arrivals, study_uid, series_uid, told)
+                ended = _without_carrier(series, event, association, now_s)
+                arrivals = _with_series(arrivals, study_uid, series_uid, ended)
     return arrivals
 
 

@@ -96,9 +96,9 @@ def decide(arrivals: Arrivals, study_uid: str, series_uid: str | None, now_s: fl
     denial = next(_denials(study, series_uid), None)
     if denial is not None:
         return CapReached(denial) if now_s >= cap_s else Waiting(cap_s, denial)
-    said = next(_proofs(study, series_uid, parts, fresh), None)
-    if said is not None:
-        return Complete(said)
+    proof = next(_proofs(study, series_uid, parts, fresh), None)
+    if proof is not None:
+        return Complete(proof)
     due_s, reason = _quiet(arrivals, fresh, now_s, settings)
     if now_s >= due_s:
         return Complete(reason)

@@ -71,11 +71,11 @@ def paced(pace: Pace, instances: int, now_s: float) -> Pace:
 def subjects(peer: Peer, arriving: Sequence[UndecidedSeries]) -> dict[Subject, int]:
     """What a peer is to be asked about, with how many instances of it are here."""
     wanted: dict[Subject, int] = defaultdict(int)
-    for one in arriving:
-        if peer.query or (peer.query is None and peer.ae_title in one.senders):
-            wanted[Subject(one.study_uid, one.series_uid)] = one.instances
+    for undecided in arriving:
+        if peer.query or (peer.query is None and peer.ae_title in undecided.senders):
+            wanted[Subject(undecided.study_uid, undecided.series_uid)] = undecided.instances
         if peer.query:
-            wanted[Subject(one.study_uid, None)] += one.instances
+            wanted[Subject(undecided.study_uid, None)] += undecided.instances
     return wanted
 
 
@@ -127,12 +127,12 @@ class Inquiry:
         destinations = settings.destinations()
         for peer in settings.peers:
             destination = destinations[peer.name]
-            told = destination.ae_title in waiting
+            reports = destination.ae_title in waiting
             waiting.discard(destination.ae_title)
             if peer.name not in self._busy:
                 due = {one: here for one, here in subjects(peer, arriving).items() if self._is_due(peer, one, here)}
-                if told or due:
-                    call = partial(self._call, settings.deliver, peer.name, destination, told, due)
+                if reports or due:
+                    call = partial(self._call, settings.deliver, peer.name, destination, reports, due)
                     self._busy[peer.name] = pool.submit(call)
         for title in waiting:
             for report in self._claim(title):
@@ -149,7 +149,7 @@ class Inquiry:
 
     def _forget(self, arriving: Sequence[UndecidedSeries]) -> None:
         """Keep no pace of what is complete."""
-        here = {(one.study_uid, one.series_uid) for one in arriving}
+        here = {(undecided.study_uid, undecided.series_uid) for undecided in arriving}
         studies = {study_uid for study_uid, _ in here}
         for key in list(self._paces):
             subject = key[1]
@@ -161,10 +161,10 @@ class Inquiry:
     # ---- in a peer's own thread
 
     def _call(
-        self, deliver: Deliver, name: str, destination: Destination, told: bool, due: Mapping[Subject, int]
+        self, deliver: Deliver, name: str, destination: Destination, reports: bool, due: Mapping[Subject, int]
     ) -> None:
         """Report what is to be reported, then ask what is to be asked."""
-        if told:
+        if reports:
             for report in self._claim(destination.ae_title):
                 self._report(deliver, destination, report)
         if due:

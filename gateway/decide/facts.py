@@ -88,11 +88,11 @@ def series_facts(images: Collection[ImageFacts]) -> SeriesFacts | None:
 def speaking(images: Collection[ImageFacts]) -> list[SeriesFacts]:
     """The instances that speak for their series."""
     for some in (
-        [one for one in images if not one.passed_by],
-        [one for one in images if one.is_image],
+        [image for image in images if not image.passed_by],
+        [image for image in images if image.is_image],
         list(images),
     ):
-        facts = [one.facts for one in some if one.facts is not None]
+        facts = [image.facts for image in some if image.facts is not None]
         if facts:
             return facts
     return []
@@ -100,10 +100,10 @@ def speaking(images: Collection[ImageFacts]) -> list[SeriesFacts]:
 
 def passed_by(images: Iterable[ImageFacts]) -> dict[str, int]:
     """What of a series is not segmented, by class and reason, and how many of it."""
-    counted = Counter(_what(one) for one in images if one.passed_by)
+    counted = Counter(_what(image) for image in images if image.passed_by)
     return dict(sorted(counted.items()))
 
 
-def _what(one: ImageFacts) -> str:
-    name = class_name(one.sop_class_uid)
-    return name if one.facts and one.sop_class_uid not in IMAGES else f"{name}, {one.passed_by}"
+def _what(image: ImageFacts) -> str:
+    name = class_name(image.sop_class_uid)
+    return name if image.facts and image.sop_class_uid not in IMAGES else f"{name}, {image.passed_by}"

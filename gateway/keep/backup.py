@@ -81,10 +81,10 @@ def verify(saved: Path) -> int:
     total = 0
     for path, length in lengths.items():
         file = saved / SPOOL / path
-        found = file.stat().st_size if file.is_file() else None
-        total += found or 0
-        if found != length:
-            problems.append(f"{path}: expected {length} bytes, found {found}")
+        size_bytes = file.stat().st_size if file.is_file() else None
+        total += size_bytes or 0
+        if size_bytes != length:
+            problems.append(f"{path}: expected {length} bytes, found {size_bytes}")
     if problems:
         raise BackupFailed(f"{saved} cannot be used: {'; '.join(problems[:3])}")
     return total

@@ -89,13 +89,13 @@ def identify(data: Data, transfer_syntax_uid: str, *, whole: bool) -> Identity:
 
 
 def _identity(data: Data, encoding: _Encoding, whole: bool) -> Identity:
-    found: dict[int, bytes] = {}
+    values: dict[int, bytes] = {}
     position, size, beyond = 0, len(data), False
     try:
         while position < size:
             tag, vr, length, position = _element(data, position, encoding)
             beyond = beyond or tag > SERIES_INSTANCE_UID
-            if beyond and found.keys() >= NEEDED:
+            if beyond and values.keys() >= NEEDED:
                 break
             if length == UNDEFINED:
                 position = _after_sequence(data, position, _IMPLICIT_LE if vr == b"UN" else encoding, 0)
@@ -103,7 +103,7 @@ def _identity(data: Data, encoding: _Encoding, whole: bool) -> Identity:
             if tag in WANTED:
                 if position + length > size:
                     raise NeedMore
-                found[tag] = bytes(data[position : position + length])
+                values[tag] = bytes(data[position : position + length])
             position += length
         else:
             if not whole or (position > size and not beyond):
@@ -111,13 +111,13 @@ def _identity(data: Data, encoding: _Encoding, whole: bool) -> Identity:
     except (NeedMore, NotDicom, struct.error):
         if not (whole and beyond):  # else what is looked for is where it should be, or nowhere
             raise
-    character_set = found.get(CHARACTER_SET, b"")
-    patient, issuer = (_text(found.get(tag, b""), character_set) for tag in (PATIENT_ID, ISSUER_OF_PATIENT_ID))
+    character_set = values.get(CHARACTER_SET, b"")
+    patient, issuer = (_text(values.get(tag, b""), character_set) for tag in (PATIENT_ID, ISSUER_OF_PATIENT_ID))
     return Identity(
-        _uid(found.get(SOP_CLASS_UID, b"")),
-        _uid(found.get(SOP_INSTANCE_UID, b"")),
-        _uid(found.get(STUDY_INSTANCE_UID, b"")),
-        _uid(found.get(SERIES_INSTANCE_UID, b"")),
+        _uid(values.get(SOP_CLASS_UID, b"")),
+        _uid(values.get(SOP_INSTANCE_UID, b"")),
+        _uid(values.get(STUDY_INSTANCE_UID, b"")),
+        _uid(values.get(SERIES_INSTANCE_UID, b"")),
         patients.key(patient, issuer),
     )
 

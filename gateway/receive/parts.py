@@ -60,15 +60,15 @@ def parted(ledger: Ledger, spool: Path, series: Series, cancelled: Cancelled = n
     """The parts of a series as it counts, the series itself where nothing changes; None where its study is stopped."""
     with ledger.read() as db:
         basis = patients.basis(db, series.study_uid, series.series_uid)
-    said = [key_of(one.header) for one in series.instances]
+    keys = [key_of(one.header) for one in series.instances]
     settled = basis.conflict
-    if settled is None and len(patients.groups(said)) > 1:  # filed by a version of medseg that did not look
-        _note(ledger, series, said)
+    if settled is None and len(patients.groups(keys)) > 1:  # filed by a version of medseg that did not look
+        _note(ledger, series, keys)
         return None
     if settled is not None and settled.state is ConflictState.OPEN:
         return None
     if settled is None:
-        key = patients.fullest(said)
+        key = patients.fullest(keys)
         if len({_written(one.header) for one in series.instances}) <= 1:
             return PatientParts(((key, series),), basis, {})
         return _under(series.instances, _latest(series.instances, key), key, basis)
@@ -93,9 +93,9 @@ class NoIdentity(InputError):
         )
 
 
-def _note(ledger: Ledger, series: Series, said: Sequence[str]) -> None:
+def _note(ledger: Ledger, series: Series, keys: Sequence[str]) -> None:
     now = time.time()
-    for key in dict.fromkeys(said):
+    for key in dict.fromkeys(keys):
         ledger.write(patients.note, series.study_uid, key, "", now)
 
 

@@ -93,8 +93,8 @@ class Director:
             rule = self._rule(row.study_uid, row.series_uid)
             new = None if rule is None else job_for(rule, row.study_uid, row.series_uid, row.revision, wall_s)
             if self._ledger.write(replays.decide_again, row, new, wall_s):
-                told = {"event": "series.asked_anew", "study": row.study_uid, "series": row.series_uid}
-                logger.info("series sent again: the rules of now are asked", extra=told)
+                extra = {"event": "series.asked_anew", "study": row.study_uid, "series": row.series_uid}
+                logger.info("series sent again: the rules of now are asked", extra=extra)
 
     def _begin(self, study_uid: str, series_uid: str, wall_s: float) -> None:
         """A job for a series of which the first slices have come: a worker may follow it.
@@ -121,8 +121,8 @@ class Director:
 
         job_id = self._ledger.write(commit)
         if job_id is not None:
-            told = {"event": "job.begun", "job": job_id, "study": study_uid, "series": series_uid}
-            logger.info("job %d begun on the first slices", job_id, extra=told)
+            extra = {"event": "job.begun", "job": job_id, "study": study_uid, "series": series_uid}
+            logger.info("job %d begun on the first slices", job_id, extra=extra)
 
     def _verdicts(self, study_uid: str, fresh: list[str], now_s: float) -> Iterator[_Verdict]:
         whole: dict[str, tuple[Rule, str]] = {}
@@ -178,12 +178,12 @@ class Director:
         return known[1]
 
     def _candidates(self, study_uid: str, rule: Rule) -> list[Candidate]:
-        found = []
+        candidates = []
         for series_uid in self._watch.arrivals.studies[study_uid].series:
             known = self._facts(study_uid, series_uid)
             if known is not None and rules.choose(known, self._settings.rules) == rule:
-                found.append(candidate(known))
-        return found
+                candidates.append(candidate(known))
+        return candidates
 
     def _hold(self, study_uid: str, series_uid: str, why: str) -> None:
         """Wait for what is to come, or for a person; said once for each revision."""
@@ -200,8 +200,8 @@ class Director:
             return held
 
         if self._ledger.write(commit):
-            told = {"event": "series.held", "study": study_uid, "series": series_uid}
-            logger.warning("series held: %s", why, extra=told)
+            extra = {"event": "series.held", "study": study_uid, "series": series_uid}
+            logger.warning("series held: %s", why, extra=extra)
         self._held[key] = revision
 
     def _lacks_images(self, study_uid: str, series_uid: str) -> bool:
@@ -218,8 +218,8 @@ class Director:
         stopped: studies, with whom their images name.
         """
         for study_uid in stopped.keys() - self._stopped:
-            told = {"event": "patient.conflict", "study": study_uid}
-            logger.error("study %s has images of two patients: nothing is made of it", study_uid, extra=told)
+            extra = {"event": "patient.conflict", "study": study_uid}
+            logger.error("study %s has images of two patients: nothing is made of it", study_uid, extra=extra)
         alike = {study_uid for study_uid, said in stopped.items() if len(patients.groups(said)) <= 1}
         for study_uid in alike:
             self._ledger.write(settle.close, study_uid, wall_s)
@@ -252,5 +252,5 @@ class Director:
             self._held.pop((study_uid, series_uid), None)
             self._begun.pop((study_uid, series_uid), None)
             what = f"rule {verdict.rule.name}" if verdict.rule else "no job"  # why not, the ledger and the page say
-            told = {"event": "series.complete", "study": study_uid, "series": series_uid, "by": verdict.by}
-            logger.info("series complete (%s): %s", verdict.by, what, extra=told)
+            extra = {"event": "series.complete", "study": study_uid, "series": series_uid, "by": verdict.by}
+            logger.info("series complete (%s): %s", verdict.by, what, extra=extra)

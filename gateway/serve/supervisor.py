@@ -118,12 +118,12 @@ def recover(settings: GatewaySettings, ledger: Ledger) -> None:
     spool = settings.gateway.spool
     sweep(ledger, spool)
     sweep_results(ledger, spool)
-    found = reconcile(Spool(spool, ledger, processes.watermark(settings)), ledger)
+    reconciled = reconcile(Spool(spool, ledger, processes.watermark(settings)), ledger)
     logger.info(
         "spool and ledger agree: %d adopted, %d quarantined, %d missing",
-        len(found.adopted),
-        len(found.quarantined),
-        len(found.missing),
+        len(reconciled.adopted),
+        len(reconciled.quarantined),
+        len(reconciled.missing),
         extra={"event": "service.reconciled"},
     )
     _lose_jobs(settings, ledger, Fault.DRAINED)
@@ -298,19 +298,19 @@ class Supervisor:
 
     def reload(self, reload: Reload) -> None:
         """Read the settings again: right ones reach every process, wrong ones change nothing; the log says which."""
-        found = reload(self._settings)
-        for problem in found.problems:
+        reloaded = reload(self._settings)
+        for problem in reloaded.problems:
             logger.error("settings not reloaded: %s", problem, extra={"event": "settings.refused"})
-        for key in found.kept:
+        for key in reloaded.kept:
             logger.warning("%s stays as it was until a restart", key, extra={"event": "settings.kept", "key": key})
-        if not found.problems:
-            self._settings = found.settings
+        if not reloaded.problems:
+            self._settings = reloaded.settings
             for child in self.children:
-                child.settle(found.settings)
+                child.settle(reloaded.settings)
             logger.info("settings reloaded", extra={"event": "settings.reloaded"})
             self._doubt()
-        problems = list(map(str, found.problems))
-        self._ledger.write(events.record_settings, problems, found.kept, time.time())
+        problems = list(map(str, reloaded.problems))
+        self._ledger.write(events.record_settings, problems, reloaded.kept, time.time())
 
     def _doubt(self) -> None:
         """Look for what is allowed in the settings and cannot work, beside all else: bundles may be large to load."""
@@ -319,11 +319,11 @@ class Supervisor:
         def look() -> None:
             if before is not None:
                 before.join()
-            told = [str(doubt) for doubt in doubts.doubts(settings, doubts.loading()) if doubt.broken]
-            for doubt in told:
+            broken = [str(doubt) for doubt in doubts.doubts(settings, doubts.loading()) if doubt.broken]
+            for doubt in broken:
                 logger.warning("settings: %s", doubt, extra={"event": "settings.doubted"})
             with suppress(LedgerUnavailable):
-                ledger.write(events.record_doubts, told, time.time())
+                ledger.write(events.record_doubts, broken, time.time())
 
         self._looking = threading.Thread(target=look, name="doubts", daemon=True)
         self._looking.start()
