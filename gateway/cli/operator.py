@@ -227,7 +227,7 @@ def purge(
 
     settings = read_settings(config)
     with open_ledger(settings) as ledger:
-        there = purging.look(ledger, study_uid)
+        there = purging.content_of(ledger, study_uid)
         if not yes:
             typer.confirm(f"study {study_uid}: {_counted(asdict(there))}: take all of it away?", abort=True, err=True)
         gone = purging.purge(ledger, settings.gateway.spool, study_uid, time.time())

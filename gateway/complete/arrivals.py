@@ -17,13 +17,13 @@ from gateway.complete.events import (
     AssociationOpened,
     AssociationReleased,
     CountAnswered,
+    Decided,
     Ended,
     Event,
     Image,
     InstanceArrived,
     InstancesListed,
     RequestEnded,
-    Taken,
 )
 
 #: Two answers to a count agree when they are the same and at least this far apart.
@@ -68,9 +68,9 @@ class ArrivingSeries:
     aborted_s: by sender, when such an association broke off, until its sender has come again and released.
     request_ended: a STOW request that brought instances has ended, and nothing came since.
     corrected: instances of this generation that replaced others.
-    fresh: something has come that was not taken. taken_s: when the generation before was.
-    late: how often something came after all that was here had been taken. pace_s: the longest pause before a new image
-        that did, of those up to LONGEST_PACE_S.
+    undecided: something has come that was not decided upon. decided_s: when the generation before was.
+    late: how often something came after all that was here had been decided upon. pace_s: the longest pause before a new
+        image that did, of those up to LONGEST_PACE_S.
     one_each: no association has brought more than one instance.
     """
 
@@ -83,8 +83,8 @@ class ArrivingSeries:
     request_ended: bool = False
     corrected: frozenset[str] = frozenset()
     generation: int = 1
-    fresh: bool = True
-    taken_s: float | None = None
+    undecided: bool = True
+    decided_s: float | None = None
     late: int = 0
     pace_s: float = 0.0
     one_each: bool = True
@@ -128,9 +128,9 @@ def observe(arrivals: Arrivals, event: Event, now_s: float) -> Arrivals:
             return _listed(arrivals, uids, now_s)
         case CountAnswered():
             return _counted(arrivals, event, now_s)
-        case Taken(study_uid, series_uid):
+        case Decided(study_uid, series_uid):
             series = arrivals.studies[study_uid].series[series_uid]
-            return _with_series(arrivals, study_uid, series_uid, replace(series, fresh=False, taken_s=now_s))
+            return _with_series(arrivals, study_uid, series_uid, replace(series, undecided=False, decided_s=now_s))
 
 
 def forget(arrivals: Arrivals, study_uid: str) -> Arrivals:
@@ -172,9 +172,9 @@ def _arrived(arrivals: Arrivals, event: InstanceArrived, now_s: float) -> Arriva
     study = arrivals.studies.get(event.study_uid, ArrivingStudy())
     series = study.series.get(event.series_uid) or ArrivingSeries(opened_s=now_s, last_s=now_s)
     known = series.images.get(event.sop_instance_uid)
-    if not series.fresh:
+    if not series.undecided:
         if known and known.digest == event.image.digest:
-            return arrivals  # a repetition of what was taken
+            return arrivals  # a repetition of what was decided upon
         arrivals, series = _late(arrivals, event, series, now_s)
     if known and known.digest != event.image.digest:
         series = replace(series, corrected=series.corrected | {event.sop_instance_uid})
@@ -197,7 +197,7 @@ def _arrived(arrivals: Arrivals, event: InstanceArrived, now_s: float) -> Arriva
 def _late(
     arrivals: Arrivals, event: InstanceArrived, series: ArrivingSeries, now_s: float
 ) -> tuple[Arrivals, ArrivingSeries]:
-    """An instance came after all that was here had been taken: a new generation, and what is learned from its pause."""
+    """An instance came after the decision on all that was here: a new generation, and what its pause tells."""
     pause_s, corrects = now_s - series.last_s, event.sop_instance_uid in series.images
     pace_s = series.pace_s if corrects or pause_s > LONGEST_PACE_S else max(series.pace_s, pause_s)
     if series.one_each and not corrects:
@@ -205,7 +205,7 @@ def _late(
         arrivals = replace(arrivals, paces_s={**arrivals.paces_s, event.sender: longest_s})
     series = replace(
         series,
-        fresh=True,
+        undecided=True,
         generation=series.generation + 1,
         opened_s=now_s,
         corrected=frozenset(),

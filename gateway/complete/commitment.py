@@ -60,7 +60,7 @@ def failures(items: Iterable[Item], stored: Iterable[tuple[str, str]], *, overdu
     return failed
 
 
-def look(ledger: Ledger, spool: Path, now: float) -> None:
+def settle(ledger: Ledger, spool: Path, now: float) -> None:
     """Decide on the commitments that can be decided upon."""
     with ledger.read() as db:
         waiting = commitments.waiting(db)

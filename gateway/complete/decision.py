@@ -1,6 +1,6 @@
 """When a series is complete, as a function of what was observed (`gateway.complete.arrivals`) and of the clock.
 
-        first instance        last instance                     taken          late instance
+        first instance        last instance                     decided        late instance
              |  . .  . . . .        |                             |                 |
              |<--- the sender says that this was all ------------>|                 |     at once
              |                      |<-- quiet_s, _gap, _open, -->|                 |     else
@@ -76,7 +76,7 @@ class CapReached:
 
 @dataclass(frozen=True)
 class Settled:
-    """Nothing to decide: what has come was taken, or came later than `late_s` after that."""
+    """Nothing to decide: what has come was decided upon, or came later than `late_s` after that."""
 
 
 Decision: TypeAlias = Waiting | Complete | CapReached | Settled
@@ -89,27 +89,27 @@ def decide(arrivals: Arrivals, study_uid: str, series_uid: str | None, now_s: fl
     """
     study = arrivals.studies[study_uid]
     parts = list(study.series.values()) if series_uid is None else [study.series[series_uid]]
-    fresh = [part for part in parts if part.fresh and not _too_late(part, settings)]
-    if not fresh:
+    undecided = [part for part in parts if part.undecided and not _too_late(part, settings)]
+    if not undecided:
         return Settled()
-    cap_s = min(part.opened_s for part in fresh) + settings.cap_s
+    cap_s = min(part.opened_s for part in undecided) + settings.cap_s
     denial = next(_denials(study, series_uid), None)
     if denial is not None:
         return CapReached(denial) if now_s >= cap_s else Waiting(cap_s, denial)
-    proof = next(_proofs(study, series_uid, parts, fresh), None)
+    proof = next(_proofs(study, series_uid, parts, undecided), None)
     if proof is not None:
         return Complete(proof)
-    due_s, reason = _quiet(arrivals, fresh, now_s, settings)
+    due_s, reason = _quiet(arrivals, undecided, now_s, settings)
     if now_s >= due_s:
         return Complete(reason)
     return CapReached(reason.value, due_s) if now_s >= cap_s else Waiting(min(due_s, cap_s), reason.value)
 
 
-# `parts` are the series that are to be complete together, `fresh` those of them with something that was not taken.
+# `parts` are the series that are to be complete together, `undecided` those of them with something new.
 
 
 def _too_late(series: ArrivingSeries, settings: Settings) -> bool:
-    return series.taken_s is not None and series.opened_s - series.taken_s > settings.late_s
+    return series.decided_s is not None and series.opened_s - series.decided_s > settings.late_s
 
 
 def _denials(study: ArrivingStudy, series_uid: str | None) -> Iterator[str]:
@@ -126,15 +126,15 @@ def _denials(study: ArrivingStudy, series_uid: str | None) -> Iterator[str]:
 
 
 def _proofs(
-    study: ArrivingStudy, series_uid: str | None, parts: list[ArrivingSeries], fresh: list[ArrivingSeries]
+    study: ArrivingStudy, series_uid: str | None, parts: list[ArrivingSeries], undecided: list[ArrivingSeries]
 ) -> Iterator[CompletionReason]:
     """Who says that this was all; of a study, nothing that only speaks of one of its series."""
-    carried = any(part.carriers for part in fresh)
-    if not carried and all(part.request_ended for part in fresh):
+    carried = any(part.carriers for part in undecided)
+    if not carried and all(part.request_ended for part in undecided):
         yield CompletionReason.REQUEST_ENDED
-    if any(_covers(one, parts, fresh, carried) for one in study.lists):
+    if any(_covers(one, parts, undecided, carried) for one in study.lists):
         yield CompletionReason.COMMITMENT
-    if any(part.corrected for part in fresh):
+    if any(part.corrected for part in undecided):
         return  # the number was right before the first correction came, too
     if series_uid is not None and _acquired(parts[0].images):
         yield CompletionReason.ACQUISITION
@@ -142,14 +142,14 @@ def _proofs(
         yield CompletionReason.COUNT
 
 
-def _covers(one: CommitmentList, parts: list[ArrivingSeries], fresh: list[ArrivingSeries], carried: bool) -> bool:
+def _covers(one: CommitmentList, parts: list[ArrivingSeries], undecided: list[ArrivingSeries], carried: bool) -> bool:
     """Whether a commitment list names all that is here, and all that it names is here.
 
     Some modalities ask for each instance as they go, so a list of one waits for the end of its association.
     """
     return (
         not one.missing
-        and one.listed_s >= min(part.opened_s for part in fresh)
+        and one.listed_s >= min(part.opened_s for part in undecided)
         and all(part.images.keys() <= one.uids for part in parts)
         and (len(one.uids) > 1 or not carried)
     )
@@ -179,22 +179,22 @@ def _acquired(images: Mapping[str, Image]) -> bool:
 
 
 def _quiet(
-    arrivals: Arrivals, fresh: list[ArrivingSeries], now_s: float, settings: Settings
+    arrivals: Arrivals, undecided: list[ArrivingSeries], now_s: float, settings: Settings
 ) -> tuple[float, CompletionReason]:
     """When it will have been quiet for long enough, and which quiet that is; the longest that applies."""
-    last_s = max(part.last_s for part in fresh)
-    senders = frozenset().union(*(part.senders for part in fresh))
-    waits = [(max(_grown(arrivals, part, settings) for part in fresh), CompletionReason.QUIET)]
+    last_s = max(part.last_s for part in undecided)
+    senders = frozenset().union(*(part.senders for part in undecided))
+    waits = [(max(_grown(arrivals, part, settings) for part in undecided), CompletionReason.QUIET)]
     if any(one.sender in senders for one in arrivals.associations.values()):
         waits.append((settings.quiet_open_s, CompletionReason.QUIET_OPEN))
-    if any(part.aborted_s for part in fresh):
+    if any(part.aborted_s for part in undecided):
         waits.append((settings.quiet_abort_s, CompletionReason.QUIET_ABORT))
     wait_s, reason = max(waits, key=lambda wait: wait[0])
     # Slices are only looked at where it matters: not while they come, nor where a longer wait applies anyway.
     if (
         wait_s < settings.quiet_gap_s
         and now_s >= last_s + wait_s
-        and any(lacks_slices(part.images.values()) for part in fresh)
+        and any(lacks_slices(part.images.values()) for part in undecided)
     ):
         wait_s, reason = settings.quiet_gap_s, CompletionReason.QUIET_GAP
     return last_s + wait_s, reason

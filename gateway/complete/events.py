@@ -101,7 +101,7 @@ class CountAnswered:
 
 
 @dataclass(frozen=True)
-class Taken:
+class Decided:
     """A decision on the series was carried out: a job was made of what is here."""
 
     study_uid: str
@@ -110,7 +110,7 @@ class Taken:
 
 #: The ways an association ends.
 Ended: TypeAlias = AssociationReleased | AssociationAborted | RequestEnded
-Event: TypeAlias = AssociationOpened | Ended | InstanceArrived | InstancesListed | CountAnswered | Taken
+Event: TypeAlias = AssociationOpened | Ended | InstanceArrived | InstancesListed | CountAnswered | Decided
 
 
 def _place(orientation: tuple[float, ...], position: tuple[float, ...]) -> tuple[str, float | None]:

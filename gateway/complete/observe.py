@@ -1,7 +1,7 @@
 """From the ledger's rows to events: what has come since the last look is observed (`gateway.complete.arrivals`).
 
 The ledger is the only memory. A study that is not observed is loaded when something comes for it: what was decided
-upon before counts as taken, so that after a restart, or days later, a repetition is told from a late image.
+upon before counts as decided, so that after a restart, or days later, a repetition is told from a late image.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from gateway.complete.events import (
     AssociationOpened,
     AssociationReleased,
     CountAnswered,
+    Decided,
     Event,
     Image,
     InstanceArrived,
     InstancesListed,
-    Taken,
 )
 from gateway.ledger import associations, commitments, counts, instances
 from gateway.ledger import series as series_rows
@@ -61,7 +61,7 @@ class Watch(Generic[T]):
     """What is arriving, kept up to date from the ledger by `look`.
 
     describe: what is kept of an instance, for `described`; it is given None where the instance cannot be read.
-    restored: series that are arriving, and of which all was taken before: what had been lost was sent again.
+    restored: series that are arriving, and of which all was decided upon before: what had been lost was sent again.
     """
 
     def __init__(self, spool: Path, describe: Callable[[Came, Instance | None], T]) -> None:
@@ -78,7 +78,7 @@ class Watch(Generic[T]):
         self._counted: dict[tuple[str, str, str], float] = {}
         self._started = False
 
-    def look(self, db: Connection, now_s: float, wall_s: float) -> None:
+    def update(self, db: Connection, now_s: float, wall_s: float) -> None:
         """Observe what is new. now_s and wall_s: the same moment by the monotonic clock and in seconds since 1970.
 
         At the first look, what came before we started keeps its age for the cap, and quiet times start anew.
@@ -103,22 +103,22 @@ class Watch(Generic[T]):
         self._hear_lists(db, self.arrivals.studies.keys() - known, now_s, wall_s)
         self._hear_counts(db, now_s, wall_s)
         self._started = True
-        fresh = {(study_uid, series_uid) for study_uid, several in self.fresh() for series_uid in several}
+        undecided = {(study_uid, series_uid) for study_uid, several in self.undecided() for series_uid in several}
         self.restored = {
             (row.study_uid, row.series_uid) for row in unsettled if row.state == SeriesState.ARRIVING
-        } - fresh
+        } - undecided
 
     def recall(self, db: Connection, study_uid: str, now_s: float, wall_s: float) -> None:
         """Observe a study of which nothing is undecided."""
         if study_uid not in self.arrivals.studies:
             self._load(db, study_uid, now_s, wall_s)
 
-    def fresh(self) -> Iterator[tuple[str, list[str]]]:
-        """Studies with their series of which something was not taken."""
+    def undecided(self) -> Iterator[tuple[str, list[str]]]:
+        """Studies with their series of which something was not decided upon."""
         for study_uid, study in self.arrivals.studies.items():
-            fresh = [uid for uid, series in study.series.items() if series.fresh]
-            if fresh:
-                yield study_uid, fresh
+            undecided = [uid for uid, series in study.series.items() if series.undecided]
+            if undecided:
+                yield study_uid, undecided
 
     def described(self, study_uid: str, series_uid: str) -> Sequence[T]:
         """What `describe` says of each counting instance of a series, in no order; the same list until that changes."""
@@ -138,14 +138,14 @@ class Watch(Generic[T]):
         self._described.clear()
         self._listed.clear()
 
-    def take(self, study_uid: str, series_uid: str, now_s: float) -> None:
+    def mark_decided(self, study_uid: str, series_uid: str, now_s: float) -> None:
         """A decision on a series was carried out."""
-        self._observe(Taken(study_uid, series_uid), now_s)
+        self._observe(Decided(study_uid, series_uid), now_s)
 
     def forget(self, now_s: float) -> None:
         """Drop the studies of which nothing is expected soon."""
         for study_uid, study in self.arrivals.studies.items():
-            if all(not series.fresh and now_s - series.last_s > FORGET_S for series in study.series.values()):
+            if all(not series.undecided and now_s - series.last_s > FORGET_S for series in study.series.values()):
                 self._drop(study_uid)
 
     def _drop(self, study_uid: str) -> None:
@@ -159,20 +159,20 @@ class Watch(Generic[T]):
     def _drop_erased(self, first_at: dict[Key, float]) -> None:
         """Drop the studies that were taken out of the ledger: what comes for them now is new.
 
-        first_at: of the series that are not settled. A series with something fresh is among them, and a series that is
-        the same as before began when it did.
+        first_at: of the series that are not settled. A series with something undecided is among them, and a series that
+        is the same as before began when it did.
         """
-        fresh = {(study_uid, series_uid) for study_uid, several in self.fresh() for series_uid in several}
+        undecided = {(study_uid, series_uid) for study_uid, several in self.undecided() for series_uid in several}
         anew = {key for key, at in first_at.items() if self._first_at.get(key, at) != at}
-        for study_uid in {study_uid for study_uid, _ in anew | (fresh - first_at.keys())}:
+        for study_uid in {study_uid for study_uid, _ in anew | (undecided - first_at.keys())}:
             self._drop(study_uid)
 
     def _drop_reopened(self, unsettled: Sequence[SeriesRow]) -> None:
-        """Drop the studies of which a series that was taken is to be decided upon anew: all of it counts as new."""
+        """Drop the studies of which a series is to be decided upon anew: all of it counts as new."""
         for row in unsettled:
             study = self.arrivals.studies.get(row.study_uid)
             series = None if study is None else study.series.get(row.series_uid)
-            if row.taken_at is None and series is not None and series.taken_s is not None:
+            if row.taken_at is None and series is not None and series.decided_s is not None:
                 self._drop(row.study_uid)
 
     def _observe(self, event: Event, now_s: float) -> None:
@@ -191,7 +191,7 @@ class Watch(Generic[T]):
             if before:
                 key = study_uid, series_uid
                 self._note(db, key, instances.counting_instances(db, *key))
-                self.take(study_uid, series_uid, _moment(at, now_s, wall_s))
+                self.mark_decided(study_uid, series_uid, _moment(at, now_s, wall_s))
 
     def _feed(self, db: Connection, key: Key, now_s: float, wall_s: float) -> None:
         study = self.arrivals.studies.get(key[0])

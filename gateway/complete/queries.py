@@ -114,7 +114,7 @@ class Inquiry:
     def step(self, settings: GatewaySettings, pool: ThreadPoolExecutor) -> frozenset[str]:
         """Call whoever is to be called and is not being called; returns the names of all that are."""
         now = time.time()
-        commitment.look(self._ledger, self._spool, now)
+        commitment.settle(self._ledger, self._spool, now)
         for name in [name for name, future in self._busy.items() if future.done()]:
             failure = self._busy.pop(name).exception()
             if failure is not None:

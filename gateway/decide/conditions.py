@@ -89,7 +89,7 @@ class ConditionFinding:
             yield f"{self.key}: {self.found} {_SIGNS[self.verdict]} {self.wanted}"
 
 
-def look(terms: Iterable[Term], facts: Facts) -> tuple[ConditionFinding, ...]:
+def findings_of(terms: Iterable[Term], facts: Facts) -> tuple[ConditionFinding, ...]:
     """What each term comes to."""
     return tuple(_look(term, facts) for term in terms)
 
@@ -115,11 +115,11 @@ def _look(term: Term, facts: Facts) -> ConditionFinding:
         case Condition():
             return _compare(term, facts)
         case Not():
-            inner = look(term.terms, facts)
+            inner = findings_of(term.terms, facts)
             verdict = together(inner)
             return ConditionFinding("not", _OPPOSITE.get(verdict, verdict), inner=inner)
         case Either():
-            ways = [look(way, facts) for way in term.ways]
+            ways = [findings_of(way, facts) for way in term.ways]
             named = tuple(
                 way[0] if len(way) == 1 else ConditionFinding("all", together(way), inner=way) for way in ways
             )

@@ -39,7 +39,7 @@ def job_for(rule: Rule, study_uid: str, series_uid: str, revision: int, now: flo
         revision,
         bundle=rule.bundle or "",
         rule=rule.name,
-        terms=_terms(rule),
+        terms=_rule_snapshot(rule),
         mode=Mode.SHADOW if rule.mode is Mode.SHADOW else Mode.ON,
         state=JobState.HELD if rule.mode is Mode.HOLD else JobState.QUEUED,
         due=due_s(now, rule.priority),
@@ -53,7 +53,7 @@ def begun_for(rule: Rule, facts: SeriesFacts, now: float) -> NewJob | None:
     return replace(job_for(rule, facts.study_uid, facts.series_uid, 0, now), state=JobState.WAITING)
 
 
-def _terms(rule: Rule) -> str:
+def _rule_snapshot(rule: Rule) -> str:
     """What a rule says of the work on a job: it goes with the job, whatever a reload makes of the rules meanwhile."""
     terms = {"results": rule.results, "send_to": rule.send_to, "assume": rule.assume_frame_of_reference}
     return json.dumps(terms)

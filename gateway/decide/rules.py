@@ -95,7 +95,7 @@ class Explanation:
 def explain(facts: SeriesFacts, rules: Sequence[Rule]) -> Explanation:
     """What every rule says to a series, and which one decides."""
     barred = _barred(facts)
-    asked = [Decision(rule, conditions.look(rule.when, facts)) for rule in rules]
+    asked = [Decision(rule, conditions.findings_of(rule.when, facts)) for rule in rules]
     first = next((number for number, one in enumerate(asked) if one.matches), None)
     return Explanation(
         tuple(

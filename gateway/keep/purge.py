@@ -23,7 +23,7 @@ from medseg.errors import UsageError
 QUARANTINE = "quarantine"
 
 
-def look(ledger: Ledger, study_uid: str) -> Content:
+def content_of(ledger: Ledger, study_uid: str) -> Content:
     """What a purge would take away. Raises UsageError where the study is not known."""
     with ledger.read() as db:
         there = content(db, study_uid)

@@ -64,18 +64,18 @@ class Director:
             self._watch.describe_anew()  # other rules may ask for something else
             self._known.clear()
         with self._ledger.read() as db:
-            self._watch.look(db, now_s, wall_s)
+            self._watch.update(db, now_s, wall_s)
             stopped = {row.study_uid: patients.whose(db, row.study_uid) for row in patients.open_conflicts(db)}
         self._tell_patients(stopped, wall_s)
         for study_uid, series_uid in self._watch.restored:
             revision = self._watch.revisions[study_uid, series_uid]
             whole = study_uid, series_uid, revision, RESTORED, wall_s
             self._ledger.write(series_rows.complete_series, *whole)
-        for study_uid, fresh in list(self._watch.fresh()):
-            for verdict in list(self._verdicts(study_uid, fresh, now_s)):
+        for study_uid, undecided in list(self._watch.undecided()):
+            for verdict in list(self._verdicts(study_uid, undecided, now_s)):
                 self._carry_out(study_uid, verdict, now_s, wall_s)
-        for study_uid, fresh in list(self._watch.fresh()):
-            for series_uid in fresh:
+        for study_uid, undecided in list(self._watch.undecided()):
+            for series_uid in undecided:
                 self._begin(study_uid, series_uid, wall_s)
         self._ask_again(now_s, wall_s)
         self._watch.forget(now_s)
@@ -104,7 +104,7 @@ class Director:
         key = study_uid, series_uid
         series = self._watch.arrivals.studies[study_uid].series[series_uid]
         known = self._facts(study_uid, series_uid)
-        if series.taken_s is not None or known is None:
+        if series.decided_s is not None or known is None:
             return
         rule = rules.choose_early(known, self._settings.rules) if known.slices else None
         new = None if rule is None else begun_for(rule, known, wall_s)
@@ -124,9 +124,9 @@ class Director:
             extra = {"event": "job.begun", "job": job_id, "study": study_uid, "series": series_uid}
             logger.info("job %d begun on the first slices", job_id, extra=extra)
 
-    def _verdicts(self, study_uid: str, fresh: list[str], now_s: float) -> Iterator[_Verdict]:
+    def _verdicts(self, study_uid: str, undecided: list[str], now_s: float) -> Iterator[_Verdict]:
         whole: dict[str, tuple[Rule, str]] = {}
-        for series_uid in fresh:
+        for series_uid in undecided:
             rule = self._rule(study_uid, series_uid)
             among = rule is not None and rule.select is not Select.EVERY
             decision = decide(
@@ -248,7 +248,7 @@ class Director:
             return True
 
         if self._ledger.write(commit):
-            self._watch.take(study_uid, series_uid, now_s)
+            self._watch.mark_decided(study_uid, series_uid, now_s)
             self._held.pop((study_uid, series_uid), None)
             self._begun.pop((study_uid, series_uid), None)
             what = f"rule {verdict.rule.name}" if verdict.rule else "no job"  # why not, the ledger and the page say

@@ -188,13 +188,13 @@ def test_what_comes_between_look_and_commit_is_waited_for(tmp_path: Path, monkey
         director, clock, series = Director(box.ledger, box.folder, settings(tmp_path)), Clock(), phantom()
         box.send(series[:5])
         director.step(*clock.after(0))
-        look = director._watch.look
+        look = director._watch.update
 
         def look_and_be_overtaken(*arguments: object) -> None:
             look(*arguments)  # type: ignore[arg-type]
             box.send(series[5:])
 
-        monkeypatch.setattr(director._watch, "look", look_and_be_overtaken)
+        monkeypatch.setattr(director._watch, "update", look_and_be_overtaken)
         director.step(*clock.after(QUIET_S))
         assert not states(box)
         monkeypatch.undo()

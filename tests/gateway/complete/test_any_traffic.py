@@ -121,7 +121,7 @@ def test_whatever_happens_no_job_is_early_and_every_instance_is_in_one(script: l
             assert silence_s >= DEFAULTS.quiet_gap_s
     for study in service.arrivals.studies.values():
         for series_uid, series in study.series.items():
-            assert not series.fresh or series_uid in service.capped  # taken, or held at the cap
+            assert not series.undecided or series_uid in service.capped  # taken, or held at the cap
 
 
 @hypothesis_settings(deadline=None)

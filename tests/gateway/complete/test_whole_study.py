@@ -10,7 +10,7 @@ from pytest import approx
 from gateway.complete.arrivals import Arrivals, forget
 from gateway.complete.decision import CapReached, Complete, CompletionReason, Settled, Waiting, decide
 from gateway.complete.events import (
-    Taken,
+    Decided,
 )
 from tests.gateway.complete.traffic import (
     DEFAULTS,
@@ -52,7 +52,7 @@ def test_a_study_is_counted_as_a_whole() -> None:
 
 
 def test_a_study_of_which_all_is_taken_is_settled() -> None:
-    arrivals = state_of([*sent(range(5)), (9.0, Taken(STUDY, SERIES))])
+    arrivals = state_of([*sent(range(5)), (9.0, Decided(STUDY, SERIES))])
     assert whole(arrivals, 10) == decide(arrivals, STUDY, SERIES, 10, DEFAULTS) == Settled()
 
 

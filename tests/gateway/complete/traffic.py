@@ -16,10 +16,10 @@ from gateway.complete.events import (
     AssociationOpened,
     AssociationReleased,
     CountAnswered,
+    Decided,
     Event,
     Image,
     InstanceArrived,
-    Taken,
 )
 from gateway.settings.model import Completion as Settings
 
@@ -123,7 +123,7 @@ class Service:
                     case Complete(reason):
                         job = Job(self.now_s, series_uid, reason, frozenset(series.images), series.generation)
                         self.jobs.append(job)
-                        self.arrivals = observe(self.arrivals, Taken(study_uid, series_uid), self.now_s)
+                        self.arrivals = observe(self.arrivals, Decided(study_uid, series_uid), self.now_s)
                     case Settled():
                         pass
         return min(due_s, default=None)

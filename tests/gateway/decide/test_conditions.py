@@ -16,7 +16,7 @@ from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, EnhancedMRImageStorage
 
-from gateway.decide.conditions import RuleVerdict, look
+from gateway.decide.conditions import RuleVerdict, findings_of
 from gateway.decide.rules import SeriesFacts, choose, explain, keywords, series_facts
 from gateway.settings.model import Rule
 from gateway.settings.patterns import AGES, DATE_TIMES, DATES, TIMES
@@ -324,7 +324,7 @@ def worth(tree: Any, slices: bool, echo: bool) -> bool:
 @given(trees)
 def test_what_holds_or_fails_does_so_whatever_is_not_known(tree: Any) -> None:
     wanted = term(tree)
-    (finding,) = look([wanted], facts(rules(", ".join(LEAVES)), slices=None))
+    (finding,) = findings_of([wanted], facts(rules(", ".join(LEAVES)), slices=None))
     worlds = {worth(tree, slices, echo) for slices, echo in product((True, False), repeat=2)}
     if finding.verdict in (HOLDS, FAILS):
         assert worlds == {finding.verdict is HOLDS}

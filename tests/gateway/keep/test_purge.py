@@ -11,7 +11,7 @@ from gateway.dimse.store import Ending
 from gateway.keep import purge as purging
 from gateway.keep.deletion import sweep
 from gateway.keep.erase import Content
-from gateway.keep.purge import look, purge
+from gateway.keep.purge import content_of, purge
 from gateway.ledger import counts, deliveries, jobs, results
 from gateway.ledger.results import NewResult
 from medseg.errors import UsageError
@@ -34,7 +34,7 @@ def test_a_study_goes_whole_and_no_other_with_it(tmp_path: Path) -> None:
         gone, stays = phantom(1), phantom(2)
         here.deliver(gone)
         here.deliver(stays)
-        there = look(here.box.ledger, study_of(gone))
+        there = content_of(here.box.ledger, study_of(gone))
         assert (there.series, there.instances, there.jobs, there.results, there.deliveries) == (1, 6, 1, 1, 1)
         assert there.size_bytes == 3 + sum(path.stat().st_size for path in here.files(f"studies/{study_of(gone)}"))
         assert purged(here, gone) == there
@@ -44,7 +44,7 @@ def test_a_study_goes_whole_and_no_other_with_it(tmp_path: Path) -> None:
         (event,) = [one for one in here.box.rows("event") if one.study_uid == study_of(gone)]
         assert event.kind == "study.purged" and '"instances": 6' in event.detail
         with pytest.raises(UsageError, match="not in the ledger"):
-            look(here.box.ledger, study_of(gone))
+            content_of(here.box.ledger, study_of(gone))
         found = here.restart()
         assert not found.adopted and not found.missing
 

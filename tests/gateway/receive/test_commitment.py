@@ -172,9 +172,9 @@ def test_a_file_that_is_gone_or_cut_is_not_committed(box: Inbox) -> None:
     gone, cut, whole = (box.folder / row.path for row in box.rows("instance"))
     gone.unlink()
     cut.write_bytes(cut.read_bytes()[:-1])
-    commitment.look(box.ledger, box.folder, clock.wall_s)
+    commitment.settle(box.ledger, box.folder, clock.wall_s)
     assert box.rows("commitment")[0].state == "waiting"
-    commitment.look(box.ledger, box.folder, clock.wall_s + commitment.WAIT_S)
+    commitment.settle(box.ledger, box.folder, clock.wall_s + commitment.WAIT_S)
     assert box.rows("commitment")[0].state == "known"
     lost = {str(one.SOPInstanceUID) for one in series[:2]}
     assert {uid for uid, reason in known(box) if reason == 0x0112} == lost
@@ -186,7 +186,7 @@ def test_a_purge_takes_the_lists_and_counts_along(box: Inbox) -> None:
     box.send(series)
     ask(box, series, clock)
     answer(box, series, 3, clock)
-    commitment.look(box.ledger, box.folder, clock.wall_s)
+    commitment.settle(box.ledger, box.folder, clock.wall_s)
     purge(box.ledger, box.folder, str(series[0].StudyInstanceUID), clock.wall_s)
     assert {reason for _, reason in known(box)} == {0x0112}  # it is still to be reported, truthfully
     assert not box.rows("count")
