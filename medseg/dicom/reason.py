@@ -36,6 +36,8 @@ class Reason(StrEnum):
     MISSING_SLICES = "missing_slices"
     IRREGULAR_SPACING = "irregular_spacing"
     INTERLEAVED_VOLUMES = "interleaved_volumes"
+    # stacks where one was asked for
+    SEVERAL_VOLUMES = "several_volumes"
 
 
 @dataclass(frozen=True)

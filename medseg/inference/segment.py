@@ -22,6 +22,7 @@ from typing import Final
 from medseg.bundle.bundle import Bundle
 from medseg.dicom.geometry import classify
 from medseg.dicom.instance import Slice
+from medseg.dicom.reason import Reason
 from medseg.dicom.series import Level, Series, SliceSource, Stack, StackSource
 from medseg.dicom.stored import floor_of
 from medseg.errors import GeometryRefused, InputError, InvalidBundle
@@ -199,7 +200,7 @@ def _one_stack(context: PipelineContext, series: Series, slices: Sequence[Slice]
         raise GeometryRefused(series.series_uid, refusal.reason, refusal.detail)
     phases = ", ".join(stack.phase for stack in verdict.stacks)
     detail = f"expected one volume, found {len(verdict.stacks)} ({phases}): segment each on its own"
-    raise GeometryRefused(series.series_uid, "several_volumes", detail)
+    raise GeometryRefused(series.series_uid, Reason.SEVERAL_VOLUMES, detail)
 
 
 def _deliver(context: PipelineContext, stack: Stack, cleaned: CleanedLabels, sink: LabelSink) -> None:

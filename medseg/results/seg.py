@@ -22,6 +22,7 @@ from pydicom.uid import SegmentationStorage
 
 import medseg
 from medseg.bundle.bundle import Code, Segment
+from medseg.dicom.reason import Reason
 from medseg.dicom.series import Stack
 from medseg.errors import GeometryRefused, InvalidBundle, OutputNotWritable
 from medseg.inference.labels import LabelPlane
@@ -78,7 +79,7 @@ class SegWriter:
         if not stack.frame_of_reference_uid:
             raise GeometryRefused(
                 stack.series.series_uid,
-                "no_frame_of_reference",
+                Reason.NO_FRAME_OF_REFERENCE,
                 "no FrameOfReferenceUID, which a SEG must share",
             )
         numbers = [segment.number for segment in segments]

@@ -64,10 +64,10 @@ def place(
     """
     dims = len(size)
     source = torch.tensor(label.shape, dtype=torch.float32)
-    # source voxel = turn @ (box voxel, counted from the box's middle) + centre
+    # source voxel = rotation @ (box voxel, counted from the box's middle) + centre
     axes = [torch.arange(n, dtype=torch.float32) - (n - 1) / 2 for n in size]
     box = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
-    where = box @ turn(dims, how, g).T + centre(label, size, how, g)
+    where = box @ rotation(dims, how, g).T + centre(label, size, how, g)
     if how.warp_voxels and uniform(0, 1, g) < how.probability:
         coarse = torch.randn((1, dims, *[how.warp_nodes] * dims), generator=g)
         strength = uniform(0, 1, g) * how.warp_voxels
@@ -87,7 +87,7 @@ def place(
     return cut[0] + darkest, winner
 
 
-def turn(dims: int, how: Augmentation, g: Generator) -> Tensor:
+def rotation(dims: int, how: Augmentation, g: Generator) -> Tensor:
     """Flip, rotation and scale as one matrix (dims, dims)."""
     matrix = torch.eye(dims)
     for axis in how.flip_axes:
@@ -95,10 +95,10 @@ def turn(dims: int, how: Augmentation, g: Generator) -> Tensor:
             matrix[axis, axis] = -1.0
     for a, b in itertools.combinations(range(dims), 2):
         angle = math.radians(uniform(-how.rotation_degrees, how.rotation_degrees, g))
-        rotation = torch.eye(dims)
-        rotation[a, a] = rotation[b, b] = math.cos(angle)
-        rotation[a, b], rotation[b, a] = -math.sin(angle), math.sin(angle)
-        matrix = matrix @ rotation
+        in_plane = torch.eye(dims)
+        in_plane[a, a] = in_plane[b, b] = math.cos(angle)
+        in_plane[a, b], in_plane[b, a] = -math.sin(angle), math.sin(angle)
+        matrix = matrix @ in_plane
     whole = log_uniform(how.scale, g)
     return matrix @ torch.diag(torch.tensor([whole * log_uniform(how.stretch, g) for _ in range(dims)]))
 

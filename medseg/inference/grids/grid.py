@@ -17,8 +17,8 @@ from torch import Tensor
 
 from medseg.bundle.recipe import Resample
 from medseg.dicom.instance import Vector
+from medseg.dicom.nifti import LPS_TO_RAS
 
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 SAME_MM = 1e-3  # MONAI's AFFINE_TOL: spacings and affines that differ by less are the same
 
 

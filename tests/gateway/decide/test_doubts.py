@@ -231,7 +231,7 @@ SERIES = [
 
 
 def matches(rule: Rule, facts: SeriesFacts) -> bool:
-    return conditions.together(conditions.look(rule.when, facts)) is RuleVerdict.HOLDS
+    return conditions.together(conditions.findings_of(rule.when, facts)) is RuleVerdict.HOLDS
 
 
 @hypothesis_settings(deadline=None, max_examples=150)

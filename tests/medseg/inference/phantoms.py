@@ -50,8 +50,8 @@ from medseg.bundle.recipe import (
 )
 from medseg.dicom.geometry import classify
 from medseg.dicom.instance import Instance, Plane, Slice
+from medseg.dicom.nifti import LPS_TO_RAS
 from medseg.dicom.series import Series, Stack
-from medseg.inference.grids.grid import LPS_TO_RAS
 from medseg.inference.labels import LabelPlane
 
 TISSUE = Code("SCT", "85756007", "Tissue")
