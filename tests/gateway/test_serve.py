@@ -14,7 +14,7 @@ import pytest
 from pydicom import Dataset, dcmread
 from typer.testing import CliRunner
 
-from medseg.cli.app import app
+from medseg.cli.app import make_app
 from medseg.dicom.phantom import write_series
 from tests.gateway.pacs import FakePacs, listening
 from tests.gateway.phantoms import phantom
@@ -91,7 +91,7 @@ def test_a_series_that_is_sent_comes_back_as_infer_would_write_it(
 
     write_series(series, tmp_path / "study")
     command = ["infer", str(tmp_path / "study"), "--bundle", str(bundle), "-o", str(tmp_path / "out"), "--json"]
-    done = CliRunner().invoke(app, command)
+    done = CliRunner().invoke(make_app(), command)
     assert done.exit_code == 0, done.output
     record = json.loads(done.stdout)
     expected = dcmread(record["outputs"]["seg"])
