@@ -59,6 +59,12 @@ class BackgroundConsumer(Generic[T]):
             self._changed.wait_for(lambda: self._over or (self._idle and not self._waiting))
             self._raise()
 
+    def lighten(self, most: int) -> None:
+        """Return once no more than `most` of the room is taken by items that wait. Raises what `consume` raised."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._over or self._taken <= most)
+            self._raise()
+
     def _raise(self) -> None:
         if self._error is not None:
             raise self._error

@@ -36,6 +36,7 @@ from medseg.inference.engines.device import CPU, choose_device, choose_precision
 from medseg.inference.engines.engine import Engine, Networks
 from medseg.inference.labels import LabelSink, SegmentationResult
 from medseg.inference.nnunet.case import first_network
+from medseg.inference.nnunet.collect import needs_whole_volume
 from medseg.inference.pieces.collect import MOST_LABELS, CleanedLabels, LabelCollector
 from medseg.inference.pieces.quality import flags, no_value
 from medseg.inference.settings import Settings
@@ -180,6 +181,8 @@ def _all_there(context: PipelineContext, stack: Stack) -> _Taken:
             why = str(error)
     else:
         why = axis
+    if context.bundle.nnunet is not None:
+        why = needs_whole_volume(context, stack) or why
     return _Taken(stack, through_whole(context, stack), why)
 
 

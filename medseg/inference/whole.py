@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from medseg.dicom.instance import Pixels
 from medseg.dicom.series import Stack
 from medseg.inference import fallback, memory
 from medseg.inference.arriving.decoding import AHEAD
@@ -25,7 +27,7 @@ from medseg.progress import Stage, check
 def through_whole(context: PipelineContext, stack: Stack) -> LabelCollector:
     """What is found in a stack that is read before any window runs. Raises OutOfMemory before it is read."""
     if context.bundle.nnunet is not None:
-        return collect_labels(context, stack, _read)
+        return collect_labels(context, stack, _planes)
     collector = LabelCollector(context.bundle, context.floor)
     # The volume is handed on, and kept by nobody before: it may be large, and it is changed on the way.
     if fallback.reason_for_fallback(context.recipe) is not None:
@@ -51,11 +53,17 @@ def _read(context: PipelineContext, stack: Stack, collector: LabelCollector) -> 
     """(1, k, j, i) on the source's uniform grid."""
     voxels = torch.empty((1, *stack.shape))
     with context.clock.time(Stage.READ):
-        for k, slice_ in enumerate(stack.slices):
-            check(context.cancelled)
-            context.decoder.ahead(stack.slices[k : k + AHEAD])
-            voxels[0, k] = torch.from_numpy(context.seen(collector, context.decoder.take(slice_)))
+        for k, plane in enumerate(_planes(context, stack, collector)):
+            voxels[0, k] = torch.from_numpy(plane)
     return uniform(voxels, stack.coordinates)
+
+
+def _planes(context: PipelineContext, stack: Stack, collector: LabelCollector) -> Iterator[Pixels]:
+    """Slice by slice, decoded a little ahead."""
+    for k, slice_ in enumerate(stack.slices):
+        check(context.cancelled)
+        context.decoder.ahead(stack.slices[k : k + AHEAD])
+        yield context.seen(collector, context.decoder.take(slice_))
 
 
 def _by_ourselves(

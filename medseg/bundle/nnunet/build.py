@@ -16,13 +16,13 @@ from medseg.bundle.nnunet.model import NnUNet
 from medseg.bundle.nnunet.options import Options, PartOptions, read_options
 from medseg.bundle.nnunet.plans import read_plans
 from medseg.bundle.nnunet.postprocessing import find_postprocessing, read_postprocessing
+from medseg.bundle.nnunet.whole import EVENLY, why_whole
 from medseg.bundle.recipe import Activation, Blend, Finish, Order, Recipe, Window
 from medseg.bundle.safe_config import inside
 from medseg.bundle.schema import Reader
 from medseg.bundle.segments import TISSUE, palette, segments_from_metadata
 from medseg.errors import InvalidBundle
 
-WHOLE: Final = "nnU-Net lays windows evenly over the whole volume, once that is cropped to what is not zero"
 FINISH: Final = Finish(Activation.NONE, None, Order.PROBABILITIES_FIRST, nearest=False)
 
 
@@ -150,7 +150,7 @@ def _recipe(model: NnUNet) -> Recipe:
         blend=Blend.GAUSSIAN if model.gaussian else Blend.CONSTANT,
         slice_axis=0,
     )
-    return Recipe((), window, FINISH, WHOLE)
+    return Recipe((), window, FINISH, why_whole(model) or EVENLY)
 
 
 def _merged(root: Path, parts: Iterable[PartOptions]) -> Bundle:
@@ -176,8 +176,15 @@ def _merged(root: Path, parts: Iterable[PartOptions]) -> Bundle:
         named = " and ".join(sorted(modality for one in modalities for modality in one))
         raise InvalidBundle(root.name, "parts", f"expected models for the same images, found models for {named}")
     first = made[0].bundle
+    recipe = next((one.bundle.recipe for one in made if one.bundle.recipe.fallback != EVENLY), first.recipe)
     digest = _digest([part.bundle.digest + repr(sorted(part.numbers.items())) for part in made])
-    return replace(first, digest=digest, segments=_segments(names), parts=tuple(made))
+    return replace(
+        first,
+        recipe=replace(first.recipe, fallback=recipe.fallback),
+        digest=digest,
+        segments=_segments(names),
+        parts=tuple(made),
+    )
 
 
 def _numbers(bundle: str, part: PartOptions, one: Bundle, taken: int) -> dict[int, int]:

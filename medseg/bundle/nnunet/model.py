@@ -56,6 +56,11 @@ class Resampler:
     separate: bool | None = None
     threshold: float = 3.0
 
+    @property
+    def by_planes(self) -> bool:
+        """Whether a new plane is made of two old ones at most."""
+        return self.method is Method.SPLINE and self.order <= 1 and self.order_z == 0
+
 
 @dataclass(frozen=True)
 class Labels:

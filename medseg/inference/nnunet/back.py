@@ -1,29 +1,32 @@
 """From scores on the plans' grid back to labels of the volume, plane by plane: scores of the volume never exist.
 
-    heads x model voxels in half -> heads x one plane of the volume in double, half again -> labels of the plane
+planes of heads x model voxels in half -> heads x one plane of the volume in double, half again -> its labels
 
 The result is in half, as nnU-Net's is: ties are common then, and the lowest label wins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from medseg.bundle.nnunet.model import Labels, Method, NnUNet
+from medseg.bundle.nnunet.model import Labels, NnUNet
 from medseg.errors import InputError
-from medseg.inference.nnunet.prepare import Prepared
-from medseg.inference.nnunet.resample import Array, Shape, nearest, resample_image, separate_axis
+from medseg.inference.nnunet.along import Held
+from medseg.inference.nnunet.mix import Mix
+from medseg.inference.nnunet.prepare import Grids
+from medseg.inference.nnunet.resample import Array, resample_image, separate_axis
+from medseg.inference.nnunet.settled import OPEN, agreed, settled
 
 _ROOM: Final = 16 << 20  # bytes of heads that are brought back at a time
 
 
 class Winner:
-    """The label of each voxel, of heads that come one after the other; `part` is the place of the heads' voxels."""
+    """The label of each voxel, of heads that come one after the other."""
 
     def __init__(self, labels: Labels, shape: tuple[int, ...]) -> None:
         self._order = labels.order
@@ -33,98 +36,113 @@ class Winner:
 
     def add(self, scores: Tensor) -> None:
         """The next heads (n, *shape), in the type in which they are compared."""
-        for one in scores:
+        for head in scores:
             if self._order is not None:
-                self.label[(one.float().sigmoid() > 0.5).numpy()] = self._order[self._head]
+                self.label[(head.float().sigmoid() > 0.5).numpy()] = self._order[self._head]
             elif self._best is None:
-                self._best = one.clone()
+                self._best = head.clone()
             else:
-                better = one > self._best
+                better = head > self._best
                 self.label[better.numpy()] = self._head
-                self._best = torch.where(better, one, self._best)
+                self._best = torch.where(better, head, self._best)
             self._head += 1
 
 
-def label_volume(scores: Tensor, prepared: Prepared, model: NnUNet) -> Array:
-    """Labels (z, y, x) of the whole volume, in the plans' axes; background outside the box. scores: (K, z, y, x)."""
-    made = np.zeros(prepared.whole, np.uint8)
-    inside = made[prepared.box]
-    if model.scores.method is not Method.SPLINE or model.scores.order > 1 or model.scores.order_z > 0:
-        inside[...] = _head_by_head(scores, prepared, model)
-        return made
-    axis = separate_axis(model.scores, prepared.model_mm, prepared.spacing_mm)
-    for number, plane in enumerate(_planes(scores, prepared.cropped, axis, model)):
-        inside[number] = plane
-    return made
+def label_planes(scores: Iterable[Tensor], grids: Grids, model: NnUNet) -> Iterator[Array]:
+    """Labels (y, x) of the planes of the whole volume, in the plans' axes; background outside the box.
+
+    scores: (K, y, x) of the planes of the network's grid, in order.
+    """
+    z, *inside = grids.box
+    nothing = np.zeros(grids.whole[1:], np.uint8)
+    planes = iter(_in_box(scores, grids, model))
+    for n in range(grids.whole[0]):
+        made = nothing.copy()
+        if z.start <= n < z.stop:
+            made[tuple(inside)] = next(planes)
+        yield made
 
 
-def _head_by_head(scores: Tensor, prepared: Prepared, model: NnUNet) -> Array:
-    """By whatever the plans name, a head at a time."""
-    winner = Winner(model.labels, prepared.cropped)
+def _in_box(scores: Iterable[Tensor], grids: Grids, model: NnUNet) -> Iterable[Array]:
+    if not model.scores.by_planes:
+        return _head_by_head(torch.stack(list(scores), dim=1), grids, model)
+    if grids.shape == grids.cropped:
+        return (_labels_of(plane, model.labels) for plane in scores)
+    return _planes(scores, grids, model)
+
+
+def _labels_of(plane: Tensor, labels: Labels) -> Array:
+    winner = Winner(labels, tuple(plane.shape[1:]))
+    winner.add(plane)
+    return winner.label
+
+
+def _head_by_head(scores: Tensor, grids: Grids, model: NnUNet) -> Array:
+    """By whatever the plans name, a head (K, z, y, x) at a time."""
+    winner = Winner(model.labels, grids.cropped)
     for head in scores.numpy():
-        back = resample_image(head, prepared.cropped, model.scores, prepared.model_mm, prepared.spacing_mm)
-        if back.shape != prepared.cropped:
-            raise InputError(f"scores of {head.shape} voxels stay so, and the volume has {prepared.cropped}")
+        back = resample_image(head, grids.cropped, model.scores, grids.model_mm, grids.spacing_mm)
+        if back.shape != grids.cropped:
+            raise InputError(f"scores of {head.shape} voxels stay so, and the volume has {grids.cropped}")
         winner.add(torch.from_numpy(back)[None])
     return winner.label
 
 
-def _planes(scores: Tensor, shape: Shape, axis: int | None, model: NnUNet) -> Iterator[Array]:
-    """Labels of one plane of the volume after the other."""
-    heads = scores.shape[0]
-    if tuple(scores.shape[1:]) == shape:
-        for n in range(shape[0]):
-            winner = Winner(model.labels, shape[1:])
-            winner.add(scores[:, n])
-            yield winner.label
-        return
-    order = model.scores.order
+def _planes(scores: Iterable[Tensor], grids: Grids, model: NnUNet) -> Iterator[Array]:
+    """By splines of order 1 or 0."""
+    axis = separate_axis(model.scores, grids.model_mm, grids.spacing_mm)
     along, rows, columns = (
-        Mix.of(old, new, is_nearest=order == 0 or n == axis)
-        for n, (old, new) in enumerate(zip(scores.shape[1:], shape, strict=True))
+        Mix.of(old, new, is_nearest=model.scores.order == 0 or n == axis)
+        for n, (old, new) in enumerate(zip(grids.shape, grids.cropped, strict=True))
     )
-    at_once = max(_ROOM // (8 * shape[1] * shape[2]), 1)
-    for n in range(shape[0]):
-        winner = Winner(model.labels, shape[1:])
-        for first in range(0, heads, at_once):
-            some = scores[first : first + at_once]
-            plane = along.mixed_at(some, 1, n)
-            winner.add(columns.mixed(rows.mixed(plane, 1), 2).half())
+    if model.labels.order is None:
+        return _highest(scores, along, rows, columns)
+    return _painted(scores, along, rows, columns, model.labels)
+
+
+def _painted(scores: Iterable[Tensor], along: Mix, rows: Mix, columns: Mix, labels: Labels) -> Iterator[Array]:
+    """Where heads are regions."""
+    held = Held(scores)
+    at_once = max(_ROOM // (8 * len(rows) * len(columns)), 1)
+    for n in range(len(along)):
+        low, high = held.ends(*along.pair(n))
+        winner = Winner(labels, (len(rows), len(columns)))
+        for first in range(0, len(low), at_once):
+            some = slice(first, first + at_once)
+            plane = along.mixed(low[some], high[some], n)
+            winner.add(columns.along(rows.along(plane, 1), 2).half())
         yield winner.label
 
 
-class Mix:
-    """Samples of an axis at other places, edges of voxels on each other: each of two old ones, or the nearest.
+def _highest(scores: Iterable[Tensor], along: Mix, rows: Mix, columns: Mix) -> Iterator[Array]:
+    """Where the highest head is the label: it is looked for only where that is not settled on the network's grid."""
+    held = Held((plane, settled(plane)) for plane in scores)
+    for n in range(len(along)):
+        (low, here), (high, there) = held.ends(*along.pair(n))
+        label = columns.agreed(rows.agreed(agreed(here, there), 0), 1)
+        for some in _blocks(len(low), rows, columns):
+            at = np.flatnonzero(label[some] == OPEN)
+            if at.size:
+                first, last = rows.span(some)
+                plane = along.mixed(low[:, first:last], high[:, first:last], n)
+                row, column = np.divmod(at, len(columns))
+                label[some].reshape(-1)[at] = _highest_at(plane, rows, columns, row + some.start, column, first)
+        yield label.astype(np.uint8)
 
-    lower, upper: the old samples. share: of the upper one, in double.
-    """
 
-    def __init__(self, lower: Array, upper: Array, share: Array) -> None:
-        self._lower, self._upper = torch.from_numpy(lower), torch.from_numpy(upper)
-        self._share = torch.from_numpy(share)
-        self._plain = bool((share == 0).all())
+def _blocks(heads: int, rows: Mix, columns: Mix) -> Iterator[slice]:
+    """Some rows at a time, for whose scores there is room."""
+    at_once = max(_ROOM // (8 * heads * len(columns)), 1)
+    return (slice(first, first + at_once) for first in range(0, len(rows), at_once))
 
-    @classmethod
-    def of(cls, old: int, new: int, *, is_nearest: bool) -> Mix:
-        place = (np.arange(new) + 0.5) * (old / new) - 0.5
-        if is_nearest or old == new:
-            lower = nearest(place, old)
-            return cls(lower, lower, np.zeros(new))
-        place = np.clip(place, 0, old - 1)
-        lower = np.floor(place).astype(np.intp)
-        return cls(lower, np.minimum(lower + 1, old - 1), place - lower)
 
-    def mixed_at(self, image: Tensor, axis: int, n: int) -> Tensor:
-        """One new sample along an axis, which goes."""
-        low = image.select(axis, int(self._lower[n])).double()
-        share = float(self._share[n])
-        if share == 0:
-            return low
-        return low * (1 - share) + image.select(axis, int(self._upper[n])).double() * share
+def _highest_at(plane: Tensor, rows: Mix, columns: Mix, row: Array, column: Array, first: int) -> Array:
+    """The highest head at some voxels. plane: (K, y, x) in double, from row `first` of the network's grid on."""
+    width = plane.shape[2]
+    voxels = plane.flatten(1).t().contiguous()
 
-    def mixed(self, image: Tensor, axis: int) -> Tensor:
-        low = image.index_select(axis, self._lower)
-        if self._plain:
-            return low
-        share = self._share.reshape([-1 if n == axis else 1 for n in range(image.ndim)])
-        return low * (1 - share) + image.index_select(axis, self._upper) * share
+    def corner(y: Tensor, x: Tensor) -> Tensor:
+        return voxels.index_select(0, (y - first) * width + x)
+
+    made = columns.at(column, lambda x: rows.at(row, lambda y: corner(y, x)))
+    return made.half().float().argmax(1).numpy()

@@ -1,13 +1,15 @@
 """A volume through nnU-Net's models: folds, stages of a cascade, parts that make one result.
 
-prepare -> windows of each fold, averaged in half -> back to the volume -> clean up
+prepare -> windows of each fold, averaged in half -> back to the volume, beside the network -> clean up
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
-from typing import Final
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
 
 import numpy as np
 import torch
@@ -18,20 +20,46 @@ from medseg.bundle.nnunet.model import NnUNet
 from medseg.bundle.recipe import Activation, Finish, Order
 from medseg.dicom.series import Stack
 from medseg.errors import InvalidBundle
+from medseg.inference import malloc, memory
+from medseg.inference.background import BackgroundConsumer
 from medseg.inference.context import PipelineContext
+from medseg.inference.engines.engine import Engine
 from medseg.inference.grids.restore import Certainty
-from medseg.inference.nnunet.back import label_volume
+from medseg.inference.nnunet.back import label_planes
 from medseg.inference.nnunet.cleanup import cleaned
 from medseg.inference.nnunet.confidence import tell_confidence
 from medseg.inference.nnunet.need import check_scores
-from medseg.inference.nnunet.prepare import Prepared, prepare
+from medseg.inference.nnunet.passing import PassedStack, PassingVolume
+from medseg.inference.nnunet.prepare import Grids, prepare
 from medseg.inference.nnunet.resample import Array
 from medseg.inference.nnunet.source import Source
-from medseg.inference.nnunet.windows import window_scores
+from medseg.inference.nnunet.waiting import WaitingScores
+from medseg.inference.nnunet.windows import count_windows, score_planes
 from medseg.progress import Stage
 
 MOST: Final = 256  # labels of a result, the background among them
+_TIDY: Final = 64  # planes
 REGIONS: Final = Finish(Activation.SIGMOID, 0.5, Order.PROBABILITIES_FIRST, nearest=False)
+
+
+class Seen(Protocol):
+    """What a model's windows see of a volume: planes (C, y, x) of the network's grid, as often as wanted."""
+
+    @property
+    def grids(self) -> Grids: ...
+
+    def planes(self) -> Iterator[Tensor]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One model over one stack. certainty: None for a cascade's first stage. numbers: of its labels in the result."""
+
+    stack: Stack
+    bundle: Bundle
+    certainty: Certainty | None
+    numbers: Array
+    model: NnUNet
 
 
 def folds_of(bundle: Bundle) -> list[Bundle]:
@@ -51,33 +79,39 @@ def first_network(bundle: Bundle) -> Bundle:
     return folds_of(bundle.parts[0].bundle if bundle.parts else bundle)[0]
 
 
-def label_source(context: PipelineContext, source: Source, certainty: Certainty) -> Array:
-    """Labels (k, j, i) of the source's uniform grid. certainty: by label of the result."""
+def jobs_of(context: PipelineContext, stack: Stack, certainty: Certainty | None = None) -> list[Job]:
+    """The models whose labels a result is merged of. certainty: by label of the result."""
     if not context.bundle.parts:
-        return _labels(context, source, context.bundle, certainty, np.arange(MOST, dtype=np.uint8))
-    merged = np.zeros(source.voxels.shape[1:], np.uint8)
+        return [_job(context, stack, context.bundle, certainty, np.arange(MOST, dtype=np.uint8))]
+    jobs = []
     for part in context.bundle.parts:
         numbers = np.zeros(MOST, np.uint8)
         numbers[list(part.numbers)] = list(part.numbers.values())
-        labels = _labels(context, source, part.bundle, certainty, numbers)
-        np.copyto(merged, labels, where=labels != 0)
-    return merged
+        jobs.append(_job(context, stack, part.bundle, certainty, numbers))
+    return jobs
 
 
-def _labels(
-    context: PipelineContext, source: Source, bundle: Bundle, certainty: Certainty | None, numbers: Array
-) -> Array:
-    """Labels of one model, numbered anew. certainty: None for a cascade's first stage."""
-    model = bundle.nnunet
+def _job(context: PipelineContext, stack: Stack, bundle: Bundle, certainty: Certainty | None, numbers: Array) -> Job:
+    model, overlap = bundle.nnunet, context.settings.overlap
     assert model is not None
-    if context.settings.overlap is not None:
-        model = replace(model, step=1 - context.settings.overlap)
+    return Job(stack, bundle, certainty, numbers, model if overlap is None else replace(model, step=1 - overlap))
+
+
+def label_passed(context: PipelineContext, passed: PassedStack, job: Job, take: Callable[[int, Array], None]) -> None:
+    """Labels (rows, columns) of every slice to `take`, with its number; from the first slice on, or from the last."""
+    with context.clock.time(Stage.PREPARE):
+        volume = PassingVolume(passed, job.model)
+    _restored(context, volume, job, lambda n, labels: take(volume.slice_of(n), job.numbers[volume.back(labels)]))
+
+
+def label_whole(context: PipelineContext, source: Source, job: Job) -> Array:
+    """Labels (k, j, i) of the source's uniform grid."""
+    model, earlier = job.model, None
     with context.clock.time(Stage.PREPARE):
         volume, spacing = source.volume(model), source.spacing_mm(model)
-    earlier = None
-    if bundle.previous is not None:
-        before = _labels(context, source, bundle.previous, None, np.arange(MOST, dtype=np.uint8))
-        earlier = source.seen(before, model)
+    if job.bundle.previous is not None:
+        first = _job(context, job.stack, job.bundle.previous, None, np.arange(MOST, dtype=np.uint8))
+        earlier = source.seen(label_whole(context, source, first), model)
     cases = [slice(None)] if not model.flat else [slice(n, n + 1) for n in range(volume.shape[1])]
     made = np.zeros(volume.shape[1:], np.uint8)
     for case in cases:
@@ -85,35 +119,71 @@ def _labels(
             prepared = prepare(volume[:, case], spacing, model, None if earlier is None else earlier[case])
         if case is cases[-1]:
             del volume
-        scores = _averaged(context, source.stack, prepared, bundle, model)
+        labels = made[case].transpose(model.transpose)
+        _restored(context, prepared, job, labels.__setitem__)
         with context.clock.time(Stage.RESTORE):
-            if certainty is not None:
-                tell_confidence(scores, model.labels, certainty, numbers)
-            axes = [model.transpose.index(axis) for axis in range(3)]
-            made[case] = cleaned(label_volume(scores, prepared, model), model.cleanup).transpose(axes)
-    return numbers[source.back(made, model)]
+            cleaned(labels, model.cleanup)
+    return job.numbers[source.back(made, model)]
 
 
-def _averaged(context: PipelineContext, stack: Stack, prepared: Prepared, bundle: Bundle, model: NnUNet) -> Tensor:
-    """Scores of all folds, added and divided in half. Raises InvalidBundle where some are beyond half's numbers."""
-    voxels = torch.from_numpy(prepared.voxels)
-    folds = folds_of(bundle)
-    total: Tensor | None = None
+def _restored(context: PipelineContext, seen: Seen, job: Job, take: Callable[[int, Array], None]) -> None:
+    """Labels of the planes of the whole volume to `take`, with their numbers, in the plans' axes."""
+
+    def consume(planes: Iterator[Tensor]) -> None:
+        with torch.inference_mode():
+            for n, labels in enumerate(label_planes(_confident(planes, job), seen.grids, job.model)):
+                take(n, labels)
+                if n % _TIDY == _TIDY - 1:
+                    malloc.give_back()
+
+    with BackgroundConsumer(consume, lambda plane: plane.nbytes, sys.maxsize) as beside:
+        for plane in _averaged(context, seen, job, lambda: beside.lighten(memory.WAITING)):
+            beside.put(plane)
+    context.clock.add(Stage.RESTORE, beside.busy_s)
+
+
+def _confident(planes: Iterable[Tensor], job: Job) -> Iterator[Tensor]:
+    """The same planes, once the job's certainty knows of them."""
+    for plane in planes:
+        if job.certainty is not None:
+            tell_confidence(plane, job.model.labels, job.certainty, job.numbers)
+        yield plane
+
+
+def _averaged(context: PipelineContext, seen: Seen, job: Job, room: Callable[[], None]) -> Iterator[Tensor]:
+    """Scores of all folds, added and divided in half; those of earlier folds wait on disk."""
+    folds = folds_of(job.bundle)
+    earlier: WaitingScores | None = None
     for number, fold in enumerate(folds):
         engine = context.engine if fold.digest == context.engine.bundle.digest else context.engines(fold)
         if number == 0:
-            check_scores(stack, bundle, prepared, engine)
-
-        def tick(done: int, count: int, number: int = number) -> None:
-            context.tell(Stage.INFER, number * count + done, len(folds) * count)
-
-        with context.clock.time(Stage.INFER):
-            scores = window_scores(voxels, model, engine, tick)
+            check_scores(job.stack, job.bundle, seen.grids, engine, passing=isinstance(seen, PassingVolume))
+        scores = _of_fold(context, seen, job, engine, (number, len(folds)), room)
+        if earlier is not None:
+            scores = (total.add_(plane) for total, plane in zip(earlier, scores, strict=True))
+        if number < len(folds) - 1:
+            earlier = WaitingScores(scores)
+        else:
+            yield from (plane.div_(len(folds)) if len(folds) > 1 else plane for plane in scores)
         if engine is not context.engine:
             context.warnings.extend(engine.warnings)
-        if not bool(torch.isfinite(scores).all()):
-            why = "gives scores that half precision cannot hold, in which nnU-Net adds them up"
-            raise InvalidBundle(bundle.name, fold.weights.name, why)
-        total = scores if total is None else total.add_(scores)
-    assert total is not None
-    return total.div_(len(folds)) if len(folds) > 1 else total
+
+
+def _of_fold(
+    context: PipelineContext, seen: Seen, job: Job, engine: Engine, place: tuple[int, int], room: Callable[[], None]
+) -> Iterator[Tensor]:
+    """place: the fold's number, and of how many. Raises InvalidBundle where scores are beyond half's numbers."""
+    number, count = place
+
+    def tick(done: int, windows: int) -> None:
+        context.tell(Stage.INFER, number * windows + done, count * windows)
+
+    engine.begin_job(count_windows(seen.grids.shape, job.model))
+    planes = context.timed(Stage.PREPARE, seen.planes())
+    scores = score_planes(planes, seen.grids.shape, job.model, engine, tick, room)
+    with engine.at_work():
+        for plane in context.timed(Stage.INFER, scores):
+            if not bool(torch.isfinite(plane).all()):
+                why = "gives scores that half precision cannot hold, in which nnU-Net adds them up"
+                raise InvalidBundle(job.bundle.name, engine.bundle.weights.name, why)
+            yield plane

@@ -10,15 +10,13 @@ from medseg.inference.grids.restore import Certainty
 from medseg.inference.nnunet.resample import Array
 
 
-def tell_confidence(scores: Tensor, labels: Labels, certainty: Certainty, numbers: Array) -> None:
-    """Add what each plane of scores (K, z, y, x) says. numbers: of each label in the result, 0 for none."""
-    table = torch.from_numpy(numbers).long()
-    for plane in scores.unbind(dim=1):
-        if labels.order is None:
-            winning, label = plane.float().softmax(0).max(0)
-        else:
-            winning, label = _painted(plane.float().sigmoid(), labels.order)
-        certainty.count(winning, table[label])
+def tell_confidence(plane: Tensor, labels: Labels, certainty: Certainty, numbers: Array) -> None:
+    """Add what a plane of scores (K, y, x) says. numbers: of each label in the result, 0 for none."""
+    if labels.order is None:
+        winning, label = plane.float().softmax(0).max(0)
+    else:
+        winning, label = _painted(plane.float().sigmoid(), labels.order)
+    certainty.count(winning, torch.from_numpy(numbers).long()[label])
 
 
 def _painted(parts: Tensor, order: tuple[int, ...]) -> tuple[Tensor, Tensor]:

@@ -1,13 +1,15 @@
-"""How much memory nnU-Net's way takes, told before its large arrays are made; whole volumes, so it grows with them.
+"""How much memory nnU-Net's way takes, told before its large arrays are made.
 
-preparing   the source, the reader's copy, one channel in double twice, the same on the plans' grid
-scores      heads x the plans' grid in half, twice where folds are added, and one window through the network
+a whole volume  the source, the reader's copy, one channel in double twice, the same on the plans' grid
+passing planes  a few of them, and what splines between them are made of: not more for more slices
+scores          heads x as many planes of the plans' grid as a window is deep, in half; one window and its network
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Final
 
 import torch
 
@@ -16,13 +18,16 @@ from medseg.bundle.nnunet.model import NnUNet
 from medseg.dicom.series import Stack
 from medseg.errors import OutOfMemory
 from medseg.inference import memory
+from medseg.inference.arriving.decoding import AHEAD
 from medseg.inference.engines.device import CPU
 from medseg.inference.engines.engine import Engine
-from medseg.inference.nnunet.prepare import Prepared
+from medseg.inference.nnunet.prepare import Grids
 from medseg.inference.nnunet.resample import target_shape
 from medseg.inference.nnunet.windows import extent
 
 _DOUBLE, _SINGLE, _HALF = 8, 4, 2  # bytes
+_SOURCE_PLANES: Final = 3 * AHEAD  # of slices that are being brought to the plans' rows and columns
+_SPLINE_PLANES: Final = 100  # of coefficients and of what they are made of (`along`)
 
 
 def check_volume(stack: Stack, bundle: Bundle) -> None:
@@ -36,14 +41,21 @@ def check_volume(stack: Stack, bundle: Bundle) -> None:
     _compare(stack, bundle, needed, f"to prepare {' x '.join(map(str, stack.shape))} voxels")
 
 
-def check_scores(stack: Stack, bundle: Bundle, prepared: Prepared, engine: Engine) -> None:
-    """Raise OutOfMemory where there is no room for the scores of a prepared volume, and for a window."""
+def check_scores(stack: Stack, bundle: Bundle, grids: Grids, engine: Engine, *, passing: bool) -> None:
+    """Raise OutOfMemory where there is no room for the scores that are held at a time, and for a window.
+
+    passing: planes of the volume pass one by one, too; else it is there already.
+    """
     model = bundle.nnunet
     assert model is not None
-    shape = [max(pair) for pair in zip(prepared.voxels.shape[1:], extent(model.patch), strict=True)]
-    grid, window, heads = math.prod(shape), math.prod(model.patch), model.labels.heads
-    sums = _HALF * grid * (heads * (2 if bundle.members else 1) + 1) + 2 * _SINGLE * grid * len(prepared.voxels)
-    needed = sums + _SINGLE * window * (bundle.in_channels + 3 * heads)
+    shape = [max(pair) for pair in zip(grids.shape, extent(model.patch), strict=True)]
+    depth, plane, heads = extent(model.patch)[0], math.prod(shape[1:]), model.labels.heads
+    window, source = math.prod(model.patch), math.prod(grids.cropped[1:])
+    needed = _HALF * plane * (heads + 1) * (depth if model.scores.by_planes else 2 * shape[0])
+    needed += _SINGLE * (bundle.in_channels * (plane * depth + window) + 2 * heads * window)
+    needed += 4 * memory.WAITING + 3 * _SINGLE * heads * plane
+    if passing:
+        needed += _DOUBLE * bundle.in_channels * (_SOURCE_PLANES * source + _SPLINE_PLANES * plane)
     free = memory.free_bytes(CPU)
     activations = 512 * _SINGLE * window  # more than networks have (`memory.ample`)
     if engine.device == CPU and free is not None and needed + activations > free:

@@ -5,39 +5,70 @@ Statistics are numpy's of the very views that nnU-Net takes them of: its sums in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import ndimage
+from torch import Tensor
 
-from medseg.bundle.nnunet.model import Channel, NnUNet, Scheme
+from medseg.bundle.nnunet.model import Channel, Method, NnUNet, Scheme
 from medseg.errors import InputError
 from medseg.inference.nnunet.resample import Array, Shape, resample_image, resample_labels, target_shape
 
 _LEAST: float = 1e-8
 _CONNECTED = ndimage.generate_binary_structure(3, 1)
-Mask = NDArray[np.bool_]
+Mask: TypeAlias = NDArray[np.bool_]
+Box: TypeAlias = tuple[slice, slice, slice]
 
 
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """voxels: (channels, z, y, x), single. Axes are the plans'.
+def wanted_mm(spacing_mm: Sequence[float], model: NnUNet) -> tuple[float, ...]:
+    """What a volume of that spacing is resampled to; slices stay where the network has two axes."""
+    return (*spacing_mm[: 3 - len(model.spacing_mm)], *model.spacing_mm)
 
-    whole: the volume's shape. box: what was cut out of it. spacing_mm: of the volume; model_mm: of `voxels`.
+
+@dataclass(frozen=True)
+class Grids:
+    """A volume and what the network sees of it; axes are the plans'.
+
+    whole: the volume's shape. box: what is cut out of it. shape: of what that is resampled to. spacing_mm: of the
+    volume; model_mm: of what it is resampled to.
     """
 
-    voxels: Array
     whole: Shape
-    box: tuple[slice, slice, slice]
+    box: Box
+    shape: Shape
     spacing_mm: tuple[float, ...]
     model_mm: tuple[float, ...]
+
+    @classmethod
+    def of(cls, whole: Shape, box: Box, spacing_mm: tuple[float, ...], model: NnUNet) -> Grids:
+        """spacing_mm: in the plans' axes."""
+        wanted = wanted_mm(spacing_mm, model)
+        made = cls(whole, box, whole, spacing_mm, wanted)
+        if model.image.method is Method.NONE:
+            return replace(made, shape=made.cropped)
+        return replace(made, shape=target_shape(made.cropped, spacing_mm, wanted))
 
     @property
     def cropped(self) -> Shape:
         z, y, x = (part.stop - part.start for part in self.box)
         return z, y, x
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """voxels: (channels, z, y, x), single, on the network's grid."""
+
+    voxels: Array
+    grids: Grids
+
+    def planes(self) -> Iterator[Tensor]:
+        """(channels, y, x), one after the other."""
+        return iter(torch.from_numpy(self.voxels).unbind(1))
 
 
 def prepare(volume: Array, spacing_mm: Sequence[float], model: NnUNet, earlier: Array | None = None) -> Prepared:
@@ -58,14 +89,13 @@ def prepare(volume: Array, spacing_mm: Sequence[float], model: NnUNet, earlier: 
         inside = labels >= 0
     for number, channel in enumerate(model.channels):
         _normalise(cut[number], channel, inside)
-    wanted = (*spacing[: 3 - len(model.spacing_mm)], *model.spacing_mm)
-    shape = target_shape(cut.shape[1:], spacing, wanted)
-    made = [resample_image(channel, shape, model.image, spacing, wanted) for channel in cut]
-    if labels is not None:
-        labels = resample_labels(labels, shape, model.labelmap, spacing, wanted)
-        made += [(labels == value).astype(np.float32) for value in model.labels.foreground]
     z, y, x = volume.shape[1:]
-    return Prepared(np.stack(made), (z, y, x), box, spacing, wanted)
+    grids = Grids.of((z, y, x), box, spacing, model)
+    made = [resample_image(channel, grids.shape, model.image, spacing, grids.model_mm) for channel in cut]
+    if labels is not None:
+        labels = resample_labels(labels, grids.shape, model.labelmap, spacing, grids.model_mm)
+        made += [(labels == value).astype(np.float32) for value in model.labels.foreground]
+    return Prepared(np.stack(made), grids)
 
 
 def not_zero(volume: Array) -> Mask:
@@ -84,22 +114,26 @@ def not_zero(volume: Array) -> Mask:
     return mask
 
 
-def bounds(mask: Mask) -> tuple[slice, slice, slice]:
+def bounds(mask: Mask) -> Box:
     """The box around a mask; all of it where it is empty."""
-    found = []
-    for axis in range(3):
-        there = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        found.append(slice(int(there[0]), int(there[-1]) + 1) if there.size else slice(0, mask.shape[axis]))
-    return found[0], found[1], found[2]
+    axes = [tuple(other for other in range(3) if other != axis) for axis in range(3)]
+    return around([np.asarray(mask.any(axis=others)) for others in axes])
+
+
+def around(there: Sequence[Mask]) -> Box:
+    """The box around a mask, of which is told where along each axis there is any of it."""
+    z, y, x = (slice(0, len(axis)) if not axis.any() else _span(axis) for axis in there)
+    return z, y, x
+
+
+def _span(there: Mask) -> slice:
+    at = np.flatnonzero(there)
+    return slice(int(at[0]), int(at[-1]) + 1)
 
 
 def _normalise(image: Array, channel: Channel, inside: Mask) -> None:
     """In place, in single."""
     match channel.scheme:
-        case Scheme.CT:
-            np.clip(image, channel.low, channel.high, out=image)
-            image -= channel.mean
-            image /= max(channel.deviation, _LEAST)
         case Scheme.Z_SCORE if channel.masked:
             values = image[inside]
             if values.size:
@@ -108,13 +142,28 @@ def _normalise(image: Array, channel: Channel, inside: Mask) -> None:
             mean, deviation = image.mean(), image.std()
             image -= mean
             image /= max(deviation, _LEAST)
+        case _:
+            normalise_part(image, channel, image.min(), image.max())
+
+
+def normalise_part(image: Array, channel: Channel, low: np.float32, high: np.float32) -> None:
+    """Any part of a volume whose lowest and highest value are known, in place, in single; by no statistics else.
+
+    Raises InputError for values that the channel's scheme does not take.
+    """
+    match channel.scheme:
+        case Scheme.CT:
+            np.clip(image, channel.low, channel.high, out=image)
+            image -= channel.mean
+            image /= max(channel.deviation, _LEAST)
         case Scheme.RESCALE:
-            image -= image.min()
-            image /= max(image.max(), np.float32(_LEAST))
+            image -= low
+            image /= max(high - low, np.float32(_LEAST))
         case Scheme.RGB:
-            low, high = float(image.min()), float(image.max())
             if low < 0 or high > 255:
                 raise InputError(f"channel {channel.name}: expected values of 0 to 255, found {low:g} to {high:g}")
             image /= 255.0
         case Scheme.NONE:
             pass
+        case Scheme.Z_SCORE:
+            raise ValueError("a z-score is that of a whole volume")

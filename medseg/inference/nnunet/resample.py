@@ -56,10 +56,16 @@ def resample_image(channel: Array, shape: Shape, how: Resampler, old: Spacing, n
 
 
 def zoomed(image: Array, shape: Sequence[int], order: int) -> Array:
-    """An image in double of two or three axes, by splines of an order."""
+    """An image in double of two or three axes, by splines of an order, within the values that it had."""
+    made = overshot(image, shape, order)
+    return np.clip(made, image.min(), image.max(), out=made)
+
+
+def overshot(image: Array, shape: Sequence[int], order: int) -> Array:
+    """As `zoomed`, but splines may go beyond the values that there were."""
     factors = [1 / (old / new) for old, new in zip(image.shape, shape, strict=True)]
     made: Array = ndimage.zoom(image, factors, order=order, mode="nearest", grid_mode=True)
-    return np.clip(made, image.min(), image.max(), out=made)
+    return made
 
 
 def _in_planes(
@@ -76,13 +82,24 @@ def _along(image: Array, shape: Shape, axis: int, order: int) -> Array:
     count = image.shape[axis]
     if count == shape[axis]:
         return image
-    place = count / shape[axis] * (np.arange(shape[axis]) + 0.5) - 0.5
     if order == 0:
-        return np.take(image, nearest(place, count), axis=axis)
+        return np.take(image, nearest_slices(count, shape[axis]), axis=axis)
+    place = centres(count, shape[axis])
     grid = [place if n == axis else np.arange(size) for n, size in enumerate(shape)]
     at = np.stack(np.meshgrid(*grid, indexing="ij"))
     made: Array = ndimage.map_coordinates(image, at, order=order, mode="nearest")
     return made
+
+
+def centres(count: int, new: int) -> Array:
+    """Where `new` samples lie on an axis of `count` old ones, edges on edges."""
+    place: Array = count / new * (np.arange(new) + 0.5) - 0.5
+    return place
+
+
+def nearest_slices(count: int, new: int) -> Array:
+    """Of `count` slices the one that is nearest to each of `new` ones."""
+    return nearest(centres(count, new), count)
 
 
 def nearest(place: Array, count: int) -> Array:

@@ -6,14 +6,18 @@ says how training images lay. Images are only turned by quarters: no voxel is in
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from medseg.bundle.nnunet.model import NnUNet
+from medseg.dicom.instance import Pixels
 from medseg.dicom.series import Stack
 from medseg.errors import InputError
 from medseg.inference.grids.grid import Axes, oriented, source_frame
+from medseg.inference.grids.prepare import uniform
 from medseg.inference.nnunet.resample import Array
 
 FLAT_MM = (999.0, 1.0, 1.0)  # what NaturalImage2DIO says of any image
@@ -26,25 +30,23 @@ class Source:
     voxels: Array
     stack: Stack
 
+    @classmethod
+    def of(cls, stack: Stack, channels: Sequence[Iterable[Pixels]]) -> Source:
+        """channels: planes of each, in the order of the stack's slices."""
+        voxels = np.empty((len(channels), *stack.shape), np.float32)
+        for channel, planes in zip(voxels, channels, strict=True):
+            for plane, given in zip(channel, planes, strict=True):
+                plane[...] = given
+        return cls(uniform(torch.from_numpy(voxels), stack.coordinates).numpy(), stack)
+
     def axes(self, model: NnUNet) -> Axes:
         """From (k, j, i) to the reader's axes."""
-        stored = self.stack.stored
-        if model.orientation is None or (stored is not None and not model.reorients):
-            return Axes((0, 1, 2), (stored is not None and stored.turned, False, False))
         k, j, i = self.voxels.shape[1:]
-        x, y, z = range(3)
-        turned = oriented(source_frame(self.stack.affine, (k, j, i)), model.orientation).axes
-        order, flipped = turned.order, turned.flipped
-        return Axes((order[z], order[y], order[x]), (flipped[z], flipped[y], flipped[x]))
+        return reader_axes(self.stack, (k, j, i), model)
 
     def spacing_mm(self, model: NnUNet) -> tuple[float, float, float]:
         """Of the reader's axes."""
-        if model.flat:
-            return FLAT_MM
-        stored = self.stack.stored
-        mm = self.stack.spacing_mm if stored is None else stored.spacing_mm
-        z, y, x = self.axes(model).order
-        return mm[z], mm[y], mm[x]
+        return spacing_of(self.stack, self.axes(model), model)
 
     def volume(self, model: NnUNet) -> Array:
         """(channels, z, y, x): a copy, in memory as a reader's is."""
@@ -61,6 +63,33 @@ class Source:
         """Labels (z, y, x) of the reader's axes as (k, j, i); a view."""
         axes = self.axes(model)
         return labels[_turns(axes)].transpose([axes.model_axis(axis) for axis in range(3)])
+
+
+def reader_axes(stack: Stack, shape: tuple[int, int, int], model: NnUNet) -> Axes:
+    """From (k, j, i) of a stack's uniform grid of `shape` to the reader's axes."""
+    stored = stack.stored
+    if model.orientation is None or (stored is not None and not model.reorients):
+        return Axes((0, 1, 2), (stored is not None and stored.turned, False, False))
+    x, y, z = range(3)
+    turned = oriented(source_frame(stack.affine, shape), model.orientation).axes
+    order, flipped = turned.order, turned.flipped
+    return Axes((order[z], order[y], order[x]), (flipped[z], flipped[y], flipped[x]))
+
+
+def plans_axes(reader: Axes, model: NnUNet) -> Axes:
+    """The same to the plans' axes."""
+    z, y, x = model.transpose
+    order, flipped = reader.order, reader.flipped
+    return Axes((order[z], order[y], order[x]), (flipped[z], flipped[y], flipped[x]))
+
+
+def spacing_of(stack: Stack, axes: Axes, model: NnUNet) -> tuple[float, float, float]:
+    """Of a stack's axes as they are turned."""
+    if model.flat:
+        return FLAT_MM
+    mm = stack.spacing_mm if stack.stored is None else stack.stored.spacing_mm
+    z, y, x = axes.order
+    return mm[z], mm[y], mm[x]
 
 
 def _turns(axes: Axes) -> tuple[slice, slice, slice]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
+from torch.nn import functional
 
 from medseg.bundle.nnunet.model import NnUNet
 
@@ -70,31 +72,104 @@ def importance(patch: tuple[int, ...]) -> Tensor:
     return half.reshape(extent(patch))
 
 
-def window_scores(voxels: Tensor, model: NnUNet, network: Network, tick: Callable[[int, int], None]) -> Tensor:
-    """Scores (K, z, y, x) in half of a prepared volume (C, z, y, x). tick: called with windows done, and of how many.
+def count_windows(shape: Sequence[int], model: NnUNet) -> int:
+    """Over planes of `shape` (z, y, x)."""
+    padded = [sum(pair) + size for pair, size in zip(padding(shape, model.patch), shape, strict=True)]
+    return len(places(padded, model.patch, model.step))
 
+
+def score_planes(
+    planes: Iterable[Tensor],
+    shape: Sequence[int],
+    model: NnUNet,
+    network: Network,
+    tick: Callable[[int, int], None],
+    room: Callable[[], None] = lambda: None,
+) -> Iterator[Tensor]:
+    """Scores (K, y, x) in half of each of the planes (C, y, x), of which `shape` (z, y, x) tells how many there are, as
+    soon as no window adds to them any more.
+
+    tick: called with windows done, and of how many. room: called before more planes of scores are held.
     The sums are half, too, as nnU-Net's are: what is added to them is rounded window by window.
     """
-    before = padding(voxels.shape[1:], model.patch)
-    padded = torch.nn.functional.pad(voxels, [n for pair in reversed(before) for n in pair])
-    room = tuple(padded.shape[1:])
-    weights = importance(model.patch) if model.gaussian else torch.ones((1, 1, 1), dtype=torch.half)
-    total = torch.zeros((model.labels.heads, *room), dtype=torch.half)
-    weight = torch.zeros(room, dtype=torch.half)
-    windows = places(room, model.patch, model.step)
-    for number, (place, window) in enumerate(_cut(padded, windows), 1):
-        scores = network(window)[0].cpu()
-        if model.gaussian:
-            scores = scores * weights
-        total[(slice(None), *place)] += scores
-        weight[place] += weights
+    pads = padding(shape, model.patch)
+    (before, _), *beside = pads
+    padded = [low + size + high for (low, high), size in zip(pads, shape, strict=True)]
+    within = tuple(slice(low, size - high) for (low, high), size in zip(beside, padded[1:], strict=True))
+    windows = places(padded, model.patch, model.step)
+    slab, sums = Slab(planes, pads, padded), Sums(model, padded)
+    for number, (z, y, x) in enumerate(windows, 1):
+        scores = network(slab.window(z, y, x))[0].cpu()
+        if z.stop > sums.end:
+            room()
+        sums.add(scores, z, y, x)
+        del scores  # as large as what the network holds
         tick(number, len(windows))
-    del padded
-    total /= weight
-    within = tuple(slice(low, size - high) for (low, high), size in zip(before, room, strict=True))
-    return total[(slice(None), *within)]
+        final = windows[number][0].start if number < len(windows) else padded[0]
+        for n in range(sums.first, final):
+            plane = sums.take()
+            if before <= n < before + shape[0]:
+                yield plane[(slice(None), *within)]
 
 
-def _cut(padded: Tensor, windows: Sequence[Place]) -> Iterator[tuple[Place, Tensor]]:
-    for place in windows:
-        yield place, padded[(slice(None), *place)][None].contiguous()
+class Slab:
+    """The padded planes (C, y, x) under a row of windows."""
+
+    def __init__(self, planes: Iterable[Tensor], pads: Sequence[tuple[int, int]], padded: Sequence[int]) -> None:
+        (self._before, self._after), *beside = pads
+        self._beside = [n for pair in reversed(beside) for n in pair]
+        self._planes, self._count = iter(planes), padded[0]
+        self._held: deque[Tensor] = deque()
+        self._first = 0
+
+    def window(self, z: slice, y: slice, x: slice) -> Tensor:
+        """(1, C, *extent); z is never less than before."""
+        while self._first + len(self._held) < z.stop:
+            self._more(self._first + len(self._held))
+        while self._first < z.start:
+            self._held.popleft()
+            self._first += 1
+        return torch.stack([plane[:, y, x] for plane in self._held], dim=1)[None]
+
+    def _more(self, number: int) -> None:
+        if number >= self._count - self._after:
+            self._held.append(torch.zeros_like(self._held[-1]))
+            return
+        plane = next(self._planes)
+        if any(self._beside):
+            plane = functional.pad(plane, self._beside)
+        if number == 0:
+            self._held.extend(torch.zeros_like(plane) for _ in range(self._before))
+        self._held.append(plane)
+
+
+class Sums:
+    """Weighted scores of the padded planes from `first` on, and their weights."""
+
+    def __init__(self, model: NnUNet, padded: Sequence[int]) -> None:
+        self.first = 0
+        self._heads, self._shape, self._blend = model.labels.heads, tuple(padded[1:]), model.gaussian
+        self._weights = importance(model.patch) if model.gaussian else torch.ones(extent(model.patch)).half()
+        self._singles = self._weights.float()
+        self._held: deque[tuple[Tensor, Tensor]] = deque()
+
+    @property
+    def end(self) -> int:
+        return self.first + len(self._held)
+
+    def add(self, scores: Tensor, z: slice, y: slice, x: slice) -> None:
+        """scores: (K, *extent), of the window there."""
+        while self.end < z.stop:
+            held = torch.zeros((self._heads, *self._shape), dtype=torch.half)
+            self._held.append((held, torch.zeros(self._shape, dtype=torch.half)))
+        for n in range(z.start, z.stop):
+            total, weight = self._held[n - self.first]
+            one = scores[:, n - z.start]
+            total[:, y, x] += one * self._singles[n - z.start] if self._blend else one
+            weight[y, x] += self._weights[n - z.start]
+
+    def take(self) -> Tensor:
+        """The first plane of scores, which goes."""
+        total, weight = self._held.popleft()
+        self.first += 1
+        return total.div_(weight)

@@ -18,7 +18,7 @@ from medseg.dicom.series import StackSource
 from medseg.inference.nnunet.case import folds_of
 from medseg.inference.nnunet.prepare import prepare
 from medseg.inference.nnunet.source import Source
-from medseg.inference.nnunet.windows import window_scores
+from medseg.inference.nnunet.windows import score_planes
 from medseg.inference.planes import LabelSpool
 from medseg.inference.segment import NETWORKS, segment
 from medseg.job.plan import plan_nifti
@@ -100,12 +100,14 @@ def test_each_stage_is_that_of_nnunet(vectors: Path, bundles: dict[tuple[str, st
     source = Source(np.stack([[one.read() for one in stack.slices]]), stack)
     assert bundle.nnunet is not None
     prepared = prepare(source.volume(bundle.nnunet), source.spacing_mm(bundle.nnunet), bundle.nnunet)
-    assert prepared.spacing_mm == tuple(stages["spacing"])
-    assert prepared.whole == tuple(stages["shape_before_cropping"])
-    assert [[part.start, part.stop] for part in prepared.box] == stages["bbox"].tolist()
+    grids = prepared.grids
+    assert grids.spacing_mm == tuple(stages["spacing"])
+    assert grids.whole == tuple(stages["shape_before_cropping"])
+    assert [[part.start, part.stop] for part in grids.box] == stages["bbox"].tolist()
     assert np.array_equal(prepared.voxels[:, 0], stages["preprocessed_first_plane"])
     assert np.array_equal(prepared.voxels.astype(np.float16), stages["preprocessed"])
     network = NETWORKS.get(folds_of(bundle)[0], torch.device("cpu"))
     with torch.inference_mode():
-        scores = window_scores(torch.from_numpy(prepared.voxels), bundle.nnunet, network, lambda *_: None)
+        planes = score_planes(prepared.planes(), grids.shape, bundle.nnunet, network, lambda *_: None)
+        scores = torch.stack(list(planes), dim=1)
     assert np.array_equal(scores.numpy(), stages["logits"])
