@@ -85,7 +85,13 @@ def _document() -> Iterator[str]:
 
 
 def _when() -> Iterator[str]:
-    yield from """
+    yield from _WHEN.splitlines()
+    for name, about, form, example in _conditions():
+        yield f"| {f'`{name}`' if ' ' not in name else name} | {about} | {_cell(form)} | `{example}` |"
+    yield from _NOT_KNOWN.splitlines()
+
+
+_WHEN = """
 ## `when`
 
 The conditions of a rule. All must hold; a list in place of a value holds where any of it does.
@@ -113,10 +119,8 @@ StationName = "MR01"
 ```
 
 | key | looks at | value | example |
-| --- | --- | --- | --- |""".splitlines()
-    for name, about, form, example in _conditions():
-        yield f"| {f'`{name}`' if ' ' not in name else name} | {about} | {_cell(form)} | `{example}` |"
-    yield from f"""
+| --- | --- | --- | --- |"""
+_NOT_KNOWN = f"""
 Any other key is a DICOM keyword, such as `ImageType` or `MagneticFieldStrength`; of a multi-frame image its functional
 groups are asked, too, those of the first frame. Where an attribute has several values, one that is admitted suffices.
 Where the images of a series differ, most of them decide ([what a series is](operations.md#what-a-series-is)).
@@ -143,7 +147,7 @@ Where the images of a series differ, most of them decide ([what a series is](ope
 
 So no series is taken for what is not known of it, by a condition or by its opposite. What is not known *yet*, such as
 `slices` while a series arrives, takes a rule as far as is known, and is asked again. `medseg rules test study/` shows
-each condition with what it found.""".splitlines()
+each condition with what it found."""
 
 
 def _conditions() -> Iterator[tuple[str, str, str, str]]:
