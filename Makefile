@@ -14,6 +14,8 @@ RELIABILITY := docs/reliability
 # A worker for each core. Files in their own order: those of acceptance and of the gateway, whose tests are few and long,
 # come first, so that the workers end together.
 WORKERS := -n auto --dist loadfile --no-loadscope-reorder
+# Tests start many processes: each of them would compile the project anew where no bytecode is kept.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow gpu-check reliability lint peers coverage clean
