@@ -175,9 +175,16 @@ def _compare(bundle: Bundle, expected: Mapping[str, torch.Tensor], weights: Mapp
         ),
     ]
     if any(faults):
-        if bundle.nnunet is not None:
-            faults.append("a trainer that builds another network than its plans say is not run")
-        raise WeightsMismatch(bundle.name, "; ".join(fault for fault in faults if fault))
+        raise WeightsMismatch(bundle.name, "; ".join(fault for fault in (*faults, _trainer(bundle)) if fault))
+
+
+def _trainer(bundle: Bundle) -> str:
+    """Of nnU-Net's folders, who may have built the network that the weights are of."""
+    path = bundle.weights
+    if bundle.nnunet is None or path.suffix == ".safetensors":
+        return ""
+    name = read_checkpoint(bundle.name, path, _key(bundle, path)).trainer
+    return f"its trainer, {name:.80}, may have built another network than the plans say, and is not run"
 
 
 def _listed(what: str, names: Sequence[str]) -> str:

@@ -66,7 +66,11 @@ def bundle_of_metadata(root: Path, file: str, about: Reader) -> Bundle:
     return bundle
 
 
-def _bundle(trained: Trained, options: Options) -> Bundle:
+def _bundle(trained: Trained, options: Options, later: tuple[str, ...] = ()) -> Bundle:
+    """later: configurations of whose cascade it is an earlier stage."""
+    if trained.configuration in later:
+        line = " after ".join((*later, trained.configuration))
+        raise InvalidBundle(trained.bundle, _beside(trained, PLANS), f"a cascade that leads to itself: {line}")
     dataset = read_dataset(trained.dataset)
     model, network = read_plans(trained.plans, trained.configuration, dataset)
     if not all(axis < len(model.patch) for axis in trained.mirrored):
@@ -80,7 +84,7 @@ def _bundle(trained: Trained, options: Options) -> Bundle:
     previous = None
     if model.previous_stage is not None:
         earlier = find_previous(trained, model.previous_stage, options)
-        previous = _bundle(earlier, options.for_first_stage())
+        previous = _bundle(earlier, options.for_first_stage(), (*later, trained.configuration))
         digests.append(previous.digest)
         _check_stages(trained, model, previous)
     weights, *members = (inside(trained.bundle, trained.root, file) for file in trained.files)

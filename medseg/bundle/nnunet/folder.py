@@ -94,7 +94,7 @@ def _folds(bundle: str, root: Path, folder: str, options: Options) -> tuple[tupl
     folds = options.folds or tuple(numbers) or (("all",) if (root / folder / "fold_all").is_dir() else ())
     if not folds:
         why = f"no fold of a trained model: expected {_path(folder, f'fold_0/{options.checkpoint}.pth')}"
-        raise InvalidBundle(bundle, folder, why)
+        raise InvalidBundle(bundle, folder or ".", why)
     files = []
     for fold in folds:
         names = [_path(folder, f"fold_{fold}/{options.checkpoint}{ending}") for ending in ENDINGS]
@@ -122,7 +122,7 @@ def _of_dataset(bundle: str, root: Path, folder: str, options: Options) -> Train
     if len(last) != 1:
         named = ", ".join(f"{Path(one.folder).name} ({one.configuration})" for one in last or found) or "none"
         why = f"expected one trained model{f' of {wanted}' if wanted else ''}, found {named}: name the folder of one"
-        raise InvalidBundle(bundle, folder, why)
+        raise InvalidBundle(bundle, folder or ".", why)
     return last[0]
 
 
@@ -170,7 +170,7 @@ def find_previous(trained: Trained, stage: str, options: Options) -> Trained:
         found = read_trained(bundle, trained.root, folder, earlier)
         if found.configuration != stage:
             why = f"a model of {found.configuration}, expected {stage}, the first stage of {trained.configuration}"
-            raise InvalidBundle(bundle, folder, why)
+            raise InvalidBundle(bundle, folder or ".", why)
         return found
     candidates = []
     for place in _trained_within(own.parent):

@@ -160,7 +160,10 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "a tensor of 4 GB": (weights(huge), "claims more values"),
     "another network's": (weights(lambda held: held.pop("decoder.seg_layers.0.bias")), "missing"),
     "another width": (put(f"{KWARGS}::features_per_stage", [4, 6]), "of another shape"),
-    "another depth": (put(f"{KWARGS}::n_conv_per_stage", [2, 1]), "trainer that builds another network"),
+    "another depth": (
+        put(f"{KWARGS}::n_conv_per_stage", [2, 1]),
+        "nnUNetTrainer, may have built another",
+    ),
     "two values of a tensor": (
         weights(lambda held: held.update({"encoder.stages.0.0.convs.0.conv.bias": torch.ones(2)})),
         "different values",

@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 
 from medseg.bundle.bundle import Bundle
 from medseg.bundle.load import load_bundle
-from medseg.dicom.series import StackSource
+from medseg.dicom.geometry import classify
+from medseg.dicom.nifti import read_nifti
+from medseg.dicom.phantom import volume_to_series
+from medseg.dicom.series import Stack, StackSource
 from medseg.inference.nnunet.case import folds_of
 from medseg.inference.nnunet.prepare import prepare
 from medseg.inference.nnunet.source import Source
@@ -22,6 +25,7 @@ from medseg.inference.nnunet.windows import score_planes
 from medseg.inference.planes import LabelSpool
 from medseg.inference.segment import NETWORKS, segment
 from medseg.job.plan import plan_nifti
+from tests.medseg.dicom.made import series_of
 from tests.medseg.nnunet_folders import copied
 
 SETS = {
@@ -68,12 +72,18 @@ def bundles(vectors: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tup
     return made
 
 
-def labels_of(path: Path, bundle: Bundle) -> NDArray[np.uint8]:
-    """Labels (k, j, i) of a NIfTI volume's slices."""
-    job = plan_nifti(path, [bundle], explicit=True).jobs[0]
+def labels_of(stack: Stack, bundle: Bundle) -> NDArray[np.uint8]:
+    """Labels (k, j, i) of a stack's slices."""
     spool = LabelSpool()
-    segment(StackSource(job.stack), bundle, spool)
+    segment(StackSource(stack), bundle, spool)
     return np.stack(list(spool))
+
+
+def series_of_file(path: Path, modality: str) -> Stack:
+    """A NIfTI volume as a DICOM series of the same voxels at the same places."""
+    stack = read_nifti(path)
+    values = np.stack([slice_.read() for slice_ in stack.slices])
+    return classify(series_of(volume_to_series(values, stack.affine, modality, "Vectors"))).stacks[0]
 
 
 def check_alike(found: NDArray[np.uint8], expected: NDArray[np.uint8]) -> None:
@@ -88,9 +98,25 @@ def check_alike(found: NDArray[np.uint8], expected: NDArray[np.uint8]) -> None:
 def test_labels_are_those_of_nnunet(
     name: str, setting: str, case: str, vectors: Path, bundles: dict[tuple[str, str], Bundle]
 ) -> None:
-    found = labels_of(vectors / name / "inputs" / f"{case}_0000.nii.gz", bundles[name, setting])
-    expected = np.asarray(nibabel.load(vectors / name / "expected" / setting / f"{case}.nii.gz").dataobj)
-    check_alike(found, expected.transpose())
+    file = vectors / name / "inputs" / f"{case}_0000.nii.gz"
+    stack = plan_nifti(file, [bundles[name, setting]], explicit=True).jobs[0].stack
+    check_alike(labels_of(stack, bundles[name, setting]), expected(vectors, name, setting, case))
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"), [(name, how) for name, how in sorted(SETS) if name != "mr_regions" and how != "default"]
+)
+@pytest.mark.parametrize("case", ["a", "b"])
+def test_labels_of_dicom_are_those_of_nnunet(
+    name: str, setting: str, case: str, vectors: Path, bundles: dict[tuple[str, str], Bundle]
+) -> None:
+    stack = series_of_file(vectors / name / "inputs" / f"{case}_0000.nii.gz", "CT" if name == "ct_aniso" else "MR")
+    check_alike(labels_of(stack, bundles[name, setting]), expected(vectors, name, setting, case))
+
+
+def expected(vectors: Path, name: str, setting: str, case: str) -> NDArray[np.uint8]:
+    """Labels (k, j, i) by nnU-Net."""
+    return np.asarray(nibabel.load(vectors / name / "expected" / setting / f"{case}.nii.gz").dataobj).transpose()
 
 
 def test_each_stage_is_that_of_nnunet(vectors: Path, bundles: dict[tuple[str, str], Bundle]) -> None:
