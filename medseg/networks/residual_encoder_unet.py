@@ -50,15 +50,15 @@ class _Residual(nn.Module):
 
     def __init__(self, style: Style, in_channels: int, out_channels: int, kernel: Sizes, stride: Sizes) -> None:
         super().__init__()
-        one = (1,) * style.dims
+        once = (1,) * style.dims
         self.conv1 = Block(style, in_channels, out_channels, kernel, stride)
-        self.conv2 = Block(style, out_channels, out_channels, kernel, one, last=True)
+        self.conv2 = Block(style, out_channels, out_channels, kernel, once, last=True)
         self.nonlin2 = style.activate() if style.slope is not None else nn.Identity()
         skip: list[nn.Module] = []
         if any(step != 1 for step in stride):
             skip.append((nn.AvgPool2d if style.dims == 2 else nn.AvgPool3d)(sized(stride), sized(stride)))
         if in_channels != out_channels:
-            skip.append(Block(style, in_channels, out_channels, one, one, bias=False, last=True))
+            skip.append(Block(style, in_channels, out_channels, once, once, bias=False, last=True))
         self.skip = nn.Sequential(*skip)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -73,9 +73,9 @@ class _Residuals(nn.Module):
         self, style: Style, count: int, in_channels: int, out_channels: int, kernel: Sizes, stride: Sizes
     ) -> None:
         super().__init__()
-        one = (1,) * style.dims
+        once = (1,) * style.dims
         first = _Residual(style, in_channels, out_channels, kernel, stride)
-        rest = (_Residual(style, out_channels, out_channels, kernel, one) for _ in range(count - 1))
+        rest = (_Residual(style, out_channels, out_channels, kernel, once) for _ in range(count - 1))
         self.blocks = nn.Sequential(first, *rest)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -140,7 +140,7 @@ def _class(given: Reader, key: str, dims: int) -> str | None:
         return None
     name = CLASSES[key].get(named)
     if name is None or name.endswith(str(5 - dims) + "d"):
-        known = sorted({one for one in CLASSES[key].values() if not one.endswith(str(5 - dims) + "d")})
+        known = sorted({cls for cls in CLASSES[key].values() if not cls.endswith(str(5 - dims) + "d")})
         raise given.wrong(key, f"{named!r:.200} is not a class that is known: {' or '.join(known)} of torch.nn are")
     return name
 
@@ -166,9 +166,9 @@ def _per_stage(given: Reader, key: str, count: int, most: int) -> list[int]:
     value = given.content.get(key)
     given.ignore(key)
     rows = [value] * count if type(value) is int else value
-    if not isinstance(rows, list) or len(rows) != count or not all(type(one) is int for one in rows):
+    if not isinstance(rows, list) or len(rows) != count or not all(type(number) is int for number in rows):
         raise given.wrong(key, f"expected {count} whole numbers, found {value!r:.80}")
-    return [_within(given, key, one, most) for one in rows]
+    return [_within(given, key, number, most) for number in rows]
 
 
 def _sizes(given: Reader, key: str, count: int, dims: int) -> list[list[int]]:
@@ -179,9 +179,9 @@ def _sizes(given: Reader, key: str, count: int, dims: int) -> list[list[int]]:
         raise given.wrong(key, f"expected {count} entries, one for each stage, found {value!r:.80}")
     sizes = [[row] * dims if type(row) is int else row for row in rows]
     for row in sizes:
-        if not isinstance(row, list) or len(row) != dims or not all(type(one) is int for one in row):
+        if not isinstance(row, list) or len(row) != dims or not all(type(size) is int for size in row):
             raise given.wrong(key, f"expected {dims} whole numbers for each stage, found {row!r:.80}")
-    return [[_within(given, key, one, MOST_SIZE) for one in row] for row in sizes]
+    return [[_within(given, key, size, MOST_SIZE) for size in row] for row in sizes]
 
 
 def _within(given: Reader, key: str, value: int, most: int) -> int:

@@ -48,13 +48,13 @@ def bundle_of_metadata(root: Path, file: str, about: Reader) -> Bundle:
     own.ignore("segments")
     modality = next(iter(made.expects.modality), None)
     with inside(root.name, root, file).open("rb") as stream:
-        said = hashlib.file_digest(stream, "sha256").hexdigest()
+        written = hashlib.file_digest(stream, "sha256").hexdigest()
     bundle = replace(
         made,
         name=root.name,
         path=root,
         version=about.text("version", "0"),
-        digest=_digest((said, made.digest)),
+        digest=_digest((written, made.digest)),
         description=str(about.maybe_text("description") or about.maybe_text("task") or made.description),
         licence=str(about.maybe_text("license") or about.maybe_text("licence") or made.licence),
         segments=segments,
@@ -141,7 +141,7 @@ def _with_cleanup(trained: Trained, model: NnUNet, options: Options) -> tuple[Nn
 def _check_stages(trained: Trained, model: NnUNet, previous: Bundle) -> None:
     first = previous.nnunet
     assert first is not None
-    same = [one.name for one in first.channels] == [one.name for one in model.channels]
+    same = [channel.name for channel in first.channels] == [channel.name for channel in model.channels]
     if not same or first.labels.foreground != model.labels.foreground or first.transpose != model.transpose:
         why = f"its first stage, {first.configuration}, has other channels, labels or axes"
         raise InvalidBundle(trained.bundle, _beside(trained, DATASET), why)
@@ -162,14 +162,14 @@ def _merged(root: Path, parts: Iterable[PartOptions]) -> Bundle:
     made: list[MergedPart] = []
     names: dict[int, str] = {}
     for part in parts:
-        one = _bundle(read_trained(root.name, root, part.folder, part.options), part.options)
-        numbers = _numbers(root.name, part, one, max(names, default=0))
+        model = _bundle(read_trained(root.name, root, part.folder, part.options), part.options)
+        numbers = _numbers(root.name, part, model, max(names, default=0))
         twice = [number for number in numbers.values() if number in names]
         if twice or len(set(numbers.values())) < len(numbers):
             raise InvalidBundle(root.name, f"{part.folder}: labels", f"{numbers} gives a label that there is already")
-        assert one.nnunet is not None
-        names |= {number: dict(one.nnunet.labels.names)[own] for own, number in numbers.items()}
-        made.append(MergedPart(one, numbers))
+        assert model.nnunet is not None
+        names |= {number: dict(model.nnunet.labels.names)[own] for own, number in numbers.items()}
+        made.append(MergedPart(model, numbers))
     channels = {part.bundle.image_channels for part in made}
     if len(channels) > 1:
         raise InvalidBundle(
@@ -177,10 +177,10 @@ def _merged(root: Path, parts: Iterable[PartOptions]) -> Bundle:
         )
     modalities = {part.bundle.expects.modality for part in made} - {()}
     if len(modalities) > 1:
-        named = " and ".join(sorted(modality for one in modalities for modality in one))
+        named = " and ".join(sorted(modality for group in modalities for modality in group))
         raise InvalidBundle(root.name, "parts", f"expected models for the same images, found models for {named}")
     first = made[0].bundle
-    recipe = next((one.bundle.recipe for one in made if one.bundle.recipe.fallback != EVENLY), first.recipe)
+    recipe = next((part.bundle.recipe for part in made if part.bundle.recipe.fallback != EVENLY), first.recipe)
     digest = _digest([part.bundle.digest + repr(sorted(part.numbers.items())) for part in made])
     return replace(
         first,
@@ -191,10 +191,10 @@ def _merged(root: Path, parts: Iterable[PartOptions]) -> Bundle:
     )
 
 
-def _numbers(bundle: str, part: PartOptions, one: Bundle, taken: int) -> dict[int, int]:
+def _numbers(bundle: str, part: PartOptions, model: Bundle, taken: int) -> dict[int, int]:
     """A part's labels, and the numbers that they have in the result: those given, else the next that are free."""
-    assert one.nnunet is not None
-    names = one.nnunet.labels.names
+    assert model.nnunet is not None
+    names = model.nnunet.labels.names
     if part.labels is None:
         if taken + len(names) > MOST_LABEL:
             raise InvalidBundle(bundle, f"{part.folder}: labels", f"more than {MOST_LABEL} labels in all")

@@ -133,5 +133,5 @@ def checked(bundle: str, key: str, network: nn.Module, weights: Mapping[str, Ten
     return complete
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
-    return one is other or one.data_ptr() == other.data_ptr() or torch.equal(one, other)
+def _same(tensor: Tensor, other: Tensor) -> bool:
+    return tensor is other or tensor.data_ptr() == other.data_ptr() or torch.equal(tensor, other)

@@ -46,8 +46,8 @@ def read_dataset(about: Reader) -> Dataset:
     if not 1 <= count <= MOST_CHANNELS or set(names.content) != {str(number) for number in range(count)}:
         raise about.wrong(key, f"expected names of channels 0, 1 ..., found {list(names.content)!r:.80}")
     channels = tuple(names.text(str(number)) for number in range(count))
-    said = [about.content.get(word) for word in ("description", "licence", "license")]
-    description, *licences = (text.strip() if isinstance(text, str) else "" for text in said)
+    texts = [about.content.get(word) for word in ("description", "licence", "license")]
+    description, *licences = (text.strip() if isinstance(text, str) else "" for text in texts)
     return Dataset(channels, read_labels(about), description, next(filter(None, licences), ""))
 
 
@@ -79,7 +79,7 @@ def read_labels(about: Reader) -> Labels:
 
 def _values(about: Reader, name: str, value: Any) -> tuple[int, ...]:
     group = value if isinstance(value, list) else [value]
-    if not group or not all(type(one) is int and 0 <= one <= MOST_VALUE for one in group):
+    if not group or not all(type(label) is int and 0 <= label <= MOST_VALUE for label in group):
         raise about.wrong(f"labels::{name}", f"expected a whole number or a list of some, found {value!r:.80}")
     return tuple(group)
 

@@ -98,29 +98,29 @@ def _folds(bundle: str, root: Path, folder: str, options: Options) -> tuple[tupl
     files = []
     for fold in folds:
         names = [_path(folder, f"fold_{fold}/{options.checkpoint}{ending}") for ending in ENDINGS]
-        found = [name for name in names if (root / name).exists()]
-        if not found:
+        existing = [name for name in names if (root / name).exists()]
+        if not existing:
             why = "no such checkpoint: add it, take the fold's folder away, or name the folds that are meant"
             raise InvalidBundle(bundle, names[0], why)
-        if len(found) > 1:
-            raise InvalidBundle(bundle, names[0], f"{found[1]} lies beside it: remove the one that is not meant")
-        files.append(found[0])
+        if len(existing) > 1:
+            raise InvalidBundle(bundle, names[0], f"{existing[1]} lies beside it: remove the one that is not meant")
+        files.append(existing[0])
     return folds, tuple(files)
 
 
 def _of_dataset(bundle: str, root: Path, folder: str, options: Options) -> Trained:
     """The model that is meant by the folder of a dataset."""
     each = replace(options, configuration=None)
-    found = [_trained(bundle, root, _path(folder, place.name), each) for place in _trained_within(root / folder)]
+    models = [_trained(bundle, root, _path(folder, place.name), each) for place in _trained_within(root / folder)]
     wanted = options.configuration
     if wanted is None:
-        found = _the_best(bundle, root, folder, found) or found
+        models = _the_best(bundle, root, folder, models) or models
     else:
-        found = [one for one in found if one.configuration == wanted]
-    stages = {_previous_stage(one) for one in found}
-    last = [one for one in found if len(found) == 1 or one.configuration not in stages]
+        models = [model for model in models if model.configuration == wanted]
+    stages = {_previous_stage(model) for model in models}
+    last = [model for model in models if len(models) == 1 or model.configuration not in stages]
     if len(last) != 1:
-        named = ", ".join(f"{Path(one.folder).name} ({one.configuration})" for one in last or found) or "none"
+        named = ", ".join(f"{Path(model.folder).name} ({model.configuration})" for model in last or models) or "none"
         why = f"expected one trained model{f' of {wanted}' if wanted else ''}, found {named}: name the folder of one"
         raise InvalidBundle(bundle, folder or ".", why)
     return last[0]
@@ -135,27 +135,27 @@ def _trained_within(folder: Path) -> Iterator[Path]:
                 yield place
 
 
-def _the_best(bundle: str, root: Path, folder: str, found: Sequence[Trained]) -> list[Trained]:
+def _the_best(bundle: str, root: Path, folder: str, models: Sequence[Trained]) -> list[Trained]:
     """The model that nnU-Net found to be the best; empty where it was not asked."""
     file = _path(folder, BEST)
     if not (root / file).is_file():
         return []
     best = Reader(bundle, file, read_json(bundle, root, file)).reader("best_model_or_ensemble")
     names = [
-        "__".join(one.text(key) for key in ("trainer", "plans_identifier", "configuration"))
-        for one in best.readers("selected_model_or_models")
+        "__".join(model.text(key) for key in ("trainer", "plans_identifier", "configuration"))
+        for model in best.readers("selected_model_or_models")
     ]
     if len(names) > 1:
         why = f"the best is an ensemble of {' and '.join(names):.200}: name the folder of one of them"
         raise InvalidBundle(bundle, file, why)
-    chosen = [one for one in found if Path(one.folder).name in names]
+    chosen = [model for model in models if Path(model.folder).name in names]
     if not chosen:
         raise InvalidBundle(bundle, file, f"the best is {', '.join(names):.200}, and that is not there")
     return chosen
 
 
-def _previous_stage(one: Trained) -> Any:
-    return configuration(one.plans, one.configuration).content.get("previous_stage")
+def _previous_stage(model: Trained) -> Any:
+    return configuration(model.plans, model.configuration).content.get("previous_stage")
 
 
 def find_previous(trained: Trained, stage: str, options: Options) -> Trained:
@@ -167,31 +167,31 @@ def find_previous(trained: Trained, stage: str, options: Options) -> Trained:
     earlier = options.for_first_stage()
     if options.previous is not None:
         folder = options.previous.folder
-        found = read_trained(bundle, trained.root, folder, earlier)
-        if found.configuration != stage:
-            why = f"a model of {found.configuration}, expected {stage}, the first stage of {trained.configuration}"
+        first = read_trained(bundle, trained.root, folder, earlier)
+        if first.configuration != stage:
+            why = f"a model of {first.configuration}, expected {stage}, the first stage of {trained.configuration}"
             raise InvalidBundle(bundle, folder or ".", why)
-        return found
+        return first
     candidates = []
     for place in _trained_within(own.parent):
         if place.resolve() == own.resolve():
             continue
         with suppress(InvalidBundle):  # what else lies there is another model's matter
-            found = _trained(bundle, own.parent.resolve(), place.name, earlier)
-            if found.configuration == stage and _same_plans(found, trained):
-                candidates.append(found)
-    named = [one for one in candidates if one.folder == _renamed(own.name, stage)]
+            first = _trained(bundle, own.parent.resolve(), place.name, earlier)
+            if first.configuration == stage and _same_plans(first, trained):
+                candidates.append(first)
+    named = [candidate for candidate in candidates if candidate.folder == _renamed(own.name, stage)]
     candidates = named or candidates
     if len(candidates) != 1:
-        listed = ", ".join(one.folder for one in candidates) or "none"
+        listed = ", ".join(candidate.folder for candidate in candidates) or "none"
         why = f"{trained.configuration} needs one model of its first stage, {stage}, in a folder beside, found {listed}"
         raise InvalidBundle(bundle, trained.folder or own.name, why)
     return candidates[0]
 
 
-def _same_plans(one: Trained, other: Trained) -> bool:
+def _same_plans(model: Trained, other: Trained) -> bool:
     keys = ("dataset_name", "plans_name")
-    return all(one.plans.content.get(key) == other.plans.content.get(key) for key in keys)
+    return all(model.plans.content.get(key) == other.plans.content.get(key) for key in keys)
 
 
 def _renamed(folder: str, stage: str) -> str:

@@ -57,7 +57,7 @@ class PartOptions:
 
 def read_options(given: Reader) -> tuple[str, Options, tuple[PartOptions, ...]]:
     """The folder, its options, and the parts of which it consists, if any. Raises InvalidBundle."""
-    parts = tuple(_part(one, given) for one in given.readers("parts")) if "parts" in given else ()
+    parts = tuple(_part(part, given) for part in given.readers("parts")) if "parts" in given else ()
     given.ignore("parts")
     if parts and "folder" in given:
         raise given.wrong("folder", "expected parts, each with a folder of its own, or one folder, found both")
@@ -65,8 +65,8 @@ def read_options(given: Reader) -> tuple[str, Options, tuple[PartOptions, ...]]:
     return folder, _options(given), parts
 
 
-def _part(one: Reader, whole: Reader) -> PartOptions:
-    return PartOptions(one.text("folder"), _inheriting(one, whole), _labels(one))
+def _part(part: Reader, whole: Reader) -> PartOptions:
+    return PartOptions(part.text("folder"), _inheriting(part, whole), _labels(part))
 
 
 def _previous(given: Reader) -> PartOptions | None:
@@ -74,21 +74,21 @@ def _previous(given: Reader) -> PartOptions | None:
     given.ignore("previous")
     if value is None:
         return None
-    one = Reader(given.bundle, f"{given.key}::previous", {"folder": value} if isinstance(value, str) else value)
-    return PartOptions(one.text("folder"), _inheriting(one, given), None)
+    stage = Reader(given.bundle, f"{given.key}::previous", {"folder": value} if isinstance(value, str) else value)
+    return PartOptions(stage.text("folder"), _inheriting(stage, given), None)
 
 
-def _inheriting(one: Reader, whole: Reader) -> Options:
+def _inheriting(part: Reader, whole: Reader) -> Options:
     """Options of a model with what is said of all."""
-    own = {key: value for key, value in one.content.items() if key not in ("folder", "labels")}
+    own = {key: value for key, value in part.content.items() if key not in ("folder", "labels")}
     common = {key: whole.content[key] for key in COMMON if key in whole.content}
-    return _options(Reader(one.bundle, one.key, common | own))
+    return _options(Reader(part.bundle, part.key, common | own))
 
 
-def _labels(one: Reader) -> dict[str, int] | None:
-    if "labels" not in one:
+def _labels(part: Reader) -> dict[str, int] | None:
+    if "labels" not in part:
         return None
-    given = one.reader("labels")
+    given = part.reader("labels")
     labels = {name: given.integer(name) for name in given.content}
     for name, number in labels.items():
         if not 1 <= number <= MOST_LABEL:

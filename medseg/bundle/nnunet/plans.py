@@ -73,16 +73,16 @@ def configuration(plans: Reader, name: str) -> Reader:
             listed = ", ".join(map(str, known))
             raise plans.wrong("configurations", f"there is no {following!r:.80}; there are {listed:.200}")
         line.append(following)
-        one = Reader(plans.bundle, f"{plans.key}::configurations::{following}", known[following])
-        following = one.maybe_text("inherits_from")
-        merged = dict(one.content) | merged
+        plan = Reader(plans.bundle, f"{plans.key}::configurations::{following}", known[following])
+        following = plan.maybe_text("inherits_from")
+        merged = dict(plan.content) | merged
     return Reader(plans.bundle, f"{plans.key}::configurations::{name}", merged)
 
 
 def _only(given: Reader, key: str, known: str) -> None:
-    found = given.maybe_text(key)
-    if found not in (None, known):
-        raise given.wrong(key, f"{found!r:.80} is not known: {known} is")
+    named = given.maybe_text(key)
+    if named not in (None, known):
+        raise given.wrong(key, f"{named!r:.80} is not known: {known} is")
 
 
 def _spacing(plan: Reader, dims: int) -> tuple[float, ...]:
@@ -106,7 +106,7 @@ def _channels(plans: Reader, plan: Reader, dataset: Dataset) -> tuple[Channel, .
     if len(schemes) != count:
         why = f"{len(schemes)} schemes, but {count} channels in dataset.json: these are not of one model"
         raise plan.wrong("normalization_schemes", why)
-    if not isinstance(masked, list) or len(masked) != count or not all(isinstance(one, bool) for one in masked):
+    if not isinstance(masked, list) or len(masked) != count or not all(isinstance(flag, bool) for flag in masked):
         raise plan.wrong(
             "use_mask_for_norm", f"expected true or false for each of {count} channels, found {masked!r:.80}"
         )

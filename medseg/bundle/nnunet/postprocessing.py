@@ -53,4 +53,4 @@ def read_postprocessing(bundle: str, root: Path, file: str) -> tuple[tuple[int, 
 
 
 def _flat(value: Any) -> list[Any]:
-    return [one for item in value for one in _flat(item)] if isinstance(value, list) else [value]
+    return [label for item in value for label in _flat(item)] if isinstance(value, list) else [value]

@@ -85,8 +85,8 @@ def _write_model(root: Path, place: str, bundle: Bundle) -> dict[str, Any]:
         chosen, _ = find_postprocessing(source, "", tuple(folds))
         assert chosen is not None
         shutil.copyfile(source / chosen, target / FILE)
-    licence = next((one for one in (source / "LICENSE", source.parent / "LICENSE") if one.is_file()), None)
-    if licence is not None and not (root / "LICENSE").exists():
+    licence = source / "LICENSE"
+    if licence.is_file() and not licence.is_symlink() and not (root / "LICENSE").exists():
         shutil.copyfile(licence, root / "LICENSE")
     options: dict[str, Any] = {
         "configuration": model.configuration,
@@ -109,17 +109,17 @@ def _write_metadata(
 ) -> None:
     first = made[0]
     nnunet: dict[str, Any] = options[0]
-    segments, taken = [_segment(one, one.number) for one in first.segments], first.segments[-1].number
+    segments, taken = [_segment(segment, segment.number) for segment in first.segments], first.segments[-1].number
     if len(made) > 1:
         nnunet = {"parts": []}
         segments, taken = [], 0
-        for bundle, part, said in zip(made, parts, options, strict=True):
-            numbers = {one.number: taken + n for n, one in enumerate(bundle.segments, 1)}
+        for bundle, part, option in zip(made, parts, options, strict=True):
+            numbers = {segment.number: taken + n for n, segment in enumerate(bundle.segments, 1)}
             labels = {str(own): number for own, number in numbers.items()}
-            nnunet["parts"].append({"folder": part, "labels": labels, **said})
-            segments += [_segment(one, numbers[one.number]) for one in bundle.segments]
+            nnunet["parts"].append({"folder": part, "labels": labels, **option})
+            segments += [_segment(segment, numbers[segment.number]) for segment in bundle.segments]
             taken += len(numbers)
-    description = first.description or f"{', '.join(one['label'] for one in segments)}"
+    description = first.description or f"{', '.join(segment['label'] for segment in segments)}"
     content = {
         "version": "0.1.0",
         "description": description,
@@ -133,5 +133,5 @@ def _write_metadata(
     (root / "docs/README.md").write_text(CARD.format(name=root.name, description=description, models=models), "utf-8")
 
 
-def _segment(one: Segment, number: int) -> dict[str, Any]:
-    return {"number": number, "label": one.label, **proposed(one.label)}
+def _segment(segment: Segment, number: int) -> dict[str, Any]:
+    return {"number": number, "label": segment.label, **proposed(segment.label)}

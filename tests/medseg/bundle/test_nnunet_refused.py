@@ -22,6 +22,8 @@ import torch
 
 from tests.medseg.nnunet_folders import WEIGHTS, checkpoint, plans, rewrite, rewrite_checkpoint, write
 
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+
 Change = Callable[[Path], object]
 PLAN = "configurations::net"
 ARCH = f"{PLAN}::architecture"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from medseg.bundle.load import load_bundle
-from medseg.cli.app import app
+from medseg.cli.app import make_app
 from medseg.cli.exits import exit_code
 from medseg.dicom.geometry import classify
 from medseg.dicom.phantom import make_affine, volume_to_series, write_series
@@ -37,7 +37,7 @@ class Done:
 
 
 def run(*arguments: object) -> Done:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    result = CliRunner().invoke(make_app(), [str(argument) for argument in arguments])
     if isinstance(result.exception, MedsegError):
         return Done(exit_code(result.exception), f"{result.output}{result.exception}", result.stdout)
     return Done(result.exit_code, result.output, result.stdout)
@@ -87,7 +87,7 @@ def test_a_result_is_written_as_dicom_and_says_why_it_did_not_stream(tmp_path: P
     record = json.loads(done.stdout)
     assert {"seg", "sr"} == set(record["outputs"])
     assert not record["streamed"]
-    assert "evenly over the whole volume" in record["streamed_reason"]
+    assert "the mean and the deviation of the whole volume" in record["streamed_reason"]
     assert [segment["label"] for segment in record["segments"]] == ["organ", "lesion"]
 
 
