@@ -17,6 +17,7 @@ from torch import Tensor
 
 from medseg.inference.engines.case import Case, Run
 from medseg.inference.engines.polyphase import in_phases
+from medseg.inference.engines.summed import in_sums
 
 
 def openvino_missing(device: torch.device, precision: str) -> str | None:
@@ -45,7 +46,7 @@ def make_openvino(case: Case, folder: Path) -> None:
     from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 
     _quiet(TorchFXPythonDecoder)
-    exported = torch.export.export(in_phases(case.network), (case.example(),))
+    exported = torch.export.export(in_phases(in_sums(case.network)), (case.example(),))
     decoder = TorchFXPythonDecoder.from_exported_program(exported, dynamic_shapes=False)  # outlives what is made of it
     front_end = FrontEndManager().load_by_framework("pytorch")
     model = front_end.convert(front_end.load(decoder))
@@ -111,6 +112,9 @@ def _streams(case: Case) -> int:
     return min(case.batch, torch.get_num_threads(), 2)
 
 
+_HELD: Final = 32 << 20  # bytes of scores that a request may keep
+
+
 class OwnThreads:
     """What OpenVINO made of a network; it goes on by itself with windows that it was begun with. Safe to share between
     threads."""
@@ -148,7 +152,8 @@ class OwnThreads:
 
         def wait() -> None:
             request.wait()
-            self._idle.append(request)
+            if scores.nbytes <= _HELD:  # it holds on to its tensors until it has others
+                self._idle.append(request)
 
         return wait
 
