@@ -8,9 +8,9 @@ kernels are averages, and what the outermost stages skip counts little. Its plan
 overlaps; nothing is mirrored. The image is a phantom of 0.8 x 0.8 x 2.5 mm (temporary files, deleted).
 
 nnunet: nnUNetPredictor of nnunetv2, in the Python that is named, from an uncompressed NIfTI file to one of labels,
-without its worker processes. medseg: `medseg.job.run`, from DICOM to SEG, SR and NIfTI, verified; with the engine that
-was found for this folder before. Every turn is a process of its own; time begins when its libraries are loaded, and
-memory is that of the whole process at its highest (VmHWM). The network's seconds are those within its calls.
+without its worker processes. medseg: `medseg.job.run`, from DICOM to SEG, SR and NIfTI, verified; with an engine that
+was found for this folder, or made, before. Every turn is a process of its own; time begins when its libraries are
+loaded, and memory is that of the whole process at its highest (VmHWM). The network's seconds are those in its calls.
 
 One JSON line for each turn, then medians and medseg's share of nnU-Net's, and how many voxels have the same label. With
 --taller a last turn of medseg alone tells how its memory grows with the slices.
@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ from medseg.bundle.load import load_bundle
 from medseg.dicom.phantom import Ellipsoid, make_series
 from medseg.dicom.sources import find_instances, to_series
 from medseg.inference.engines.engine import Engine
+from medseg.inference.engines.selection import AUTO
 from medseg.inference.nnunet.case import folds_of
 from medseg.inference.segment import NETWORKS
 from medseg.inference.settings import Settings
@@ -55,7 +56,9 @@ MM = (2.5, 0.8, 0.8)
 KEYS = ("total_s", "network_s", "rest_s", "peak_mb")
 CPU = torch.device("cpu")
 PATHS = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])}
-RACE = "import sys; from pathlib import Path; from nnunet import race; race(Path(sys.argv[1]), int(sys.argv[2]))"
+MAKE = (
+    "import sys; from pathlib import Path; from nnunet import make_engine; make_engine(Path(sys.argv[1]), sys.argv[2])"
+)
 OURS = f"""
 import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "benchmarks")!r}]
 from pathlib import Path
@@ -200,15 +203,17 @@ def job_of(study: Path, bundle: Bundle) -> Job:
     return job
 
 
-def race(folder: Path, window: int) -> None:
-    """Find the engine that jobs will take."""
+def make_engine(folder: Path, name: str) -> None:
+    """What jobs will find made: the engine that is named, or the one that wins."""
     bundle = folds_of(load_bundle(folder))[0]
-    noise = torch.rand(1, 1, window, window, window, generator=torch.Generator().manual_seed(0))
-    found = Engine(NETWORKS.get(bundle, CPU), bundle, CPU).race(noise)
-    for entry in found.entries:
-        print(
-            json.dumps({key: value for key, value in asdict(entry).items() if value and key not in ("folder", "files")})
-        )
+    noise = torch.rand(1, 1, *bundle.recipe.window.roi, generator=torch.Generator().manual_seed(0))
+    engine = Engine(NETWORKS.get(bundle, CPU), bundle, CPU, engine=name)
+    if name != AUTO:
+        engine(noise)
+        return
+    for entry in engine.race(noise).entries:
+        facts = {key: value for key, value in asdict(entry).items() if value and key not in ("folder", "files")}
+        print(json.dumps(facts), flush=True)
 
 
 def medseg_turn(folder: Path, study: Path, out: Path, engine: str) -> None:
@@ -222,7 +227,7 @@ def medseg_turn(folder: Path, study: Path, out: Path, engine: str) -> None:
         spent.append(time.perf_counter() - since)
         return made
 
-    Engine.__call__ = timed  # type: ignore[method-assign]
+    Engine.__call__ = timed  # type: ignore[assignment, method-assign]
     begun = time.perf_counter()
     job = job_of(study, load_bundle(folder))
     formats = frozenset({Format.SEG, Format.SR, Format.NIFTI})
@@ -232,14 +237,14 @@ def medseg_turn(folder: Path, study: Path, out: Path, engine: str) -> None:
     print(json.dumps(facts | {"timings_s": outcome.record["timings_s"]}))
 
 
-def turn(command: Sequence[str | Path], threads: int) -> dict[str, Any]:
+def turn(python: Path | str, program: str, arguments: Sequence[str | Path], threads: int) -> dict[str, Any]:
     """What a process says of itself in its last line, and its peak memory."""
     number = str(threads)
     held = {"OMP_NUM_THREADS": number, "MKL_NUM_THREADS": number, "PYTHONPATH": ""}
     held |= dict.fromkeys(("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"), "/")
     with tempfile.NamedTemporaryFile("r") as peak:
-        told = [*command[:1], "-c", TELL + command[1], peak.name, *command[2:]]
-        done = subprocess.run(told, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | held)
+        command = [python, "-c", TELL + program, peak.name, *arguments]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | held)
         facts: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         facts["peak_mb"] = round(int(peak.read()) / 1024)
     facts["rest_s"] = facts["total_s"] - facts["network_s"]
@@ -273,37 +278,37 @@ def main() -> None:
         folder = make_folder(work / "model", widths, chosen.window, chosen.classes)
         study, source = make_study(work / "source", chosen.slices, load_bundle(folder))
 
-        def take(way: str, command: Sequence[str | Path], slices: int = chosen.slices) -> None:
-            facts = turn(command, chosen.threads)
+        def take(
+            way: str, python: Path | str, program: str, arguments: Sequence[str | Path], slices: int = chosen.slices
+        ) -> None:
+            facts = turn(python, program, arguments, chosen.threads)
             print(json.dumps({"way": way, "slices": slices, "load": os.getloadavg()[0]} | facts), flush=True)
             turns.setdefault(way, []).append(facts)
 
-        if chosen.engine == "auto":
-            subprocess.run([sys.executable, "-c", RACE, folder, str(chosen.window)], check=True, env=os.environ | PATHS)
+        def medseg(way: str, source: Path, out: Path, slices: int = chosen.slices) -> None:
+            take(way, sys.executable, OURS, [folder, source, out, chosen.engine], slices)
+
+        subprocess.run([sys.executable, "-c", MAKE, folder, chosen.engine], check=True, env=os.environ | PATHS)
         for number in range(chosen.rounds):
             ours, theirs = work / f"ours {number}", work / f"theirs {number}"
             if chosen.nnunet_python:
                 theirs.mkdir()
-                command = [chosen.nnunet_python, THEIRS, folder, source, theirs / "case", str(chosen.threads)]
-                take("nnunet", command)
-            take("medseg", [sys.executable, OURS, folder, study, ours, chosen.engine])
+                take("nnunet", chosen.nnunet_python, THEIRS, [folder, source, theirs / "case", str(chosen.threads)])
+            medseg("medseg", study, ours)
             if chosen.nnunet_python:
                 same = alike(next(ours.glob("*/labels.nii.gz")), theirs / "case.nii")
                 print(json.dumps({"same labels": same}), flush=True)
         if chosen.taller:
             taller, _ = make_study(work / "taller", chosen.taller, load_bundle(folder))
-            take(
-                "medseg taller",
-                [sys.executable, OURS, folder, taller, work / "ours taller", chosen.engine],
-                chosen.taller,
-            )
+            medseg("medseg taller", taller, work / "ours taller", chosen.taller)
+    tell(turns)
+
+
+def tell(turns: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
+    """Medians of each way, and their share of nnU-Net's; of the taller series, of the other's."""
     medians = {way: {key: statistics.median(one[key] for one in facts) for key in KEYS} for way, facts in turns.items()}
     for way, facts in medians.items():
-        base = (
-            medians["medseg" if way == "medseg taller" else "nnunet"]
-            if chosen.nnunet_python or way != "medseg"
-            else facts
-        )
+        base = medians.get("medseg" if way == "medseg taller" else "nnunet", facts)
         share = {key: round(value / base[key], 3) for key, value in facts.items()}
         print(json.dumps({"way": way, **facts, "share": share}))
 

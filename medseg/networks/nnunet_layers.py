@@ -105,6 +105,13 @@ class Blocks(nn.Module):
         rest = (Block(style, out_channels, out_channels, kernel, once) for _ in range(count - 1))
         self.convs = nn.Sequential(first, *rest)
 
+    @property
+    def first(self) -> Block:
+        """The one with the stride."""
+        block = self.convs[0]
+        assert isinstance(block, Block)
+        return block
+
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.convs(x)
         return y

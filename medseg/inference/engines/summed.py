@@ -9,10 +9,11 @@ be had before there is the rest, and the other is added to it in place.
 
 from __future__ import annotations
 
-import torch
+import copy
+
 from torch import Tensor, nn
 
-from medseg.networks.nnunet_layers import Decoder
+from medseg.networks.nnunet_layers import Blocks, Decoder
 
 
 class SummedDecoder(nn.Module):
@@ -21,8 +22,11 @@ class SummedDecoder(nn.Module):
     def __init__(self, of: Decoder) -> None:
         super().__init__()
         self.enlarge = of.transpconvs
-        self.parts = nn.ModuleList(_Summed(stage.convs[0].conv) for stage in of.stages)
-        rests = (nn.Sequential(*stage.convs[0].all_modules[1:], *stage.convs[1:]) for stage in of.stages)
+        stages = [stage for stage in of.stages if isinstance(stage, Blocks)]
+        self.parts = nn.ModuleList(_Summed(stage.first.conv) for stage in stages)
+        rests = (
+            nn.Sequential(*stage.first.all_modules[1:].children(), *stage.convs[1:].children()) for stage in stages
+        )
         self.rest = nn.ModuleList(rests)
         self.classify = of.seg_layers[-1]
 
@@ -49,14 +53,13 @@ class _Summed(nn.Module):
 def _of_half(of: nn.Conv2d | nn.Conv3d, number: int) -> nn.Conv2d | nn.Conv3d:
     """The convolution of one half of the channels; the second adds the bias."""
     half = of.in_channels // 2
-    with torch.device("meta"):
-        made = type(of)(
-            half, of.out_channels, of.kernel_size, of.stride, of.padding, bias=bool(number) and of.bias is not None
-        )
+    made = copy.copy(of)
+    made._parameters = dict(of._parameters)
+    made.in_channels = half
     weight = of.weight.detach()[:, number * half : (number + 1) * half].clone()
     made.weight = nn.Parameter(weight, requires_grad=False)
-    if made.bias is not None:
-        made.bias = of.bias
+    if not number:
+        made.bias = None
     return made
 
 

@@ -195,9 +195,9 @@ def test_labels_are_those_of_all_scores_of_the_volume(
 ) -> None:
     random = np.random.default_rng(seed)
     model = make_model(scores=Resampler(Method.SPLINE, spline), labels=Labels(6, NAMES, order, ()))
-    box = tuple(slice(n % 2, n % 2 + length) for n, length in enumerate(cropped))
-    whole = tuple(length + 2 for length in cropped)
-    grids = Grids(whole, box, shape, spacing, (1.0, 1.0, 1.0))
+    z, y, x = cropped
+    box = slice(0, z), slice(1, y + 1), slice(0, x)
+    grids = Grids((z + 2, y + 2, x + 2), box, shape, spacing, (1.0, 1.0, 1.0))
     coarse = random.normal(size=(6, *(-(-length // 3) for length in shape)))  # so that much is settled, and ties happen
     scores = np.repeat(np.repeat(np.repeat(coarse, 3, 1), 3, 2), 3, 3)[:, : shape[0], : shape[1], : shape[2]]
     half = (size * np.round(scores, 1 if seed % 2 else 9)).astype(np.float16)
