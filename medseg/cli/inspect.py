@@ -28,18 +28,21 @@ EXAMPLES = """
 
 def inspect(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="File, folder, zip, DICOMDIR or NIfTI.")],
+    bundle: Annotated[
+        str | None, typer.Option(metavar="NAME|DIR", help="Look at this bundle alone; default: at every one there is.")
+    ] = None,
     assume_frame_of_reference: Annotated[
         bool, typer.Option(help="Derive a frame of reference where a series has none.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per series on stdout.")] = False,
 ) -> None:
     """Show each series: accepted, split or refused, with the reason, and the bundles that fit."""
-    from medseg.bundle.catalog import installed
+    from medseg.bundle.catalog import find_bundle, installed
     from medseg.dicom.geometry import classify
     from medseg.dicom.nifti import is_nifti, read_nifti
     from medseg.dicom.sources import find_instances
 
-    bundles = tuple(installed())
+    bundles = tuple(installed()) if bundle is None else (find_bundle(bundle),)
     accepted = 0
     if is_nifti(path):
         stack = read_nifti(path)
@@ -89,6 +92,11 @@ def _stack(stack: Stack, bundles: tuple[Bundle, ...]) -> dict[str, Any]:
         "findings": [{"code": finding.code, "detail": finding.detail} for finding in stack.findings],
         "fits": [name for name, reasons in misfits.items() if not reasons],
         "does_not_fit": {name: list(reasons) for name, reasons in misfits.items() if reasons},
+        "does_not_stream": {
+            bundle.name: list(bundle.recipe.barriers())
+            for bundle in bundles
+            if bundle.recipe.barriers() and not misfits[bundle.name]
+        },
     }
 
 
@@ -113,5 +121,7 @@ def _present(record: dict[str, Any], as_json: bool) -> None:
             console.show(f"    {finding['code']}: {finding['detail']}")
         for name, reasons in stack["does_not_fit"].items():
             console.show(f"    not {name}: {'; '.join(reasons)}")
+        for name, reasons in stack["does_not_stream"].items():
+            console.show(f"    {name} does not stream: {'; '.join(reasons)}")
     for refusal in record["refusals"]:
         console.show(f"  refused, {refusal['reason']}: {with_hint(refusal['detail'], refusal['reason'])}")

@@ -64,6 +64,29 @@ def by_splines(data: dict[str, Any], scores: dict[str, Any]) -> dict[str, Any]:
     return {f"{DATA}_kwargs": SPLINE | data, f"{SCORES}_kwargs": SPLINE | scores}
 
 
+def built(**changes: Any) -> Callable[[], dict[str, Any]]:
+    """Plans of another network of the plain kind."""
+
+    def make() -> dict[str, Any]:
+        plans = made.plans(spacing=THICK)
+        plans["configurations"]["net"]["architecture"]["arch_kwargs"] |= changes
+        return plans
+
+    return make
+
+
+def residual(dims: int) -> Callable[[], dict[str, Any]]:
+    def make() -> dict[str, Any]:
+        plans = made.plans(dims, spacing=THICK[-dims:])
+        architecture = plans["configurations"]["net"]["architecture"]
+        architecture["network_class_name"] = f"{made.UNET}.ResidualEncoderUNet"
+        del architecture["arch_kwargs"]["n_conv_per_stage"]
+        architecture["arch_kwargs"]["n_blocks_per_stage"] = [1, 2]
+        return plans
+
+    return make
+
+
 def cascade() -> dict[str, Any]:
     """Plans of two stages."""
     plans = made.plans(spacing=[3.0, 1.3, 1.2])
@@ -133,7 +156,12 @@ CASES: dict[str, Case] = {
     "one voxel wide": Case(spaced(*THICK), image={"shape": (1, 9, 5), "around": False}),
     "halves to even": Case(spaced(2.0, 2.0, 2.0), image={"shape": (21, 23, 17), "zooms": (1.0, 1.0, 1.0)}),
     "old plans": Case(old_form),
-    "cascade": Case(cascade, {"more": 2, "seed": 3}),
+    "cascade": Case(cascade, {"seed": 3}),
+    "batch norm": Case(built(norm_op="torch.nn.modules.batchnorm.BatchNorm3d", nonlin="torch.nn.ReLU"), {"seed": 1}),
+    "dropout": Case(built(dropout_op="torch.nn.modules.dropout.Dropout3d", dropout_op_kwargs={"p": 0.5})),
+    "nonlinearity first": Case(built(nonlin_first=True, conv_bias=False, norm_op_kwargs={"eps": 1e-3})),
+    "residual": Case(residual(3), {"seed": 1}),
+    "residual, slices": Case(residual(2)),
 }
 
 

@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from medseg.networks import PlainConvUNet
+from medseg.bundle.nnunet.dataset import read_dataset
+from medseg.bundle.nnunet.plans import read_plans
+from medseg.bundle.schema import Reader
+from medseg.bundle.targets import TARGETS
 
 UNET = "dynamic_network_architectures.architectures.unet"
 SPLINE = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
@@ -92,43 +95,38 @@ def write(
     made: dict[str, Any] | None = None,
     *,
     labels: Mapping[str, Any] | None = None,
-    heads: int = 3,
     channels: Sequence[str] = ("MR",),
     seed: int = 0,
     mirrored: Any = None,
     configuration: str = "net",
-    more: int = 0,
     **dataset: Any,
 ) -> Path:
-    """A trained-model folder with one fold of random weights. more: input channels besides the images'."""
+    """A trained-model folder with one fold of random weights."""
     made = made or plans(channels=len(channels))
-    dims = len(made["configurations"]["net"]["patch_size"])
-    (folder / "fold_0").mkdir(parents=True)
-    (folder / "plans.json").write_text(json.dumps(made))
     content = {
         "channel_names": {str(n): name for n, name in enumerate(channels)},
         "labels": labels or {"background": 0, "organ": 1, "lesion": 2},
         "file_ending": ".nii.gz",
         **dataset,
     }
+    (folder / "fold_0").mkdir(parents=True)
+    (folder / "plans.json").write_text(json.dumps(made))
     (folder / "dataset.json").write_text(json.dumps(content))
-    torch.save(checkpoint(dims, len(channels) + more, heads, seed, mirrored, configuration), folder / WEIGHTS)
+    about = read_dataset(Reader("model", "dataset.json", content))
+    network = read_plans(Reader("model", "plans.json", made), configuration, about)[1]
+    torch.manual_seed(seed)
+    weights = TARGETS[network.pop("_target_")].load()(**network).state_dict()
+    torch.save(checkpoint(weights, mirrored, configuration), folder / WEIGHTS)
     return folder
 
 
 WEIGHTS = "fold_0/checkpoint_final.pth"
 
 
-def checkpoint(
-    dims: int = 3, channels: int = 1, heads: int = 3, seed: int = 0, mirrored: Any = None, configuration: str = "net"
-) -> dict[str, Any]:
+def checkpoint(weights: Mapping[str, Any], mirrored: Any = None, configuration: str = "net") -> dict[str, Any]:
     """As nnU-Net writes it, numpy's numbers included."""
-    torch.manual_seed(seed)
-    ones, twos, threes = ([size] * dims for size in (1, 2, 3))
-    shape: dict[str, Any] = {"widths": [2, 3], "kernels": [threes, threes], "strides": [ones, twos]}
-    network = PlainConvUNet(dims, channels, heads, **shape, convs=[1, 1], convs_up=[1])
     return {
-        "network_weights": network.state_dict(),
+        "network_weights": weights,
         "optimizer_state": {"state": {}, "param_groups": []},
         "grad_scaler_state": None,
         "logging": {"mean_fg_dice": [np.float64(0.5)], "train_losses": [np.float32(0.25)], "lrs": [0.01]},

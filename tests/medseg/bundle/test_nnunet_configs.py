@@ -60,7 +60,8 @@ def folder_of(configs: Path, name: str, plans: str, folder: Path, saved: dict[st
 
 def test_a_network_of_their_own_is_refused_by_name(configs: Path, tmp_path: Path) -> None:
     """Plans and trainer of NexToU: its plans name a plain U-Net, its trainer builds another network."""
-    saved = checkpoint(configuration="3d_fullres_nextou") | {"trainer_name": "nnUNetTrainer_NexToU"}
+    weights = {"encoder.stages.0.0.convs.0.conv.weight": torch.zeros(33, 1, 3, 3, 3)}
+    saved = checkpoint(weights, configuration="3d_fullres_nextou") | {"trainer_name": "nnUNetTrainer_NexToU"}
     folder = folder_of(configs, "NexToU_3d_mra", "nnUNetPlans.json", tmp_path / "model", saved)
     with pytest.raises(WeightsMismatch, match="nnUNetTrainer_NexToU"):
         verify(load_bundle(folder))
@@ -79,7 +80,7 @@ def test_plans_of_pictures_load_with_random_weights(configs: Path, tmp_path: Pat
     shapes = {name: (tuple(held.shape), id(held)) for name, held in sketch.state_dict(keep_vars=True).items()}
     tensors = {key: torch.rand(shape) / 100 for shape, key in shapes.values()}
     weights = {name: tensors[key] for name, (_, key) in shapes.items()}
-    saved = checkpoint(configuration="2d") | {"network_weights": weights}
+    saved = checkpoint(weights, configuration="2d")
     bundle = load_bundle(folder_of(configs, "StenUNet_2d_xa", "plans.json", tmp_path / "model", saved))
     assert bundle.nnunet is not None
     assert (bundle.nnunet.flat, bundle.spatial_dims) == (True, 2)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -12,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
+from medseg.bundle.describe import verify
 from medseg.bundle.load import load_bundle
 from medseg.cli.app import make_app
 from medseg.cli.exits import exit_code
@@ -24,7 +28,7 @@ from medseg.inference.nnunet.cleanup import cleaned
 from medseg.inference.planes import LabelSpool
 from medseg.inference.segment import segment
 from tests.medseg.dicom.made import series_of
-from tests.medseg.nnunet_folders import described, plans, rewrite, write
+from tests.medseg.nnunet_folders import WEIGHTS, described, plans, rewrite, rewrite_checkpoint, write
 
 
 @dataclass(frozen=True)
@@ -244,9 +248,44 @@ def test_a_dataset_has_the_model_that_is_named_or_the_best(tmp_path: Path) -> No
 def test_a_cascade_that_leads_to_itself_is_refused(tmp_path: Path) -> None:
     made = plans(previous_stage="net")
     for name in ("one", "two"):
-        write(tmp_path / name, made, more=2)
+        write(tmp_path / name, made)
     done = run("bundles", "inspect", tmp_path / "one")
     assert (done.exit_code, "leads to itself" in done.output) == (4, True), done.output
+
+
+def renamed(prefix: str) -> Callable[[dict[str, Any]], None]:
+    def change(content: dict[str, Any]) -> None:
+        weights = content["network_weights"]
+        content["network_weights"] = {f"{prefix}{name}": tensor for name, tensor in weights.items()}
+
+    return change
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_weights_of_several_gpus_or_compiled_load(prefix: str, tmp_path: Path) -> None:
+    folder = write(tmp_path / "model")
+    rewrite_checkpoint(folder, renamed(prefix))
+    assert verify(load_bundle(folder))["verified"]
+
+
+def test_numbers_of_older_numpy_load(tmp_path: Path) -> None:
+    """numpy 1 called the module of its numbers otherwise."""
+    folder = write(tmp_path / "model")
+    with zipfile.ZipFile(folder / WEIGHTS) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(folder / WEIGHTS, "w") as archive:
+        for name, part in parts.items():
+            assert not name.endswith("data.pkl") or b"numpy._core.multiarray" in part
+            archive.writestr(name, part.replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+    assert verify(load_bundle(folder))["verified"]
+
+
+def test_inspect_says_why_a_bundle_does_not_stream(tmp_path: Path) -> None:
+    folder = write(tmp_path / "model")
+    file = nifti(tmp_path / "case.nii.gz", noise((8, 16, 18)), make_affine(shape=(8, 16, 18)))
+    (stack,) = json.loads(run("inspect", file, "--bundle", folder, "--json").stdout)["stacks"]
+    assert stack["fits"] == ["model"]
+    assert "the mean and the deviation of the whole volume" in stack["does_not_stream"]["model"][0]
 
 
 def test_a_bundle_of_our_own_finds_the_same(tmp_path: Path) -> None:
