@@ -78,7 +78,7 @@ def _check_archive(bundle: str, path: Path, key: str) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, LookupError) as error:
+    except UNREADABLE as error:
         why = "not a checkpoint of nnU-Net version 2: it is damaged, cut short, or of another program"
         raise InvalidBundle(bundle, key, why) from error
     names = [entry.filename.partition("/")[2] for entry in entries]

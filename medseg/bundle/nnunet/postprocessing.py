@@ -41,14 +41,14 @@ def read_postprocessing(bundle: str, root: Path, file: str) -> tuple[tuple[int, 
             raise about.wrong("postprocessing_fns", f"{name!r:.80} is not known: {KEEP_LARGEST} is")
     steps = []
     for given in arguments:
-        labels = tuple(dict.fromkeys(_flat(given.content.get("labels_or_regions"))))
+        labels = _flat(given.content.get("labels_or_regions"))
         if not labels or not all(type(label) is int and 0 < label <= MOST_VALUE for label in labels):
             raise given.wrong("labels_or_regions", "expected labels, or regions of labels")
         if given.integer("background_label", 0) != 0:
             raise given.wrong("background_label", "expected 0")
         given.ignore("labels_or_regions")
         given.done()
-        steps.append(labels)
+        steps.append(tuple(dict.fromkeys(labels)))
     return tuple(steps)
 
 

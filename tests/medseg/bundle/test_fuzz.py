@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from medseg.bundle.load import load_bundle
 from medseg.errors import InvalidBundle
 from tests.medseg.bundle import zoo
+from tests.medseg.nnunet_folders import described, write
 
 NAMES = ("image", "pred", "UNet", "Spacingd", "Compose", "RAS", "bilinear", "gaussian", "SCT:85756007", "true", "", "é")
 TEXTS = st.sampled_from(
@@ -74,6 +75,40 @@ def test_any_json_anywhere_loads_or_is_refused(sound: Path, data: st.DataObject)
     finally:
         for file, text in original.items():
             (sound / "configs" / file).write_text(text)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of nnU-Net with all that is read of one."""
+    folder = described(write(tmp_path_factory.mktemp("fuzz") / "model"), step=0.5, mirroring=[0, 1], folds=[0])
+    kept = [{"labels_or_regions": [1, [2]]}]
+    name = "remove_all_but_largest_component_from_segmentation"
+    cleaning = {"postprocessing_fns": [name], "postprocessing_kwargs": kept}
+    (folder / "postprocessing.json").write_text(json.dumps(cleaning))
+    return folder
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_json_anywhere_in_a_folder_of_nnunet_loads_or_is_refused(trained: Path, data: st.DataObject) -> None:
+    files = ("plans.json", "dataset.json", "postprocessing.json", "configs/metadata.json")
+    file = trained / data.draw(st.sampled_from(files))
+    original = file.read_text()
+    changed = json.loads(original)
+    place = data.draw(st.sampled_from([path for path in places(changed) if path]))
+    holder = changed
+    for key in place[:-1]:
+        holder = holder[key]
+    holder[place[-1]] = data.draw(JSON)
+    try:
+        file.write_text(json.dumps(changed))
+        bundle = load_bundle(trained)
+    except InvalidBundle as error:
+        assert error.key and error.why
+    else:
+        assert bundle.segments
+    finally:
+        file.write_text(original)
 
 
 @settings(max_examples=40, deadline=None)

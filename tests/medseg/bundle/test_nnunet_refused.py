@@ -138,6 +138,7 @@ def huge(content: dict[str, Any]) -> None:
 
 
 SYSTEM = "os.system"
+KEEP = "remove_all_but_largest_component_from_segmentation"
 # what is done to a sound folder, and what the sentence says
 REFUSED: dict[str, tuple[Change, str]] = {
     # code in checkpoints
@@ -220,6 +221,10 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "regions without order": (put("labels", {"background": 0, "a": [1, 2], "b": 2}, "dataset.json"), "order"),
     # clean-up, metadata
     "clean-up of theirs": (postprocessing(postprocessing_fns=[SYSTEM], postprocessing_kwargs=[{}]), "'os.system'"),
+    "clean-up of no label": (
+        postprocessing(postprocessing_fns=[KEEP], postprocessing_kwargs=[{"labels_or_regions": [{"a": 1}]}]),
+        "expected labels",
+    ),
     "an unknown option": (metadata(hook="x"), "hook"),
     "a folder outside": (metadata(folder="../sound"), "leads out"),
     "a step of nothing": (metadata(step=0), "step"),

@@ -15,19 +15,21 @@ import pytest
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
+from medseg.bundle.catalog import bundle_folders, find_bundle
 from medseg.bundle.describe import verify
 from medseg.bundle.load import load_bundle
 from medseg.cli.app import make_app
 from medseg.cli.exits import exit_code
 from medseg.dicom.geometry import classify
 from medseg.dicom.phantom import make_affine, volume_to_series, write_series
-from medseg.dicom.series import StackSource
+from medseg.dicom.series import SliceSource, Stack, StackSource
 from medseg.errors import MedsegError
 from medseg.inference import memory
 from medseg.inference.nnunet.cleanup import cleaned
 from medseg.inference.planes import LabelSpool
 from medseg.inference.segment import segment
 from tests.medseg.dicom.made import series_of
+from tests.medseg.inference.phantoms import Arriving
 from tests.medseg.nnunet_folders import WEIGHTS, described, plans, rewrite, rewrite_checkpoint, write
 
 
@@ -60,13 +62,21 @@ def nifti(path: Path, values: NDArray[np.float64], affine: NDArray[np.float64]) 
     return path
 
 
+def stack_of(values: NDArray[np.float64], affine: NDArray[np.float64]) -> Stack:
+    """A DICOM series of these values."""
+    return classify(series_of(volume_to_series(values, affine, "MR", "Noise"))).stacks[0]
+
+
+def found_in(source: SliceSource, folder: Path) -> NDArray[np.uint8]:
+    """What a bundle finds: (k, j, i) of the slices."""
+    spool = LabelSpool()
+    segment(source, load_bundle(folder), spool)
+    return np.stack(list(spool))
+
+
 def labels_of(folder: Path, values: NDArray[np.float64], affine: NDArray[np.float64]) -> NDArray[np.uint8]:
     """What a bundle finds in a DICOM series: (k, j, i) of its slices."""
-    bundle = load_bundle(folder)
-    stack = classify(series_of(volume_to_series(values, affine, "MR", "Noise"))).stacks[0]
-    spool = LabelSpool()
-    segment(StackSource(stack), bundle, spool)
-    return np.stack(list(spool))
+    return found_in(StackSource(stack_of(values, affine)), folder)
 
 
 def test_dicom_and_nifti_of_the_same_image_have_the_same_labels(tmp_path: Path) -> None:
@@ -93,6 +103,16 @@ def test_a_result_is_written_as_dicom_and_says_why_it_did_not_stream(tmp_path: P
     assert not record["streamed"]
     assert "the mean and the deviation of the whole volume" in record["streamed_reason"]
     assert [segment["label"] for segment in record["segments"]] == ["organ", "lesion"]
+
+
+@pytest.mark.parametrize("scheme", ["CTNormalization", "ZScoreNormalization"])
+def test_slices_that_arrive_in_any_order_give_the_same_labels(scheme: str, tmp_path: Path) -> None:
+    folder = write(tmp_path / "model", plans(scheme=scheme, spacing=[1.5, 1.5, 1.5]), channels=("MRI",))
+    stack = stack_of(noise((9, 11, 13)), make_affine("coronal", (2.0, 1.0, 1.0), (9, 11, 13)))
+    expected = found_in(StackSource(stack), folder)
+    assert len(np.unique(expected)) > 1
+    order = [4, None, 0, 8, 1, None, 7, 2, 3, 6, 5]
+    assert np.array_equal(found_in(Arriving(stack, order), folder), expected)
 
 
 @pytest.mark.parametrize("orientation", ["coronal", "sagittal", "axial"])
@@ -160,6 +180,15 @@ def test_cleanup_of_the_folder_is_done_and_a_pickle_alone_is_told(tmp_path: Path
     (results / "postprocessing.json").write_text(json.dumps(content))
     assert load_bundle(folder).nnunet.cleanup == ((1, 2), (2,))  # type: ignore[union-attr]
     assert np.array_equal(labels_of(folder, noise((9, 11, 13)), affine), cleaned(raw, [(1, 2), (2,)]))
+
+
+def test_folders_lie_where_bundles_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "knee", channels=("MRI",))
+    write(tmp_path / "Dataset001_Made/nnUNetTrainer__nnUNetPlans__net", channels=("MRI",))
+    monkeypatch.setenv("MEDSEG_BUNDLES", str(tmp_path))
+    assert {"knee", "Dataset001_Made"} <= bundle_folders().keys()
+    assert find_bundle("Dataset001_Made").name == "Dataset001_Made_net"
+    assert find_bundle("knee").expects.modality == ("MR",)
 
 
 def test_each_picture_is_a_case_of_its_own(tmp_path: Path) -> None:
