@@ -51,7 +51,7 @@ def _new(given: Reader, dims: int) -> tuple[str, dict[str, Any]]:
     name = NETWORKS.get(named)
     if name is None:
         raise given.wrong(
-            "network_class_name", f"{named!r:.200} is not a network that is known: {' or '.join(OLD)} are"
+            "network_class_name", f"{named!r:.200} is not a network that is known: expected {' or '.join(OLD)}"
         )
     imported = given.content.get("_kw_requires_import", [])
     if not isinstance(imported, list) or not set(map(str, imported)) <= {*CLASSES, "block"}:
@@ -69,7 +69,9 @@ def _new(given: Reader, dims: int) -> tuple[str, dict[str, Any]]:
 def _old(plan: Reader, dims: int) -> tuple[str, dict[str, Any]]:
     name = plan.text("UNet_class_name")
     if name not in OLD:
-        raise plan.wrong("UNet_class_name", f"{name!r:.200} is not a network that is known: {' or '.join(OLD)} are")
+        raise plan.wrong(
+            "UNet_class_name", f"{name!r:.200} is not a network that is known: expected {' or '.join(OLD)}"
+        )
     depths = plan.integers("n_conv_per_stage_encoder", None)
     if not 2 <= len(depths) <= MOST_STAGES:
         raise plan.wrong("n_conv_per_stage_encoder", f"expected 2 to {MOST_STAGES} stages, found {len(depths)}")
@@ -100,10 +102,10 @@ def _stages(given: Reader, name: str, stages: int, dims: int) -> dict[str, Any]:
         return made | {"convs": _per_stage(given, "n_conv_per_stage", stages, MOST_BLOCKS)}
     made["blocks"] = _per_stage(given, "n_blocks_per_stage", stages, MOST_BLOCKS)
     if "block" in given and given.text("block") not in BLOCKS:
-        raise given.wrong("block", f"{given.content['block']!r:.200} is not known: BasicBlockD is")
+        raise given.wrong("block", f"{given.content['block']!r:.200} is not known: expected BasicBlockD")
     given.ignore("block")
     if given.content.get("bottleneck_channels") is not None:
-        raise given.wrong("bottleneck_channels", "blocks with a bottleneck are not known: BasicBlockD is")
+        raise given.wrong("bottleneck_channels", "blocks with a bottleneck are not known: expected BasicBlockD")
     given.ignore("bottleneck_channels")
     if "stem_channels" in given:
         made["stem"] = _within(given, "stem_channels", given.integer("stem_channels"), MOST_WIDTH)
@@ -141,7 +143,9 @@ def _class(given: Reader, key: str, dims: int) -> str | None:
     name = CLASSES[key].get(named)
     if name is None or name.endswith(str(5 - dims) + "d"):
         known = sorted({cls for cls in CLASSES[key].values() if not cls.endswith(str(5 - dims) + "d")})
-        raise given.wrong(key, f"{named!r:.200} is not a class that is known: {' or '.join(known)} of torch.nn are")
+        raise given.wrong(
+            key, f"{named!r:.200} is not a class that is known: expected {' or '.join(known)} of torch.nn"
+        )
     return name
 
 

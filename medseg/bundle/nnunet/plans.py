@@ -39,7 +39,9 @@ def read_plans(plans: Reader, name: str, dataset: Dataset) -> tuple[NnUNet, dict
     reader = plans.text("image_reader_writer")
     if reader not in (*AS_STORED, *TO_RAS, FLAT):
         known = ", ".join((*AS_STORED, *TO_RAS, FLAT))
-        raise plans.wrong("image_reader_writer", f"{reader!r:.80} is not a reader that is known: {known} are")
+        raise plans.wrong(
+            "image_reader_writer", f"{reader!r:.80} is not a reader that is known: expected one of {known}"
+        )
     model = NnUNet(
         configuration=name,
         patch=patch,
@@ -82,7 +84,7 @@ def configuration(plans: Reader, name: str) -> Reader:
 def _only(given: Reader, key: str, known: str) -> None:
     named = given.maybe_text(key)
     if named not in (None, known):
-        raise given.wrong(key, f"{named!r:.80} is not known: {known} is")
+        raise given.wrong(key, f"{named!r:.80} is not known: expected {known}")
 
 
 def _spacing(plan: Reader, dims: int) -> tuple[float, ...]:
@@ -118,7 +120,7 @@ def _channels(plans: Reader, plan: Reader, dataset: Dataset) -> tuple[Channel, .
 
 def _channel(plans: Reader, plan: Reader, number: int, name: str, scheme: str, masked: bool) -> Channel:
     if scheme not in tuple(Scheme):
-        why = f"{scheme!r:.80} is not a normalisation that is known: {', '.join(Scheme)} are"
+        why = f"{scheme!r:.80} is not a normalisation that is known: expected one of {', '.join(Scheme)}"
         raise plan.wrong(f"normalization_schemes::{number}", why)
     if scheme != Scheme.CT:
         return Channel(name, Scheme(scheme), masked)
@@ -135,7 +137,7 @@ def _resampler(plan: Reader, kind: str, *, labels: bool) -> Resampler:
     key = f"resampling_fn_{kind}"
     method = plan.text(key)
     if method not in tuple(Method):
-        raise plan.wrong(key, f"{method!r:.80} is not a function that is known: {', '.join(Method)} are")
+        raise plan.wrong(key, f"{method!r:.80} is not a function that is known: expected one of {', '.join(Method)}")
     given = plan.reader(f"{key}_kwargs")
     if method == Method.NONE:
         return Resampler(Method.NONE)

@@ -38,7 +38,7 @@ def read_postprocessing(bundle: str, root: Path, file: str) -> tuple[tuple[int, 
         raise about.wrong("postprocessing_kwargs", f"expected one for each of {len(names)} functions")
     for name in names:
         if name != KEEP_LARGEST:
-            raise about.wrong("postprocessing_fns", f"{name!r:.80} is not known: {KEEP_LARGEST} is")
+            raise about.wrong("postprocessing_fns", f"{name!r:.80} is not known: expected {KEEP_LARGEST}")
     steps = []
     for given in arguments:
         labels = _flat(given.content.get("labels_or_regions"))
