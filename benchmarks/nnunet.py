@@ -66,8 +66,9 @@ from nnunet import medseg_turn
 folder, study, out, engine = sys.argv[1:]
 medseg_turn(Path(folder), Path(study), Path(out), engine)
 """
-OUTER = 3  # stages whose skips count little
-LITTLE = 0.05
+NOISE = 20  # HU
+OUTER = 4  # stages whose skips count little
+LITTLE = 0.02
 THEIRS = """
 import json, time
 from pathlib import Path
@@ -170,16 +171,19 @@ def make_folder(folder: Path, widths: list[int], window: int, classes: int) -> P
 
 
 def smoothen(network: PlainConvUNet) -> None:
-    """Random weights of smooth labels."""
+    """Random weights of smooth labels: what the outermost stages make of what lies below is an average, and what they
+    skip counts little."""
     torch.manual_seed(0)
     with torch.no_grad():
         for module in network.modules():
             if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
-                nn.init.normal_(module.weight)
-                module.weight.copy_(module.weight.mean((2, 3, 4), keepdim=True).expand_as(module.weight))
-        for stage in list(network.decoder.stages)[-OUTER:]:
-            weight = next(module for module in stage.modules() if isinstance(module, nn.Conv3d)).weight
-            weight[:, weight.shape[1] // 2 :] *= LITTLE
+                nn.init.kaiming_normal_(module.weight, 0.01)
+        for enlarge, stage in list(zip(network.decoder.transpconvs, network.decoder.stages, strict=True))[-OUTER:]:
+            convs = [module for module in stage.modules() if isinstance(module, nn.Conv3d)]
+            ups = [module for module in enlarge.modules() if isinstance(module, nn.ConvTranspose3d)]
+            for weight in (module.weight for module in (*ups, *convs)):
+                weight.copy_(weight.mean((2, 3, 4), keepdim=True).expand_as(weight))
+            convs[0].weight[:, convs[0].in_channels // 2 :] *= LITTLE
 
 
 def make_study(folder: Path, slices: int, bundle: Bundle) -> tuple[Path, Path]:
@@ -190,7 +194,11 @@ def make_study(folder: Path, slices: int, bundle: Bundle) -> tuple[Path, Path]:
     ]
     folder.mkdir()
     study, path = folder / "study", folder / "case_0000.nii"
-    write_mirrored(study, make_series(shape=(120, 512, 512), spacing_mm=MM, objects=[body, *organs]), slices, MM[0])
+    once, noise = make_series(shape=(120, 512, 512), spacing_mm=MM, objects=[body, *organs]), np.random.default_rng(0)
+    for slice_ in once:
+        stored = slice_.pixel_array + np.rint(noise.normal(0, NOISE, (512, 512)))
+        slice_.PixelData = np.clip(stored, 0, 4095).astype(slice_.pixel_array.dtype).tobytes()
+    write_mirrored(study, once, slices, MM[0])
     stack = job_of(study, bundle).stack
     voxels = np.stack([piece.read() for piece in stack.slices]).astype(np.int16)
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ stack.affine[:, [2, 1, 0, 3]]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from medseg.inference.engines.case import Case, Run
+from medseg.inference.engines.means import in_means
 from medseg.inference.engines.polyphase import in_phases
 from medseg.inference.engines.summed import in_sums
 
@@ -46,7 +47,8 @@ def make_openvino(case: Case, folder: Path) -> None:
     from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 
     _quiet(TorchFXPythonDecoder)
-    exported = torch.export.export(in_phases(in_sums(case.network)), (case.example(),))
+    network = in_means(in_phases(in_sums(case.network)))
+    exported = torch.export.export(network, (case.example(),))
     decoder = TorchFXPythonDecoder.from_exported_program(exported, dynamic_shapes=False)  # outlives what is made of it
     front_end = FrontEndManager().load_by_framework("pytorch")
     model = front_end.convert(front_end.load(decoder))
