@@ -50,14 +50,24 @@ def load_bundle(path: Path | str, *, trust: bool = False, trained: bool = True) 
     if not path.is_dir():
         raise NoSuchBundle(str(path), ())
     root = path.resolve()
-    name = root.name
-    if not (root / METADATA).exists() and not (root / INFERENCE).exists():
-        if is_nnunet(root):
-            return bundle_of_folder(root)
-        raise InvalidBundle(name, METADATA, "no such file: a bundle has configs/metadata.json and inference.json")
-    about = Reader(name, METADATA, read_json(name, root, METADATA))
-    if "nnunet" in Reader(name, METADATA, about.content).reader("medseg"):
+    if not (root / METADATA).exists() and not (root / INFERENCE).exists() and is_nnunet(root):
+        return bundle_of_folder(root)
+    about = _metadata(root)
+    if "nnunet" in Reader(root.name, METADATA, about.content).reader("medseg"):
         return bundle_of_metadata(root, METADATA, about)
+    return _monai_bundle(root, about, trust, trained)
+
+
+def _metadata(root: Path) -> Reader:
+    if not (root / METADATA).exists() and not (root / INFERENCE).exists():
+        why = "no such file: a bundle has configs/metadata.json and inference.json"
+        raise InvalidBundle(root.name, METADATA, why)
+    return Reader(root.name, METADATA, read_json(root.name, root, METADATA))
+
+
+def _monai_bundle(root: Path, about: Reader, trust: bool, trained: bool) -> Bundle:
+    """A bundle by MONAI's own description."""
+    name = root.name
     if not (root / INFERENCE).exists() and any((root / "configs").glob("inference.y*ml")):
         raise InvalidBundle(name, INFERENCE, "the configuration is YAML: only JSON is read, convert it to JSON")
     config = SafeConfig(name, root, read_json(name, root, INFERENCE))

@@ -137,7 +137,7 @@ class Encoder(nn.Module):
         return kept
 
 
-class Decoder(nn.Module):
+class UNetDecoder(nn.Module):
     """From the innermost stage outwards; of the layers that classify, one for each stage, the outermost alone is used.
 
     The upsampled features come before the skip's: DynUNet and others have it the other way round.

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from medseg.networks.nnunet_layers import Blocks, Decoder, Encoder, Sizes, Style, check
+from medseg.networks.nnunet_layers import Blocks, Encoder, Sizes, Style, UNetDecoder, check
 
 
 class PlainConvUNet(nn.Module):
@@ -37,7 +37,7 @@ class PlainConvUNet(nn.Module):
         super().__init__()
         check(spatial_dims, len(widths), kernels=kernels, strides=strides, convs=convs, convs_up=convs_up)
         self.encoder = _Encoder(Style(spatial_dims, **style), in_channels, widths, kernels, strides, convs)
-        self.decoder = Decoder(self.encoder, out_channels, convs_up)
+        self.decoder = UNetDecoder(self.encoder, out_channels, convs_up)
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.decoder(self.encoder(x))

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from medseg.networks.nnunet_layers import Block, Blocks, Decoder, Encoder, Sizes, Style, check, sized
+from medseg.networks.nnunet_layers import Block, Blocks, Encoder, Sizes, Style, UNetDecoder, check, sized
 
 
 class ResidualEncoderUNet(nn.Module):
@@ -38,7 +38,7 @@ class ResidualEncoderUNet(nn.Module):
         check(spatial_dims, len(widths), kernels=kernels, strides=strides, blocks=blocks, convs_up=convs_up)
         made = Style(spatial_dims, **style)
         self.encoder = _Encoder(made, in_channels, stem or widths[0], widths, kernels, strides, blocks)
-        self.decoder = Decoder(self.encoder, out_channels, convs_up)
+        self.decoder = UNetDecoder(self.encoder, out_channels, convs_up)
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.decoder(self.encoder(x))

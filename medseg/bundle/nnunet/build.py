@@ -11,7 +11,7 @@ from typing import Any, Final
 from medseg.bundle.bundle import Bundle, Code, Expects, MergedPart, Postprocess, Segment
 from medseg.bundle.expects import read_expects
 from medseg.bundle.nnunet.dataset import MOST_LABEL, read_dataset
-from medseg.bundle.nnunet.folder import DATASET, PLANS, Trained, find_previous, model_name, read_trained
+from medseg.bundle.nnunet.folder import DATASET, PLANS, TrainedFolder, find_previous, model_name, read_trained
 from medseg.bundle.nnunet.model import NnUNet
 from medseg.bundle.nnunet.options import Options, PartOptions, read_options
 from medseg.bundle.nnunet.plans import read_plans
@@ -66,7 +66,7 @@ def bundle_of_metadata(root: Path, file: str, about: Reader) -> Bundle:
     return bundle
 
 
-def _bundle(trained: Trained, options: Options, later: tuple[str, ...] = ()) -> Bundle:
+def _bundle(trained: TrainedFolder, options: Options, later: tuple[str, ...] = ()) -> Bundle:
     """later: configurations of whose cascade it is an earlier stage."""
     if trained.configuration in later:
         line = " after ".join((*later, trained.configuration))
@@ -113,7 +113,7 @@ def _bundle(trained: Trained, options: Options, later: tuple[str, ...] = ()) -> 
     )
 
 
-def _as_asked(trained: Trained, model: NnUNet, options: Options) -> NnUNet:
+def _as_asked(trained: TrainedFolder, model: NnUNet, options: Options) -> NnUNet:
     """A model with what the metadata says of it."""
     if model.reorients and options.orientation not in (None, model.orientation):
         why = f"the plans' reader turns images to {model.orientation}, but the orientation is {options.orientation}"
@@ -126,7 +126,7 @@ def _as_asked(trained: Trained, model: NnUNet, options: Options) -> NnUNet:
     )
 
 
-def _with_cleanup(trained: Trained, model: NnUNet, options: Options) -> tuple[NnUNet, str | None]:
+def _with_cleanup(trained: TrainedFolder, model: NnUNet, options: Options) -> tuple[NnUNet, str | None]:
     """A model with its clean-up, and the file that says which, if any does."""
     if options.postprocessing is False:
         return model, None
@@ -138,7 +138,7 @@ def _with_cleanup(trained: Trained, model: NnUNet, options: Options) -> tuple[Nn
     return replace(model, cleanup=read_postprocessing(trained.bundle, trained.root, file)), file
 
 
-def _check_stages(trained: Trained, model: NnUNet, previous: Bundle) -> None:
+def _check_stages(trained: TrainedFolder, model: NnUNet, previous: Bundle) -> None:
     first = previous.nnunet
     assert first is not None
     same = [channel.name for channel in first.channels] == [channel.name for channel in model.channels]
@@ -217,11 +217,11 @@ def _segment(number: int, label: str, code: Code, color: tuple[int, int, int]) -
     return Segment(number, label, code, code, None, None, color, None)
 
 
-def _beside(trained: Trained, file: str) -> str:
+def _beside(trained: TrainedFolder, file: str) -> str:
     return (Path(trained.folder) / file).as_posix()
 
 
-def _file_digest(trained: Trained, file: str) -> str:
+def _file_digest(trained: TrainedFolder, file: str) -> str:
     with inside(trained.bundle, trained.root, file).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -34,7 +34,7 @@ NUMBERS: Final = (
 
 
 @dataclass(frozen=True, eq=False)
-class Checkpoint:
+class FoldCheckpoint:
     """configuration: of the plans, which the folder's name does not decide. mirrored: axes of a window; empty: none."""
 
     weights: Mapping[str, Tensor]
@@ -43,7 +43,7 @@ class Checkpoint:
     mirrored: tuple[int, ...]
 
 
-def read_checkpoint(bundle: str, path: Path, key: str) -> Checkpoint:
+def read_checkpoint(bundle: str, path: Path, key: str) -> FoldCheckpoint:
     """key: how the file is called in errors. Tensors lie in the file until they are used. Raises InvalidBundle."""
     content = _content(bundle, path, key)
     arguments = content.get("init_args")
@@ -56,7 +56,8 @@ def read_checkpoint(bundle: str, path: Path, key: str) -> Checkpoint:
     if not isinstance(axes, list | tuple) or not all(type(axis) is int and 0 <= axis <= 2 for axis in axes):
         why = f"inference_allowed_mirroring_axes: expected axes of a window or none, found {mirrored!r:.80}"
         raise InvalidBundle(bundle, key, why)
-    return Checkpoint(_weights(bundle, content.get(WEIGHTS), key), configuration, trainer, tuple(dict.fromkeys(axes)))
+    weights = _weights(bundle, content.get(WEIGHTS), key)
+    return FoldCheckpoint(weights, configuration, trainer, tuple(dict.fromkeys(axes)))
 
 
 def _content(bundle: str, path: Path, key: str) -> Mapping[str, Any]:

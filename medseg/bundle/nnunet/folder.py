@@ -34,7 +34,7 @@ _BY_NNUNET: Final = re.compile(r"(.+)__(.+)__(.+)")  # trainer, plans, configura
 
 
 @dataclass(frozen=True, eq=False)
-class Trained:
+class TrainedFolder:
     """A trained model. folder, files: from the root on. folds: their names. mirrored: axes of a window."""
 
     bundle: str
@@ -58,7 +58,7 @@ def is_nnunet(folder: Path) -> bool:
     return is_trained(folder) or any(True for _ in _trained_within(folder))
 
 
-def read_trained(bundle: str, root: Path, folder: str, options: Options) -> Trained:
+def read_trained(bundle: str, root: Path, folder: str, options: Options) -> TrainedFolder:
     """The trained model in a folder. root: resolved. Raises InvalidBundle."""
     if not (root / folder).is_dir():
         raise InvalidBundle(bundle, folder, "no such folder in the bundle")
@@ -67,7 +67,7 @@ def read_trained(bundle: str, root: Path, folder: str, options: Options) -> Trai
     return _of_dataset(bundle, root, folder, options)
 
 
-def _trained(bundle: str, root: Path, folder: str, options: Options) -> Trained:
+def _trained(bundle: str, root: Path, folder: str, options: Options) -> TrainedFolder:
     plans, dataset = (_path(folder, file) for file in (PLANS, DATASET))
     if not (root / plans).is_file() and (root / folder / VERSION_1).is_file():
         why = "plans of nnU-Net version 1, a pickle, are not read: train with version 2"
@@ -84,7 +84,7 @@ def _trained(bundle: str, root: Path, folder: str, options: Options) -> Trained:
         mirrored = first.mirrored if mirrored is None else mirrored
     if trained_for is None:
         raise InvalidBundle(bundle, files[0], "nothing says for which configuration it was trained: name it")
-    return Trained(bundle, root, folder, read[0], read[1], folds, files, trained_for, mirrored or ())
+    return TrainedFolder(bundle, root, folder, read[0], read[1], folds, files, trained_for, mirrored or ())
 
 
 def _folds(bundle: str, root: Path, folder: str, options: Options) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -108,7 +108,7 @@ def _folds(bundle: str, root: Path, folder: str, options: Options) -> tuple[tupl
     return folds, tuple(files)
 
 
-def _of_dataset(bundle: str, root: Path, folder: str, options: Options) -> Trained:
+def _of_dataset(bundle: str, root: Path, folder: str, options: Options) -> TrainedFolder:
     """The model that is meant by the folder of a dataset."""
     each = replace(options, configuration=None)
     models = [_trained(bundle, root, _path(folder, place.name), each) for place in _trained_within(root / folder)]
@@ -135,7 +135,7 @@ def _trained_within(folder: Path) -> Iterator[Path]:
                 yield place
 
 
-def _the_best(bundle: str, root: Path, folder: str, models: Sequence[Trained]) -> list[Trained]:
+def _the_best(bundle: str, root: Path, folder: str, models: Sequence[TrainedFolder]) -> list[TrainedFolder]:
     """The model that nnU-Net found to be the best; empty where it was not asked."""
     file = _path(folder, BEST)
     if not (root / file).is_file():
@@ -154,11 +154,11 @@ def _the_best(bundle: str, root: Path, folder: str, models: Sequence[Trained]) -
     return chosen
 
 
-def _previous_stage(model: Trained) -> Any:
+def _previous_stage(model: TrainedFolder) -> Any:
     return configuration(model.plans, model.configuration).content.get("previous_stage")
 
 
-def find_previous(trained: Trained, stage: str, options: Options) -> Trained:
+def find_previous(trained: TrainedFolder, stage: str, options: Options) -> TrainedFolder:
     """The first stage of a cascade: the folder that is named, else the one beside with the same plans.
 
     Raises InvalidBundle where there is none, or several.
@@ -189,7 +189,7 @@ def find_previous(trained: Trained, stage: str, options: Options) -> Trained:
     return candidates[0]
 
 
-def _same_plans(model: Trained, other: Trained) -> bool:
+def _same_plans(model: TrainedFolder, other: TrainedFolder) -> bool:
     keys = ("dataset_name", "plans_name")
     return all(model.plans.content.get(key) == other.plans.content.get(key) for key in keys)
 
@@ -200,7 +200,7 @@ def _renamed(folder: str, stage: str) -> str:
     return f"{parts[1]}__{parts[2]}__{stage}" if parts else ""
 
 
-def model_name(root: Path, trained: Trained) -> str:
+def model_name(root: Path, trained: TrainedFolder) -> str:
     """A name for a person: the folder's, or the dataset's and the configuration's where nnU-Net named the folder."""
     dataset = trained.plans.content.get("dataset_name")
     if isinstance(dataset, str) and dataset.strip() and (_BY_NNUNET.fullmatch(root.name) or trained.folder):

@@ -13,13 +13,13 @@ import copy
 
 from torch import Tensor, nn
 
-from medseg.networks.nnunet_layers import Blocks, Decoder
+from medseg.networks.nnunet_layers import Blocks, UNetDecoder
 
 
 class SummedDecoder(nn.Module):
     """Computes what a decoder of nnU-Net does, up to the order of additions."""
 
-    def __init__(self, of: Decoder) -> None:
+    def __init__(self, of: UNetDecoder) -> None:
         super().__init__()
         self.enlarge = of.transpconvs
         stages = [stage for stage in of.stages if isinstance(stage, Blocks)]
@@ -67,6 +67,6 @@ def in_sums(network: nn.Module) -> nn.Module:
     """The network, with decoders of nnU-Net replaced. It is changed."""
     for parent in list(network.modules()):
         for name, child in list(parent.named_children()):
-            if type(child) is Decoder:
+            if type(child) is UNetDecoder:
                 setattr(parent, name, SummedDecoder(child).train(child.training))
     return network
