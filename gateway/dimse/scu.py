@@ -367,7 +367,7 @@ def _contexts(proposals: Iterable[Proposal]) -> list[PresentationContext]:
 
 def _missed(destination: Destination, assoc: Association) -> NoAssociation:
     answer, hearing = assoc.acceptor.primitive, cast(LenientUpperLayer, assoc.dul)
-    if assoc.is_rejected:
+    if hearing.rejected is not None:  # pynetdicom forgets it where the connection is closed before it has looked
         return NoAssociation(destination, Miss.REJECTED, hearing.rejected)
     if isinstance(answer, A_ASSOCIATE) and not assoc.accepted_contexts:
         return NoAssociation(destination, Miss.NOTHING_ACCEPTED)

@@ -6,10 +6,12 @@ import contextlib
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian
+from pynetdicom.acse import ACSE
 
 from gateway.dimse import negotiation, scu
 from gateway.dimse.command import p_data
@@ -124,3 +126,18 @@ def test_other_answers_are_told_in_words(reply: bytes | tuple[int, int, int], mi
     assert caught.value.miss is miss
     assert words in str(caught.value)
     assert str(caught.value).startswith(f"PACS@127.0.0.1:{port}: ")
+
+
+def test_a_rejection_counts_however_soon_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The peer has answered and closed before pynetdicom looks whether it is connected; the moment is made longer."""
+    send_request = ACSE.send_request
+
+    def sent_long_ago(acse: ACSE) -> None:
+        send_request(acse)
+        time.sleep(0.5)
+
+    monkeypatch.setattr(ACSE, "send_request", sent_long_ago)
+    with acceptor(struct.pack(">BxIxBBB", 3, 4, 2, 3, 2)) as port, pytest.raises(NoAssociation) as caught:
+        called(port)
+    assert caught.value.miss is Miss.REJECTED
+    assert "local limit exceeded, for now" in str(caught.value)
