@@ -13,6 +13,8 @@
     │   ├── UndecodablePixels
     │   ├── GeometryRefused          slices that do not form one volume; carries a Reason
     │   ├── DoesNotFit               the bundle was not made for this series
+    │   ├── ChannelsMissing          a bundle of several series, and not each is one series of the study
+    │   ├── ChannelRefused           series that cannot be looked at together; carries a code
     │   ├── NoStudy                  a volume of a NIfTI file, and DICOM is asked for
     │   └── Incomplete               something of the input is in no result, and none may be missing
     ├── BundleError              the bundle cannot be used
@@ -159,6 +161,34 @@ class DoesNotFit(InputError):
     def __init__(self, series_uid: str, bundle: str, reasons: Sequence[str]) -> None:
         super().__init__(f"series {series_uid}: bundle {bundle} does not fit: {'; '.join(reasons)}")
         self.series_uid, self.bundle, self.reasons = series_uid, bundle, tuple(reasons)
+
+
+class ChannelsMissing(InputError):
+    """A bundle looks at several series of a study, and for some of them there is none, or not only one.
+
+    channels: each channel's name, what was found for it (series UIDs), and what would fit.
+    """
+
+    code = "channels_missing"
+
+    def __init__(
+        self, study_uid: str, bundle: str, why: str, channels: Sequence[tuple[str, Sequence[str], str]]
+    ) -> None:
+        names = ", ".join(name for name, _, _ in channels)
+        where = f"study {study_uid}: " if study_uid else ""
+        super().__init__(f"{where}bundle {bundle} needs {names} of one study; {why}")
+        self.study_uid, self.bundle, self.channels = study_uid, bundle, tuple(channels)
+
+
+class ChannelRefused(InputError):
+    """Series that cannot be looked at together; `code` says why."""
+
+    code = "channel"
+
+    def __init__(self, series_uid: str, channel: str, code: str, why: str) -> None:
+        series = f"series {series_uid}, " if series_uid else ""
+        super().__init__(f"{series}channel {channel}: {why}")
+        self.series_uid, self.channel, self.code = series_uid, channel, code
 
 
 class NoStudy(InputError):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medseg.bundle.channels import Channels
 from medseg.bundle.nnunet.model import NnUNet
 from medseg.bundle.recipe import Recipe
 
@@ -83,6 +84,7 @@ class Bundle:
     preprocessing, postprocessing: the resolved transform chains, for the fallback through MONAI's transforms.
     trusted: the user vouched for its code (`--trust-bundle`); network and transforms come from MONAI's ConfigParser.
     nnunet: it is nnU-Net's, and this is what is done. previous: a cascade's first stage, whose labels it looks at.
+    channels: of several input channels, or one of which the metadata says what it is: which series they are.
     parts: models whose labels are merged into one result; network and weights are the first one's then.
     """
 
@@ -113,6 +115,7 @@ class Bundle:
     nnunet: NnUNet | None = None
     previous: Bundle | None = None
     parts: tuple[MergedPart, ...] = ()
+    channels: Channels | None = None
 
     @property
     def image_channels(self) -> int:

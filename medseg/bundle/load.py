@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from medseg.bundle.bundle import Bundle, Postprocess, Segment
+from medseg.bundle.channels import read_channels
 from medseg.bundle.expects import read_expects
 from medseg.bundle.nnunet.build import bundle_of_folder, bundle_of_metadata
 from medseg.bundle.nnunet.folder import is_nnunet
@@ -103,6 +104,7 @@ def _monai_bundle(root: Path, about: Reader, trust: bool, trained: bool) -> Bund
         preprocessing=parts.preprocessing,
         postprocessing=parts.postprocessing,
         trusted=parts.trusted,
+        channels=read_channels(own, parts.in_channels // parts.recipe.window.slices, _channel_names(inputs)),
     )
     own.done()
     return bundle
@@ -170,10 +172,14 @@ def _segments(own: Reader, outputs: Mapping[str, Any], parts: Parts) -> tuple[Se
     if "segments" in own:
         return segments_from_metadata(own, exclusive=exclusive, out_channels=parts.out_channels)
     own.ignore("segments")
-    channels = outputs.get("channel_def")
-    channels = channels if isinstance(channels, Mapping) else {}
-    names = {int(key): str(label) for key, label in channels.items() if str(key).isascii() and str(key).isdigit()}
-    return segments_from_channels(names, exclusive=exclusive, out_channels=parts.out_channels)
+    return segments_from_channels(_channel_names(outputs), exclusive=exclusive, out_channels=parts.out_channels)
+
+
+def _channel_names(format_: Mapping[str, Any]) -> dict[int, str]:
+    """`channel_def` of an input or an output, by number."""
+    names = format_.get("channel_def")
+    names = names if isinstance(names, Mapping) else {}
+    return {int(key): str(name) for key, name in names.items() if str(key).isascii() and str(key).isdigit()}
 
 
 def _postprocess(own: Reader, parts: Parts) -> Postprocess:

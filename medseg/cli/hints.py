@@ -6,6 +6,9 @@ from __future__ import annotations
 
 HINTS = {
     "ambiguous_bundle": "choose one with --bundle",
+    "channel_other_frame": "--assume-registered takes them as they lie",
+    "channel_twice": "name them with --channel NAME=UID",
+    "channels_missing": "name one with --channel NAME=UID",
     "foreign_checkpoint": "start anew without --resume",
     "incomplete": "without --strict what is here is segmented, and the report tells of the rest",
     "no_device": "use --device auto or cpu",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medseg.cli import console
+from medseg.cli import channels, console
 from medseg.cli.exits import INPUT, OK, RESOURCES, SOME_FAILED, exit_code
 from medseg.errors import (
     AmbiguousBundle,
@@ -45,12 +46,16 @@ EXAMPLES = """
 
   medseg infer brain.nii.gz                            NIfTI in, NIfTI out
 
+  medseg infer study/ --bundle ./brats --channel T1c=1.2.840.9      several series as one input
+
   medseg infer one.nii.gz two.nii.gz -o results        results/one/ and results/two/
 """
 
 
 def infer(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="File, folder, zip, DICOMDIR or NIfTI.")],
+    paths: Annotated[
+        list[Path] | None, typer.Argument(metavar="PATH...", help="File, folder, zip, DICOMDIR or NIfTI.")
+    ] = None,
     bundle: Annotated[
         str | None, typer.Option(metavar="NAME|DIR", help="The bundle; default: the one that fits.")
     ] = None,
@@ -74,6 +79,10 @@ def infer(
         float | None, typer.Option(min=0.0, max=0.95, help="Overlap of windows; default: the bundle's.")
     ] = None,
     series: Annotated[list[str] | None, typer.Option(metavar="UID", help="Only this series; may be repeated.")] = None,
+    channel: Annotated[list[str] | None, typer.Option(metavar="NAME=UID|PATH", help=channels.HELP)] = None,
+    assume_registered: Annotated[
+        bool, typer.Option("--assume-registered", help="Take channels of other frames of reference as they lie.")
+    ] = False,
     assume_frame_of_reference: Annotated[
         bool, typer.Option("--assume-frame-of-reference", help="Derive one where a series has none.")
     ] = False,
@@ -102,6 +111,10 @@ def infer(
     )
     wanted = _formats(formats)
     bundles = _bundles(bundle, trust=trust_bundle)
+    given = channels.read_given(channel or (), bundles[0] if bundle is not None else None)
+    paths = paths or channels.only_path(given, bundles[0] if bundle is not None else None)
+    if series and bundle is not None and bundles[0].channels is not None:
+        raise UsageError("--series goes with bundles of one channel: name series with --channel")
     with console.interruptible() as cancelled:
         run = _Inference(
             bundles,
@@ -111,6 +124,8 @@ def infer(
             overwrite=overwrite,
             strict=strict,
             as_json=as_json,
+            given=given,
+            assume_registered=assume_registered,
         )
         for path, folder in zip(paths, result_folders(paths, out), strict=True):
             run.path(path, folder, wanted, frozenset(series or ()))
@@ -161,7 +176,10 @@ class _Inference:
         overwrite: bool,
         strict: bool,
         as_json: bool,
+        given: Mapping[str, channels.GivenChannel],
+        assume_registered: bool,
     ) -> None:
+        self.given, self.assume_registered = given, assume_registered
         self.bundles, self.settings, self.cancelled = bundles, settings, cancelled
         self.explicit, self.overwrite, self.strict, self.as_json = explicit, overwrite, strict, as_json
         self.done = 0
@@ -202,7 +220,8 @@ class _Inference:
         from medseg.job.plan import plan, plan_nifti
 
         if is_nifti(path):
-            return [_Study("", plan_nifti(path, self.bundles, explicit=self.explicit), nifti=True)], []
+            files = channels.files_of(self.given)
+            return [_Study("", plan_nifti(path, self.bundles, explicit=self.explicit, channels=files), nifti=True)], []
         with console.progress(shown(path)) as report:
             found = find_instances(path, on_progress=report, cancelled=self.cancelled)
         console.tell_skipped(found.skipped)
@@ -212,6 +231,9 @@ class _Inference:
         missing = only - {one.series_uid for one in series}
         if missing:
             raise UsageError(f"{shown(path)}: no series {', '.join(sorted(missing))}")
+        named = channels.named_volumes(
+            self.given, series, assume_frame_of_reference=self.settings.assume_frame_of_reference
+        )
         studies = []
         for study_uid in sorted({one.study_uid for one in series}):
             planned = plan(
@@ -219,6 +241,8 @@ class _Inference:
                 self.bundles,
                 explicit=self.explicit,
                 assume_frame_of_reference=self.settings.assume_frame_of_reference,
+                channels=named,
+                assume_registered=self.assume_registered,
             )
             studies.append(_Study(study_uid, _only(planned, only)))
         answered = {left_out.key(job.stack.series) for study in studies for job in study.plan.jobs}
@@ -233,6 +257,7 @@ class _Inference:
         uid = job.stack.series.series_uid
         what = f"series {uid}" if uid else shown(job.nifti or out)
         lost = [one.sentence for one in job.stack.left_out if one.lost]
+        channels.tell_channels(job)
         try:
             if self.strict and lost:
                 raise Incomplete(f"series {uid}", lost)
@@ -306,7 +331,7 @@ def _only(planned: StudyPlan, series_uids: frozenset[str]) -> StudyPlan:
     return replace(
         planned,
         jobs=tuple(job for job in planned.jobs if job.stack.series.series_uid in series_uids),
-        refused=tuple(one for one in planned.refused if one.series.series_uid in series_uids),
+        refused=tuple(one for one in planned.refused if one.series and one.series.series_uid in series_uids),
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medseg.cli import console
+from medseg.cli.channels import choice_record, show_choices
 from medseg.cli.exits import INPUT, OK
 from medseg.cli.hints import with_hint
 from medseg.errors import EmptyInput
@@ -23,6 +24,8 @@ EXAMPLES = """
   medseg inspect study/
 
   medseg inspect study.zip --json
+
+  medseg inspect study/ --bundle ./brats               which series is which channel, and why the others are not
 """
 
 
@@ -36,7 +39,10 @@ def inspect(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per series on stdout.")] = False,
 ) -> None:
-    """Show each series: accepted, split or refused, with the reason, and the bundles that fit."""
+    """Show each series: accepted, split or refused, with the reason, and the bundles that fit.
+
+    For a bundle of several channels: which series of the study is which channel, with reasons.
+    """
     from medseg.bundle.catalog import find_bundle, installed
     from medseg.dicom.geometry import classify
     from medseg.dicom.nifti import is_nifti, read_nifti
@@ -53,12 +59,42 @@ def inspect(
             found = find_instances(path, on_progress=report)
         if not found.instances:
             raise EmptyInput(path, found.looked_at)
+        if bundle is not None and bundles[0].channels is not None:
+            chosen = _channels(found.series(), bundles[0], assume_frame_of_reference, as_json)
+            console.tell_skipped(found.skipped)
+            raise typer.Exit(OK if chosen else INPUT)
         for series in found.series():
             verdict = classify(series, assume_frame_of_reference=assume_frame_of_reference)
             accepted += bool(verdict.stacks)
             _present(_series(series, str(verdict.verdict), verdict.stacks, verdict.refusals, bundles), as_json)
         console.tell_skipped(found.skipped)
     raise typer.Exit(OK if accepted else INPUT)
+
+
+def _channels(series: list[Series], bundle: Bundle, assume_frame_of_reference: bool, as_json: bool) -> bool:
+    """Show the channels of each study; whether a study has them all, and they can be looked at together."""
+    from medseg.errors import MedsegError
+    from medseg.job.channels import explain, stack_of_channels, study_of
+
+    complete = False
+    for uid in sorted({one.study_uid for one in series}):
+        of_study = [one for one in series if one.study_uid == uid]
+        study = study_of(of_study, assume_frame_of_reference=assume_frame_of_reference)
+        choices = explain(study, bundle)
+        error: MedsegError | None = None
+        try:
+            stack_of_channels(study, bundle)
+        except MedsegError as refusal:
+            error = refusal
+        if as_json:
+            refused = None if error is None else {"code": error.code, "message": str(error)}
+            console.show_json(choice_record(study, bundle, choices) | {"error": refused})
+        else:
+            console.show(f"study {uid}")
+            show_choices(bundle, choices)
+            console.show(f"  refused: {console.sentence(error)}" if error else "  all channels are there")
+        complete = complete or error is None
+    return complete
 
 
 def _series(

@@ -86,3 +86,27 @@ def _day(text: str) -> int | None:
 def _seconds(text: str) -> float | None:
     match = _TIME.fullmatch(text)
     return int(match[1]) * 3600.0 + int(match[2] or 0) * 60 + float(match[3] or 0) if match else None
+
+
+def moment_s(day: str, time: str, zone: str = "") -> float | None:
+    """Seconds from some start, the same for all: of a date (DA) and a time (TM), or of a DT alone.
+
+    zone: of a DT that names none, where one is known; a DT that names one while `zone` is not known is local time.
+    None where either is missing or malformed.
+    """
+    if not day and zone and not _ZONE.search(time):
+        time += zone
+    offset = _ZONE.search(time) if not day else None
+    parsed = _parse(f"{day}|{time}")
+    if parsed is None or parsed[0] is None:
+        return None
+    return parsed[0] * _DAY_S + parsed[1] + _local_s(zone, offset)
+
+
+def _local_s(zone: str, offset: re.Match[str] | None) -> float:
+    """What brings a DT with an offset back to the clock of the place: dates and times beside it are by that."""
+    clock = _ZONE.fullmatch(zone) or offset
+    if offset is None or clock is None:
+        return 0.0
+    seconds = int(clock[2]) * 3600.0 + int(clock[3]) * 60
+    return seconds if clock[1] == "+" else -seconds

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from medseg.dicom.instance import Pixels, Plane, Slice, Vector
-from medseg.dicom.nifti_header import DAMAGED, affine_of, one_line, opened, shape_of
+from medseg.dicom.nifti_header import DAMAGED, affine_of, one_line, opened, shape_of, volumes_of
 from medseg.dicom.series import Series, Stack, Stored
 from medseg.errors import NoSuchInput, OutOfMemory, UnreadableInstance
 
@@ -38,8 +38,20 @@ def read_nifti(path: Path) -> Stack:
     """
     if not path.exists():
         raise NoSuchInput(path)
-    volume = _Volume(path)
+    return _stack(_Volume(path))
+
+
+def read_volumes(path: Path) -> tuple[Stack, ...]:
+    """Read a file of one volume or of several along its fourth axis, on one grid. Raises as `read_nifti`."""
+    if not path.exists():
+        raise NoSuchInput(path)
+    count = volumes_of(opened(path))
+    return tuple(_stack(_Volume(path, number if count > 1 else None)) for number in range(count))
+
+
+def _stack(volume: _Volume) -> Stack:
     columns, rows, count = volume.shape
+    path = volume.path
     to_lps = LPS_TO_RAS @ volume.affine
     edges = to_lps[:3, :3]
     size = np.linalg.norm(edges, axis=0)
@@ -92,12 +104,13 @@ def _as_written(zooms: Sequence[float], size: Vector) -> tuple[float, float, flo
 
 
 class _Volume:
-    """A NIfTI file, its array read once when first asked for."""
+    """A volume of a NIfTI file, its array read once when first asked for. number: of one of several."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, number: int | None = None) -> None:
+        self.path = path
+        self._number = number
         self._image = opened(path)
-        self.shape = shape_of(path, self._image)
+        self.shape = shape_of(path, self._image, several=number is not None)
         self.affine, self.findings = affine_of(path, self._image)
         self.zooms = [float(zoom) for zoom in self._image.header.get_zooms()[:3]]
         self._lock = threading.Lock()
@@ -113,12 +126,13 @@ class _Volume:
     def _read(self) -> Pixels:
         try:
             with np.errstate(all="ignore"):  # what is not finite has no value, which is told of later
-                values = np.asanyarray(self._image.dataobj, dtype=np.float32).reshape(self.shape)
+                there = self._image.dataobj if self._number is None else self._image.dataobj[..., self._number]
+                values = np.asanyarray(there, dtype=np.float32).reshape(self.shape)
         except DAMAGED as error:
-            raise UnreadableInstance(str(self._path), f"its values cannot be read ({one_line(error)})") from error
+            raise UnreadableInstance(str(self.path), f"its values cannot be read ({one_line(error)})") from error
         except MemoryError as error:
             size = " x ".join(map(str, self.shape))
-            raise OutOfMemory(f"{self._path}: not enough memory for {size} values") from error
+            raise OutOfMemory(f"{self.path}: not enough memory for {size} values") from error
         if not np.isfinite(values).any():
-            raise UnreadableInstance(str(self._path), f"none of its {values.size} values is finite")
+            raise UnreadableInstance(str(self.path), f"none of its {values.size} values is finite")
         return values

@@ -60,9 +60,20 @@ def opened(path: Path) -> nibabel.Nifti1Image:
     return image
 
 
-def shape_of(path: Path, image: nibabel.Nifti1Image) -> tuple[int, int, int]:
-    """The volume's size. Raises UnreadableInstance where there is no volume, several, or not so many bytes."""
+def volumes_of(image: nibabel.Nifti1Image) -> int:
+    """How many volumes a file has, along its fourth axis."""
+    shape = [int(size) for size in image.shape]
+    return shape[3] if len(shape) == 4 and shape[3] > 0 else 1
+
+
+def shape_of(path: Path, image: nibabel.Nifti1Image, *, several: bool = False) -> tuple[int, int, int]:
+    """The volume's size. several: of each of those along the fourth axis.
+
+    Raises UnreadableInstance where there is no volume, several that are not expected, or not so many bytes.
+    """
     shape = tuple(int(size) for size in image.shape)
+    if several:
+        shape = shape[:3]
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) != 3 or min(shape) < 1:
@@ -73,7 +84,7 @@ def shape_of(path: Path, image: nibabel.Nifti1Image) -> tuple[int, int, int]:
         raise UnreadableInstance(
             str(path), f"values of type {_named(kind)}: expected one grey value (integer or float) a voxel"
         )
-    needed = math.prod(shape) * kind.itemsize
+    needed = math.prod(map(int, image.shape)) * kind.itemsize
     there = path.stat().st_size * (_GZIP_AT_MOST if path.name.lower().endswith(".gz") else 1)
     if there < needed:
         raise UnreadableInstance(

@@ -77,6 +77,20 @@ class Stored:
 
 
 @dataclass(frozen=True, eq=False)
+class ChannelImage:
+    """One of several images that are looked at together, on the grid of the stack that has them.
+
+    stack: None for one that is not there: zeros. matrix: 4x4, from (k, j, i, 1) of that grid to the image's own; None
+    where its planes are that grid's. overlap: share of the grid that the image covers.
+    """
+
+    name: str
+    stack: Stack | None
+    matrix: Vector | None = None
+    overlap: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
 class Stack:
     """Parallel slices in order along their normal: what can be segmented as one volume.
 
@@ -88,7 +102,8 @@ class Stack:
     frame_of_reference_uid: "" for NIfTI.
     phase: "" or what distinguishes this stack from others of the same series ("EchoNumbers=2").
     left_out: what came with its series and is not in it; where that may be a loss, `findings` say so, too.
-    stored: for NIfTI. channels: further images on the same grid, to be looked at together with this one.
+    stored: for NIfTI. channels: images that are to be looked at together, this one among them, in the network's order;
+        empty where it is looked at alone.
     """
 
     series: Series
@@ -102,7 +117,7 @@ class Stack:
     findings: tuple[Finding, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     stored: Stored | None = None
-    channels: tuple[Stack, ...] = ()
+    channels: tuple[ChannelImage, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:

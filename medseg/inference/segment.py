@@ -30,6 +30,7 @@ from medseg.inference.along import along_axis
 from medseg.inference.arriving.axis import SliceAxis, axis_through, reasons
 from medseg.inference.arriving.decoding import Decoder
 from medseg.inference.arriving.intake import ArrivedSlices, StreamInvalid, start
+from medseg.inference.channels import SEVERAL
 from medseg.inference.context import PipelineContext
 from medseg.inference.engines.case import TORCH
 from medseg.inference.engines.device import CPU, choose_device, choose_precision, memory_errors, steady_batch
@@ -78,11 +79,11 @@ def segment(
 
 def _refuse(source: SliceSource, bundle: Bundle) -> None:
     """Raises InputError, InvalidBundle for a bundle that cannot be run."""
-    channels = 1 + len(source.stack.channels) if isinstance(source, StackSource) else 1
+    channels = (len(source.stack.channels) or 1) if isinstance(source, StackSource) else 1
     if bundle.image_channels != channels:
         raise InputError(
-            f"bundle {bundle.name} needs {bundle.image_channels} series of a study at once, one per input channel; "
-            "bundles of one channel can be run"
+            f"series {source.series.series_uid}: bundle {bundle.name} needs {bundle.image_channels} series of a study "
+            f"at once, one for each input channel; found {channels}"
         )
     if bundle.recipe.exclusive and bundle.out_channels > MOST_LABELS + 1:
         why = f"{bundle.out_channels} channels: at most {MOST_LABELS} labels and the background can be told apart"
@@ -173,7 +174,7 @@ def _final_axis(context: PipelineContext, intake: ArrivedSlices, stack: Callable
 
 def _all_there(context: PipelineContext, stack: Stack) -> _Taken:
     """What is found in a stack whose slices are all there: along its axis, else through the whole."""
-    axis = axis_through(stack, context.recipe)
+    axis = SEVERAL if len(stack.channels) > 1 else axis_through(stack, context.recipe)
     if isinstance(axis, SliceAxis):
         try:
             return _Taken(stack, along_axis(context, axis, lambda: None, lambda: axis), _barrier(context))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,10 @@ from medseg.bundle.catalog import choose, fits
 from medseg.dicom import left_out as left
 from medseg.dicom.geometry import classify
 from medseg.dicom.nifti import read_nifti
-from medseg.dicom.nifti_channels import with_channels
 from medseg.dicom.series import LeftOut, Series, Stack
-from medseg.errors import DoesNotFit, GeometryRefused, MedsegError, boundary
+from medseg.errors import DoesNotFit, GeometryRefused, MedsegError, UsageError, boundary
+from medseg.job.channel_files import of_files
+from medseg.job.channels import Named, stack_of_channels, study_of
 from medseg.names import file_name
 from medseg.results.record import refusal_record
 
@@ -31,15 +32,21 @@ class Job:
 
 @dataclass(frozen=True, eq=False)
 class Refused:
-    """A series, or a part of one, that is not segmented; the error says why. left_out: what else is not."""
+    """A series, a part of one, or a study for a bundle of several series, that is not segmented; the error says why.
 
-    series: Series
+    series: None where it is the study. left_out: what else is not segmented.
+    """
+
+    series: Series | None
     bundle: str | None
     error: MedsegError
     left_out: tuple[LeftOut, ...] = ()
+    study_uid: str | None = None
 
     def record(self) -> dict[str, Any]:
         """As a line of JSON (docs/json.md)."""
+        if self.series is None:
+            return refusal_record(self.study_uid, None, self.bundle, self.error, self.left_out)
         return refusal_record(self.series.study_uid, self.series.series_uid, self.bundle, self.error, self.left_out)
 
 
@@ -57,17 +64,24 @@ def plan(
     *,
     explicit: bool = False,
     assume_frame_of_reference: bool = False,
+    channels: Named | None = None,
+    assume_registered: bool = False,
 ) -> StudyPlan:
     """Sort out the geometry of each series of one study, and match what it holds with bundles.
 
     explicit: the one bundle was named by a person: see `match`. assume_frame_of_reference: derive one where a series
-    has none. Jobs and refusals are in order of series number; what is refused raises nothing, its error is in the plan.
+    has none. channels, assume_registered: for a bundle of several series, see `medseg.job.channels`.
+    Jobs and refusals are in order of series number; what is refused raises nothing, its error is in the plan.
 
     A stack carries what was left out of its series, and findings of what may be a loss.
     """
+    ordered = sorted(series, key=lambda s: (s.number if s.number is not None else -1, s.series_uid))
+    if explicit and bundles[0].channels is not None:
+        return _plan_channels(ordered, bundles[0], channels, assume_registered, assume_frame_of_reference)
     jobs: list[Job] = []
     refused: list[Refused] = []
-    for part in sorted(series, key=lambda s: (s.number if s.number is not None else -1, s.series_uid)):
+    bundles = [bundle for bundle in bundles if bundle.channels is None]
+    for part in ordered:
         try:
             with boundary(f"series {part.series_uid}"):
                 planned = _plan_series(part, bundles, explicit, assume_frame_of_reference)
@@ -78,6 +92,22 @@ def plan(
                 jobs.append(replace(job, folder=_folder(job.stack, job.bundle, {made.folder for made in jobs})))
             refused += planned.refused
     return StudyPlan(tuple(jobs), tuple(refused))
+
+
+def _plan_channels(
+    series: Sequence[Series], bundle: Bundle, given: Named | None, assume_registered: bool, assume_frame: bool
+) -> StudyPlan:
+    """The one job of a study whose series are channels of a bundle."""
+    study_uid = series[0].study_uid if series else ""
+    try:
+        with boundary(f"study {study_uid}"):
+            study = study_of(series, assume_frame_of_reference=assume_frame)
+            stack = stack_of_channels(study, bundle, given, assume_registered=assume_registered)
+    except UsageError:
+        raise
+    except MedsegError as error:
+        return StudyPlan((), (Refused(None, bundle.name, error, study_uid=study_uid),))
+    return StudyPlan((Job(stack, bundle, _folder(stack, bundle, ())),), ())
 
 
 def _plan_series(series: Series, bundles: Sequence[Bundle], explicit: bool, assume_frame: bool) -> StudyPlan:
@@ -97,21 +127,21 @@ def _plan_series(series: Series, bundles: Sequence[Bundle], explicit: bool, assu
     return StudyPlan(tuple(jobs), (*refused, *(replace(one, left_out=whole) for one in matched.refused)))
 
 
-def plan_nifti(path: Path | str, bundles: Sequence[Bundle], *, explicit: bool = False) -> StudyPlan:
+def plan_nifti(
+    path: Path | str, bundles: Sequence[Bundle], *, explicit: bool = False, channels: Mapping[str, Path] | None = None
+) -> StudyPlan:
     """Match a NIfTI volume (.nii, .nii.gz) with a bundle. explicit: see `match`.
 
-    Raises what `read_nifti` raises, and `with_channels` where nnU-Net's bundle looks at several files.
+    channels: files of a bundle's channels by their names; those not named lie beside the first, or in it.
+    Raises what `read_nifti` and `with_channels` raise, and for a bundle of several channels what `of_files` does.
     """
     path = Path(path)
-    matched = match([read_nifti(path)], bundles, explicit=explicit)
-    return replace(matched, jobs=tuple(replace(_with_channels(job, path), nifti=path) for job in matched.jobs))
-
-
-def _with_channels(job: Job, path: Path) -> Job:
-    model = job.bundle.nnunet
-    if model is None or len(model.channels) == 1:
-        return job
-    return replace(job, stack=with_channels(job.stack, path, tuple(one.name for one in model.channels)))
+    if explicit and bundles[0].channels is not None:
+        bundle = bundles[0]
+        stack = of_files(path, bundle, channels or {})
+        return StudyPlan((Job(stack, bundle, _folder(stack, bundle, ()), nifti=path),), ())
+    matched = match([read_nifti(path)], [one for one in bundles if one.channels is None], explicit=explicit)
+    return replace(matched, jobs=tuple(replace(job, nifti=path) for job in matched.jobs))
 
 
 def match(

@@ -15,6 +15,7 @@ import numpy as np
 from pydicom.uid import UID
 
 from medseg.dicom.instance import Instance, Slice
+from medseg.dicom.overlap import ASSUMED
 from medseg.dicom.series import Stack
 from medseg.dicom.sources import instance_digest
 from medseg.names import named_uid
@@ -66,6 +67,8 @@ def stack_key(
     part = [stack.phase, stack.frame_of_reference_uid]
     # The report says what was lost: where that changes, it is another report, and no UID may name two.
     part += sorted(one.sentence for one in stack.left_out if one.lost)
+    part += [f"{channel.name}={channel.stack.phase if channel.stack else ''}" for channel in stack.channels]
+    part += [finding.code for finding in stack.findings if finding.code == ASSUMED]
     return result_key(digests, bundle_digest, settings, part="|".join(part))
 
 
@@ -84,8 +87,11 @@ def stack_digests(stack: Stack, digest: Callable[[Instance], str] = instance_dig
         if uid not in by_instance:
             by_instance[uid] = digest(part.instance)
         digests.append(by_instance[uid] if part.frame is None else f"{by_instance[uid]}#{part.frame}")
-    for number, channel in enumerate(stack.channels, 1):
-        digests += [f"{number}:{one}" for one in stack_digests(channel, digest)]
+    for number, channel in enumerate(stack.channels):
+        if channel.stack is None or channel.stack.slices is stack.slices:
+            digests.append(f"{number}:{'itself' if channel.stack else 'not there'}")
+        else:
+            digests += [f"{number}:{one}" for one in stack_digests(channel.stack, digest)]
     return tuple(digests)
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from medseg.dicom.series import LeftOut
-from medseg.errors import MedsegError
+from medseg.dicom.series import ChannelImage, LeftOut, Stack
+from medseg.errors import ChannelsMissing, MedsegError
 from medseg.inference.labels import SegmentationResult
 from medseg.results.files import replacing
 from medseg.results.provenance import Provenance
@@ -55,6 +55,7 @@ def result_record(
         "bundle_digest": provenance.bundle_digest,
         "weights": provenance.weights,
         "phase": result.stack.phase,
+        "channels": channel_records(result.stack),
         "left_out": left_out_records(result.stack.left_out),
     }
 
@@ -71,8 +72,31 @@ def refusal_record(
         "study_uid": study_uid,
         "series_uid": series_uid,
         "bundle": bundle,
-        "error": {"code": error.code, "message": str(error)},
+        "error": {"code": error.code, "message": str(error)} | _channels_missing(error),
         "left_out": left_out_records(left_out),
+    }
+
+
+def _channels_missing(error: MedsegError) -> dict[str, Any]:
+    if not isinstance(error, ChannelsMissing):
+        return {}
+    listed = [{"name": name, "series_uids": list(uids), "expected": fits} for name, uids, fits in error.channels]
+    return {"channels": listed}
+
+
+def channel_records(stack: Stack) -> dict[str, Any]:
+    """The channels of an input of several series, by name; None for one that was not there."""
+    return {channel.name: _channel(channel) for channel in stack.channels}
+
+
+def _channel(channel: ChannelImage) -> dict[str, Any] | None:
+    if channel.stack is None:
+        return None
+    return {
+        "series_uid": channel.stack.series.series_uid,
+        "phase": channel.stack.phase,
+        "resampled": channel.matrix is not None,
+        "overlap": round(channel.overlap, 4),
     }
 
 

@@ -7,7 +7,7 @@ the images looked at. The report is PRELIMINARY and UNVERIFIED: nobody can take 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from highdicom import sr
@@ -47,9 +47,11 @@ def write_report(path: Path, result: SegmentationResult, provenance: Provenance,
     Raises OutputNotWritable.
     """
     stack = result.stack
-    instances = _instances(result)
+    looked_at = _looked_at(result)
     image = placeholder_image(stack)
-    evidence = [image, *(_reference(result, i.sop_class_uid, i.sop_instance_uid) for i in instances)]
+    evidence = [image]
+    for uid, instances in looked_at.items():
+        evidence += [_reference(result, one.sop_class_uid, one.sop_instance_uid, uid) for one in instances]
     if with_seg:
         seg, series = provenance.key.uid("seg"), provenance.key.uid("seg.series")
         evidence.append(_reference(result, SegmentationStorage, seg, series))
@@ -70,7 +72,7 @@ def write_report(path: Path, result: SegmentationResult, provenance: Provenance,
         is_final=False,
         is_verified=False,
     )
-    report.CurrentRequestedProcedureEvidenceSequence = [_evidence(result, provenance, instances, with_seg=with_seg)]
+    report.CurrentRequestedProcedureEvidenceSequence = [_evidence(result, provenance, looked_at, with_seg=with_seg)]
     documents = [
         (before.key.uid("sr.series"), [(Comprehensive3DSRStorage, before.key.uid("sr"))])
         for before in provenance.predecessors
@@ -185,34 +187,37 @@ def _words(result: SegmentationResult, made: Provenance) -> sr.ContainerContentI
                     instance.sop_instance_uid,
                     relationship_type=sr.RelationshipTypeValues.INFERRED_FROM,
                 )
-                for instance in _instances(result)
+                for instances in _looked_at(result).values()
+                for instance in instances
             ]
         )
     container.ContentSequence = sr.ContentSequence(items)
     return container
 
 
-def _instances(result: SegmentationResult) -> tuple[Instance, ...]:
-    by_uid = {
-        part.instance.sop_instance_uid: part.instance for part in result.stack.slices if part.instance is not None
-    }
-    return tuple(by_uid.values())
+def _looked_at(result: SegmentationResult) -> dict[str, tuple[Instance, ...]]:
+    """The instances of each series, that of the segmentation first."""
+    stacks = [result.stack, *(channel.stack for channel in result.stack.channels if channel.stack is not None)]
+    each: dict[str, dict[str, Instance]] = {}
+    for stack in stacks:
+        instances = [part.instance for part in stack.slices if part.instance is not None]
+        each.setdefault(stack.series.series_uid, {}).update({one.sop_instance_uid: one for one in instances})
+    return {uid: tuple(instances.values()) for uid, instances in each.items()}
 
 
-def _reference(result: SegmentationResult, sop_class: str, sop_instance: str, series: str | None = None) -> Dataset:
+def _reference(result: SegmentationResult, sop_class: str, sop_instance: str, series: str) -> Dataset:
     item = Dataset()
     item.SOPClassUID, item.SOPInstanceUID = sop_class, sop_instance
     item.StudyInstanceUID = result.stack.series.study_uid
-    item.SeriesInstanceUID = series or result.stack.series.series_uid
+    item.SeriesInstanceUID = series
     return item
 
 
 def _evidence(
-    result: SegmentationResult, made: Provenance, instances: tuple[Instance, ...], *, with_seg: bool
+    result: SegmentationResult, made: Provenance, looked_at: Mapping[str, tuple[Instance, ...]], *, with_seg: bool
 ) -> Dataset:
     """The item of CurrentRequestedProcedureEvidenceSequence: all instances looked at, and the SEG made of them."""
-    sources = [(instance.sop_class_uid, instance.sop_instance_uid) for instance in instances]
-    series = [(result.stack.series.series_uid, sources)]
+    series = [(uid, [(one.sop_class_uid, one.sop_instance_uid) for one in some]) for uid, some in looked_at.items()]
     if with_seg:
         series.append((made.key.uid("seg.series"), [(SegmentationStorage, made.key.uid("seg"))]))
     return _study_reference(result, series)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from medseg.bundle.bundle import Bundle, Code, Expects, MergedPart, Postprocess, Segment
+from medseg.bundle.channels import by_names, read_channels
 from medseg.bundle.expects import read_expects
 from medseg.bundle.nnunet.dataset import MOST_LABEL, read_dataset
 from medseg.bundle.nnunet.folder import DATASET, PLANS, TrainedFolder, find_previous, model_name, read_trained
@@ -59,6 +60,7 @@ def bundle_of_metadata(root: Path, file: str, about: Reader) -> Bundle:
         licence=str(about.maybe_text("license") or about.maybe_text("licence") or made.licence),
         segments=segments,
         expects=read_expects(own, modality),
+        channels=read_channels(own, made.image_channels, _names(made)),
         default=own.flag("default", False),
         research_only=own.flag("research_only", True),
     )
@@ -110,7 +112,13 @@ def _bundle(trained: TrainedFolder, options: Options, later: tuple[str, ...] = (
         members=tuple(members),
         nnunet=model,
         previous=previous,
+        channels=by_names(list(dataset.channels)) if len(dataset.channels) > 1 else None,
     )
+
+
+def _names(bundle: Bundle) -> dict[int, str]:
+    assert bundle.nnunet is not None
+    return {number: channel.name for number, channel in enumerate(bundle.nnunet.channels)}
 
 
 def _as_asked(trained: TrainedFolder, model: NnUNet, options: Options) -> NnUNet:

@@ -6,20 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from medseg.bundle.channels import MODALITIES
 from medseg.bundle.nnunet.model import Labels
 from medseg.bundle.schema import Reader
 
 MOST_LABEL: Final = 255  # label planes are uint8
 MOST_CHANNELS: Final = 64
 MOST_VALUE: Final = 65_535
-# channel names, without case -> DICOM Modality; nnU-Net names channels freely, so what is not here says nothing
-MODALITIES: Final[Mapping[str, str]] = {
-    "ct": "CT",
-    **dict.fromkeys(("mr", "mri", "t1", "t1w", "t1c", "t1ce", "t1gd", "t2", "t2w", "t2f", "flair", "adc", "dwi"), "MR"),
-    **dict.fromkeys(("pet", "pt", "suv"), "PT"),
-    "us": "US",
-    "ultrasound": "US",
-}
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from medseg.bundle.nnunet.model import NnUNet
 from medseg.bundle.nnunet.whole import why_whole
 from medseg.dicom.instance import Pixels
 from medseg.dicom.series import Stack
+from medseg.inference.channels import channel_planes
 from medseg.inference.context import PipelineContext
 from medseg.inference.grids.grid import Axes
 from medseg.inference.nnunet.case import Job, jobs_of, label_passed, label_whole
@@ -23,20 +24,19 @@ from medseg.inference.nnunet.resample import Array, separate_axis
 from medseg.inference.nnunet.source import Source, plans_axes, reader_axes, spacing_of
 from medseg.inference.pieces.collect import LabelCollector
 from medseg.inference.planes import PlaneSpool
-from medseg.inference.valueless import Valueless
 from medseg.progress import Stage
 
 
 def collect_labels(
     context: PipelineContext, stack: Stack, planes: Callable[[PipelineContext, Stack, LabelCollector], Iterator[Pixels]]
 ) -> LabelCollector:
-    """What nnU-Net's models find. planes: of the first channel, in the order of the stack.
+    """What nnU-Net's models find. planes: of the stack itself, in its order.
 
     Raises OutOfMemory, before the stack is read where it must be in memory as a whole.
     """
     collector = LabelCollector(_numbered(context.bundle), context.floor)
     jobs = jobs_of(context, stack, collector.certainty)
-    channels = [planes(context, stack, collector), *(_channel(context, stack, channel) for channel in stack.channels)]
+    channels = channel_planes(context, stack, planes(context, stack, collector))
     _notice(context, stack)
     with torch.inference_mode(), collector:
         if needs_whole_volume(context, stack) is None:
@@ -130,14 +130,3 @@ def _notice(context: PipelineContext, stack: Stack) -> None:
     model = context.bundle.nnunet
     if model is not None and model.cleanup_unread:
         context.warn("the model's post-processing is a pickle, or not for these folds: it was not done")
-
-
-def _channel(context: PipelineContext, stack: Stack, channel: Stack) -> Iterator[Pixels]:
-    """Planes of a further channel, as they are stored beside the first one's; 0 where there is no value."""
-    turned = [one.stored is not None and one.stored.turned for one in (stack, channel)]
-    slices = channel.slices if turned[0] == turned[1] else channel.slices[::-1]
-    gaps = Valueless()
-    for piece in slices:
-        yield gaps.see(piece.read())[0]
-    if gaps.voxels:
-        context.warn(f"{gaps.voxels} voxels of a further channel have no finite value: taken as 0")

@@ -261,6 +261,40 @@ def segresnet_like(folder: Path, *, seed: int = 0, smooth: bool = False) -> Path
     return write(folder, config, metadata, seed=seed, smooth=smooth, safetensors=True)
 
 
+def brats_like(folder: Path, channels: list[dict[str, Any]] | None = None, *, own: bool = False, seed: int = 0) -> Path:
+    """As brats_mri_segmentation: MR in several sequences, SegResNet, overlapping segments.
+
+    channels: of the "medseg" key; without it T1, T1c, FLAIR by `channel_def`. own: with steps that run without MONAI.
+    """
+    names = [channel["name"] for channel in channels or ()] or ["T1", "T1c", "FLAIR"]
+    normalize: dict[str, Any] = {"_target_": "NormalizeIntensityd", "keys": "image"}
+    steps = [{"_target_": "Spacingd", "keys": "image", "pixdim": [1.5, 1.5, 2.5]}] if own else []
+    config = _config(
+        network={
+            "_target_": "SegResNet",
+            "spatial_dims": 3,
+            "in_channels": len(names),
+            "out_channels": 2,
+            "init_filters": 8,
+            "blocks_down": [1, 1],
+            "blocks_up": [1],
+        },
+        preparing=[*steps, normalize if own else normalize | {"nonzero": True, "channel_wise": True}],
+        inferer={"_target_": "SlidingWindowInferer", "roi_size": [24, 24, 16], "sw_batch_size": 2, "overlap": 0.5},
+        finishing=[
+            {"_target_": "Activationsd", "keys": "pred", "sigmoid": True},
+            *([_invert(nearest_interp=False)] if own else []),
+            {"_target_": "AsDiscreted", "keys": "pred", "threshold": 0.5},
+        ],
+    )
+    metadata = _metadata("Tumour", "MR", "magnitude", (24, 24, 16), {"0": "whole", "1": "core"})
+    image = metadata["network_data_format"]["inputs"]["image"]
+    image["num_channels"], image["channel_def"] = len(names), {str(n): name for n, name in enumerate(names)}
+    if channels:
+        metadata["medseg"] = {"channels": channels}
+    return write(folder, config, metadata, seed=seed)
+
+
 def ventricular_like(folder: Path, *, seed: int = 0) -> Path:
     """As ventricular_short_axis_3label: a 2D UNet that goes through the slices."""
     config = _config(
