@@ -18,6 +18,9 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from medseg.allowed import is_number
 from medseg.bundle.schema import Reader
 
+COVERAGE: Final = 0.95
+LEAST_COVERAGE: Final = 0.5
+
 
 @dataclass(frozen=True)
 class Globs:
@@ -123,11 +126,15 @@ class Registration(StrEnum):
 
 @dataclass(frozen=True)
 class Channels:
-    """All channels, in the network's order. reference: the one whose grid and slices the result has."""
+    """All channels, in the network's order. reference: the one whose grid and slices the result has.
+
+    coverage: the share of that grid that each must cover.
+    """
 
     each: tuple[Channel, ...]
     reference: str
     registration: Registration = Registration.SAME_FRAME
+    coverage: float = COVERAGE
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -155,7 +162,7 @@ def read_channels(own: Reader, count: int, names: Mapping[int, str]) -> Channels
     description has that name as a word. Raises InvalidBundle.
     """
     if "channels" not in own:
-        own.ignore("channels", "reference", "registration")
+        own.ignore("channels", "reference", "registration", "coverage")
         return by_names([names.get(number, f"channel {number}") for number in range(count)]) if count > 1 else None
     channels = tuple(_channel(entry) for entry in own.readers("channels"))
     called = [channel.name for channel in channels]
@@ -171,7 +178,10 @@ def read_channels(own: Reader, count: int, names: Mapping[int, str]) -> Channels
     registration = own.text("registration", Registration.SAME_FRAME.value)
     if registration not in tuple(Registration):
         raise own.wrong("registration", f"expected {' or '.join(Registration)}, found {registration!r}")
-    return Channels(channels, reference, Registration(registration))
+    coverage = own.number("coverage", COVERAGE)
+    if not LEAST_COVERAGE <= coverage <= 1.0:
+        raise own.wrong("coverage", f"expected a share from {LEAST_COVERAGE:g} to 1, found {coverage:g}")
+    return Channels(channels, reference, Registration(registration), coverage)
 
 
 def by_names(names: list[str]) -> Channels:

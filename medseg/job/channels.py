@@ -12,6 +12,7 @@ from functools import partial
 from typing import Final
 
 import numpy as np
+from pydicom.datadict import tag_for_keyword
 
 from medseg.bundle.bundle import Bundle
 from medseg.bundle.catalog import fits
@@ -26,7 +27,6 @@ from medseg.dicom.series import ChannelImage, Finding, LeftOut, Level, Series, S
 from medseg.dicom.suv import NoSuv, suv_factor
 from medseg.errors import ChannelRefused, ChannelsMissing, DoesNotFit, UsageError
 
-COVERED: Final = 0.95
 COARSE: Final = 3.0
 _MANY: Final = 6  # series that a message lists
 
@@ -77,7 +77,9 @@ def _candidate(stack: Stack, place: int) -> Candidate:
         """What sets the volume apart goes before what its first image says; of ImageType a phase has a part only."""
         if keyword in first.phase and keyword != "ImageType":
             return tuple(first.phase[keyword].split("\\"))
-        return () if first.instance is None else look(first.instance.header).texts(keyword)
+        if first.instance is None or tag_for_keyword(keyword) is None:  # a vendor's own name
+            return ()
+        return look(first.instance.header).texts(keyword)
 
     date, time = ("".join(says(keyword)) for keyword in ("SeriesDate", "SeriesTime"))
     return Candidate(
@@ -142,7 +144,7 @@ def stack_of_channels(
             images.append(ChannelImage(channel.name, stack))
         else:
             findings += _together(stack, channel.name, reference, channels, assume_registered=assume_registered)
-            image = _placed(stack, channel.name, reference, channels.reference)
+            image = _placed(stack, channel.name, reference, channels)
             findings += (*_doubts(image, reference, channels.reference), *_of_its_own(stack, channel.name))
             left_out += [_told(one, channel.name) for one in stack.left_out if one not in reference.left_out]
             images.append(image)
@@ -236,13 +238,14 @@ def _patient(stack: Stack) -> str:
     return "" if first is None else look(first.header).text("PatientID")
 
 
-def _placed(stack: Stack, name: str, reference: Stack, its_name: str) -> ChannelImage:
+def _placed(stack: Stack, name: str, reference: Stack, channels: Channels) -> ChannelImage:
     """Raises ChannelRefused where too little of the reference is covered."""
     if same_grid(reference, stack):
         return ChannelImage(name, stack)
     share = coverage(reference, stack)
-    if share < COVERED:
-        why = f"it covers {100 * share:.2f} % of the grid of channel {its_name}, expected {100 * COVERED:g} %"
+    if share < channels.coverage:
+        expected = f"expected {100 * channels.coverage:g} %"
+        why = f"it covers {100 * share:.2f} % of the grid of channel {channels.reference}, {expected}"
         raise ChannelRefused(stack.series.series_uid, name, "channel_does_not_cover", why)
     return ChannelImage(name, stack, between(reference, stack), share)
 
