@@ -1,7 +1,8 @@
 """Several images as the channels of one input, plane by plane on the slices of the stack that has them.
 
 One on that very grid is taken as it is, to the bit; another is resampled once, linearly, in patient millimetres, from
-as many of its own planes as a slice needs. Where it has no voxel, there is what stands for no image: air in a CT, else 0.
+as many of its own planes as a slice needs. Where it has no voxel there is what stands for no image: air in a CT, else
+0.
 """
 
 from __future__ import annotations
