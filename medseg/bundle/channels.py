@@ -1,22 +1,15 @@
-"""Several series as one input: which series is which channel of a bundle, from the metadata's "medseg" key.
+"""Several series as one input: which series is which channel of a bundle.
 
-    "channels": [{"name": "FLAIR", "modality": "MR", "any": [{"SeriesDescription": ["*flair*"]}, ...], ...}, ...]
-
-Conditions are data: globs, numbers from ... to, "present" or "absent". What they are held against is in `matching`.
+Conditions are data: globs, numbers from ... to, "present" or "absent". `channel_rules` reads them, `matching` holds
+volumes against them.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final, TypeAlias
-
-from pydicom.datadict import dictionary_VR, tag_for_keyword
-
-from medseg.allowed import is_number
-from medseg.bundle.schema import Reader
+from typing import Final, TypeAlias
 
 COVERAGE: Final = 0.95
 LEAST_COVERAGE: Final = 0.5
@@ -141,7 +134,6 @@ class Channels:
         return tuple(channel.name for channel in self.each)
 
 
-PREFERENCES: Final = ("most_slices", "thinnest", "latest")
 #: What a channel is often called -> DICOM Modality. Others say nothing of it.
 MODALITIES: Final[Mapping[str, str]] = {
     "ct": "CT",
@@ -150,38 +142,7 @@ MODALITIES: Final[Mapping[str, str]] = {
     "us": "US",
     "ultrasound": "US",
 }
-_PATIENT: Final = 0x0010
-_PERSONAL: Final = frozenset({"PN", "DA", "TM", "DT"})
 _ITSELF: Final = frozenset({"ct", "mr", "mri", "pet", "pt", "suv", "us", "ultrasound"})  # say no more than a modality
-
-
-def read_channels(own: Reader, count: int, names: Mapping[int, str]) -> Channels | None:
-    """The channels of a network of `count` of them; None for a network of one, where the metadata names none.
-
-    names: what the channels are called elsewhere. Where the metadata says no more of them, a series fits whose
-    description has that name as a word. Raises InvalidBundle.
-    """
-    if "channels" not in own:
-        own.ignore("channels", "reference", "registration", "coverage")
-        return by_names([names.get(number, f"channel {number}") for number in range(count)]) if count > 1 else None
-    channels = tuple(_channel(entry) for entry in own.readers("channels"))
-    called = [channel.name for channel in channels]
-    if len(channels) != count:
-        raise own.wrong("channels", f"the network has {count} input channels, found {len(channels)}")
-    if len({name.casefold() for name in called}) < count:
-        raise own.wrong("channels", f"expected different names, found {', '.join(called)}")
-    first = next((channel.name for channel in channels if not channel.optional), called[0])
-    reference = own.text("reference", first)
-    chosen = next((channel for channel in channels if channel.name == reference), None)
-    if chosen is None or chosen.optional:
-        raise own.wrong("reference", f"expected one of {', '.join(called)} that is not optional, found {reference!r}")
-    registration = own.text("registration", Registration.SAME_FRAME.value)
-    if registration not in tuple(Registration):
-        raise own.wrong("registration", f"expected {' or '.join(Registration)}, found {registration!r}")
-    coverage = own.number("coverage", COVERAGE)
-    if not LEAST_COVERAGE <= coverage <= 1.0:
-        raise own.wrong("coverage", f"expected a share from {LEAST_COVERAGE:g} to 1, found {coverage:g}")
-    return Channels(channels, reference, Registration(registration), coverage)
 
 
 def by_names(names: list[str]) -> Channels:
@@ -196,77 +157,3 @@ def _by_name(name: str) -> Channel:
     modality = MODALITIES.get(word)
     named = () if word in _ITSELF else (Alternative((("SeriesDescription", Globs((name,), words=True)),)),)
     return Channel(name, (modality,) if modality else (), named)
-
-
-def _channel(entry: Reader) -> Channel:
-    name = entry.text("name")
-    if not name or re.search(r"[=#,]", name):
-        raise entry.wrong("name", f"expected a name without =, # and commas, found {name!r}")
-    channel = Channel(
-        name=name,
-        modality=tuple(text.upper() for text in entry.texts("modality")),
-        any=tuple(_alternative(one) for one in entry.readers("any")) if "any" in entry else (),
-        prefer=tuple(_preference(entry, text) for text in entry.texts("prefer")),
-        phase=_phase(entry),
-        optional=entry.flag("optional", False),
-    )
-    entry.ignore("any")
-    entry.done()
-    if not channel.any and not channel.modality:
-        raise entry.wrong("any", "expected conditions, or a modality")
-    return channel
-
-
-def _alternative(entry: Reader) -> Alternative:
-    barred = _conditions(entry.reader("not"))
-    return Alternative(_conditions(entry, "not"), barred)
-
-
-def _conditions(entry: Reader, *others: str) -> Conditions:
-    keywords = [keyword for keyword in entry.content if keyword not in others]
-    return tuple((keyword, _condition(entry, keyword)) for keyword in keywords)
-
-
-def _condition(entry: Reader, keyword: str) -> Condition:
-    tag = tag_for_keyword(keyword)
-    if tag is None:
-        raise entry.wrong(keyword, "no such attribute: expected the keyword of a DICOM attribute")
-    if tag >> 16 == _PATIENT or dictionary_VR(tag) in _PERSONAL:  # what is told of a choice names nobody
-        raise entry.wrong(keyword, "expected what says how an image was made, not who is on it or when")
-    value: Any = entry.value(keyword)
-    if value in tuple(Presence):
-        return Presence(value)
-    globs = [value] if isinstance(value, str) else value
-    if isinstance(globs, list) and globs and all(isinstance(one, str) and one.strip() for one in globs):
-        return Globs(tuple(globs))
-    ends = value if isinstance(value, list) and len(value) == 2 else (None, None)
-    known = [end for end in ends if end is not None]
-    if known and all(is_number(end) for end in known) and known == sorted(known):
-        least, most = (None if end is None else float(end) for end in ends)
-        return Between(least, most)
-    raise entry.wrong(keyword, f'expected texts with *, [least, most], "present" or "absent", found {value!r:.80}')
-
-
-def _preference(entry: Reader, text: str) -> str:
-    keyword, _, value = text.partition(":")
-    if text not in PREFERENCES and not (value and tag_for_keyword(keyword) is not None):
-        raise entry.wrong("prefer", f"expected {', '.join(PREFERENCES)} or KEYWORD:VALUE, found {text!r}")
-    return text
-
-
-def _phase(entry: Reader) -> PhaseRule | None:
-    text = entry.maybe_text("phase")
-    if text is None:
-        return None
-    keyword, _, pick = text.rpartition("=")
-    number = _number(pick)
-    known = pick in ((Pick.MAX, Pick.MIN) if keyword else (Pick.FIRST, Pick.LAST))
-    place = number is not None and (bool(keyword) or (number >= 1 and number.is_integer()))
-    if not (known or place) or (keyword and tag_for_keyword(keyword) is None):
-        why = f"expected first, last, the volume's number, or KEYWORD=max, min or a number, found {text!r}"
-        raise entry.wrong("phase", why)
-    return PhaseRule(Pick(pick) if number is None else number, keyword or None)
-
-
-def _number(text: str) -> float | None:
-    return float(text) if re.fullmatch(r"\d+(\.\d+)?", text) else None

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from medseg.bundle.bundle import Bundle, Postprocess, Segment
-from medseg.bundle.channels import read_channels
+from medseg.bundle.channel_rules import read_channels
 from medseg.bundle.expects import read_expects
 from medseg.bundle.nnunet.build import bundle_of_folder, bundle_of_metadata
 from medseg.bundle.nnunet.folder import is_nnunet

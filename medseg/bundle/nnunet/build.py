@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from medseg.bundle.bundle import Bundle, Code, Expects, MergedPart, Postprocess, Segment
-from medseg.bundle.channels import by_names, read_channels
+from medseg.bundle.channel_rules import read_channels
+from medseg.bundle.channels import by_names
 from medseg.bundle.expects import read_expects
 from medseg.bundle.nnunet.dataset import MOST_LABEL, read_dataset
 from medseg.bundle.nnunet.folder import DATASET, PLANS, TrainedFolder, find_previous, model_name, read_trained

@@ -7,7 +7,8 @@ from typing import Any, cast
 
 import pytest
 
-from medseg.bundle.channels import Channel, Channels, Registration, by_names, read_channels
+from medseg.bundle.channel_rules import read_channels
+from medseg.bundle.channels import Channel, Channels, Registration, by_names
 from medseg.bundle.load import load_bundle
 from medseg.bundle.matching import Candidate, choose, judge
 from medseg.bundle.schema import Reader
