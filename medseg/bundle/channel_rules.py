@@ -32,7 +32,10 @@ from medseg.bundle.schema import Reader
 
 PREFERENCES: Final = ("most_slices", "thinnest", "latest")
 _PATIENT: Final = 0x0010
-_PERSONAL: Final = frozenset({"PN", "DA", "TM", "DT"})
+_IDENTIFIERS: Final = frozenset({"AccessionNumber", "StudyID"})
+#: Value representations of texts and numbers; names, dates and sequences are none.
+_TOLD: Final = frozenset({"CS", "LO", "SH", "LT", "ST", "UC", "UT", "UI", "AE"})
+_TOLD |= {"DS", "IS", "FD", "FL", "SL", "SS", "UL", "US"}
 
 
 def read_channels(own: Reader, count: int, names: Mapping[int, str]) -> Channels | None:
@@ -97,7 +100,8 @@ def _condition(entry: Reader, keyword: str) -> Condition:
     tag = tag_for_keyword(keyword)
     if tag is None:
         raise entry.wrong(keyword, "no such attribute: expected the keyword of a DICOM attribute")
-    if tag >> 16 == _PATIENT or dictionary_VR(tag) in _PERSONAL:  # what is told of a choice names nobody
+    kinds = set(dictionary_VR(tag).split(" or "))
+    if tag >> 16 == _PATIENT or keyword in _IDENTIFIERS or not kinds <= _TOLD:  # what is told names nobody
         raise entry.wrong(keyword, "expected what says how an image was made, not who is on it or when")
     value: Any = entry.value(keyword)
     if value in tuple(Presence):

@@ -20,8 +20,12 @@ from typing import Final
 from medseg.bundle.channels import Alternative, Between, Channel, Condition, Globs, PhaseRule, Pick, Presence
 from medseg.dicom.series import Stack
 
-#: b-values, by whatever name a vendor writes them.
-ALIASES: Final = {"DiffusionBValue": ("DiffusionBValue", "B_value", "Diffusion B-Factor", "GE b-value")}
+#: What vendors, and enhanced objects, write in place of an attribute.
+ALIASES: Final = {
+    "DiffusionBValue": ("DiffusionBValue", "B_value", "Diffusion B-Factor", "GE b-value"),
+    "EchoTime": ("EchoTime", "EffectiveEchoTime"),
+    "InversionTime": ("InversionTime", "InversionTimes"),
+}
 _NOTHING: Final = frozenset({"NONE", "NO", "N"})  # as a value, says that there is nothing
 
 

@@ -245,7 +245,7 @@ class _Inference:
                 assume_registered=self.assume_registered,
             )
             studies.append(_Study(study_uid, _only(planned, only)))
-        answered = {left_out.key(job.stack.series) for study in studies for job in study.plan.jobs}
+        answered = {left_out.key(one) for study in studies for job in study.plan.jobs for one in job.series}
         unanswered = [one for one in series if left_out.key(one) not in answered]
         lost = {file.sentence for one in unanswered for file in one.left_out if file.lost}
         return studies, sorted(lost)

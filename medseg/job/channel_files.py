@@ -13,33 +13,35 @@ from medseg.dicom.nifti import read_nifti, read_volumes
 from medseg.dicom.nifti_channels import beside, with_channels
 from medseg.dicom.series import Stack
 from medseg.errors import ChannelsMissing, InputError, UsageError
-from medseg.job.channels import Named, Study, stack_of_channels
+from medseg.job.channels import Study, stack_of_channels
 
 
-def of_files(path: Path, bundle: Bundle, given: Mapping[str, Path]) -> Stack:
-    """The stack of a bundle's channels. path: where none is given by its name, the file of the first, or of all.
+def of_files(path: Path, bundle: Bundle, given: Mapping[str, Path]) -> tuple[Stack, Path]:
+    """The stack of a bundle's channels, and the reference's file.
 
+    path: where no file is given by its channel's name, that of the first, or of all.
     Raises UsageError, InputError, UnreadableInstance, ChannelsMissing, ChannelRefused, DoesNotFit.
     """
     assert bundle.channels is not None
-    names = bundle.channels.names
+    names, reference = bundle.channels.names, bundle.channels.reference
     unknown = [name for name in given if name not in names]
     if unknown:
         raise UsageError(f"bundle {bundle.name} has no channel {unknown[0]!r}: {', '.join(names)}")
     if given:
-        return _named(path, bundle, given)
-    volumes = read_volumes(path)
+        files = _all_named(path, bundle, given)
+        return _stack(bundle, {name: read_nifti(file) for name, file in files.items()}), files[reference]
+    volumes, files = read_volumes(path), dict.fromkeys(names, path)
     if len(volumes) == 1 and bundle.nnunet is not None and len(names) > 1:
-        return with_channels(volumes[0], path, names)
-    if len(volumes) == 1:
-        files = beside(path, names) if len(names) > 1 else []
-        volumes = (volumes[0], *map(read_nifti, files))
+        return with_channels(volumes[0], path, names), path
+    if len(volumes) == 1 and len(names) > 1:
+        files = dict(zip(names, (path, *beside(path, names)), strict=True))
+        volumes = (volumes[0], *map(read_nifti, list(files.values())[1:]))
     if len(volumes) != len(names):
         raise InputError(f"{path}: {len(volumes)} volumes, expected {len(names)}: {', '.join(names)}")
-    return _stack(bundle, {name: [stack] for name, stack in zip(names, volumes, strict=True)})
+    return _stack(bundle, dict(zip(names, volumes, strict=True))), files[reference]
 
 
-def _named(path: Path, bundle: Bundle, given: Mapping[str, Path]) -> Stack:
+def _all_named(path: Path, bundle: Bundle, given: Mapping[str, Path]) -> dict[str, Path]:
     """`path` is the one channel for which no file is given, or one of these files."""
     assert bundle.channels is not None
     files = dict(given)
@@ -49,8 +51,10 @@ def _named(path: Path, bundle: Bundle, given: Mapping[str, Path]) -> Stack:
     if missing:
         listed = [(one.name, (), one.wanted) for one in bundle.channels.each]
         raise ChannelsMissing("", bundle.name, f"no file is named for {', '.join(missing)}", listed)
-    return _stack(bundle, {name: [read_nifti(file)] for name, file in files.items()})
+    if path not in files.values():
+        raise UsageError(f"{path}: a file is named for each channel, and this is none of them")
+    return files
 
 
-def _stack(bundle: Bundle, given: Named) -> Stack:
-    return stack_of_channels(Study("", ()), bundle, given)
+def _stack(bundle: Bundle, volumes: Mapping[str, Stack]) -> Stack:
+    return stack_of_channels(Study("", ()), bundle, {name: [stack] for name, stack in volumes.items()})

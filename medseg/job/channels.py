@@ -20,7 +20,7 @@ from medseg.bundle.channels import Channels, Registration
 from medseg.bundle.matching import Candidate, Choice, choose, named
 from medseg.dicom import left_out as left
 from medseg.dicom.geometry import classify
-from medseg.dicom.headers import look
+from medseg.dicom.headers import first_frame, look
 from medseg.dicom.instance import Pixels, Slice
 from medseg.dicom.overlap import ASSUMED, between, coarser, coverage, same_grid
 from medseg.dicom.series import ChannelImage, Finding, LeftOut, Level, Series, Stack
@@ -79,7 +79,8 @@ def _candidate(stack: Stack, place: int) -> Candidate:
             return tuple(first.phase[keyword].split("\\"))
         if first.instance is None or tag_for_keyword(keyword) is None:  # a vendor's own name
             return ()
-        return look(first.instance.header).texts(keyword)
+        header = first.instance.header
+        return (look(header) if first.frame is None else first_frame(header)).texts(keyword)
 
     date, time = ("".join(says(keyword)) for keyword in ("SeriesDate", "SeriesTime"))
     return Candidate(

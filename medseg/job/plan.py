@@ -29,6 +29,12 @@ class Job:
     folder: str
     nifti: Path | None = None
 
+    @property
+    def series(self) -> tuple[Series, ...]:
+        """All that are looked at."""
+        others = (channel.stack.series for channel in self.stack.channels if channel.stack is not None)
+        return (self.stack.series, *others)
+
 
 @dataclass(frozen=True, eq=False)
 class Refused:
@@ -80,7 +86,6 @@ def plan(
         return _plan_channels(ordered, bundles[0], channels, assume_registered, assume_frame_of_reference)
     jobs: list[Job] = []
     refused: list[Refused] = []
-    bundles = [bundle for bundle in bundles if bundle.channels is None]
     for part in ordered:
         try:
             with boundary(f"series {part.series_uid}"):
@@ -138,9 +143,9 @@ def plan_nifti(
     path = Path(path)
     if explicit and bundles[0].channels is not None:
         bundle = bundles[0]
-        stack = of_files(path, bundle, channels or {})
-        return StudyPlan((Job(stack, bundle, _folder(stack, bundle, ()), nifti=path),), ())
-    matched = match([read_nifti(path)], [one for one in bundles if one.channels is None], explicit=explicit)
+        stack, file = of_files(path, bundle, channels or {})
+        return StudyPlan((Job(stack, bundle, _folder(stack, bundle, ()), nifti=file),), ())
+    matched = match([read_nifti(path)], bundles, explicit=explicit)
     return replace(matched, jobs=tuple(replace(job, nifti=path) for job in matched.jobs))
 
 
@@ -150,13 +155,14 @@ def match(
     """The bundle for each stack. whole: see `medseg.bundle.catalog.fits`.
 
     explicit: the one bundle was named by the user, so its hints about descriptions do not bind; what it needs to
-    be right (modality, field of view) does.
+    be right (modality, field of view) does. Bundles of several channels are for studies, and not among those chosen.
     """
+    alone = [bundle for bundle in bundles if bundle.channels is None]
     jobs: list[Job] = []
     refused: list[Refused] = []
     for stack in stacks:
         try:
-            bundle = _named(stack, bundles[0], whole=whole) if explicit else choose(stack, bundles, whole=whole)
+            bundle = _named(stack, bundles[0], whole=whole) if explicit else choose(stack, alone, whole=whole)
         except MedsegError as error:
             refused.append(Refused(stack.series, bundles[0].name if explicit else None, error))
         else:

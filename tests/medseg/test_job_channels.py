@@ -28,6 +28,7 @@ from medseg.errors import MedsegError
 from medseg.inference.grids.grid import LPS_TO_RAS
 from medseg.inference.segment import segment
 from medseg.job.channels import stack_of_channels, study_of
+from medseg.job.folder import Format
 from medseg.job.plan import StudyPlan, plan, plan_nifti
 from medseg.job.run import run
 from tests.medseg.bundle import zoo
@@ -378,7 +379,7 @@ def test_a_series_is_a_channel_of_no_bundle_that_was_not_named(bundle: Bundle, t
 
 
 def nifti(path: Path, array: NDArray[Any]) -> Path:
-    nibabel.save(nibabel.Nifti1Image(array, np.diag([-1.0, -1.0, 2.0, 1.0])), path)
+    nibabel.save(nibabel.Nifti1Image(array.astype(np.int16), np.diag([-1.0, -1.0, 2.0, 1.0])), path)
     return path
 
 
@@ -396,6 +397,22 @@ def test_files_are_channels_however_they_are_given(bundle: Bundle, arrays: Array
     ]
     for found in plans:
         assert np.array_equal(arrays(found.jobs[0].stack), volumes.transpose(3, 2, 1, 0).astype(np.float32))
+
+
+def test_labels_of_files_lie_on_the_reference(bundle: Bundle, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    files = {name: nifti(tmp_path / f"{name}.nii", rng.integers(0, 900, (36, 40, 16))) for name in ("T1c", "T1")}
+    affine = np.diag([1.0, -1.5, 1.5, 1.0])  # left-handed, and wider
+    affine[:3, 3] = -40.0, 8.0, -3.0
+    image = nibabel.Nifti1Image(rng.integers(0, 900, (50, 40, 30)).astype(np.int16), affine)
+    nibabel.save(image, tmp_path / "FLAIR.nii")
+    assert bundle.channels is not None
+    given = replace(bundle, channels=replace(bundle.channels, reference="T1c"))
+    planned = plan_nifti(tmp_path / "FLAIR.nii", [given], explicit=True, channels=files)
+    outcome = run(planned.jobs[0], tmp_path / "out", {Format.NIFTI})
+    labels, reference = nibabel.load(outcome.folder / "labels.nii.gz"), nibabel.load(files["T1c"])
+    assert labels.shape[:3] == reference.shape
+    np.testing.assert_allclose(labels.affine, reference.affine)
 
 
 def test_files_that_are_too_few(bundle: Bundle, tmp_path: Path) -> None:

@@ -99,6 +99,7 @@ def series(
         (DWI, series("x", DiffusionBValue="1000"), 0, ()),
         (DWI, series("x", B_value="1000"), 0, ()),  # as Siemens writes it
         (DWI, series("x", DiffusionBValue="50"), None, ()),
+        (FLAIR, series("x", InversionTimes="2500", EffectiveEchoTime="90"), 1, ()),  # as enhanced objects write it
         (DWI, series("b1000"), None, ()),  # a b-value that no attribute tells
         ({"name": "CT", "modality": "CT"}, series("x", modality="CT"), 0, ()),
         ({"name": "CT", "modality": "CT"}, series("x", modality=""), None, ()),
@@ -200,6 +201,8 @@ def test_defaults() -> None:
         ({"name": "A", "any": [{"NoSuchKeyword": ["x"]}]}, "NoSuchKeyword"),
         ({"name": "A", "any": [{"PatientName": ["x"]}]}, "PatientName"),
         ({"name": "A", "any": [{"SeriesDate": ["2024*"]}]}, "SeriesDate"),
+        ({"name": "A", "any": [{"AccessionNumber": ["1"]}]}, "AccessionNumber"),
+        ({"name": "A", "any": [{"RequestAttributesSequence": "present"}]}, "RequestAttributesSequence"),
         ({"name": "A", "any": [{"EchoTime": [70, 20]}]}, "EchoTime"),
         ({"name": "A", "any": [{"EchoTime": [None, None]}]}, "EchoTime"),
         ({"name": "A", "any": [{"EchoTime": True}]}, "EchoTime"),
