@@ -34,8 +34,9 @@ PREFERENCES: Final = ("most_slices", "thinnest", "latest")
 _PATIENT: Final = 0x0010
 _IDENTIFIERS: Final = frozenset({"AccessionNumber", "StudyID"})
 #: Value representations of texts and numbers; names, dates and sequences are none.
-_TOLD: Final = frozenset({"CS", "LO", "SH", "LT", "ST", "UC", "UT", "UI", "AE"})
-_TOLD |= {"DS", "IS", "FD", "FL", "SL", "SS", "UL", "US"}
+_TOLD: Final = frozenset(
+    ("CS", "LO", "SH", "LT", "ST", "UC", "UT", "UI", "AE", "DS", "IS", "FD", "FL", "SL", "SS", "UL", "US")
+)
 
 
 def read_channels(own: Reader, count: int, names: Mapping[int, str]) -> Channels | None:
