@@ -11,6 +11,7 @@ nnunet: nnUNetPredictor of nnunetv2, in the Python that is named, from an uncomp
 without its worker processes. medseg: `medseg.job.run`, from DICOM to SEG, SR and NIfTI, verified; with an engine that
 was found for this folder, or made, before. Every turn is a process of its own; time begins when its libraries are
 loaded, and memory is that of the whole process at its highest (VmHWM). The network's seconds are those in its calls.
+`cpu`: time of the process on all cores, which tells more where others use the machine.
 
 One JSON line for each turn, then medians and medseg's share of nnU-Net's, and how many voxels have the same label. With
 --taller a last turn of medseg alone tells how its memory grows with the slices.
@@ -53,7 +54,7 @@ from medseg.job.run import run
 from medseg.networks.plain_conv_unet import PlainConvUNet
 
 MM = (2.5, 0.8, 0.8)
-KEYS = ("total_s", "network_s", "rest_s", "peak_mb")
+KEYS = ("total_s", "network_s", "rest_s", "cpu_s", "network_cpu_s", "rest_cpu_s", "peak_mb")
 CPU = torch.device("cpu")
 PATHS = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])}
 MAKE = (
@@ -78,7 +79,11 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 folder, source, out, threads = Path(sys.argv[1]), *sys.argv[2:]
 torch.set_num_threads(int(threads))
-begun = time.perf_counter()
+def clocks():
+    return time.perf_counter(), time.process_time()
+def since_then(then):
+    return [now - before for now, before in zip(clocks(), then)]
+begun = clocks()
 plans, dataset = PlansManager(str(folder / "plans.json")), json.loads((folder / "dataset.json").read_text())
 configuration = plans.get_configuration("3d_fullres")
 network = get_network_from_plans(
@@ -92,14 +97,15 @@ predictor = nnUNetPredictor(tile_step_size=0.5, use_gaussian=True, use_mirroring
 predictor.manual_initialization(network, plans, configuration, [saved], dataset, "nnUNetTrainer", None)
 forward, spent = network.forward, []
 def timed(x):
-    since = time.perf_counter()
+    since = clocks()
     made = forward(x)
-    spent.append(time.perf_counter() - since)
+    spent.append(since_then(since))
     return made
 network.forward = timed
 predictor.predict_from_files_sequential([[source]], [out], save_probabilities=False, overwrite=True)
-total = time.perf_counter() - begun
-print(json.dumps({"total_s": total, "network_s": sum(spent), "windows": len(spent)}))
+(total, cpu), network = since_then(begun), [sum(times) for times in zip(*spent)]
+facts = {"total_s": total, "network_s": network[0], "cpu_s": cpu, "network_cpu_s": network[1]}
+print(json.dumps(facts | {"windows": len(spent)}))
 """
 
 
@@ -224,24 +230,35 @@ def make_engine(folder: Path, name: str) -> None:
         print(json.dumps(facts), flush=True)
 
 
+def clocks() -> tuple[float, float]:
+    """Of the wall, and of this process on all cores."""
+    return time.perf_counter(), time.process_time()
+
+
+def since_then(then: tuple[float, float]) -> tuple[float, float]:
+    wall, cpu = clocks()
+    return wall - then[0], cpu - then[1]
+
+
 def medseg_turn(folder: Path, study: Path, out: Path, engine: str) -> None:
     """In a process of its own; prints what it took."""
-    spent: list[float] = []
+    spent: list[tuple[float, float]] = []
     call = Engine.__call__
 
     def timed(engine: Engine, windows: torch.Tensor) -> torch.Tensor:
-        since = time.perf_counter()
+        since = clocks()
         made = call(engine, windows)
-        spent.append(time.perf_counter() - since)
+        spent.append(since_then(since))
         return made
 
     Engine.__call__ = timed  # type: ignore[assignment, method-assign]
-    begun = time.perf_counter()
+    begun = clocks()
     job = job_of(study, load_bundle(folder))
     formats = frozenset({Format.SEG, Format.SR, Format.NIFTI})
     outcome = run(job, out, formats, settings=Settings(device="cpu", engine=engine))
-    total = time.perf_counter() - begun
-    facts = {"total_s": total, "network_s": sum(spent), "windows": len(spent), "engine": outcome.record["engine"]}
+    (total, cpu), network = since_then(begun), [sum(times) for times in zip(*spent, strict=True)]
+    facts = {"total_s": total, "network_s": network[0], "cpu_s": cpu, "network_cpu_s": network[1]}
+    facts |= {"windows": len(spent), "engine": outcome.record["engine"]}
     print(json.dumps(facts | {"timings_s": outcome.record["timings_s"]}))
 
 
@@ -256,6 +273,7 @@ def turn(python: Path | str, program: str, arguments: Sequence[str | Path], thre
         facts: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         facts["peak_mb"] = round(int(peak.read()) / 1024)
     facts["rest_s"] = facts["total_s"] - facts["network_s"]
+    facts["rest_cpu_s"] = facts["cpu_s"] - facts["network_cpu_s"]
     return {key: round(value, 2) if isinstance(value, float) else value for key, value in facts.items()}
 
 
