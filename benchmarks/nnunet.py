@@ -1,6 +1,6 @@
 """A folder of nnU-Net on a CT of 512x512: nnU-Net's own predictor beside medseg, in turns.
 
-    python benchmarks/nnunet.py --nnunet-python PYTHON [--rounds 3] [--slices 120] [--taller 480]
+    python benchmarks/nnunet.py --nnunet-python PYTHON [--rounds 3] [--slices 120] [--size 512] [--taller 480]
         [--widths 32,64,128,256,320,320] [--window 128] [--classes 25] [--threads 2] > nnunet.jsonl
 
 The network is nnU-Net's default (PlainConvUNet) with random weights whose labels are smooth, as trained ones are:
@@ -192,7 +192,7 @@ def smoothen(network: PlainConvUNet) -> None:
             convs[0].weight[:, convs[0].in_channels // 2 :] *= LITTLE
 
 
-def make_study(folder: Path, slices: int, bundle: Bundle) -> tuple[Path, Path]:
+def make_study(folder: Path, slices: int, size: int, bundle: Bundle) -> tuple[Path, Path]:
     """A DICOM series, and the same as NIfTI."""
     body = Ellipsoid((0, 0, 0), (180, 130, 10_000), 40)
     organs = [
@@ -200,9 +200,9 @@ def make_study(folder: Path, slices: int, bundle: Bundle) -> tuple[Path, Path]:
     ]
     folder.mkdir()
     study, path = folder / "study", folder / "case_0000.nii"
-    once, noise = make_series(shape=(120, 512, 512), spacing_mm=MM, objects=[body, *organs]), np.random.default_rng(0)
+    once, noise = make_series(shape=(120, size, size), spacing_mm=MM, objects=[body, *organs]), np.random.default_rng(0)
     for slice_ in once:
-        stored = slice_.pixel_array + np.rint(noise.normal(0, NOISE, (512, 512)))
+        stored = slice_.pixel_array + np.rint(noise.normal(0, NOISE, (size, size)))
         slice_.PixelData = np.clip(stored, 0, 4095).astype(slice_.pixel_array.dtype).tobytes()
     write_mirrored(study, once, slices, MM[0])
     stack = job_of(study, bundle).stack
@@ -288,6 +288,7 @@ def main() -> None:
     options.add_argument("--nnunet-python", type=Path, help="a Python that has nnunetv2; without, medseg runs alone")
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--slices", type=int, default=120)
+    options.add_argument("--size", type=int, default=512, help="rows and columns")
     options.add_argument("--taller", type=int, default=0, help="slices of a last turn, for its memory")
     options.add_argument("--widths", default="32,64,128,256,320,320", help="of the network, stage by stage")
     options.add_argument("--window", type=int, default=128)
@@ -302,7 +303,7 @@ def main() -> None:
         os.environ["MEDSEG_CACHE"] = str(work / "cache")
         widths = [int(width) for width in chosen.widths.split(",")]
         folder = make_folder(work / "model", widths, chosen.window, chosen.classes)
-        study, source = make_study(work / "source", chosen.slices, load_bundle(folder))
+        study, source = make_study(work / "source", chosen.slices, chosen.size, load_bundle(folder))
 
         def take(
             way: str, python: Path | str, program: str, arguments: Sequence[str | Path], slices: int = chosen.slices
@@ -325,7 +326,7 @@ def main() -> None:
                 same = alike(next(ours.glob("*/labels.nii.gz")), theirs / "case.nii")
                 print(json.dumps({"same labels": same}), flush=True)
         if chosen.taller:
-            taller, _ = make_study(work / "taller", chosen.taller, load_bundle(folder))
+            taller, _ = make_study(work / "taller", chosen.taller, chosen.size, load_bundle(folder))
             medseg("medseg taller", taller, work / "ours taller", chosen.taller)
     tell(turns)
 
