@@ -19,12 +19,12 @@ from zipfile import BadZipFile
 
 from pydicom import Dataset
 from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
-from pydicom.dataelem import RawDataElement
+from pydicom.dataelem import RawDataElement, convert_raw_data_element
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_dataset
 from pydicom.multival import MultiValue
-from pydicom.tag import Tag
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from medseg.dicom.encoding import MOST_INFLATED, Encoding, by_bytes, find_encoding, inflated, wrong_syntax
@@ -59,6 +59,8 @@ _REQUIRED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanc
 _UID = re.compile(r"[!-\[\]-~]*")  # what a result can refer to, the forms of PS3.5 9.1 or not
 _NUMBERS = frozenset(("DS", "IS"))
 _TEXT = frozenset(("AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"))
+# What values of these say depends on nothing else in their data set: no character set, no other VR.
+_ALONE = frozenset(("AE", "AS", "CS", "DA", "DS", "DT", "FD", "FL", "IS", "SL", "SS", "TM", "UI", "UL", "US"))
 _PIXEL_GROUP = 0x7FE00000
 _SHARED_BYTES = 256
 _STUDY_TRAITS = ("PatientID", "StudyDate", "StudyTime", "StudyID", "AccessionNumber")
@@ -78,7 +80,7 @@ class Attributes:
         for dataset in self._datasets:
             if tag in dataset:
                 try:
-                    value = dataset[tag].value
+                    value = _value(dataset, tag)
                 except (*MALFORMED, OSError):
                     return _as_text(dataset.get_item(tag, keep_deferred=True))
                 return None if value in ("", b"") or (isinstance(value, MultiValue) and not value) else value
@@ -115,6 +117,20 @@ class Attributes:
         """The first part of a value as a number."""
         numbers = self.numbers(keyword)
         return numbers[0] if numbers else None
+
+
+def _value(dataset: Dataset, tag: BaseTag) -> Any:
+    """Converted once for all slices that say the same: an element that a data set has converted stays in it, and takes
+    more memory than the rest of the header."""
+    element: Any = dataset.get_item(tag)
+    if isinstance(element, RawDataElement) and element.VR in _ALONE and element.length <= _SHARED_BYTES:
+        return _converted(element._replace(value_tell=0))
+    return dataset[tag].value
+
+
+@lru_cache(maxsize=4096)
+def _converted(element: RawDataElement) -> Any:
+    return convert_raw_data_element(element).value
 
 
 def _number(text: str) -> float:

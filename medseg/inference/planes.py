@@ -17,24 +17,26 @@ from medseg.dicom.instance import Pixels
 from medseg.dicom.series import Stack
 from medseg.inference.labels import LabelPlane
 
-_Packed: TypeAlias = tuple[int, bytes]
-"""The first row in which there is anything, and from there to the last such row, compressed."""
+_Packed: TypeAlias = tuple[int, int, int]
+"""The first row in which there is anything; where all from there to the last such row lies, compressed: begin, end."""
 
 
 class PlaneSpool:
     """Planes one behind the other, all of one shape: (rows, columns), or (channels, rows, columns).
 
     Iterating yields them as they were given, as often as wanted. Channels are packed one by one, and what is all zeros
-    takes no room, so that one of hundred channels can be had without the others.
+    takes no room, so that one of hundred channels can be had without the others. All of them are in one block: small
+    ones that stay would part the memory that slices come and go in.
     """
 
     def __init__(self) -> None:
+        self._bytes = bytearray()
         self._planes: list[tuple[_Packed, ...]] = []
         self._shape: tuple[int, ...] = ()
 
     def put(self, plane: LabelPlane) -> None:
         self._shape = plane.shape
-        self._planes.append(tuple(_packed(one) for one in (plane if plane.ndim == 3 else plane[None])))
+        self._planes.append(tuple(map(self._packed, plane if plane.ndim == 3 else plane[None])))
 
     def channel(self, k: int, channel: int) -> LabelPlane:
         """One channel (rows, columns) of plane k; channel 0 where there are none."""
@@ -50,21 +52,21 @@ class PlaneSpool:
     def __iter__(self) -> Iterator[LabelPlane]:
         return (self[k] for k in range(len(self)))
 
+    def _packed(self, plane: LabelPlane) -> _Packed:
+        rows = np.flatnonzero(plane.max(axis=1))
+        if not rows.size:
+            return 0, 0, 0
+        first, begin = int(rows[0]), len(self._bytes)
+        self._bytes += zlib.compress(np.ascontiguousarray(plane[first : rows[-1] + 1], np.uint8).tobytes(), 1)
+        return first, begin, len(self._bytes)
+
     def _unpacked(self, packed: _Packed) -> LabelPlane:
         plane = np.zeros(self._shape[-2:], np.uint8)
-        first, packed_rows = packed
-        if packed_rows:
-            rows = np.frombuffer(zlib.decompress(packed_rows), np.uint8).reshape(-1, self._shape[-1])
+        first, begin, end = packed
+        if end > begin:
+            rows = np.frombuffer(zlib.decompress(self._bytes[begin:end]), np.uint8).reshape(-1, self._shape[-1])
             plane[first : first + len(rows)] = rows
         return plane
-
-
-def _packed(plane: LabelPlane) -> _Packed:
-    rows = np.flatnonzero(plane.max(axis=1))
-    if not rows.size:
-        return 0, b""
-    first = int(rows[0])
-    return first, zlib.compress(np.ascontiguousarray(plane[first : rows[-1] + 1], np.uint8).tobytes(), 1)
 
 
 class LabelSpool(PlaneSpool):

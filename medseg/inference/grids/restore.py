@@ -21,6 +21,7 @@ from torch import Tensor
 
 from medseg.bundle.recipe import Activation, Finish, Interpolation, Order, Padding, Resample
 from medseg.dicom.instance import Vector
+from medseg.inference.gathered import Gathered
 from medseg.inference.grids.grid import between, index_map, parallel
 from medseg.inference.grids.prepare import PreparedVolume, PreprocessingPlan, Resampling
 from medseg.inference.grids.resample import InPlane, Taps, axis_taps, resample_plane, span_of_plane
@@ -107,17 +108,18 @@ class Certainty:
     """
 
     channels: int
-    sums: list[Vector] = field(default_factory=list)
+    sums: Gathered[np.float64] = field(init=False)
     voxels: Vector = field(init=False)
 
     def __post_init__(self) -> None:
+        self.sums = Gathered(np.float64, self.channels)
         self.voxels = np.zeros(self.channels)
 
     def add(self, scores: Tensor, finish: Finish) -> None:
         """scores: (C, j, i) after the activation."""
         if finish.threshold is not None:
             above = scores >= finish.threshold
-            self.sums.append((scores * above).sum(dim=(1, 2)).double().cpu().numpy())
+            self.sums.add((scores * above).sum(dim=(1, 2)).double().cpu().numpy())
             self.voxels += above.sum(dim=(1, 2)).cpu().numpy()
             return
         probabilities = scores.softmax(0) if finish.activation is Activation.NONE else scores
@@ -126,15 +128,14 @@ class Certainty:
     def count(self, winning: Tensor, channel: Tensor) -> None:
         """Add voxels of one plane (j, i): which channel won in each, and with what probability."""
         index = channel.reshape(-1).cpu().numpy()
-        sums = np.bincount(index, winning.reshape(-1).cpu().numpy(), self.channels)
-        self.sums.append(np.asarray(sums, np.float64))
+        self.sums.add(np.bincount(index, winning.reshape(-1).cpu().numpy(), self.channels))
         self.voxels += np.bincount(index, minlength=self.channels)
 
     def mean(self, channel: int) -> float | None:
         """Mean winning probability, 0-1; None where the channel won nowhere."""
         if not self.voxels[channel]:
             return None
-        return math.fsum(plane[channel] for plane in self.sums) / float(self.voxels[channel])
+        return math.fsum(self.sums.all()[:, channel]) / float(self.voxels[channel])
 
 
 def activate(scores: Tensor, activation: Activation) -> Tensor:

@@ -52,27 +52,46 @@ class Values:
 
 
 class Samples:
-    """Some voxels of each plane that passes, a million in all however many planes there are."""
+    """Some voxels of each plane that passes, a million in all however many planes there are.
+
+    They lie in one block that is there from the first plane on: as blocks of their own, of each plane, they would stand
+    between those of windows and slices, and what is free between them would become more with every plane.
+    """
 
     def __init__(self) -> None:
-        self._taken: list[Pixels] = []
+        self._values = np.empty((PLANES + 2) * SAMPLE, np.float32)
+        self._counts: list[int] = []  # of each plane
+        self._end = 0
         self._every = 1
 
     def add(self, plane: Pixels) -> None:
         flat = plane.reshape(-1)
         step = flat.size // SAMPLE | 1  # odd, so that not every row gives the same columns
-        self._taken.append(flat[:: step * self._every].copy())
-        if len(self._taken) > PLANES * self._every:
+        self._put(flat[:: step * self._every])
+        if len(self._counts) > PLANES * self._every:
             self._every *= 2
-            self._taken = [values[::2].copy() for values in self._taken]
+            self._halve()
+
+    def _put(self, values: Pixels) -> None:
+        begin, self._end = self._end, self._end + values.size
+        if self._end > self._values.size:  # small planes have up to twice as many
+            self._values = np.concatenate([self._values, np.empty_like(self._values)])
+        self._values[begin : self._end] = values
+        self._counts.append(values.size)
+
+    def _halve(self) -> None:
+        counts, begin, self._counts, self._end = self._counts, 0, [], 0
+        for count in counts:
+            self._put(self._values[begin : begin + count : 2])
+            begin += count
 
     def __len__(self) -> int:
         """How many planes have passed."""
-        return len(self._taken)
+        return len(self._counts)
 
     def values(self) -> Values:
         """Percentiles; the same for planes in any order."""
-        low, high = np.percentile(np.concatenate(self._taken), [1, 99])
+        low, high = np.percentile(self._values[: self._end], [1, 99])
         return Values(float(low), float(high))
 
 

@@ -23,8 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from medseg.inference.gathered import Gathered
 from medseg.inference.labels import LabelPlane, boxes
-from medseg.inference.pieces.runs import NO_EDGES, NONE, Numbers, Runs, distinct, joined, runs_of, touching
+from medseg.inference.pieces.runs import NONE, Numbers, Runs, distinct, joined, runs_of, touching
 
 Mask = NDArray[np.bool_]
 
@@ -123,14 +124,12 @@ class ComponentFinder:
         self._before: list[_Layer | None] = [None] * len(self._tables)
         self._size = (0, 0)
         self._planes = 0
-        self._parts, self._cavities = _Gathered(), _Gathered()
+        self._parts, self._cavities = _Found(), _Found()
         self._low = np.full((len(numbers), 3), np.iinfo(np.intp).max, np.intp)
         self._high = np.full((len(numbers), 3), -1, np.intp)
-        self._part_edges: list[Numbers] = []
-        self._cavity_edges: list[Numbers] = []
-        self._inner_edges: list[Numbers] = []
-        self._open: list[Numbers] = []
-        self._airy: list[Mask] = []
+        self._part_edges, self._cavity_edges = Gathered(np.intp, 2), Gathered(np.intp, 2)
+        self._inner_edges, self._open = Gathered(np.intp, 2), Gathered(np.intp)
+        self._airy = Gathered(np.bool_)
 
     def add(self, plane: LabelPlane) -> None:
         """The next plane, which must not change until the one after it has been added."""
@@ -139,7 +138,7 @@ class ComponentFinder:
         for at, image in enumerate(images):
             before, layer = self._before[at], self._numbered(image, self._tables[at])
             if before is not None:
-                self._part_edges.append(_touching_parts(before, layer))
+                self._part_edges.add(_touching_parts(before, layer))
             if self._holes:
                 self._join_cavities(layer, before)
                 if before is not None:
@@ -155,14 +154,14 @@ class ComponentFinder:
         return Components(
             (self._planes, *self._size),
             self._parts.all(),
-            joined(self._parts.count, *self._part_edges),
+            joined(self._parts.count, self._part_edges.all()),
             self._low,
             self._high,
             self._cavities.all(),
-            np.concatenate([NO_EDGES, *self._cavity_edges]),
-            np.concatenate([NONE, *self._open]),
-            np.concatenate([NO_EDGES, *self._inner_edges]),
-            np.concatenate([np.zeros(0, np.bool_), *self._airy]),
+            self._cavity_edges.all(),
+            self._open.all(),
+            self._inner_edges.all(),
+            self._airy.all(),
         )
 
     def _numbered(self, image: LabelPlane, table: NDArray[np.int16]) -> _Layer:
@@ -199,18 +198,18 @@ class ComponentFinder:
                 touches_outside[beside[beside[:, 1] == 0, 0] - 1] = True
                 closed = np.array([index] * many)
                 first_cavity = self._cavities.add(closed, self._planes, np.bincount(inner.reshape(-1))[1:])
-                self._inner_edges.append(beside[beside[:, 1] > 0] + np.array([first - 1, first_cavity - 1], np.intp))
+                self._inner_edges.add(beside[beside[:, 1] > 0] + np.array([first - 1, first_cavity - 1], np.intp))
                 j, i = np.nonzero(inner)
                 keys.append(index * image.size + (j + rows.start) * image.shape[1] + i + columns.start)
                 cavities.append(np.asarray(inner[j, i] + (first_cavity - 1), np.intp))
-            self._airy.append(touches_outside)
+            self._airy.add(touches_outside)
             first += int(count)
         return np.concatenate(keys), np.concatenate(cavities)
 
     def _join_cavities(self, layer: _Layer, other: _Layer | None) -> None:
         """Join cavities with what lies at their place in the plane above or below; beyond the last is the open."""
         if other is None:
-            self._open.append(np.unique(layer.cavities))
+            self._open.add(np.unique(layer.cavities))
             return
         if not layer.cavities.size:
             return
@@ -219,27 +218,27 @@ class ComponentFinder:
         is_cavity = at < len(other.cavity_keys)
         is_cavity[is_cavity] = other.cavity_keys[at[is_cavity]] == layer.cavity_keys[is_cavity]
         is_open = ~is_cavity & (other.image.reshape(-1)[place] != self._label[segment])
-        self._open.append(np.unique(layer.cavities[is_open]))
-        self._cavity_edges.append(distinct(layer.cavities[is_cavity], other.cavities[at[is_cavity]]))
+        self._open.add(np.unique(layer.cavities[is_open]))
+        self._cavity_edges.add(distinct(layer.cavities[is_cavity], other.cavities[at[is_cavity]]))
 
 
-class _Gathered:
+class _Found:
     """Regions that become more, plane by plane."""
 
     def __init__(self) -> None:
         self.count = 0
-        self._columns: list[tuple[NDArray[np.uint16], NDArray[np.int32], NDArray[np.int32]]] = []
+        self._segment, self._plane, self._voxels = Gathered(np.uint16), Gathered(np.int32), Gathered(np.int32)
 
     def add(self, segment: Numbers, plane: int, voxels: NDArray[np.number]) -> int:
         """Regions of a plane, ascending by segment; how many regions there were before these."""
-        where = np.full(len(segment), plane, np.int32)
-        self._columns.append((segment.astype(np.uint16), where, voxels.astype(np.int32)))
+        self._segment.add(segment)
+        self._plane.add(np.full(len(segment), plane))
+        self._voxels.add(voxels)
         before, self.count = self.count, self.count + len(segment)
         return before
 
     def all(self) -> Regions:
-        columns = zip(*self._columns, strict=True) if self._columns else ((), (), ())
-        return Regions(*(np.concatenate([NONE, *column]) for column in columns))
+        return Regions(*(column.all().astype(np.intp) for column in (self._segment, self._plane, self._voxels)))
 
 
 def _touching_parts(below: _Layer, above: _Layer) -> Numbers:

@@ -6,6 +6,7 @@ import io
 import os
 import random
 import stat
+import tracemalloc
 import zipfile
 from collections import Counter
 from contextlib import suppress
@@ -467,3 +468,19 @@ def test_damaged_files_raise_nothing_unforeseen(shared_data: Path, tmp_path: Pat
             for stack in classify(series, assume_frame_of_reference=True, min_slices=1).stacks:
                 with suppress(UndecodablePixels):
                     stack.slices[0].read()
+
+
+def test_what_slices_say_alike_is_kept_once(tmp_path: Path) -> None:
+    datasets = make_series(shape=(60, 4, 4))
+    kept = []
+    for slices in (30, 60):
+        folder = tmp_path / str(slices)
+        write_series(datasets[:slices], folder)
+        classify(read_series(folder)[0])  # what is made once
+        tracemalloc.start()
+        (series,) = read_series(folder)
+        verdict = classify(series)
+        kept.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.stop()
+        assert len(verdict.stacks[0].slices) == slices
+    assert (kept[1] - kept[0]) / 30 < 16_000  # bytes; converted in each slice, values would take as much again
