@@ -43,9 +43,15 @@ def details(bundle: Bundle) -> dict[str, Any]:
         "postprocess": asdict(bundle.postprocess),
         "flips": list(bundle.flips),
         "members": [path.relative_to(bundle.path).as_posix() for path in bundle.members],
+        "channels": _channels(bundle),
         "nnunet": _nnunet(bundle),
         "segments": [_segment(segment) for segment in bundle.segments],
     }
+
+
+def _channels(bundle: Bundle) -> list[dict[str, Any]]:
+    each = bundle.channels.each if bundle.channels else ()
+    return [{"name": one.name, "expected": one.wanted, "optional": one.optional} for one in each]
 
 
 def _inputs(bundle: Bundle) -> str:

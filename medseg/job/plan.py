@@ -76,13 +76,14 @@ def plan(
     """Sort out the geometry of each series of one study, and match what it holds with bundles.
 
     explicit: the one bundle was named by a person: see `match`. assume_frame_of_reference: derive one where a series
-    has none. channels, assume_registered: for a bundle of several series, see `medseg.job.channels`.
+    has none. channels, assume_registered: for a bundle of several series, see `medseg.job.channels`; it is taken where
+    it is named, or the only one.
     Jobs and refusals are in order of series number; what is refused raises nothing, its error is in the plan.
 
     A stack carries what was left out of its series, and findings of what may be a loss.
     """
     ordered = sorted(series, key=lambda s: (s.number if s.number is not None else -1, s.series_uid))
-    if explicit and bundles[0].channels is not None:
+    if (explicit or len(bundles) == 1) and bundles[0].channels is not None:
         return _plan_channels(ordered, bundles[0], channels, assume_registered, assume_frame_of_reference)
     jobs: list[Job] = []
     refused: list[Refused] = []
@@ -141,7 +142,7 @@ def plan_nifti(
     Raises what `read_nifti` and `with_channels` raise, and for a bundle of several channels what `of_files` does.
     """
     path = Path(path)
-    if explicit and bundles[0].channels is not None:
+    if (explicit or len(bundles) == 1) and bundles[0].channels is not None:
         bundle = bundles[0]
         stack, file = of_files(path, bundle, channels or {})
         return StudyPlan((Job(stack, bundle, _folder(stack, bundle, ()), nifti=file),), ())

@@ -371,8 +371,11 @@ def test_a_person_names_a_series(bundle: Bundle, tmp_path: Path) -> None:
 
 
 def test_a_series_is_a_channel_of_no_bundle_that_was_not_named(bundle: Bundle, tmp_path: Path) -> None:
-    found = plan(written(tmp_path, three()), [bundle])
-    assert not found.jobs and len(found.refused) == 3
+    series = written(tmp_path / "study", three())
+    other = load_bundle(zoo.segresnet_like(tmp_path / "other"))
+    found = plan(series, [bundle, other])
+    assert {job.bundle.name for job in found.jobs} | {str(one.bundle) for one in found.refused} <= {"other", "None"}
+    assert [job.bundle for job in plan(series, [bundle]).jobs] == [bundle]  # the only one
 
 
 # --- NIfTI -------------------------------------------------------------------------------------------------------
