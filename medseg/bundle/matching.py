@@ -30,7 +30,7 @@ _NOTHING: Final = frozenset({"NONE", "NO", "N"})  # as a value, says that there 
 
 
 @dataclass(frozen=True, eq=False)
-class Candidate:
+class ChannelCandidate:
     """A volume of a series, as conditions see it.
 
     stack: itself. place: which of the series' volumes it is, from 1 on. moment: of the series, for comparison; "" where
@@ -76,9 +76,9 @@ class Choice:
     """
 
     channel: Channel
-    chosen: Candidate | None
-    tied: tuple[Candidate, ...]
-    judged: tuple[tuple[Candidate, Judgement], ...]
+    chosen: ChannelCandidate | None
+    tied: tuple[ChannelCandidate, ...]
+    judged: tuple[tuple[ChannelCandidate, Judgement], ...]
     why: str
 
 
@@ -99,7 +99,7 @@ def holds(condition: Condition, values: Sequence[str]) -> bool | None:
             return nothing is (condition is Presence.ABSENT)
 
 
-def judge(candidate: Candidate, channel: Channel) -> Judgement:
+def judge(candidate: ChannelCandidate, channel: Channel) -> Judgement:
     """A candidate against a channel: the first alternative of which all is known to hold, else the first that fits."""
     each = [_judge(candidate, channel, number) for number in range(max(len(channel.any), 1))]
     fitting = [one for one in each if one.alternative is not None]
@@ -109,7 +109,7 @@ def judge(candidate: Candidate, channel: Channel) -> Judgement:
     return Judgement(None, "; ".join(dict.fromkeys(one.why for one in each)))
 
 
-def _judge(candidate: Candidate, channel: Channel, number: int) -> Judgement:
+def _judge(candidate: ChannelCandidate, channel: Channel, number: int) -> Judgement:
     """Against one alternative; a channel that has none takes whatever is of its modality."""
     modality = candidate.modality.upper()
     if channel.modality and modality and modality not in channel.modality:
@@ -119,7 +119,7 @@ def _judge(candidate: Candidate, channel: Channel, number: int) -> Judgement:
     return Judgement(0, f"modality {modality}") if modality else Judgement(None, "Modality not known")
 
 
-def _held(candidate: Candidate, alternative: Alternative, number: int) -> Judgement:
+def _held(candidate: ChannelCandidate, alternative: Alternative, number: int) -> Judgement:
     unknown: list[str] = []
     held: list[str] = []
     for keyword, condition in alternative.conditions:
@@ -142,11 +142,11 @@ def _held(candidate: Candidate, alternative: Alternative, number: int) -> Judgem
     return Judgement(number, ", ".join(text for text in (*held, note) if text) or "fits", tuple(unknown))
 
 
-def choose(channel: Channel, candidates: Iterable[Candidate]) -> Choice:
+def choose(channel: Channel, candidates: Iterable[ChannelCandidate]) -> Choice:
     """The one that a channel means: the first alternative with one best candidate wins."""
     volumes = tuple(candidates)
     judged = tuple((candidate, judge(candidate, channel)) for candidate in volumes)
-    tied: tuple[Candidate, ...] = ()
+    tied: tuple[ChannelCandidate, ...] = ()
     why = ""
     for number in range(max(len(channel.any), 1)):
         here = [(candidate, _judge(candidate, channel, number)) for candidate in volumes]
@@ -162,18 +162,18 @@ def choose(channel: Channel, candidates: Iterable[Candidate]) -> Choice:
     return Choice(channel, None, tied, judged, why)
 
 
-def named(channel: Channel, candidates: Sequence[Candidate]) -> Choice:
+def named(channel: Channel, candidates: Sequence[ChannelCandidate]) -> Choice:
     """The volume that is meant of a series that a person named, whatever the channel's conditions say of it."""
     left, why = _phases(candidates, channel.phase) if len(candidates) > 1 else (list(candidates), "")
     chosen = left[0] if len(left) == 1 else None
     return Choice(channel, chosen, () if chosen else tuple(left or candidates), (), "named" if chosen else why)
 
 
-def _phases(candidates: Sequence[Candidate], rule: PhaseRule | None) -> tuple[list[Candidate], str]:
+def _phases(candidates: Sequence[ChannelCandidate], rule: PhaseRule | None) -> tuple[list[ChannelCandidate], str]:
     """Of each series the volume that is meant; and why of some series it cannot be said."""
     if rule is None:
         return list(candidates), ""
-    left: list[Candidate] = []
+    left: list[ChannelCandidate] = []
     why = ""
     for uid in dict.fromkeys(candidate.series_uid for candidate in candidates):
         volumes = [candidate for candidate in candidates if candidate.series_uid == uid]
@@ -184,7 +184,7 @@ def _phases(candidates: Sequence[Candidate], rule: PhaseRule | None) -> tuple[li
     return left, why
 
 
-def _meant(volumes: Sequence[Candidate], rule: PhaseRule) -> list[Candidate]:
+def _meant(volumes: Sequence[ChannelCandidate], rule: PhaseRule) -> list[ChannelCandidate]:
     if rule.keyword is None:
         places = [float(volume.place) for volume in volumes]
         return [volume for volume in volumes if volume.place == _picked(places, rule.pick)]
@@ -206,7 +206,7 @@ def _picked(numbers: Sequence[float], pick: Pick | float) -> float:
             return float(pick)
 
 
-def _preferred(candidates: list[Candidate], prefer: Iterable[str]) -> list[Candidate]:
+def _preferred(candidates: list[ChannelCandidate], prefer: Iterable[str]) -> list[ChannelCandidate]:
     """Those that each preference leaves, in turn; one that none of them meets is passed over."""
     for preference in prefer:
         if len(candidates) < 2:
@@ -227,7 +227,7 @@ def _preferred(candidates: list[Candidate], prefer: Iterable[str]) -> list[Candi
     return candidates
 
 
-def _values(candidate: Candidate, keyword: str) -> tuple[str, ...]:
+def _values(candidate: ChannelCandidate, keyword: str) -> tuple[str, ...]:
     said = (candidate.says(name) for name in ALIASES.get(keyword, (keyword,)))
     return next((values for values in said if any(value.strip() for value in values)), ())
 

@@ -17,7 +17,7 @@ from pydicom.datadict import tag_for_keyword
 from medseg.bundle.bundle import Bundle
 from medseg.bundle.catalog import fits
 from medseg.bundle.channels import Channels, Registration
-from medseg.bundle.matching import Candidate, Choice, choose, named
+from medseg.bundle.matching import ChannelCandidate, Choice, choose, named
 from medseg.dicom import left_out as left
 from medseg.dicom.geometry import classify
 from medseg.dicom.headers import first_frame, look
@@ -39,13 +39,13 @@ class Study:
     """The volumes of one study. without: series that give none, and why."""
 
     uid: str
-    volumes: tuple[Candidate, ...]
+    volumes: tuple[ChannelCandidate, ...]
     without: tuple[tuple[Series, str], ...] = ()
 
 
 def study_of(series: Iterable[Series], *, assume_frame_of_reference: bool = False) -> Study:
     """All volumes of the series of one study."""
-    volumes: list[Candidate] = []
+    volumes: list[ChannelCandidate] = []
     without: list[tuple[Series, str]] = []
     uid = ""
     for one in series:
@@ -65,12 +65,12 @@ def volumes_of(series: Series, *, assume_frame_of_reference: bool = False) -> tu
     return tuple(left.told(stack, around) for stack in verdict.stacks), why
 
 
-def candidates(stacks: Sequence[Stack]) -> tuple[Candidate, ...]:
+def candidates(stacks: Sequence[Stack]) -> tuple[ChannelCandidate, ...]:
     """The volumes of one series as conditions see them."""
     return tuple(_candidate(stack, place) for place, stack in enumerate(stacks, 1))
 
 
-def _candidate(stack: Stack, place: int) -> Candidate:
+def _candidate(stack: Stack, place: int) -> ChannelCandidate:
     first, series = stack.slices[0], stack.series
 
     def says(keyword: str) -> tuple[str, ...]:
@@ -83,7 +83,7 @@ def _candidate(stack: Stack, place: int) -> Candidate:
         return (look(header) if first.frame is None else first_frame(header)).texts(keyword)
 
     date, time = ("".join(says(keyword)) for keyword in ("SeriesDate", "SeriesTime"))
-    return Candidate(
+    return ChannelCandidate(
         stack=stack,
         series_uid=series.series_uid,
         number=series.number,
@@ -113,7 +113,7 @@ def explain(study: Study, bundle: Bundle, given: Named | None = None) -> tuple[C
     )
 
 
-def _place(one: Candidate) -> tuple[str, str]:
+def _place(one: ChannelCandidate) -> tuple[str, str]:
     return one.series_uid, one.phase
 
 

@@ -28,7 +28,7 @@ class Method(StrEnum):
 
 
 @dataclass(frozen=True)
-class Channel:
+class InputChannel:
     """An input channel. masked: statistics are those of what is not zero, which alone changes.
 
     low, high, mean, deviation: of the foreground in the training images; for Scheme.CT alone.
@@ -93,7 +93,7 @@ class NnUNet:
     patch: tuple[int, ...]
     spacing_mm: tuple[float, ...]
     transpose: tuple[int, int, int]
-    channels: tuple[Channel, ...]
+    channels: tuple[InputChannel, ...]
     image: Resampler
     scores: Resampler
     labelmap: Resampler

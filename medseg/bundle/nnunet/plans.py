@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from medseg.bundle.nnunet.architecture import divides, network_of
 from medseg.bundle.nnunet.dataset import Dataset
-from medseg.bundle.nnunet.model import Channel, Method, NnUNet, Resampler, Scheme
+from medseg.bundle.nnunet.model import InputChannel, Method, NnUNet, Resampler, Scheme
 from medseg.bundle.schema import Reader
 from medseg.bundle.window import LARGEST_WINDOW
 
@@ -102,7 +102,7 @@ def _transpose(plans: Reader) -> tuple[int, int, int]:
     return forward[0], forward[1], forward[2]
 
 
-def _channels(plans: Reader, plan: Reader, dataset: Dataset) -> tuple[Channel, ...]:
+def _channels(plans: Reader, plan: Reader, dataset: Dataset) -> tuple[InputChannel, ...]:
     schemes, masked = plan.texts("normalization_schemes"), plan.content.get("use_mask_for_norm")
     count = len(dataset.channels)
     if len(schemes) != count:
@@ -118,19 +118,19 @@ def _channels(plans: Reader, plan: Reader, dataset: Dataset) -> tuple[Channel, .
     )
 
 
-def _channel(plans: Reader, plan: Reader, number: int, name: str, scheme: str, masked: bool) -> Channel:
+def _channel(plans: Reader, plan: Reader, number: int, name: str, scheme: str, masked: bool) -> InputChannel:
     if scheme not in tuple(Scheme):
         why = f"{scheme!r:.80} is not a normalisation that is known: expected one of {', '.join(Scheme)}"
         raise plan.wrong(f"normalization_schemes::{number}", why)
     if scheme != Scheme.CT:
-        return Channel(name, Scheme(scheme), masked)
+        return InputChannel(name, Scheme(scheme), masked)
     key = next((key for key in INTENSITIES if key in plans), INTENSITIES[0])
     given = Reader(plans.bundle, f"{plans.key}::{key}", plans.content.get(key)).reader(str(number))
     low, high = given.number("percentile_00_5"), given.number("percentile_99_5")
     mean, deviation = given.number("mean"), given.number("std")
     if low > high or deviation < 0:
         raise given.wrong("std", f"expected a range and a deviation, found {low} to {high} and {deviation}")
-    return Channel(name, Scheme.CT, masked, low, high, mean, deviation)
+    return InputChannel(name, Scheme.CT, masked, low, high, mean, deviation)
 
 
 def _resampler(plan: Reader, kind: str, *, labels: bool) -> Resampler:

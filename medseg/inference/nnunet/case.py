@@ -52,7 +52,7 @@ class Seen(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
+class ModelRun:
     """One model over one stack. certainty: None for a cascade's first stage. numbers: of its labels in the result."""
 
     stack: Stack
@@ -79,7 +79,7 @@ def first_network(bundle: Bundle) -> Bundle:
     return folds_of(bundle.parts[0].bundle if bundle.parts else bundle)[0]
 
 
-def jobs_of(context: PipelineContext, stack: Stack, certainty: Certainty | None = None) -> list[Job]:
+def jobs_of(context: PipelineContext, stack: Stack, certainty: Certainty | None = None) -> list[ModelRun]:
     """The models whose labels a result is merged of. certainty: by label of the result."""
     if not context.bundle.parts:
         return [_job(context, stack, context.bundle, certainty, np.arange(MOST, dtype=np.uint8))]
@@ -91,20 +91,24 @@ def jobs_of(context: PipelineContext, stack: Stack, certainty: Certainty | None 
     return jobs
 
 
-def _job(context: PipelineContext, stack: Stack, bundle: Bundle, certainty: Certainty | None, numbers: Array) -> Job:
+def _job(
+    context: PipelineContext, stack: Stack, bundle: Bundle, certainty: Certainty | None, numbers: Array
+) -> ModelRun:
     model, overlap = bundle.nnunet, context.settings.overlap
     assert model is not None
-    return Job(stack, bundle, certainty, numbers, model if overlap is None else replace(model, step=1 - overlap))
+    return ModelRun(stack, bundle, certainty, numbers, model if overlap is None else replace(model, step=1 - overlap))
 
 
-def label_passed(context: PipelineContext, passed: PassedStack, job: Job, take: Callable[[int, Array], None]) -> None:
+def label_passed(
+    context: PipelineContext, passed: PassedStack, job: ModelRun, take: Callable[[int, Array], None]
+) -> None:
     """Labels (rows, columns) of every slice to `take`, with its number; from the first slice on, or from the last."""
     with context.clock.time(Stage.PREPARE):
         volume = PassingVolume(passed, job.model)
     _restored(context, volume, job, lambda n, labels: take(volume.slice_of(n), job.numbers[volume.back(labels)]))
 
 
-def label_whole(context: PipelineContext, source: Source, job: Job) -> Array:
+def label_whole(context: PipelineContext, source: Source, job: ModelRun) -> Array:
     """Labels (k, j, i) of the source's uniform grid."""
     model, earlier = job.model, None
     with context.clock.time(Stage.PREPARE):
@@ -126,7 +130,7 @@ def label_whole(context: PipelineContext, source: Source, job: Job) -> Array:
     return job.numbers[source.back(made, model)]
 
 
-def _restored(context: PipelineContext, seen: Seen, job: Job, take: Callable[[int, Array], None]) -> None:
+def _restored(context: PipelineContext, seen: Seen, job: ModelRun, take: Callable[[int, Array], None]) -> None:
     """Labels of the planes of the whole volume to `take`, with their numbers, in the plans' axes."""
 
     def consume(planes: Iterator[Tensor]) -> None:
@@ -142,7 +146,7 @@ def _restored(context: PipelineContext, seen: Seen, job: Job, take: Callable[[in
     context.clock.add(Stage.RESTORE, beside.busy_s)
 
 
-def _confident(planes: Iterable[Tensor], job: Job) -> Iterator[Tensor]:
+def _confident(planes: Iterable[Tensor], job: ModelRun) -> Iterator[Tensor]:
     """The same planes, once the job's certainty knows of them."""
     for plane in planes:
         if job.certainty is not None:
@@ -150,7 +154,7 @@ def _confident(planes: Iterable[Tensor], job: Job) -> Iterator[Tensor]:
         yield plane
 
 
-def _averaged(context: PipelineContext, seen: Seen, job: Job, room: Callable[[], None]) -> Iterator[Tensor]:
+def _averaged(context: PipelineContext, seen: Seen, job: ModelRun, room: Callable[[], None]) -> Iterator[Tensor]:
     """Scores of all folds, added and divided in half; those of earlier folds wait on disk."""
     folds = folds_of(job.bundle)
     earlier: WaitingScores | None = None
@@ -170,7 +174,12 @@ def _averaged(context: PipelineContext, seen: Seen, job: Job, room: Callable[[],
 
 
 def _of_fold(
-    context: PipelineContext, seen: Seen, job: Job, engine: Engine, place: tuple[int, int], room: Callable[[], None]
+    context: PipelineContext,
+    seen: Seen,
+    job: ModelRun,
+    engine: Engine,
+    place: tuple[int, int],
+    room: Callable[[], None],
 ) -> Iterator[Tensor]:
     """place: the fold's number, and of how many. Raises InvalidBundle where scores are beyond half's numbers."""
     number, count = place

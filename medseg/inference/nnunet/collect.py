@@ -16,7 +16,7 @@ from medseg.dicom.series import Stack
 from medseg.inference.channels import channel_planes
 from medseg.inference.context import PipelineContext
 from medseg.inference.grids.grid import Axes
-from medseg.inference.nnunet.case import Job, jobs_of, label_passed, label_whole
+from medseg.inference.nnunet.case import ModelRun, jobs_of, label_passed, label_whole
 from medseg.inference.nnunet.need import check_volume
 from medseg.inference.nnunet.passing import PassedStack
 from medseg.inference.nnunet.prepare import wanted_mm
@@ -61,7 +61,7 @@ def needs_whole_volume(context: PipelineContext, stack: Stack) -> str | None:
 
 
 def _passing(
-    context: PipelineContext, jobs: Sequence[Job], collector: LabelCollector, slices: Iterable[tuple[Pixels, ...]]
+    context: PipelineContext, jobs: Sequence[ModelRun], collector: LabelCollector, slices: Iterable[tuple[Pixels, ...]]
 ) -> None:
     """slices: their planes in each channel, in the order of the stack."""
     stack = jobs[0].stack

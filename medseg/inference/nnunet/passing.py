@@ -32,18 +32,18 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 
-class Limits(NamedTuple):
+class ValueRange(NamedTuple):
     """The lowest and the highest value of a channel."""
 
     low: np.float32
     high: np.float32
 
     @classmethod
-    def of(cls, plane: Pixels) -> Limits:
+    def of(cls, plane: Pixels) -> ValueRange:
         return cls(plane.min(), plane.max())
 
-    def and_(self, other: Limits) -> Limits:
-        return Limits(min(self.low, other.low), max(self.high, other.high))
+    def and_(self, other: ValueRange) -> ValueRange:
+        return ValueRange(min(self.low, other.low), max(self.high, other.high))
 
 
 class _Seen(NamedTuple):
@@ -52,7 +52,7 @@ class _Seen(NamedTuple):
     k: int
     planes: tuple[tuple[int, int, str], ...]
     there: tuple[Mask, Mask]
-    limits: tuple[Limits, ...]
+    limits: tuple[ValueRange, ...]
 
 
 class PassedStack:
@@ -63,7 +63,7 @@ class PassedStack:
         self.stack = stack
         self._planes: dict[int, tuple[tuple[int, int, str], ...]] = {}
         self._there = [np.zeros(size, np.bool_) for size in stack.shape]
-        self._limits: tuple[Limits, ...] = ()
+        self._limits: tuple[ValueRange, ...] = ()
         try:
             self._store = PlaneStore()
         except OSError as error:
@@ -86,7 +86,7 @@ class PassedStack:
         singles = [plane.astype(np.float32, copy=False) for plane in planes]
         there = np.logical_or.reduce([plane != 0 for plane in singles])
         kept = tuple(self._store.put(plane) for plane in singles)
-        return _Seen(k, kept, (there.any(axis=1), there.any(axis=0)), tuple(map(Limits.of, singles)))
+        return _Seen(k, kept, (there.any(axis=1), there.any(axis=0)), tuple(map(ValueRange.of, singles)))
 
     def plane(self, channel: int, k: int) -> Pixels:
         """(rows, columns)."""
@@ -96,16 +96,16 @@ class PassedStack:
         """Around all that is not zero (k, j, i): holes are within it."""
         return around(self._there)
 
-    def limits(self, channel: int) -> Limits:
+    def limits(self, channel: int) -> ValueRange:
         """In the box."""
         box = self.box()
         if box == tuple(slice(0, size) for size in self.stack.shape):
             return self._limits[channel]
-        inside = [Limits.of(self.plane(channel, k)[box[1:]]) for k in range(box[0].start, box[0].stop)]
-        return Limits(min(one.low for one in inside), max(one.high for one in inside))
+        inside = [ValueRange.of(self.plane(channel, k)[box[1:]]) for k in range(box[0].start, box[0].stop)]
+        return ValueRange(min(one.low for one in inside), max(one.high for one in inside))
 
 
-def _wider(limits: tuple[Limits, ...], others: tuple[Limits, ...]) -> tuple[Limits, ...]:
+def _wider(limits: tuple[ValueRange, ...], others: tuple[ValueRange, ...]) -> tuple[ValueRange, ...]:
     return tuple(one.and_(other) for one, other in zip(limits, others, strict=True)) if limits else others
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from medseg.bundle.nnunet.model import Channel, Method, NnUNet, Scheme
+from medseg.bundle.nnunet.model import InputChannel, Method, NnUNet, Scheme
 from medseg.errors import InputError
 from medseg.inference.nnunet.resample import Array, Shape, resample_image, resample_labels, target_shape
 
@@ -60,7 +60,7 @@ class Grids:
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
+class PreparedCase:
     """voxels: (channels, z, y, x), single, on the network's grid."""
 
     voxels: Array
@@ -71,7 +71,7 @@ class Prepared:
         return iter(torch.from_numpy(self.voxels).unbind(1))
 
 
-def prepare(volume: Array, spacing_mm: Sequence[float], model: NnUNet, earlier: Array | None = None) -> Prepared:
+def prepare(volume: Array, spacing_mm: Sequence[float], model: NnUNet, earlier: Array | None = None) -> PreparedCase:
     """volume: (channels, z, y, x) as the reader gives it, single; it is changed. earlier: labels of a cascade's first
     stage on the same grid.
 
@@ -95,7 +95,7 @@ def prepare(volume: Array, spacing_mm: Sequence[float], model: NnUNet, earlier: 
     if labels is not None:
         labels = resample_labels(labels, grids.shape, model.labelmap, spacing, grids.model_mm)
         made += [(labels == value).astype(np.float32) for value in model.labels.foreground]
-    return Prepared(np.stack(made), grids)
+    return PreparedCase(np.stack(made), grids)
 
 
 def not_zero(volume: Array) -> Mask:
@@ -131,7 +131,7 @@ def _span(there: Mask) -> slice:
     return slice(int(at[0]), int(at[-1]) + 1)
 
 
-def _normalise(image: Array, channel: Channel, inside: Mask) -> None:
+def _normalise(image: Array, channel: InputChannel, inside: Mask) -> None:
     """In place, in single."""
     match channel.scheme:
         case Scheme.Z_SCORE if channel.masked:
@@ -146,7 +146,7 @@ def _normalise(image: Array, channel: Channel, inside: Mask) -> None:
             normalise_part(image, channel, image.min(), image.max())
 
 
-def normalise_part(image: Array, channel: Channel, low: np.float32, high: np.float32) -> None:
+def normalise_part(image: Array, channel: InputChannel, low: np.float32, high: np.float32) -> None:
     """Any part of a volume whose lowest and highest value are known, in place, in single; by no statistics else.
 
     Raises InputError for values that the channel's scheme does not take.

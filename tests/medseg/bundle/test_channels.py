@@ -10,7 +10,7 @@ import pytest
 from medseg.bundle.channel_rules import read_channels
 from medseg.bundle.channels import Channel, Channels, Registration, by_names
 from medseg.bundle.load import load_bundle
-from medseg.bundle.matching import Candidate, choose, judge
+from medseg.bundle.matching import ChannelCandidate, choose, judge
 from medseg.bundle.schema import Reader
 from medseg.dicom.series import Stack
 from medseg.errors import InvalidBundle
@@ -64,13 +64,13 @@ def series(
     mm: float = 3.0,
     moment: str = "",
     **says: str,
-) -> Candidate:
+) -> ChannelCandidate:
     def values(keyword: str) -> tuple[str, ...]:
         text = description if keyword == "SeriesDescription" else says.get(keyword, "")
         return tuple(text.split("\\")) if text else ()
 
     stack = cast(Stack, None)  # matching does not look at it
-    return Candidate(
+    return ChannelCandidate(
         stack, f"1.{number}", number, description, modality, place, f"phase {place}", slices, mm, moment, values
     )
 
@@ -106,7 +106,7 @@ def series(
     ],
 )
 def test_a_series_against_a_channel(
-    wanted: dict[str, Any], one: Candidate, fits: int | None, unknown: tuple[str, ...]
+    wanted: dict[str, Any], one: ChannelCandidate, fits: int | None, unknown: tuple[str, ...]
 ) -> None:
     judged = judge(one, channel(wanted))
     assert (judged.alternative, judged.unknown) == (fits, unknown)
@@ -114,7 +114,7 @@ def test_a_series_against_a_channel(
     assert all(keyword in judged.why for keyword in unknown)
 
 
-def chosen(content: dict[str, Any], *candidates: Candidate, **changes: Any) -> int | str:
+def chosen(content: dict[str, Any], *candidates: ChannelCandidate, **changes: Any) -> int | str:
     """The number of the series that is chosen, else how many are tied."""
     found = choose(channel(content, **changes), candidates)
     return f"{len(found.tied)} fit" if found.chosen is None else found.chosen.series_uid
@@ -146,11 +146,11 @@ GD = {"ContrastBolusAgent": "Gadovist"}
         (FLAIR | {"prefer": ["ImageType:PRIMARY"]}, [series("flair", 1), series("flair", 2)], "2 fit"),
     ],
 )
-def test_the_one_of_a_study(wanted: dict[str, Any], candidates: list[Candidate], expected: str) -> None:
+def test_the_one_of_a_study(wanted: dict[str, Any], candidates: list[ChannelCandidate], expected: str) -> None:
     assert chosen(wanted, *candidates) == expected
 
 
-def dynamic(*values: str, keyword: str = "DiffusionBValue") -> list[Candidate]:
+def dynamic(*values: str, keyword: str = "DiffusionBValue") -> list[ChannelCandidate]:
     return [series("dwi", 1, place=n, **{keyword: value}) for n, value in enumerate(values, 1)]
 
 
@@ -170,7 +170,7 @@ def dynamic(*values: str, keyword: str = "DiffusionBValue") -> list[Candidate]:
         ("4", dynamic("", "", ""), None),
     ],
 )
-def test_a_volume_of_a_series(phase: str, candidates: list[Candidate], place: int | None) -> None:
+def test_a_volume_of_a_series(phase: str, candidates: list[ChannelCandidate], place: int | None) -> None:
     wanted = channel({"name": "X", "any": [{"SeriesDescription": "dwi"}], "phase": phase})
     found = choose(wanted, candidates)
     assert (found.chosen and found.chosen.place) == place

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from medseg.bundle.nnunet.model import Channel, Labels, Method, NnUNet, Resampler, Scheme
+from medseg.bundle.nnunet.model import InputChannel, Labels, Method, NnUNet, Resampler, Scheme
 from medseg.bundle.nnunet.whole import why_whole
 from medseg.dicom.series import Stack
 from medseg.inference.nnunet.along import along
@@ -29,7 +29,7 @@ from tests.medseg.inference.phantoms import make_stack
 FEW = settings(max_examples=25, deadline=None)
 CUBIC = Resampler(Method.SPLINE, order=3)
 LINEAR = Resampler(Method.SPLINE, order=1)
-CT = Channel("CT", Scheme.CT, False, low=-80, high=150, mean=40, deviation=35)
+CT = InputChannel("CT", Scheme.CT, False, low=-80, high=150, mean=40, deviation=35)
 NAMES = ((1, "organ"), (2, "other"))
 
 
@@ -68,7 +68,9 @@ MODELS = st.builds(
     spacing_mm=st.sampled_from([(2.0, 1.5, 1.5), (6.0, 1.5, 1.5), (1.0, 0.7, 0.9), (1.5, 1.5)]),
     transpose=st.sampled_from([(0, 1, 2), (0, 2, 1)]),
     orientation=st.sampled_from([None, "LPS", "RAS", "LAI", "RSP"]),
-    channels=st.sampled_from([(CT,), (Channel("PET", Scheme.RESCALE, False),), (Channel("x", Scheme.NONE, False),)]),
+    channels=st.sampled_from(
+        [(CT,), (InputChannel("PET", Scheme.RESCALE, False),), (InputChannel("x", Scheme.NONE, False),)]
+    ),
 )
 
 
@@ -223,7 +225,7 @@ def test_scores_that_wait_come_back_as_they_were_as_often_as_wanted() -> None:
 @pytest.mark.parametrize(
     "facts",
     [
-        {"channels": (Channel("MR", Scheme.Z_SCORE, True),)},
+        {"channels": (InputChannel("MR", Scheme.Z_SCORE, True),)},
         {"previous_stage": "3d_lowres"},
         {"cleanup": ((1,),)},
         {"flat": True},
