@@ -30,6 +30,8 @@ FEW = settings(max_examples=25, deadline=None)
 CUBIC = Resampler(Method.SPLINE, order=3)
 LINEAR = Resampler(Method.SPLINE, order=1)
 CT = InputChannel("CT", Scheme.CT, False, low=-80, high=150, mean=40, deviation=35)
+PET = InputChannel("PET", Scheme.RESCALE, False)
+OTHER = InputChannel("x", Scheme.NONE, False)
 NAMES = ((1, "organ"), (2, "other"))
 
 
