@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,6 +21,9 @@ os.environ["MEDSEG_ENGINE"] = "torch"
 # small tensors cost five times what they compute.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
+# No test fails by the clock: a machine may be busy, and Python may collect its garbage at any moment.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
