@@ -34,7 +34,10 @@ def decimal(value: float) -> str:
 
 
 def copy_element(source: Dataset, target: Dataset, keyword: str) -> None:
-    """Copy one element with its bytes as they are; leave it out where it cannot be read at all."""
+    """Copy one element with its bytes as they are, but for a text that is padded with NUL (PS3.5 6.2 wants a space).
+
+    It is left out where it cannot be read at all.
+    """
     tag = Tag(tag_for_keyword(keyword) or 0)
     if tag in target:
         del target[tag]
@@ -46,6 +49,7 @@ def copy_element(source: Dataset, target: Dataset, keyword: str) -> None:
     vr = dictionary_VR(tag)
     if isinstance(element, RawDataElement) and vr != VR.SQ:
         value = element.value or b""
+        value = value if vr == VR.UI else value.rstrip(b"\0")
     else:
         try:
             value = _value_bytes(source[tag], source)
