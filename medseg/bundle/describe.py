@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from medseg.bundle.bundle import Bundle, Code, Segment
+from medseg.bundle.digests import file_digest
 from medseg.errors import InvalidBundle
 
 
@@ -30,7 +29,7 @@ def details(bundle: Bundle) -> dict[str, Any]:
     return summary(bundle) | {
         "digest": bundle.digest,
         "weights": bundle.weights.relative_to(bundle.path).as_posix(),
-        "weights_sha256": _sha256(bundle.weights),
+        "weights_sha256": file_digest(bundle.weights),
         "network": str(bundle.network.get("_target_", "made by MONAI's parser")),
         "inputs": _inputs(bundle),
         "precisions": list(bundle.precisions),
@@ -113,11 +112,6 @@ def _nnunet(bundle: Bundle) -> dict[str, Any] | None:
         "cleanup_unread": model.cleanup_unread,
         "parts": [part.bundle.weights.parent.parent.name for part in bundle.parts],
     }
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _segment(segment: Segment) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from medseg.bundle.bundle import Bundle, Postprocess, Segment
 from medseg.bundle.channel_rules import read_channels
+from medseg.bundle.digests import file_digest
 from medseg.bundle.expects import read_expects
 from medseg.bundle.nnunet.build import bundle_of_folder, bundle_of_metadata
 from medseg.bundle.nnunet.folder import is_nnunet
@@ -151,8 +152,7 @@ def _digest(name: str, root: Path, weights: Sequence[Path], *, scripts: bool) ->
     total = hashlib.sha256()
     for file in files:
         relative = file.relative_to(root).as_posix()
-        with inside(name, root, relative).open("rb") as stream:
-            total.update(f"{relative}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+        total.update(f"{relative}\0{file_digest(inside(name, root, relative))}\n".encode())
     return total.hexdigest()
 
 

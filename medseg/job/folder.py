@@ -7,8 +7,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,14 @@ DICOM = frozenset({Format.SEG, Format.SR})
 
 @contextmanager
 def staged(folder: Path) -> Iterator[Path]:
-    """A hidden folder beside the final one, that takes its place at the end and vanishes on any failure."""
+    """A hidden folder beside the final one, that takes its place at the end and vanishes on any failure, and so do the
+    folders around it that were made for it."""
+    above = [parent for parent in folder.parents if not parent.exists()]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
     except OSError as error:
+        _remove_empty(above)
         raise OutputNotWritable(folder.parent, error.strerror or str(error)) from error
     try:
         yield staging
@@ -52,6 +55,14 @@ def staged(folder: Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        _remove_empty(above)  # where the result is there, they are not
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    """Remove those of the folders that hold nothing, the innermost first."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def _umask() -> int:

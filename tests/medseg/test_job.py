@@ -233,4 +233,5 @@ def test_a_slice_without_pixels_fails_when_the_jobs_are_run(bundle: Bundle, tmp_
     done = follow(Arriving(given), [bundle], explicit=True, settings=SETTINGS)
     assert done.found is None
     with pytest.raises(UndecodablePixels):
-        run(done.plan.jobs[0], tmp_path / "out", BOTH, settings=SETTINGS)
+        run(done.plan.jobs[0], tmp_path / "out" / "results", BOTH, settings=SETTINGS)
+    assert not (tmp_path / "out").exists()  # no folder is left that was made for the result

@@ -11,6 +11,7 @@ from typing import Any, Final
 from medseg.bundle.bundle import Bundle, Code, Expects, MergedPart, Postprocess, Segment
 from medseg.bundle.channel_rules import read_channels
 from medseg.bundle.channels import by_names
+from medseg.bundle.digests import file_digest
 from medseg.bundle.expects import read_expects
 from medseg.bundle.nnunet.dataset import MOST_LABEL, read_dataset
 from medseg.bundle.nnunet.folder import DATASET, PLANS, TrainedFolder, find_previous, model_name, read_trained
@@ -49,8 +50,7 @@ def bundle_of_metadata(root: Path, file: str, about: Reader) -> Bundle:
         segments = segments_from_metadata(own, exclusive=True, out_channels=most + 1)
     own.ignore("segments")
     modality = next(iter(made.expects.modality), None)
-    with inside(root.name, root, file).open("rb") as stream:
-        written = hashlib.file_digest(stream, "sha256").hexdigest()
+    written = file_digest(inside(root.name, root, file))
     bundle = replace(
         made,
         name=root.name,
@@ -231,8 +231,7 @@ def _beside(trained: TrainedFolder, file: str) -> str:
 
 
 def _file_digest(trained: TrainedFolder, file: str) -> str:
-    with inside(trained.bundle, trained.root, file).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return file_digest(inside(trained.bundle, trained.root, file))
 
 
 def _digest(facts: Iterable[Any]) -> str:

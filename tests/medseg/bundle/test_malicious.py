@@ -1,18 +1,13 @@
 """Bundles that try to run code, read outside their folder or exhaust the machine: each refused, none executes anything.
 
-All cases run in one process of their own, under an audit hook (PEP 578) that records every import, exec, process,
-socket and file written, after a sound bundle has loaded whatever loading needs. Every payload would also leave a file
-behind, the canary.
+All cases run in one process of their own, under an audit hook (`judge`). Every payload would also leave a file behind,
+the canary.
 """
 
 from __future__ import annotations
 
-import json
 import pickle
 import shutil
-import subprocess
-import sys
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.medseg.bundle import zoo
+from tests.medseg.bundle import judge, zoo
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 
@@ -69,11 +64,11 @@ class Payload:
 
 
 def pickled(folder: Path) -> None:
-    (folder / "models/model.pt").write_bytes(pickle.dumps(Payload(str(folder.parent / f"{folder.name}.canary"))))
+    (folder / "models/model.pt").write_bytes(pickle.dumps(Payload(str(judge.canary(folder)))))
 
 
 def pickled_in_checkpoint(folder: Path) -> None:
-    torch.save({"model": Payload(str(folder.parent / f"{folder.name}.canary"))}, folder / "models/model.pt")
+    torch.save({"model": Payload(str(judge.canary(folder)))}, folder / "models/model.pt")
 
 
 def whole_module(folder: Path) -> None:
@@ -280,51 +275,10 @@ IGNORED: dict[str, Callable[[Path], object]] = {
     "scripts": lambda folder: (folder / "sitecustomize.py").write_text(TOUCH),
 }
 
-JUDGE = textwrap.dedent(
-    """
-    import json, pathlib, sys, torch
-    from medseg.bundle.load import load_bundle
-    from medseg.bundle.network import load_network
-    from medseg.bundle.transforms import monai_transforms
-    from medseg.errors import BundleError
-
-    SEEN = ("import", "exec", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.remove", "subprocess.Popen",
-            "socket.", "urllib.Request", "pickle.find_class", "ctypes.dlopen", "shutil.", "code.__new__")
-    watching, events = False, []
-
-    def hook(event, arguments):
-        writes = event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")
-        if watching and (writes or event.startswith(SEEN)):
-            events.append(f"{event} {arguments!r}"[:200])
-
-    sys.addaudithook(hook)
-
-    def attempt(folder):
-        try:
-            bundle = load_bundle(pathlib.Path(folder))
-            load_network(bundle, torch.device("cpu"))
-            monai_transforms(bundle, torch.device("cpu"))
-        except BundleError as error:
-            return type(error).__name__, getattr(error, "key", ""), str(error)
-        return None
-
-    sound, broken, *folders = sys.argv[1:]
-    assert attempt(sound) is None, attempt(sound)
-    attempt(broken)  # torch imports what it needs to describe a bad file
-    answers = {}
-    for folder in folders:
-        watching, events = True, []
-        answer = attempt(folder)
-        watching = False
-        answers[pathlib.Path(folder).name] = {"answer": answer, "events": events}
-    print(json.dumps(answers))
-    """
-)
-
 
 @pytest.fixture(scope="module")
 def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Answer and audit events per case, and whether its canary is there."""
+    """See `judge.verdicts`."""
     root = tmp_path_factory.mktemp("malicious")
     sound = zoo.spleen_like(root / "sound")
     broken = shutil.copytree(sound, root / "broken")
@@ -337,15 +291,8 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         changes[name](folder)
         for file in (folder / "configs").iterdir():
             if not file.is_symlink():
-                file.write_text(file.read_text().replace(CANARY, str(root / f"{folder.name}.canary")))
-    command = [sys.executable, "-W", "ignore", "-c", JUDGE, str(sound), str(broken), *map(str, folders.values())]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    answers = json.loads(done.stdout.splitlines()[-1])
-    return {
-        name: answers[folder.name] | {"canary": (root / f"{folder.name}.canary").exists()}
-        for name, folder in folders.items()
-    }
+                file.write_text(file.read_text().replace(CANARY, str(judge.canary(folder))))
+    return judge.verdicts(sound, folders, first=[broken])
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -1,6 +1,6 @@
 """nnU-Net folders that run code, contradict themselves or are none: each refused in a sentence, none executes anything.
 
-All are loaded in one process of their own under an audit hook (PEP 578), as in `test_malicious`.
+All are loaded in one process of their own under an audit hook (`judge`).
 """
 
 from __future__ import annotations
@@ -8,9 +8,6 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
-import subprocess
-import sys
-import textwrap
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.medseg.bundle import judge
 from tests.medseg.nnunet_folders import WEIGHTS, plans, rewrite, rewrite_checkpoint, write
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
@@ -43,7 +41,7 @@ class Payload:
 
 
 def payload(folder: Path) -> Payload:
-    return Payload(folder.parent / f"{folder.name}.canary")
+    return Payload(judge.canary(folder))
 
 
 def put(path: str, value: Any, file: str = "plans.json") -> Change:
@@ -231,74 +229,28 @@ REFUSED: dict[str, tuple[Change, str]] = {
 }
 
 IMPORTING = ("a payload for weights", "a plain pickle", "packed")
-JUDGE = textwrap.dedent(
-    """
-    import json, pathlib, sys
-    import torch
-    from medseg.bundle.describe import verify
-    from medseg.bundle.load import load_bundle
-    from medseg.errors import BundleError
-
-    SEEN = ("import", "exec", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.remove", "subprocess.Popen",
-            "socket.", "urllib.Request", "ctypes.dlopen", "shutil.", "code.__new__")
-    watching, events = False, []
-
-    def hook(event, arguments):
-        writes = event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")
-        if watching and (writes or event.startswith(SEEN)):
-            events.append(f"{event} {arguments!r}"[:200])
-
-    sys.addaudithook(hook)
-
-    def attempt(folder):
-        try:
-            verify(load_bundle(pathlib.Path(folder)))
-        except BundleError as error:
-            return str(error)
-        return None
-
-    sound, *folders = sys.argv[1:]
-    assert attempt(sound) is None, attempt(sound)
-    for folder in folders[:3]:  # torch and zipfile import what they need to describe a bad file
-        attempt(folder)
-    answers = {}
-    for folder in folders:
-        watching, events = True, []
-        answer = attempt(folder)
-        watching = False
-        answers[pathlib.Path(folder).name] = {"answer": answer, "events": events}
-    print(json.dumps(answers))
-    """
-)
 
 
 @pytest.fixture(scope="module")
 def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The sentence and the audit events of each case, and whether its canary is there."""
+    """See `judge.verdicts`."""
     root = tmp_path_factory.mktemp("refused")
     sound = write(root / "sound", plans(scheme="CTNormalization"), channels=("CT",), mirrored=(0, 1, 2))
     folders = {name: root / f"case{n}" for n, name in enumerate(REFUSED)}
     for name, folder in folders.items():
         shutil.copytree(sound, folder)
         REFUSED[name][0](folder)
-    ordered = [*(folders[name] for name in IMPORTING), *folders.values()]
-    command = [sys.executable, "-W", "ignore", "-c", JUDGE, str(sound), *map(str, ordered)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    answers = json.loads(done.stdout.splitlines()[-1])
-    return {
-        name: answers[folder.name] | {"canary": (root / f"{folder.name}.canary").exists()}
-        for name, folder in folders.items()
-    }
+    return judge.verdicts(sound, folders, first=[folders[name] for name in IMPORTING])
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_in_a_sentence_and_nothing_ran(name: str, verdicts: dict[str, Any]) -> None:
     verdict = verdicts[name]
     assert verdict["answer"] is not None, "it was loaded"
-    assert REFUSED[name][1] in verdict["answer"]
-    assert "\n" not in verdict["answer"]
-    assert len(verdict["answer"]) < 500
+    sentence = verdict["answer"][2]
+    assert REFUSED[name][1] in sentence
+    assert "\n" not in sentence
+    assert len(sentence) < 500
     assert verdict["events"] == []
     assert not verdict["canary"]
 
