@@ -30,6 +30,7 @@ from medseg.results.provenance import Predecessor, Provenance
 from medseg.results.record import result_record, write_record
 from medseg.results.report import write_report
 from medseg.results.seg import SegWriter
+from medseg.results.statistics import statistics_of
 from medseg.results.verify import verify_seg
 
 
@@ -134,10 +135,13 @@ def _written(
     if Format.PNG in formats:
         write_picture(staging / FILES[Format.PNG], labels, result, made)
     check(cancelled)
+    statistics = statistics_of(labels)
     spent = time.perf_counter() - begin
     timings = result.timings_s | {name: round(result.timings_s[name] + spent, 4) for name in (Stage.ENCODE, "total")}
     outputs = {str(kind): folder / FILES[kind] for kind in sorted(written)}
-    record = result_record(replace(result, timings_s=timings), made, outputs, peak_rss_mb=_peak_rss_mb())
+    record = result_record(
+        replace(result, timings_s=timings), statistics, made, outputs, peak_rss_mb=_peak_rss_mb()
+    )
     write_record(staging / RECORD, record)
     return record
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,21 @@ from medseg.errors import ChannelsMissing, MedsegError
 from medseg.inference.labels import SegmentationResult
 from medseg.results.files import replacing
 from medseg.results.provenance import Provenance
+from medseg.results.statistics import SegmentStatistics, unit_of
 from medseg.texts import shown, to_json
 
 
 def result_record(
-    result: SegmentationResult, provenance: Provenance, outputs: Mapping[str, Path], *, peak_rss_mb: float
+    result: SegmentationResult,
+    statistics: Sequence[SegmentStatistics],
+    provenance: Provenance,
+    outputs: Mapping[str, Path],
+    *,
+    peak_rss_mb: float,
 ) -> dict[str, Any]:
     """The record of a result.
 
-    outputs: format ("seg", "sr", "nifti", "png") to the file written.
+    statistics: of each segment. outputs: format ("seg", "sr", "nifti", "png") to the file written.
     timings_s: seconds by stage and in total. flags, warnings: what a reader must know.
     """
     uids = {name: str(provenance.key.uid(name)) for name in ("seg", "sr") if name in outputs}
@@ -37,9 +43,13 @@ def result_record(
                 "voxels": found.voxels,
                 "components": found.components,
                 "confidence": None if found.confidence is None else round(found.confidence, 4),
+                "mean": _rounded(within.mean),
+                "sd": _rounded(within.sd),
+                "centroid_mm": None if within.centroid_mm is None else [round(value, 3) for value in within.centroid_mm],
             }
-            for found in result.measured
+            for found, within in zip(result.measured, statistics, strict=True)
         ],
+        "unit": unit_of(result.stack),
         "flags": [{"code": flag.code, "message": flag.message, "segment": flag.segment} for flag in result.flags],
         "timings_s": dict(result.timings_s),
         "peak_rss_mb": round(peak_rss_mb, 1),
@@ -58,6 +68,11 @@ def result_record(
         "channels": channel_records(result.stack),
         "left_out": left_out_records(result.stack.left_out),
     }
+
+
+def _rounded(value: float | None) -> float | None:
+    """To six digits, which is what values read from slices have."""
+    return None if value is None else float(f"{value:.6g}")
 
 
 def refusal_record(

@@ -12,6 +12,7 @@ from medseg.errors import GeometryRefused, OutputNotWritable
 from medseg.inference.labels import Flag
 from medseg.results.files import replacing
 from medseg.results.record import refusal_record, result_record, write_record
+from medseg.results.statistics import SegmentStatistics
 from tests.medseg.inference.whole import pieces
 from tests.medseg.results.stacks import SEGMENTS, blobs, made, make_result, make_stack
 
@@ -22,14 +23,16 @@ def test_the_record_of_a_result(tmp_path: Path) -> None:
     result = make_result(
         stack, SEGMENTS, labels, flags=(Flag("edge", "touches the edge", 1),), warnings=("one slice was bridged",)
     )
-    record = result_record(result, made(), {"seg": Path("out/seg.dcm")}, peak_rss_mb=123.456)
-    assert list(record)[:17] == [
+    statistics = (SegmentStatistics(40.1234567, 2.5, (1.00049, -2.0, 3.0)), SegmentStatistics(), SegmentStatistics())
+    record = result_record(result, statistics, made(), {"seg": Path("out/seg.dcm")}, peak_rss_mb=123.456)
+    assert list(record)[:18] == [
         "study_uid",
         "series_uid",
         "bundle",
         "bundle_version",
         "outputs",
         "segments",
+        "unit",
         "flags",
         "timings_s",
         "peak_rss_mb",
@@ -50,7 +53,11 @@ def test_the_record_of_a_result(tmp_path: Path) -> None:
         "voxels": int((labels == 1).sum()),
         "components": pieces(labels == 1)[1],
         "confidence": 0.9,
+        "mean": 40.1235,
+        "sd": 2.5,
+        "centroid_mm": [1.0, -2.0, 3.0],
     }
+    assert record["unit"] == "HU"
     assert record["flags"] == [{"code": "edge", "message": "touches the edge", "segment": 1}]
     assert record["warnings"] == ["one slice was bridged"]
     assert record["sop_instance_uids"] == {"seg": made().key.uid("seg")}
@@ -61,7 +68,7 @@ def test_the_record_of_a_result(tmp_path: Path) -> None:
 def test_why_a_result_did_not_stream_is_told() -> None:
     stack = make_stack()
     result = make_result(stack, SEGMENTS, blobs(stack.shape), streamed=False, streamed_reason="percentiles")
-    record = result_record(result, made(), {}, peak_rss_mb=1)
+    record = result_record(result, [SegmentStatistics()] * 3, made(), {}, peak_rss_mb=1)
     assert record["streamed"] is False
     assert record["streamed_reason"] == "percentiles"
     assert record["warnings"] == []
