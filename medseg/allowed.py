@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
 from enum import StrEnum
@@ -132,6 +133,17 @@ def several(read: Callable[[Any], T], *, least: int = 0, most: int | None = None
         return tuple(read(item) for item in value)
 
     return read_all
+
+
+def ae_title(value: Any) -> str:
+    """An AE title without its padding (VR AE, PS3.5 6.2): 1-16 printable ASCII characters, no backslash.
+
+    Raises ValueError.
+    """
+    title = text(value).strip(" ")
+    if not re.fullmatch(r"[ -\[\]-~]{1,16}", title):
+        raise ValueError(value)
+    return title
 
 
 def or_none(allowed: Allowed[T]) -> Allowed[T | None]:

@@ -19,6 +19,7 @@ MEDSEG: tuple[tuple[str, ...], ...] = (
     ("allowed", "errors", "progress", "texts"),
     ("names",),
     ("dicom",),
+    ("conditions",),
     ("networks",),
     ("bundle",),
     ("inference",),

@@ -66,7 +66,7 @@ def _settings(settings: GatewaySettings) -> Iterator[Check]:
 
 def _asked(rule: Rule) -> str:
     """What a rule asks for, as it was understood."""
-    from gateway.settings.when import in_words
+    from medseg.conditions.terms import in_words
 
     return f"when {in_words(rule.when)}" if rule.when else "every series of images"
 

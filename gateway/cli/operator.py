@@ -14,9 +14,9 @@ from medseg.cli import console
 from medseg.errors import EmptyInput, UsageError
 
 if TYPE_CHECKING:
-    from gateway.decide.conditions import ConditionFinding
     from gateway.decide.trial import Trial
     from gateway.ledger.records import DeliveryRow
+    from medseg.conditions.findings import ConditionFinding
 
 SHOWN = 100
 

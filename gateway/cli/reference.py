@@ -16,8 +16,10 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.tag import Tag
 
 from gateway.settings.model import GROUPS, LISTS
-from gateway.settings.when import CALLED_AE, CALLING_AE, KEYWORDS, PLANE, SLICES, SUBJECTS, VRS, form_of
+from gateway.settings.when import CALLED_AE, CALLING_AE, WHEN
 from medseg.allowed import forms_of, shown
+from medseg.conditions.subjects import BODY_PART, CONTRAST, KEYWORDS, PLANE, SLICES, SUBJECTS, VRS
+from medseg.conditions.terms import form_of
 from medseg.dicom.planes import OBLIQUE_DEG
 
 
@@ -131,7 +133,12 @@ Where the images of a series differ, most of them decide ([what a series is](ope
   value that is not written in full counts from its beginning; offsets from UTC are not looked at.
 - **Ages** are completed years, or months, weeks, days; without PatientAge, PatientBirthDate and StudyDate say it.
 - **Planes** go by ImageOrientationPatient: `oblique` is an image whose normal is {OBLIQUE_DEG:g} degrees or more from
-  each axis of the patient; others have the name of the nearest.
+  each axis of the patient; others have the name of the nearest. `"axial 10"` is turned by less than 10 degrees, and
+  `"oblique 10"` by no less out of each of the three.
+- **Contrast**: an agent that is named, or a volume or dose of it, says `given`; "NONE", "NO" or "N" says `none`. Where
+  nothing is said it is `not known`: contrast may have been given all the same. `"not known"` asks for just that.
+- **Body parts** are a text, or a code: `"SCT:69536005"`. Codes of SNOMED CT and RT for the same are the same; where an
+  image has the text alone, or the code alone, the other is known for the 47 common ones.
 - **`not`** holds where not all of its conditions do. None of several: `not = {{ any = [{{ … }}, {{ … }}] }}`.
 - **`any`** holds where all conditions of one of its tables do.
 
@@ -157,9 +164,11 @@ def _conditions() -> Iterator[tuple[str, str, str, str]]:
         CALLING_AE: "the AE title of who sent it",
         SLICES: "how many images it has",
         PLANE: "how the images lie",
+        CONTRAST: "whether a contrast agent was given, as far as the images say",
+        BODY_PART: "BodyPartExamined (0018,0015), AnatomicRegionSequence (0008,2218)",
     }
-    for name in (*KEYWORDS, *SUBJECTS):
-        form = form_of(name)
+    for name in (*KEYWORDS, *SUBJECTS, *WHEN.subjects):
+        form = form_of(name, WHEN)
         assert form is not None
         keyword = KEYWORDS.get(name, "")
         yield name, about.get(name) or f"{keyword} {Tag(tag_for_keyword(keyword) or 0)}", form.allowed, EXAMPLES[name]
@@ -171,7 +180,7 @@ def _conditions() -> Iterator[tuple[str, str, str, str]]:
 
 EXAMPLES = {
     "modality": 'modality = ["CT", "MR"]',
-    "body_part": 'body_part = "HEAD"',
+    BODY_PART: 'body_part = ["HEAD", "SCT:818981001"]',
     "series_description": 'series_description = "*T1*"',
     "study_description": 'study_description = "*liver*"',
     "protocol": 'protocol = "t1_mprage*"',
@@ -180,6 +189,7 @@ EXAMPLES = {
     CALLING_AE: 'calling_ae = "CT01"',
     SLICES: 'slices = ">=20"',
     PLANE: 'plane = "axial"',
+    CONTRAST: 'contrast = ["given", "not known"]',
     "not": 'not = { series_description = "*scout*" }',
     "any": 'any = [{ body_part = "HEAD" }, { series_description = "*brain*" }]',
 }

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from gateway.settings.model import GatewaySettings, Rule
-    from gateway.settings.patterns import Moments
+    from medseg.conditions.clock import Moments
 
 BY_HAND = "by hand"  # the rule of a job that no rule made
 
@@ -86,7 +86,7 @@ def errors(
 
 
 def _moments(date: str) -> Moments:
-    from gateway.settings.patterns import ClockKind, Moments
+    from medseg.conditions.clock import ClockKind, Moments
 
     try:
         return Moments.reading(ClockKind.DATE)(date)

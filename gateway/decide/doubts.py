@@ -19,11 +19,14 @@ from typing import Final, TypeAlias
 from pydicom.datadict import dictionary_VM, dictionary_VR, tag_for_keyword
 
 from gateway.settings.model import Gateway, GatewaySettings, Mode, Peer, Rule
-from gateway.settings.patterns import Ages, Exactly, Glob, Moments, Pattern, PlanePattern, Range
-from gateway.settings.when import CALLING_AE, SLICES, SUBJECTS, Condition, Either, Not, Term, conditions
+from gateway.settings.when import CALLED_AE, CALLING_AE
 from medseg.allowed import shown
 from medseg.bundle.bundle import Bundle
 from medseg.bundle.catalog import find_bundle, installed
+from medseg.conditions.clock import Ages, Moments
+from medseg.conditions.patterns import ContrastPattern, Exactly, Glob, Pattern, PlanePattern, Range
+from medseg.conditions.subjects import BODY_PART, SLICES, SUBJECTS
+from medseg.conditions.terms import Condition, Either, Not, Term, conditions
 from medseg.dicom.classes import IMAGES
 from medseg.errors import BundleError
 
@@ -32,6 +35,8 @@ BundlesOf: TypeAlias = Callable[[Rule], Sequence[Bundle]]
 Case: TypeAlias = tuple[Term, ...]
 
 MOST_CASES: Final = 256
+#: What is asked for and is no DICOM attribute has one value.
+OWN: Final = {*SUBJECTS, CALLED_AE, CALLING_AE}
 #: Modalities (PS3.3 C.7.3.1.1.1) of objects that are made of images and are none.
 _NO_IMAGES = {"SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "DOC", "REG", "FID", "AU", "ECG", "HD", "PLAN"}
 _LONGEST = {"CS": 16, "SH": 16, "LO": 64}
@@ -138,7 +143,7 @@ def _misfit(case: Case, bundle: Bundle) -> str:
             f"bundle {bundle.name} needs {bundle.image_channels} series of a study at once, which no rule gives it yet"
         )
     expects = bundle.expects
-    for subject, expected in (("Modality", expects.modality), ("BodyPartExamined", expects.body_part)):
+    for subject, expected in (("Modality", expects.modality), (BODY_PART, expects.body_part)):
         asked = [one for one in _of_subject(case, subject) if not any(pattern.admits("") for pattern in one.wanted)]
         ways = [(*case, Condition(subject, subject, (Glob(value),))) for value in expected]
         if ways and (asked or subject == "Modality") and all(map(_contradicts, ways)):
@@ -219,8 +224,8 @@ def _odd(subject: str, pattern: Pattern) -> str:
 
 
 def _vr(subject: str) -> str:
-    if subject in SUBJECTS:
-        return ""
+    if subject in OWN:
+        return "CS" if subject == BODY_PART else ""
     tag = tag_for_keyword(subject)
     return "" if tag is None else dictionary_VR(tag)
 
@@ -292,7 +297,7 @@ def _contradicts(case: Case) -> bool:
 def _exclude(one: Condition, other: Condition) -> bool:
     """Whether two conditions on a single value cannot both hold."""
     tag = tag_for_keyword(one.subject)
-    single = one.subject in SUBJECTS or (tag is not None and dictionary_VM(tag) == "1")
+    single = one.subject in OWN or (tag is not None and dictionary_VM(tag) == "1")
     if one.subject != other.subject or not single:
         return False
     return all(_disjoint(first, second) for first in one.wanted for second in other.wanted)
@@ -300,9 +305,13 @@ def _exclude(one: Condition, other: Condition) -> bool:
 
 def _disjoint(one: Pattern, other: Pattern) -> bool:
     for narrow, wide in ((one, other), (other, one)):
-        literal = isinstance(narrow, Exactly | PlanePattern) or (isinstance(narrow, Glob) and "*" not in narrow.text)
+        literal = isinstance(narrow, Exactly) or (isinstance(narrow, Glob) and "*" not in narrow.text)
         if literal:
             return wide.admits(narrow.text) is False
+    if isinstance(one, PlanePattern) and isinstance(other, PlanePattern):
+        return one.excludes(other)
+    if isinstance(one, ContrastPattern):
+        return one != other
     if isinstance(one, Range) and isinstance(other, Range):
         return one.high < other.low or other.high < one.low
     if isinstance(one, Moments) and isinstance(other, Moments):

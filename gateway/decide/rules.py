@@ -3,7 +3,7 @@
     facts of a series --explain--> every rule with each of its conditions, and the first rule whose conditions all hold
 
 A condition on something that is not known yet (the number of slices of a series still arriving) neither holds nor
-fails (`conditions`); the rule is chosen provisionally, and asked again when it is known.
+fails (`medseg.conditions.findings`); the rule is chosen provisionally, and asked again when it is known.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from dataclasses import dataclass, replace
 
 from pydicom import Dataset
 
-from gateway.decide import conditions
-from gateway.decide.conditions import ConditionFinding, RuleVerdict
 from gateway.settings.model import Mode, Peer, Priority, Rule
+from gateway.settings.when import CALLED_AE, CALLING_AE
+from medseg.conditions import findings as conditions
+from medseg.conditions.findings import ConditionFinding, ConditionVerdict
+from medseg.conditions.subjects import SLICES, said_by, values_of
 from medseg.dicom.classes import IMAGES, class_name, made_by_medseg
 from medseg.dicom.headers import first_frame
 
@@ -45,6 +47,18 @@ class SeriesFacts:
     number: float | None = None
     thickness_mm: float | None = None
 
+    @property
+    def knows_texts(self) -> bool:
+        return True
+
+    def values(self, subject: str) -> tuple[str, ...] | None:
+        """What a condition looks at; None where it is not known yet."""
+        known = {CALLING_AE: self.calling_ae, CALLED_AE: self.called_ae, SLICES: self.slices}
+        if subject in known:
+            value = known[subject]
+            return None if value is None else (str(value),)
+        return values_of(subject, lambda keyword: self.tags.get(keyword, ()))
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -55,13 +69,13 @@ class Decision:
     chosen: bool = False
 
     @property
-    def verdict(self) -> RuleVerdict:
+    def verdict(self) -> ConditionVerdict:
         return conditions.together(self.findings)
 
     @property
     def matches(self) -> bool:
         """Whether the rule takes the series, as far as is known yet."""
-        return self.verdict in (RuleVerdict.HOLDS, RuleVerdict.OPEN)
+        return self.verdict in (ConditionVerdict.HOLDS, ConditionVerdict.OPEN)
 
 
 @dataclass(frozen=True)
@@ -81,7 +95,7 @@ class Explanation:
             yield self.barred
         for decision in self.decisions:
             if decision.chosen:
-                provisional = " as far as is known yet" if decision.verdict is RuleVerdict.OPEN else ""
+                provisional = " as far as is known yet" if decision.verdict is ConditionVerdict.OPEN else ""
                 yield f"{decision.rule.name}: chosen{provisional}, mode {decision.rule.mode}"
             elif not decision.matches:
                 yield f"{decision.rule.name}: does not match"
@@ -114,7 +128,7 @@ def choose(facts: SeriesFacts, rules: Sequence[Rule]) -> Rule | None:
 def choose_early(facts: SeriesFacts, rules: Sequence[Rule]) -> Rule | None:
     """The rule that decides whatever else comes of a series that is still arriving; None where that is not known."""
     chosen = explain(replace(facts, slices=None), rules).chosen
-    return chosen.rule if chosen and chosen.verdict is RuleVerdict.HOLDS else None
+    return chosen.rule if chosen and chosen.verdict is ConditionVerdict.HOLDS else None
 
 
 def destinations(rule: Rule, calling_ae: str | None, peers: Sequence[Peer]) -> tuple[str, ...]:
@@ -134,7 +148,8 @@ def due_s(arrived_s: float, priority: Priority) -> float:
 
 def keywords(rules: Iterable[Rule]) -> frozenset[str]:
     """The DICOM keywords that rules ask for."""
-    return conditions.keywords(term for rule in rules for term in rule.when)
+    asked = conditions.keywords(term for rule in rules for term in rule.when)
+    return asked - {CALLING_AE, CALLED_AE, SLICES}
 
 
 def series_facts(
@@ -151,7 +166,7 @@ def series_facts(
         study_uid=seen.text("StudyInstanceUID"),
         series_uid=seen.text("SeriesInstanceUID"),
         sop_class_uid=seen.text("SOPClassUID"),
-        tags={keyword: seen.texts(keyword) for keyword in keywords(rules)},
+        tags={keyword: said_by(seen, keyword) for keyword in keywords(rules)},
         calling_ae=calling_ae,
         called_ae=called_ae,
         slices=slices,

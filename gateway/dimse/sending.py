@@ -11,6 +11,7 @@ from gateway.dimse.scu import Answer, StoredFile
 from gateway.retry import store_fault
 from gateway.settings import values
 from gateway.settings.model import Destination
+from medseg.allowed import ae_title
 from medseg.errors import EmptyInput, NoSuchInput, UnreadableInstance, UsageError
 
 
@@ -91,7 +92,7 @@ def read_address(address: str, calling: str) -> Destination:
     host, _, port = place.rpartition(":")
     try:
         return Destination(
-            values.ae_title(title), values.host(host.strip("[]")), values.PORT.read(int(port)), values.ae_title(calling)
+            ae_title(title), values.host(host.strip("[]")), values.PORT.read(int(port)), ae_title(calling)
         )
     except ValueError as error:
         raise UsageError(f"expected AE@HOST:PORT, found {address!r}: {error}") from error

@@ -42,7 +42,8 @@ from gateway.ledger.ledger import Ledger
 from gateway.ledger.records import JobRow
 from gateway.settings.current import Live
 from gateway.settings.model import GatewaySettings, Rule
-from gateway.settings.when import CALLED_AE, conditions
+from gateway.settings.when import CALLED_AE
+from medseg.conditions.terms import conditions
 from medseg.dicom.series import Series
 from medseg.progress import Cancelled
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias
 
 from gateway.settings import values
-from gateway.settings.when import Term
-from medseg.allowed import FLAG, TEXT, TEXTS, Allowed, one_of, several, some_of, text
+from medseg.allowed import FLAG, TEXT, TEXTS, Allowed, ae_title, one_of, several, some_of, text
+from medseg.conditions.terms import Term
 
 #: The addresses behind a host name.
 Resolve: TypeAlias = Callable[[str], Collection[str]]
@@ -32,7 +32,7 @@ class Caller:
     def read(cls, value: Any) -> Caller:
         """From "AE" or "AE@host"; the last @ divides, since an AE title may hold one itself. Raises ValueError."""
         title, at, host = text(value).rpartition("@")
-        return cls(values.ae_title(title), values.host(host)) if at else cls(values.ae_title(value))
+        return cls(ae_title(title), values.host(host)) if at else cls(ae_title(value))
 
 
 CALLERS = Allowed('a list of "AE" or "AE@host"', several(Caller.read))

@@ -8,18 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from medseg.allowed import Allowed, NotInThisVersion, integer, number, text
-
-
-def ae_title(value: Any) -> str:
-    """An AE title without its padding (VR AE, PS3.5 6.2): 1-16 printable ASCII characters, no backslash.
-
-    Raises ValueError.
-    """
-    title = text(value).strip(" ")
-    if not re.fullmatch(r"[ -\[\]-~]{1,16}", title):
-        raise ValueError(value)
-    return title
+from medseg.allowed import Allowed, NotInThisVersion, ae_title, integer, number, text
 
 
 def host(value: Any) -> str:

@@ -17,8 +17,8 @@ from sqlalchemy import Connection
 
 from gateway.ledger import deliveries, events, instances, jobs, patients, series
 from gateway.ledger.states import DeliveryState, JobState, SeriesState
-from gateway.settings.patterns import Moments
 from gateway.show import next_steps
+from medseg.conditions.clock import Moments
 from medseg.dicom.headers import look, read_instance
 from medseg.errors import UnreadableInstance
 

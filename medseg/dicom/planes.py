@@ -20,13 +20,19 @@ def plane(cosines: Sequence[float]) -> str:
 
     axial, sagittal or coronal where the image's normal is less than OBLIQUE_DEG from the axis of that plane.
     """
+    nearest = nearest_plane(cosines)
+    return "" if nearest is None else nearest[0] if nearest[1] < OBLIQUE_DEG else PLANES[-1]
+
+
+def nearest_plane(cosines: Sequence[float]) -> tuple[str, float] | None:
+    """The plane that an image is nearest to, and its degrees out of that; None where they say none."""
     if len(cosines) != 6 or not np.isfinite(cosines).all():
-        return ""
+        return None
     row, column = np.array(cosines[:3]), np.array(cosines[3:])
     lengths = np.linalg.norm(row), np.linalg.norm(column)
     if any(abs(length - 1) > _SKEWED for length in lengths) or abs(row @ column) > _SKEWED:
-        return ""
+        return None
     normal = np.abs(np.cross(row, column))
     axis = int(normal.argmax())
     angle_deg = np.degrees(np.arccos(min(1.0, normal[axis] / np.linalg.norm(normal))))
-    return ("sagittal", "coronal", "axial")[axis] if angle_deg < OBLIQUE_DEG else PLANES[-1]
+    return ("sagittal", "coronal", "axial")[axis], float(angle_deg)

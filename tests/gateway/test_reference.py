@@ -14,9 +14,11 @@ from gateway.cli import reference
 from gateway.cli.reference import Key, keys
 from gateway.settings.model import GROUPS, LISTS
 from gateway.settings.read import read_settings
-from gateway.settings.when import KEYWORDS, SUBJECTS, VRS, form_of
+from gateway.settings.when import WHEN
 from medseg.allowed import forms_of
 from medseg.cli.app import make_app
+from medseg.conditions.subjects import KEYWORDS, SUBJECTS, VRS
+from medseg.conditions.terms import form_of
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "settings.md"
 KINDS = GROUPS | LISTS
@@ -46,7 +48,7 @@ def test_every_example_of_a_condition_is_read(example: str) -> None:
 
 
 def test_examples_are_of_what_they_stand_for() -> None:
-    assert {*KEYWORDS, *SUBJECTS, "not", "any"} == set(reference.EXAMPLES)
+    assert {*KEYWORDS, *SUBJECTS, *WHEN.subjects, "not", "any"} == set(reference.EXAMPLES)
     for vrs, form in VRS:
         (name,) = tomllib.loads(reference.BY_VR[min(vrs)])
         assert form_of(name) is form

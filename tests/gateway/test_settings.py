@@ -24,9 +24,9 @@ from gateway.settings.model import (
     Rule,
     Select,
 )
-from gateway.settings.patterns import Exactly, Glob
 from gateway.settings.read import InvalidSettings, Problem, load_settings, read_settings, reload_settings
-from gateway.settings.when import Condition
+from medseg.conditions.patterns import Exactly, Glob
+from medseg.conditions.terms import Condition
 from medseg.errors import UsageError
 
 # A file with a table of each kind.

@@ -16,15 +16,20 @@ from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, EnhancedMRImageStorage
 
-from gateway.decide.conditions import RuleVerdict, findings_of
 from gateway.decide.rules import SeriesFacts, choose, explain, keywords, series_facts
 from gateway.settings.model import Rule
-from gateway.settings.patterns import AGES, DATE_TIMES, DATES, TIMES
 from gateway.settings.read import InvalidSettings, read_settings
-from gateway.settings.when import Either, Not, Term, conditions
+from medseg.conditions.findings import ConditionVerdict, findings_of
+from medseg.conditions.patterns import AGES, DATE_TIMES, DATES, TIMES
+from medseg.conditions.terms import Either, Not, Term, conditions
 from tests.medseg.dicom.test_planes import turned
 
-HOLDS, FAILS, UNKNOWN, OPEN = RuleVerdict.HOLDS, RuleVerdict.FAILS, RuleVerdict.UNKNOWN, RuleVerdict.OPEN
+HOLDS, FAILS, UNKNOWN, OPEN = (
+    ConditionVerdict.HOLDS,
+    ConditionVerdict.FAILS,
+    ConditionVerdict.UNKNOWN,
+    ConditionVerdict.OPEN,
+)
 
 
 def rules(when: str) -> tuple[Rule, ...]:
@@ -40,7 +45,7 @@ def facts(of: tuple[Rule, ...], slices: int | None = 30, **tags: Any) -> SeriesF
     return series_facts(made, of, calling_ae="CT01", called_ae="MEDSEG", slices=slices)
 
 
-def verdict(when: str, slices: int | None = 30, **tags: Any) -> RuleVerdict:
+def verdict(when: str, slices: int | None = 30, **tags: Any) -> ConditionVerdict:
     made = rules(when)
     return explain(facts(made, slices, **tags), made).decisions[0].verdict
 
@@ -237,6 +242,59 @@ def test_multi_frame_images_are_asked_by_their_first_frame() -> None:
     assert choose(series_facts(header, made, slices=1), made) is None
 
 
+def test_planes_within_some_degrees() -> None:
+    turned_20 = {"ImageOrientationPatient": turned(20)}
+    found = {wanted: verdict(f'plane = "{wanted}"', **turned_20) for wanted in ("axial", "axial 10", "oblique 10")}
+    assert found == {"axial": HOLDS, "axial 10": FAILS, "oblique 10": HOLDS}
+    assert lines('plane = "axial 10"', **turned_20)[1] == '  plane: axial, 20 degrees out of axial, is not "axial 10"'
+
+
+@pytest.mark.parametrize(
+    ("tags", "given", "none", "not_known"),
+    [
+        ({"ContrastBolusAgent": "Gadovist"}, HOLDS, FAILS, FAILS),
+        ({"ContrastBolusAgent": "none"}, FAILS, HOLDS, FAILS),
+        ({"ContrastBolusAgent": ""}, UNKNOWN, UNKNOWN, HOLDS),
+        ({}, UNKNOWN, UNKNOWN, HOLDS),
+        ({"ContrastBolusVolume": "0"}, UNKNOWN, UNKNOWN, HOLDS),
+        ({"ContrastBolusVolume": "80.5"}, HOLDS, FAILS, FAILS),
+    ],
+)
+def test_contrast(
+    tags: dict[str, str], given: ConditionVerdict, none: ConditionVerdict, not_known: ConditionVerdict
+) -> None:
+    found = [verdict(f'contrast = "{wanted}"', **tags) for wanted in ("given", "none", "not known")]
+    assert found == [given, none, not_known]
+
+
+def region(value: str, scheme: str = "SCT", meaning: str = "") -> list[Dataset]:
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, scheme, meaning
+    return [code]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "tags", "expected"),
+    [
+        ('"HEAD"', {"BodyPartExamined": "HEAD"}, HOLDS),
+        ('"SCT:69536005"', {"BodyPartExamined": "HEAD"}, HOLDS),
+        ('"SCT:69536005"', {"AnatomicRegionSequence": region("T-D1100", "SRT")}, HOLDS),
+        ('"HEAD"', {"AnatomicRegionSequence": region("69536005")}, HOLDS),
+        ('"*tail*"', {"AnatomicRegionSequence": region("1", "99X", "Tail of it")}, HOLDS),
+        ('["NECK", "SCT:818981001"]', {"BodyPartExamined": "HEAD"}, FAILS),
+        ('"SCT:69536005"', {"BodyPartExamined": "somewhere"}, UNKNOWN),  # a text of no known code
+        ('"SCT:69536005"', {}, UNKNOWN),
+        ('"HEAD"', {}, FAILS),  # an absent text is an empty one
+    ],
+)
+def test_body_parts_by_text_or_code(wanted: str, tags: dict[str, Any], expected: ConditionVerdict) -> None:
+    assert verdict(f"body_part = {wanted}", **tags) is expected
+
+
+def test_neither_a_date_nor_what_it_is_compared_with_is_told() -> None:
+    assert lines('StudyDate = "20260131"', StudyDate="20260131")[1] == "  StudyDate: the value is what is asked for"
+
+
 def test_real_planes(shared_data: Path) -> None:
     (first, *_) = sorted((shared_data / "dicom" / "mr_siemens_hfs_t1_sag").iterdir())
     made = rules('plane = "sagittal"')
@@ -270,7 +328,7 @@ def test_real_planes(shared_data: Path) -> None:
         ('not = { StudyDate = ">=2026" }', {"StudyDate": "2O260102"}, UNKNOWN),
     ],
 )
-def test_not_and_any(when: str, tags: dict[str, Any], expected: RuleVerdict) -> None:
+def test_not_and_any(when: str, tags: dict[str, Any], expected: ConditionVerdict) -> None:
     assert verdict(when, **tags) is expected
     made = rules(when)
     assert (choose(facts(made, **tags), made) is not None) is (expected is HOLDS)

@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from gateway.decide import conditions
-from gateway.decide.conditions import RuleVerdict
 from gateway.decide.doubts import Doubt, doubts, loading
 from gateway.decide.rules import SeriesFacts
 from gateway.settings.model import GatewaySettings, Rule
 from gateway.settings.read import read_settings
-from gateway.settings.when import Condition, Either, Not, Term, form_of
 from medseg.bundle.load import load_bundle
+from medseg.conditions import findings as conditions
+from medseg.conditions.findings import ConditionVerdict
+from medseg.conditions.terms import Condition, Either, Not, Term, form_of
 from tests.medseg.bundle.zoo import spleen_like
 
 PACS = '[[peer]]\nname = "pacs"\nae_title = "PACS"\nhost = "10.0.0.1"\nport = 104\n'
@@ -231,7 +231,7 @@ SERIES = [
 
 
 def matches(rule: Rule, facts: SeriesFacts) -> bool:
-    return conditions.together(conditions.findings_of(rule.when, facts)) is RuleVerdict.HOLDS
+    return conditions.together(conditions.findings_of(rule.when, facts)) is ConditionVerdict.HOLDS
 
 
 @hypothesis_settings(deadline=None, max_examples=150)

@@ -21,10 +21,10 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
-from gateway.decide.conditions import RuleVerdict
 from gateway.decide.rules import Explanation, SeriesFacts, choose, destinations, due_s, explain, keywords, series_facts
 from gateway.settings.model import GatewaySettings, Peer, Priority, Rule
 from gateway.settings.read import read_settings
+from medseg.conditions.findings import ConditionVerdict
 from medseg.dicom.classes import IMAGES, OUR_MANUFACTURER
 
 FOLDER = Path("/etc/medseg")
@@ -133,7 +133,7 @@ def test_a_series_still_arriving_is_chosen_for_provisionally() -> None:
     made = rules('slices = ">=20"', "")
     arriving = explain(facts(made, slices=None), made)
     assert arriving.chosen is not None
-    assert (arriving.chosen.rule.name, arriving.chosen.verdict) == ("a", RuleVerdict.OPEN)
+    assert (arriving.chosen.rule.name, arriving.chosen.verdict) == ("a", ConditionVerdict.OPEN)
     assert name(made, slices=19) == "b"
     assert name(made, slices=20) == "a"
 

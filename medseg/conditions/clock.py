@@ -1,19 +1,7 @@
-"""Patterns: what the value of a condition may be. Each admits some texts, and is read from what stands in the settings.
-
-    text     "*T1*"         * stands for anything, upper and lower case are the same
-    exact    "CT01"         AE titles and UIDs
-    number   ">=20"         "<3", "1..1.5", 5
-    moment   ">=20260101"   "20260101-20261231", "-20251231", "2026"      dates; times and both in one alike
-    age      ">=18"         "2..17", "<6M"                                 completed years, months, weeks, days
-    plane    "axial"
-
-An absent value is an empty text, which texts compare as it is. With a number, a moment, an age or a plane nothing can
-be compared that is absent or malformed: it is neither admitted nor not.
-"""
+"""Patterns of dates, times, and ages: see `patterns`."""
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from calendar import monthrange
@@ -21,100 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
-from typing import Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from gateway.settings.values import ae_title
-from medseg.allowed import Allowed, string, text
-from medseg.dicom.planes import PLANES
+from medseg.allowed import string
 
-#: Whether a value is admitted; None where it cannot be compared.
-Admitted: TypeAlias = bool | None
-
-
-@dataclass(frozen=True)
-class Glob:
-    """A text in which * stands for anything; upper and lower case are the same."""
-
-    text: str
-    kind: ClassVar[str] = "text"
-
-    def admits(self, value: str) -> Admitted:
-        pattern = ".*".join(re.escape(part) for part in self.text.casefold().split("*"))
-        return re.fullmatch(pattern, value.casefold(), re.DOTALL) is not None
-
-    def covers(self, other: Pattern) -> bool:
-        """Whether all that another pattern admits is admitted, as far as can be told: its * only passes for a *."""
-        return isinstance(other, Glob) and self.admits(other.text) is True
-
-    def __str__(self) -> str:
-        return json.dumps(self.text, ensure_ascii=False)
-
-
-@dataclass(frozen=True)
-class Exactly:
-    """The very text, but for padding: as AE titles and UIDs are compared."""
-
-    text: str
-    kind: ClassVar[str] = "exact text"
-
-    def admits(self, value: str) -> Admitted:
-        return value.strip() == self.text
-
-    def covers(self, other: Pattern) -> bool:
-        return self == other
-
-    def __str__(self) -> str:
-        return json.dumps(self.text, ensure_ascii=False)
-
-
-_DECIMAL = r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"
-
-
-@dataclass(frozen=True)
-class Range:
-    """Numbers from `low` to `high`, without these two where it is `open`. text: as in the file."""
-
-    text: str
-    kind: ClassVar[str] = "number"
-    low: float = -math.inf
-    high: float = math.inf
-    open: bool = False
-
-    @classmethod
-    def read(cls, value: Any) -> Range:
-        """From 5, "5", ">=5", "<5" or "1..1.5". Raises ValueError."""
-        text = str(value).replace(" ", "")
-        between = re.fullmatch(rf"({_DECIMAL})\.\.({_DECIMAL})", text)
-        if between and float(between[1]) <= float(between[2]):
-            return cls(text, float(between[1]), float(between[2]))
-        compared = re.fullmatch(rf"(<=|>=|<|>|)({_DECIMAL})", text)
-        if isinstance(value, bool) or not compared:
-            raise ValueError(value)
-        sign, number = compared[1], float(compared[2])
-        low = -math.inf if "<" in sign else number
-        high = math.inf if ">" in sign else number
-        return cls(text, low, high, open=sign in ("<", ">"))
-
-    def admits(self, value: str) -> Admitted:
-        try:
-            number = float(value)
-        except ValueError:
-            return None
-        if not math.isfinite(number):
-            return None
-        return self.low < number < self.high if self.open else self.low <= number <= self.high
-
-    def covers(self, other: Pattern) -> bool:
-        if not isinstance(other, Range):
-            return False
-        wide = self.low <= other.low and other.high <= self.high
-        touching = (self.low == other.low and math.isfinite(self.low)) or (
-            self.high == other.high and math.isfinite(self.high)
-        )
-        return wide and not (self.open and not other.open and touching)
-
-    def __str__(self) -> str:
-        return self.text
+if TYPE_CHECKING:
+    from medseg.conditions.patterns import Admitted, Pattern
 
 
 class ClockKind(StrEnum):
@@ -286,55 +186,3 @@ def _completed(value: str, unit: str) -> int | None:
         return None
     months = 12 * (then.year - born.year) + then.month - born.month - (then.day < born.day)
     return months if unit == "M" else (then - born).days
-
-
-@dataclass(frozen=True)
-class PlanePattern:
-    """The plane in which images lie, one of PLANES."""
-
-    text: str
-    kind: ClassVar[str] = "plane"
-
-    @classmethod
-    def read(cls, value: Any) -> PlanePattern:
-        if value not in PLANES:
-            raise ValueError(value)
-        return cls(value)
-
-    def admits(self, value: str) -> Admitted:
-        return value == self.text if value else None
-
-    def covers(self, other: Pattern) -> bool:
-        return self == other
-
-    def __str__(self) -> str:
-        return json.dumps(self.text)
-
-
-Pattern: TypeAlias = Glob | Exactly | Range | Moments | Ages | PlanePattern
-
-_OR_LIST = ", or a list of them"
-GLOB = Allowed(f"a text (* stands for anything){_OR_LIST}", lambda value: Glob(string(value)))
-EXACT_AE = Allowed(f"an AE title{_OR_LIST}", lambda value: Exactly(ae_title(value)))
-EXACT_UID = Allowed(f"a UID{_OR_LIST}", lambda value: Exactly(text(value).strip()))
-NUMBERS = Allowed(f'a number, or a text such as ">=20", "<3" or "1..1.5"{_OR_LIST}', Range.read)
-DATES = Allowed(
-    f'a date such as "20260131", a part of one such as "2026", or a text such as ">=20260131", "<20260131" or '
-    f'"20260101-20261231"{_OR_LIST}',
-    Moments.reading(ClockKind.DATE),
-)
-TIMES = Allowed(
-    f'a time of day such as "073000", a part of one such as "07", or a text such as ">=1900" or "0700-1859" '
-    f"(not over midnight){_OR_LIST}",
-    Moments.reading(ClockKind.TIME),
-)
-DATE_TIMES = Allowed(
-    f'a date and time such as "20260131073000", a part of one such as "20260131", or a text such as ">=20260131" or '
-    f'"20260101-20261231"{_OR_LIST}',
-    Moments.reading(ClockKind.DATE_TIME),
-)
-AGES = Allowed(
-    f'an age in completed years, or with D, W, M or Y: 18, or a text such as ">=18", "<6M" or "2..17"{_OR_LIST}',
-    Ages.read,
-)
-PLANE_NAMES = Allowed(f"{', '.join(json.dumps(plane) for plane in PLANES)}{_OR_LIST}", PlanePattern.read)

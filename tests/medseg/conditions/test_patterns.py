@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from gateway.settings.patterns import Glob, Range
+from medseg.conditions.patterns import Glob, Range
 
 
 @pytest.mark.parametrize(
