@@ -139,9 +139,7 @@ def _written(
     spent = time.perf_counter() - begin
     timings = result.timings_s | {name: round(result.timings_s[name] + spent, 4) for name in (Stage.ENCODE, "total")}
     outputs = {str(kind): folder / FILES[kind] for kind in sorted(written)}
-    record = result_record(
-        replace(result, timings_s=timings), statistics, made, outputs, peak_rss_mb=_peak_rss_mb()
-    )
+    record = result_record(replace(result, timings_s=timings), statistics, made, outputs, peak_rss_mb=_peak_rss_mb())
     write_record(staging / RECORD, record)
     return record
 

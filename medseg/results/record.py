@@ -45,7 +45,7 @@ def result_record(
                 "confidence": None if found.confidence is None else round(found.confidence, 4),
                 "mean": _rounded(within.mean),
                 "sd": _rounded(within.sd),
-                "centroid_mm": None if within.centroid_mm is None else [round(value, 3) for value in within.centroid_mm],
+                "centroid_mm": within.centroid_mm and [round(value, 3) for value in within.centroid_mm],
             }
             for found, within in zip(result.measured, statistics, strict=True)
         ],

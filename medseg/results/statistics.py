@@ -60,14 +60,15 @@ def _masks(
 ) -> list[tuple[int, tuple[NDArray[np.intp], NDArray[np.intp]]]]:
     """Of each segment in a plane: its index, and the rows and columns of its voxels."""
     if not exclusive:
-        return [(index, np.nonzero(plane)) for index, plane in enumerate(labelled) if plane.any()]
+        found = ((index, *np.nonzero(plane)) for index, plane in enumerate(labelled))
+        return [(index, (rows, columns)) for index, rows, columns in found if rows.size]
     rows, columns = np.nonzero(labelled)
     there = labelled[rows, columns]
     order = np.argsort(there, kind="stable")
-    found, begins = np.unique(there[order], return_index=True)
+    values, begins = np.unique(there[order], return_index=True)
     parts = np.split(order, begins[1:])
     index_of = {number: index for index, number in enumerate(numbers)}
-    return [(index_of[int(label)], (rows[part], columns[part])) for label, part in zip(found, parts, strict=True)]
+    return [(index_of[int(label)], (rows[part], columns[part])) for label, part in zip(values, parts, strict=True)]
 
 
 class _Sums:
