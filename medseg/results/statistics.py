@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,13 @@ class SegmentStatistics:
     centroid_mm: tuple[float, float, float] | None = None
 
 
+class Voxels(NamedTuple):
+    """Voxels of a plane."""
+
+    rows: NDArray[np.intp]
+    columns: NDArray[np.intp]
+
+
 def unit_of(stack: Stack) -> str | None:
     """Of the values that the slices of a stack are read in; None where they have none, or it is not known."""
     instance = stack.slices[0].instance
@@ -50,25 +57,24 @@ def statistics_of(labels: LabelSpool) -> tuple[SegmentStatistics, ...]:
     for k, (labelled, slice_) in enumerate(zip(labels, labels.stack.slices, strict=True)):
         if labelled.any():
             values = slice_.read()
-            for index, mask in _masks(labelled, numbers, exclusive=labels.exclusive):
-                sums.add(index, mask, values, slice_.plane, labels.stack.voxel_ml(k))
+            for index, voxels in _voxels(labelled, numbers, exclusive=labels.exclusive):
+                sums.add(index, voxels, values, slice_.plane, labels.stack.voxel_ml(k))
     return sums.end()
 
 
-def _masks(
-    labelled: LabelPlane, numbers: Sequence[int], *, exclusive: bool
-) -> list[tuple[int, tuple[NDArray[np.intp], NDArray[np.intp]]]]:
-    """Of each segment in a plane: its index, and the rows and columns of its voxels."""
+def _voxels(labelled: LabelPlane, numbers: Sequence[int], *, exclusive: bool) -> list[tuple[int, Voxels]]:
+    """Of each segment in a plane its index and where its voxels are."""
     if not exclusive:
-        found = ((index, *np.nonzero(plane)) for index, plane in enumerate(labelled))
-        return [(index, (rows, columns)) for index, rows, columns in found if rows.size]
+        found = [(index, Voxels(*np.nonzero(plane))) for index, plane in enumerate(labelled)]
+        return [(index, there) for index, there in found if there.rows.size]
     rows, columns = np.nonzero(labelled)
-    there = labelled[rows, columns]
-    order = np.argsort(there, kind="stable")
-    values, begins = np.unique(there[order], return_index=True)
+    values = labelled[rows, columns]
+    order = np.argsort(values, kind="stable")
+    labels, begins = np.unique(values[order], return_index=True)
     parts = np.split(order, begins[1:])
     index_of = {number: index for index, number in enumerate(numbers)}
-    return [(index_of[int(label)], (rows[part], columns[part])) for label, part in zip(values, parts, strict=True)]
+    voxels = (Voxels(rows[part], columns[part]) for part in parts)
+    return [(index_of[int(label)], there) for label, there in zip(labels, voxels, strict=True)]
 
 
 class _Sums:
@@ -79,15 +85,8 @@ class _Sums:
         self._mean, self._squares = np.zeros(count), np.zeros(count)
         self._volume, self._moments = np.zeros(count), np.zeros((count, 3))
 
-    def add(
-        self,
-        index: int,
-        voxels: tuple[NDArray[np.intp], NDArray[np.intp]],
-        values: Pixels,
-        plane: Plane,
-        voxel_ml: float,
-    ) -> None:
-        """What a plane has of a segment. voxels: their rows and columns."""
+    def add(self, index: int, voxels: Voxels, values: Pixels, plane: Plane, voxel_ml: float) -> None:
+        """What a plane has of a segment."""
         rows, columns = voxels
         volume = rows.size * voxel_ml
         self._volume[index] += volume
