@@ -21,7 +21,7 @@ from medseg.progress import Cancelled, Progress, Report, Stage
 from medseg.texts import to_json, valid
 
 if TYPE_CHECKING:
-    from medseg.dicom.sources import Skipped
+    from medseg.dicom.candidates import Skipped
 
 _NAMED = 10
 

@@ -13,11 +13,12 @@ from pathlib import PurePath
 from typing import Final, TypeAlias
 
 from medseg.dicom.announced import missing
+from medseg.dicom.candidates import Skipped, SkipReason
 from medseg.dicom.geometry import Refusal
 from medseg.dicom.headers import EMPTY, NOT_DICOM
 from medseg.dicom.reason import Reason
 from medseg.dicom.series import Finding, LeftOut, Series, Stack
-from medseg.dicom.sources import FoundInstances, Skipped, SkipReason
+from medseg.dicom.sources import FoundInstances
 
 __all__ = ["CODE", "is_volume", "key", "may_be_an_image", "missing", "of_refusals", "series_of", "told"]
 

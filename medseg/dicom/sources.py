@@ -8,21 +8,14 @@ NIfTI volumes are read by `medseg.dicom.nifti`.
 from __future__ import annotations
 
 import hashlib
-import os
-import stat
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from enum import StrEnum
-from functools import partial
 from pathlib import Path, PurePath
-from typing import BinaryIO, cast
-from zipfile import is_zipfile
 
-from medseg.dicom.archive import open_archive
+from medseg.dicom.candidates import Candidate, Skipped, SkipReason, candidates_of, directory_references, not_there
 from medseg.dicom.classes import class_name, why_no_image
-from medseg.dicom.dicomdir import Reference, references, resolve
 from medseg.dicom.encoding import find_encoding
 from medseg.dicom.headers import MALFORMED, is_directory, look, read_instance, transfer_syntax
 from medseg.dicom.images import images_of, said_by
@@ -33,26 +26,6 @@ from medseg.progress import Cancelled, Progress, Report, Stage, never, silent
 
 _CHUNK_BYTES = 1 << 20
 _READERS = 4
-
-
-class SkipReason(StrEnum):
-    """Why a file gave no image."""
-
-    UNREADABLE = "unreadable"
-    NOT_AN_IMAGE = "not_an_image"
-    MISSING = "missing"
-    DUPLICATE = "duplicate"
-    NESTED_ARCHIVE = "nested_archive"
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A file that was left out, and why in one sentence. series_uid: where a directory says of which it is."""
-
-    name: str
-    code: SkipReason
-    why: str
-    series_uid: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,11 +68,20 @@ def find_instances(path: Path, *, on_progress: Report = silent, cancelled: Cance
     """
     if not path.exists():
         raise NoSuchInput(path)
-    candidates, skipped = _candidates(path)
-    instances = []
-    directories = []
+    return read_candidates(*candidates_of(path), on_progress=on_progress, cancelled=cancelled)
+
+
+def read_candidates(
+    candidates: Sequence[Candidate],
+    skipped: Iterable[Skipped] = (),
+    *,
+    on_progress: Report = silent,
+    cancelled: Cancelled = never,
+) -> FoundInstances:
+    """As `find_instances`, of files that were listed before. skipped: what was passed over on the way."""
+    skipped, instances, directories = list(skipped), [], []
     with ThreadPoolExecutor(_READERS, thread_name_prefix="headers") as pool:
-        for done, outcome in enumerate(pool.map(_look, candidates), 1):
+        for done, outcome in enumerate(pool.map(look_at, candidates), 1):
             if cancelled():
                 pool.shutdown(cancel_futures=True)
                 raise Interrupted
@@ -116,54 +98,14 @@ def find_instances(path: Path, *, on_progress: Report = silent, cancelled: Cance
     return FoundInstances(tuple(images), (*skipped, *told, *repeated, *beside), len(candidates))
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    """A file that may be DICOM. peek: opens it for a look at its header; open: for everything."""
-
-    name: str
-    peek: Callable[[], BinaryIO]
-    open: Callable[[], BinaryIO]
-
-
-def _candidates(path: Path) -> tuple[list[_Candidate], list[Skipped]]:
-    if path.is_dir():
-        unread: list[Skipped] = []
-        return [_file(file) for file in _files_below(path, unread)], unread
-    if is_zipfile(path):
-        return [_Candidate(f"{path.name}/{name}", peek, whole) for name, peek, whole in open_archive(path)], []
-    try:
-        instance = read_instance(_opener(path), str(path))
-    except UnreadableInstance:
-        return [_file(path)], []
-    return _referenced(path, instance) if is_directory(instance.header) else ([_file(path)], [])
-
-
-def _referenced(path: Path, directory: Instance) -> tuple[list[_Candidate], list[Skipped]]:
-    candidates, missing = [], []
-    for reference in _references(path, directory):
-        file = resolve(path.parent, reference.name)
-        if file is None:
-            missing.append(_missing(directory, reference))
-        else:
-            candidates.append(_file(file))
-    return candidates, missing
-
-
-def _references(path: PurePath, directory: Instance) -> list[Reference]:
-    try:
-        return references(directory.header)
-    except (*MALFORMED, OSError) as error:  # what pydicom raises inside a sequence is one
-        raise UnreadableInstance(str(path), "a DICOMDIR whose records are malformed") from error
-
-
-def _told_by(directories: Iterable[Instance], candidates: Iterable[_Candidate]) -> list[Skipped]:
+def _told_by(directories: Iterable[Instance], candidates: Iterable[Candidate]) -> list[Skipped]:
     """Directories among the files, and what they refer to and is not there."""
     there = {str(PurePath(candidate.name)).casefold() for candidate in candidates}
     skipped = []
     for directory in directories:
         path = PurePath(directory.name)
         try:
-            listed = _references(path, directory)
+            listed = directory_references(path, directory)
         except UnreadableInstance as error:
             skipped.append(Skipped(directory.name, SkipReason.UNREADABLE, error.why))
             continue
@@ -171,58 +113,12 @@ def _told_by(directories: Iterable[Instance], candidates: Iterable[_Candidate]) 
             Skipped(directory.name, SkipReason.NOT_AN_IMAGE, "a DICOMDIR: the files beside it were looked at instead")
         )
         absent = (ref for ref in listed if not ref.name or str(path.parent / ref.name).casefold() not in there)
-        skipped += [_missing(directory, reference) for reference in absent]
+        skipped += [not_there(directory, reference) for reference in absent]
     return skipped
 
 
-def _missing(directory: Instance, reference: Reference) -> Skipped:
-    where = PurePath(directory.name)
-    name = str(where.parent / reference.name) if reference.name else f"a record of {where}"
-    if not reference.image:
-        why = f"{where.name} refers to it and it is not there; no image, by its record"
-        return Skipped(name, SkipReason.NOT_AN_IMAGE, why, reference.series_uid)
-    why = f"{where.name} refers to it and it is not there"
-    return Skipped(name, SkipReason.MISSING, why, reference.series_uid)
-
-
-def _file(path: Path) -> _Candidate:
-    return _Candidate(str(path), _opener(path), _opener(path))
-
-
-def _opener(path: Path) -> Callable[[], BinaryIO]:
-    return cast(Callable[[], BinaryIO], partial(path.open, "rb"))
-
-
-def _files_below(folder: Path, unread: list[Skipped]) -> Iterator[Path]:
-    """All regular files, sorted; linked folders are entered, each folder once. unread: gets what cannot be entered."""
-    entered: set[tuple[int, int]] = set()
-
-    def fail(error: OSError) -> None:
-        why = f"a folder that cannot be read: {error.strerror or error}"
-        unread.append(Skipped(str(error.filename), SkipReason.UNREADABLE, why))
-
-    for root, folders, names in os.walk(folder, onerror=fail, followlinks=True):
-        status = os.stat(root)  # noqa: PTH116 - one call per folder
-        if (status.st_dev, status.st_ino) in entered:
-            folders.clear()
-            continue
-        entered.add((status.st_dev, status.st_ino))
-        folders.sort()
-        yield from (path for name in sorted(names) if _may_be_read(path := Path(root, name), unread))
-
-
-def _may_be_read(path: Path, unread: list[Skipped]) -> bool:
-    """Whether reading a file comes to an end; a link to nothing does."""
-    try:
-        mode = path.stat().st_mode
-    except OSError:
-        return path.is_symlink()
-    if not stat.S_ISREG(mode) and path.is_symlink():
-        unread.append(Skipped(str(path), SkipReason.UNREADABLE, "a link to what is no file"))
-    return stat.S_ISREG(mode)
-
-
-def _look(candidate: _Candidate) -> Instance | Skipped:
+def look_at(candidate: Candidate) -> Instance | Skipped:
+    """The header of an image or of a DICOMDIR, or why it is neither."""
     try:
         instance = read_instance(candidate.peek, candidate.name)
     except UnreadableInstance as error:

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from pydicom import Dataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, SecondaryCaptureImageStorage
 
+from medseg.dicom.candidates import SkipReason
 from medseg.dicom.geometry import classify
 from medseg.dicom.images import agreed
 from medseg.dicom.phantom import make_series
-from medseg.dicom.sources import SkipReason, find_instances
+from medseg.dicom.sources import find_instances
 
 PLACED = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "FrameOfReferenceUID")
 

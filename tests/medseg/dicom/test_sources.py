@@ -19,9 +19,10 @@ from pydicom.fileset import FileSet
 from pydicom.uid import ExplicitVRLittleEndian
 
 from medseg.dicom.archive import ArchiveLimits, open_archive
+from medseg.dicom.candidates import SkipReason
 from medseg.dicom.geometry import classify
 from medseg.dicom.phantom import make_series, write_series
-from medseg.dicom.sources import SkipReason, find_instances, instance_digest, read_series
+from medseg.dicom.sources import find_instances, instance_digest, read_series
 from medseg.errors import EmptyInput, Interrupted, NoSuchInput, UndecodablePixels, UnsafeArchive
 from medseg.progress import Progress
 from tests.medseg.dicom.made import instance_of, to_bytes
