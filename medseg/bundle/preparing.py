@@ -19,10 +19,13 @@ from medseg.bundle.arguments import (
 )
 from medseg.bundle.expression import Dtype
 from medseg.bundle.recipe import (
+    ChannelWise,
+    Intensity,
     Interpolation,
     Normalize,
     Orient,
     Padding,
+    Pointwise,
     Resample,
     ScaleMinMax,
     ScalePercentiles,
@@ -122,7 +125,6 @@ def _scale_range(arguments: Arguments) -> Step:
 
 def _scale_percentiles(arguments: Arguments) -> Step:
     arguments.float32()
-    _one_channel(arguments)
     step = ScalePercentiles(
         arguments.number("lower"),
         arguments.number("upper"),
@@ -136,39 +138,44 @@ def _scale_percentiles(arguments: Arguments) -> Step:
             raise arguments.wrong(name, f"expected a percentile from 0 to 100, found {percentile}")
     if (step.b_min is None) != (step.b_max is None) or (step.b_min is None and (step.clip or step.relative)):
         raise UnknownStep("ScaleIntensityRangePercentilesd with only one end, or clipping to none")
-    return step
+    return _of_channels(arguments, step)
 
 
 def _scale_min_max(arguments: Arguments) -> Step | None:
     arguments.float32()
-    _one_channel(arguments)
     minv, maxv = arguments.maybe_number("minv", 0.0), arguments.maybe_number("maxv", 1.0)
     factor = arguments.maybe_number("factor")
     if (minv is None) != (maxv is None):
         raise UnknownStep("ScaleIntensityd with only one end")
     if minv is None:
         return ScaleMinMax(None, None, factor) if factor is not None else None
-    return ScaleMinMax(minv, maxv, None)
+    return _of_channels(arguments, ScaleMinMax(minv, maxv, None))
 
 
 def _normalize(arguments: Arguments) -> Step:
     arguments.float32()
-    _one_channel(arguments)
-    numbers: list[float | None] = []
-    for name in ("subtrahend", "divisor"):
-        value = arguments.value(name, None)
-        if isinstance(value, list | tuple) and len(value) == 1:
-            value = value[0]
-        if value is not None and not is_number(value):
-            raise UnknownStep(f"NormalizeIntensityd with {name}={value!r}")
-        numbers.append(None if value is None else float(value))
-    subtrahend, divisor = numbers
-    return Normalize(subtrahend, divisor, arguments.flag("nonzero"))
+    nonzero, own = arguments.flag("nonzero"), arguments.flag("channel_wise")
+    subtrahends, divisors = (_of_each(arguments, name, own) for name in ("subtrahend", "divisor"))
+    steps = [Normalize(*numbers, nonzero) for numbers in zip(subtrahends, divisors, strict=True)]
+    return ChannelWise(tuple(steps)) if own and arguments.channels > 1 else steps[0]
 
 
-def _one_channel(arguments: Arguments) -> None:
+def _of_each(arguments: Arguments, name: str, own: bool) -> list[float | None]:
+    """An argument of NormalizeIntensityd for every channel: one for each where they are scaled on their own."""
+    value = arguments.value(name, None)
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    wanted = arguments.channels if own and value is not None else 1
+    if len(values) != wanted or not all(one is None or is_number(one) for one in values):
+        raise UnknownStep(f"NormalizeIntensityd with {name}={value!r}")
+    numbers = [None if one is None else float(one) for one in values]
+    return numbers if wanted > 1 else numbers * arguments.channels
+
+
+def _of_channels(arguments: Arguments, step: Pointwise) -> Intensity:
+    """The step with the statistics of all channels together, or of each one."""
     if arguments.flag("channel_wise") and arguments.channels > 1:
-        raise UnknownStep(f"{arguments.name} channel by channel")
+        return ChannelWise((step,) * arguments.channels)
+    return step
 
 
 PREPARING: Final[Mapping[str, Callable[[Arguments], Step | None]]] = {

@@ -93,7 +93,18 @@ class Normalize:
     nonzero: bool = False
 
 
-Step: TypeAlias = Orient | Resample | ScaleRange | ScalePercentiles | ScaleMinMax | Normalize
+Pointwise: TypeAlias = ScaleRange | ScalePercentiles | ScaleMinMax | Normalize
+
+
+@dataclass(frozen=True)
+class ChannelWise:
+    """A step for each channel, of which each has its own statistics (channel_wise)."""
+
+    each: tuple[Pointwise, ...]
+
+
+Intensity: TypeAlias = Pointwise | ChannelWise
+Step: TypeAlias = Orient | Resample | Intensity
 
 
 @dataclass(frozen=True)
@@ -165,11 +176,8 @@ class Recipe:
     def barriers(self) -> tuple[str, ...]:
         """Why inference cannot start before the last slice has come; empty where it can."""
         whole = {ScalePercentiles: "percentiles", ScaleMinMax: "minimum and maximum", Normalize: "mean and deviation"}
-        reasons = [
-            f"{type(step).__name__} needs the {whole[type(step)]} of the whole volume"
-            for step in self.steps
-            if needs_whole(step)
-        ]
+        kinds = [type(next(filter(needs_whole, _each(step)))) for step in self.steps if needs_whole(step)]
+        reasons = [f"{kind.__name__} needs the {whole[kind]} of the whole volume" for kind in kinds]
         if self.zeros_matter and not reasons:
             reasons = ["which voxels are zero after resampling depends on the number of slices"]
         return (*([self.fallback] if self.fallback else []), *reasons)
@@ -179,13 +187,20 @@ class Recipe:
         """Whether a step after a linear resampling asks which voxels are not zero."""
         steps = iter(self.steps)
         resampled = any(isinstance(step, Resample) and step.interpolation is Interpolation.LINEAR for step in steps)
-        return resampled and any(isinstance(step, Normalize) and step.nonzero for step in steps)
+        after = (one for step in steps for one in _each(step))
+        return resampled and any(isinstance(step, Normalize) and step.nonzero for step in after)
 
 
 def needs_whole(step: Step) -> bool:
     """Whether a step must know of all voxels before it can do anything with one of them."""
+    if isinstance(step, ChannelWise):
+        return any(map(needs_whole, step.each))
     return (
         isinstance(step, ScalePercentiles)
         or (isinstance(step, ScaleMinMax) and (step.minv is not None or step.maxv is not None))
         or (isinstance(step, Normalize) and (step.subtrahend is None or step.divisor is None))
     )
+
+
+def _each(step: Step) -> tuple[Step, ...]:
+    return step.each if isinstance(step, ChannelWise) else (step,)

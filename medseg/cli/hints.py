@@ -17,6 +17,7 @@ HINTS = {
     "output_exists": "choose another folder with -o, or replace it with --overwrite",
     "training_stopped": "go on with --resume",
     "unchecked_precision": "use --precision fp32",
+    "wrong_start": "--start FILE gives those that the plan names",
 }
 
 

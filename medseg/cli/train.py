@@ -47,6 +47,10 @@ def train(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="The trained bundle's folder; default: BUNDLE-trained here.")
     ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Weights to go on from, where the bundle's plan asks for some."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Instead of the bundle's.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Instead of the bundle's.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in the output folder.")] = False,
@@ -61,16 +65,18 @@ def train(
     from medseg.bundle.network import build_network
     from medseg.inference.engines.device import choose_device
     from medseg.training import train as training
+    from medseg.training.start import started
 
     bundle = find_bundle(name, trained=False)
     target = out or Path(f"{bundle.name}-trained")
     plan = training.plan_of(bundle, seed=seed, steps=steps)
     torch.manual_seed(plan.seed)
+    network = started(build_network(bundle), bundle, plan.start, start)
     with console.interruptible() as cancelled:
         record = training.train(
             bundle,
             data,
-            build_network(bundle),
+            network,
             plan,
             out=target,
             resume=resume,

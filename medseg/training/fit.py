@@ -20,11 +20,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from medseg.errors import Interrupted, UsageError
 from medseg.progress import Cancelled, never
 from medseg.training.batches import make_batch
+from medseg.training.curves import blend, running_means
 from medseg.training.plan import Precision, TrainingPlan
 from medseg.training.prepare import Prepare, Sample, SliceStack
 
 CPU = torch.device("cpu")
-LOSS_MEMORY = 0.98  # of the running mean that is reported, per step
 
 
 class ForeignCheckpoint(UsageError):
@@ -89,6 +89,7 @@ class Trained:
 
     network: nn.Module
     loss: float
+    losses: tuple[float, ...]  # of every step, before averaging
     wall_s: float
     cpu_s: float
     precision: Precision
@@ -118,19 +119,22 @@ def fit(
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(plan.ema_decay))  # type: ignore[no-untyped-call]
     loss_of, optimizer = plan.make_loss(), plan.make_optimizer(network.parameters())
     parts: Mapping[str, Stateful] = {"network": network, "average": average, "optimizer": optimizer}
-    done, mean_loss, clock = 0, math.nan, Clock()
+    losses: list[float] = []
+    clock = Clock()
     if checkpoint is not None and checkpoint.is_file():
-        done, mean_loss, clock = load_checkpoint(checkpoint, fingerprint, parts, device)
+        losses, clock = load_checkpoint(checkpoint, fingerprint, parts, device)
+    mean_loss = running_means(losses)[-1] if losses else math.nan
 
-    for step in range(done, plan.steps):
+    for step in range(len(losses), plan.steps):
         if cancelled():
             if checkpoint is None:
                 raise Interrupted
-            save_checkpoint(checkpoint, fingerprint, parts, step, mean_loss, clock)
+            save_checkpoint(checkpoint, fingerprint, parts, losses, clock)
             raise TrainingStopped(step, plan.steps)
         torch.manual_seed(plan.generator("step", step).initial_seed())  # what dropout draws from
         images, labels = make_batch(samples, classes, prepare, plan, step)
-        rate = set_rate(optimizer, plan, step)
+        rate = rate_at(plan, step)
+        set_rate(optimizer, rate)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision is Precision.BF16):
             logits = network(images.to(device).to(memory_format=layout))
         loss = loss_of(logits.float(), labels.to(device))
@@ -139,12 +143,13 @@ def fit(
         nn.utils.clip_grad_norm_(network.parameters(), plan.clip_gradient)
         optimizer.step()
         average.update_parameters(network)
-        mean_loss = blend(mean_loss, float(loss.detach()))
+        losses.append(float(loss.detach()))
+        mean_loss = blend(mean_loss, losses[-1])
         if checkpoint is not None and (step + 1) % plan.checkpoint_every == 0:
-            save_checkpoint(checkpoint, fingerprint, parts, step + 1, mean_loss, clock)
+            save_checkpoint(checkpoint, fingerprint, parts, losses, clock)
         if on_step:
             on_step(TrainingProgress(step + 1, plan.steps, mean_loss, rate, clock.wall_s()))
-    return Trained(average.module, mean_loss, clock.wall_s(), clock.cpu_s(), precision)
+    return Trained(average.module, mean_loss, tuple(losses), clock.wall_s(), clock.cpu_s(), precision)
 
 
 def choose_precision(wanted: Precision, device: torch.device) -> Precision:
@@ -159,26 +164,23 @@ def choose_precision(wanted: Precision, device: torch.device) -> Precision:
     return Precision.BF16 if torch.cpu._is_amx_tile_supported() else Precision.FP32
 
 
-def set_rate(optimizer: torch.optim.Optimizer, plan: TrainingPlan, step: int) -> float:
+def rate_at(plan: TrainingPlan, step: int) -> float:
     """The step's learning rate: up to the optimizer's own in a straight line, then down to zero along half a cosine."""
     rise = min(1.0, (step + 1) / max(1, plan.warmup_steps))
-    rate = float(plan.optimizer["lr"]) * rise * 0.5 * (1 + math.cos(math.pi * step / plan.steps))
+    return float(plan.optimizer["lr"]) * rise * 0.5 * (1 + math.cos(math.pi * step / plan.steps))
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = rate
-    return rate
-
-
-def blend(mean: float, value: float) -> float:
-    """A running mean that starts at the first value."""
-    return value if math.isnan(mean) else LOSS_MEMORY * mean + (1 - LOSS_MEMORY) * value
 
 
 def save_checkpoint(
-    checkpoint: Path, fingerprint: str, parts: Mapping[str, Stateful], done: int, mean_loss: float, clock: Clock
+    checkpoint: Path, fingerprint: str, parts: Mapping[str, Stateful], losses: Sequence[float], clock: Clock
 ) -> None:
     """Write a checkpoint beside its place, then move it there: there is always a whole one."""
     state: dict[str, Any] = {name: part.state_dict() for name, part in parts.items()}
-    state |= {"fingerprint": fingerprint, "done": done, "mean_loss": mean_loss}
+    state |= {"fingerprint": fingerprint, "losses": list(losses)}
     state |= {"wall_s": clock.wall_s(), "cpu_s": clock.cpu_s()}
     beside = checkpoint.with_suffix(".part")
     torch.save(state, beside)
@@ -187,11 +189,11 @@ def save_checkpoint(
 
 def load_checkpoint(
     checkpoint: Path, fingerprint: str, parts: Mapping[str, Stateful], device: torch.device
-) -> tuple[int, float, Clock]:
-    """Put a checkpoint's state into `parts`; returns steps done, mean loss and clock."""
+) -> tuple[list[float], Clock]:
+    """Put a checkpoint's state into `parts`; returns the loss of every step done, and the clock."""
     state = torch.load(checkpoint, map_location=device, weights_only=True)
     if state["fingerprint"] != fingerprint:
         raise ForeignCheckpoint(checkpoint)
     for name, part in parts.items():
         part.load_state_dict(state[name])
-    return state["done"], state["mean_loss"], Clock(state["wall_s"], state["cpu_s"])
+    return state["losses"], Clock(state["wall_s"], state["cpu_s"])

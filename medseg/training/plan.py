@@ -14,7 +14,7 @@ import torch
 from monai.losses import DiceCELoss, DiceFocalLoss, DiceLoss, TverskyLoss
 from torch import nn
 
-from medseg.allowed import INTEGER, INTEGERS, NUMBER, PAIR, TABLE, one_of, read_fields, shown
+from medseg.allowed import INTEGER, INTEGERS, NUMBER, PAIR, TABLE, TEXT, one_of, read_fields, shown
 from medseg.errors import InvalidBundle
 from medseg.training.augment import Augmentation
 from medseg.training.data import HeldOut
@@ -59,7 +59,7 @@ class SliceDraw:
 class TrainingPlan:
     """One training. window: voxels per axis of the model; loss, optimizer: a `_target_` and its arguments.
 
-    slices: for 2D networks alone.
+    slices: for 2D networks alone. start: SHA-256 of the weights that it goes on from; None for chance.
     """
 
     seed: Annotated[int, INTEGER]
@@ -76,6 +76,7 @@ class TrainingPlan:
     warmup_steps: Annotated[int, INTEGER] = 0
     clip_gradient: Annotated[float, NUMBER] = 5.0
     slices: Annotated[SliceDraw | None, TABLE] = None
+    start: Annotated[str | None, TEXT] = None
 
     def generator(self, purpose: str, number: int) -> torch.Generator:
         """Random numbers for one purpose: the same whatever was drawn before."""

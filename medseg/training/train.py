@@ -1,6 +1,6 @@
 """Training a bundle: its network, on its own preparation, as its `configs/train.json` says.
 
-    cases -> volumes in memory -> fit -> models/model.safetensors, models/training.json
+    cases -> volumes in memory -> fit -> models/model.safetensors, models/training.json, models/curves.svg
 
 What comes out is a bundle again.
 """
@@ -24,13 +24,15 @@ from medseg.bundle.bundle import Bundle
 from medseg.bundle.safe_config import TWINS
 from medseg.errors import InvalidBundle, OutputExists, OutputNotWritable
 from medseg.progress import Cancelled, check, never
+from medseg.training.curves import curves
 from medseg.training.data import HeldOut, LabelledCase, NoCases, digest, find_cases, split
-from medseg.training.fit import CPU, OnStep, fit
+from medseg.training.fit import CPU, OnStep, fit, rate_at
 from medseg.training.plan import CONFIG, TrainingPlan, read_plan
 from medseg.training.prepare import Sample, SliceStack, intensity, load_sample, slice_stack
 
 RECORD = "models/training.json"
 CHECKPOINT = "models/checkpoint.pt"
+CURVES = "models/curves.svg"
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ def train(
         versions={"medseg": medseg.__version__} | {name: version(name) for name in ("monai", "numpy", "torch")},
     )
     (out / RECORD).write_text(json.dumps(asdict(record), indent=4) + "\n")
+    (out / CURVES).write_text(curves(trained.losses, [rate_at(plan, step) for step in range(plan.steps)]))
     checkpoint.unlink(missing_ok=True)
     return record
 

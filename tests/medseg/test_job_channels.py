@@ -196,9 +196,17 @@ def by_monai(voxels: NDArray[np.float32], of: Stack, bundle: Bundle, *, own: boo
     return (data["pred"].as_tensor() >= 0.5).permute(3, 0, 2, 1).numpy().astype(np.uint8)
 
 
-@pytest.mark.parametrize("own", [True, False], ids=["by ourselves", "through MONAI"])
-def test_labels_are_those_of_monai_on_the_same_arrays(own: bool, arrays: Arrays, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("own", "monai"),
+    [(True, None), (False, None), (False, "as the test asks")],
+    ids=["resampled, scaled together", "each scaled on its own", "through MONAI"],
+)
+def test_labels_are_those_of_monai_on_the_same_arrays(
+    own: bool, monai: str | None, arrays: Arrays, tmp_path: Path
+) -> None:
     bundle = load_bundle(zoo.brats_like(tmp_path / "bundle", [FLAIR, T1, T1C], own=own))
+    assert bundle.recipe.fallback is None
+    bundle = replace(bundle, recipe=replace(bundle.recipe, fallback=monai))
     found = stack(tmp_path / "study", replace(bundle, channels=replace(bundle.channels, reference="T1c")), three())
     assert [one.name for one in found.channels] == ["FLAIR", "T1", "T1c"]
     voxels = arrays(found)

@@ -9,17 +9,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from medseg.bundle.recipe import needs_whole
+from medseg.bundle.recipe import Intensity, needs_whole
 from medseg.errors import OutputNotWritable
 from medseg.inference.grids.prepare import scale_settled
-from medseg.inference.grids.statistics import Pointwise, VolumeStatistics
+from medseg.inference.grids.statistics import VolumeStatistics
 from medseg.inference.planes import PlaneStore
 
 
 class DeferredPlanes:
     """Intensity steps, one of which needs the whole volume: planes 0, 1, ... go in, and once all have, come out."""
 
-    def __init__(self, steps: Sequence[Pointwise]) -> None:
+    def __init__(self, steps: Sequence[Intensity]) -> None:
         """Raises OutputNotWritable where there is no room for temporary files."""
         at = next(n for n, step in enumerate(steps) if needs_whole(step))
         self._early, self._late = tuple(steps[:at]), tuple(steps[at + 1 :])
@@ -60,7 +60,7 @@ class DeferredPlanes:
         return torch.from_numpy(self._store.get(self._planes[n], (rows, columns))).reshape(self._shape)
 
 
-def scaled(plane: Tensor, steps: Sequence[Pointwise]) -> Tensor:
+def scaled(plane: Tensor, steps: Sequence[Intensity]) -> Tensor:
     """The plane itself where there is nothing to do, else a new one."""
     plane = plane.clone() if steps else plane
     for step in steps:

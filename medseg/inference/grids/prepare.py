@@ -11,6 +11,8 @@ import numpy as np
 from torch import Tensor
 
 from medseg.bundle.recipe import (
+    ChannelWise,
+    Intensity,
     Normalize,
     Orient,
     Recipe,
@@ -23,7 +25,7 @@ from medseg.bundle.recipe import (
 from medseg.dicom.instance import Vector
 from medseg.inference.grids.grid import ModelFrame, index_map, oriented, parallel, resampled, source_frame
 from medseg.inference.grids.resample import axis_taps, resample_affine, resample_separable, resample_slices, taps
-from medseg.inference.grids.statistics import Pointwise, VolumeStatistics
+from medseg.inference.grids.statistics import VolumeStatistics
 from medseg.inference.grids.zeros import Sampler, Sampling
 
 STRAIGHTEN = Resample(spacing_mm=())  # spacing kept, shear removed
@@ -46,9 +48,9 @@ class PreprocessingPlan:
     frame, resampling: as in `PreparedVolume`.
     """
 
-    before: tuple[Pointwise, ...]
+    before: tuple[Intensity, ...]
     resampling: Resampling | None
-    after: tuple[Pointwise, ...]
+    after: tuple[Intensity, ...]
     frame: ModelFrame
 
 
@@ -86,8 +88,8 @@ def preprocessing_plan(
     if tilted and not any(isinstance(step, Resample) for step in steps):
         steps.insert(1 if steps and isinstance(steps[0], Orient) else 0, STRAIGHTEN)
     resampling: Resampling | None = None
-    before: list[Pointwise] = []
-    after: list[Pointwise] = []
+    before: list[Intensity] = []
+    after: list[Intensity] = []
     for step in steps:
         if isinstance(step, Orient):
             frame = oriented(frame, step.axcodes)
@@ -134,7 +136,7 @@ def _to_grid(voxels: Tensor, how: Resampling, *, zeros: bool) -> Tensor:
     )
 
 
-def scale(voxels: Tensor, step: Pointwise) -> Tensor:
+def scale(voxels: Tensor, step: Intensity) -> Tensor:
     """An intensity step on a whole volume (C, k, j, i), in place, in the order of operations of its MONAI transform."""
     if needs_whole(step):
         gathering = VolumeStatistics(step)
@@ -144,9 +146,13 @@ def scale(voxels: Tensor, step: Pointwise) -> Tensor:
     return scale_settled(voxels, step)
 
 
-def scale_settled(voxels: Tensor, step: Pointwise) -> Tensor:
+def scale_settled(voxels: Tensor, step: Intensity) -> Tensor:
     """A step that needs to know of no other voxels: of a volume, or a plane of one; in place."""
     match step:
+        case ChannelWise(each):
+            for channel, own in zip(voxels.unsqueeze(1), each, strict=True):
+                scale_settled(channel, own)
+            return voxels
         case ScaleRange():
             return _to_range(voxels, step)
         case ScaleMinMax():

@@ -11,15 +11,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medseg.bundle.recipe import Normalize, ScaleMinMax, ScalePercentiles, ScaleRange
+from medseg.bundle.recipe import ChannelWise, Intensity, Normalize, Pointwise, ScaleMinMax, ScalePercentiles, ScaleRange
 
-Pointwise: TypeAlias = ScaleRange | ScalePercentiles | ScaleMinMax | Normalize
 Values: TypeAlias = NDArray[np.float32]
 Again: TypeAlias = Callable[[], Iterable[Tensor]]
 """The planes once more, in any order."""
@@ -28,10 +28,35 @@ _HALF: Final = 1 << 16
 
 
 class VolumeStatistics:
-    """The statistics of one step. Planes: float32 of any shape, finite."""
+    """The statistics of a step, of each channel where it asks for that. Planes: (C, rows, columns) float32, finite."""
+
+    def __init__(self, step: Intensity) -> None:
+        """step: one that `Recipe.barriers` counts among those that need the whole volume."""
+        self._own = isinstance(step, ChannelWise)
+        self._each = [OneStatistic(one) for one in (step.each if isinstance(step, ChannelWise) else (step,))]
+
+    def add(self, plane: Tensor) -> None:
+        """Take one plane into account."""
+        for n, statistic in enumerate(self._each):
+            statistic.add(self._part(plane, n))
+
+    def settle(self, again: Again) -> Intensity:
+        """The step as it is, once all planes have come, without need of anything else."""
+
+        def parts(n: int) -> Iterable[Tensor]:
+            return (self._part(plane, n) for plane in again())
+
+        each = tuple(statistic.settle(partial(parts, n)) for n, statistic in enumerate(self._each))
+        return ChannelWise(each) if self._own else each[0]
+
+    def _part(self, plane: Tensor, n: int) -> Tensor:
+        return plane[n] if self._own else plane
+
+
+class OneStatistic:
+    """The statistics of one step. Planes: float32 of any shape."""
 
     def __init__(self, step: Pointwise) -> None:
-        """step: one that `Recipe.barriers` counts among those that need the whole volume."""
         self._step = step
         self._count = 0
         self._low, self._high = math.inf, -math.inf

@@ -11,12 +11,14 @@ from medseg.bundle.expression import Dtype
 from medseg.bundle.recipe import (
     Activation,
     Blend,
+    ChannelWise,
     Finish,
     Interpolation,
     Normalize,
     Order,
     Orient,
     Padding,
+    Pointwise,
     Recipe,
     Resample,
     ScaleMinMax,
@@ -139,9 +141,30 @@ def test_steps_that_need_monai(transform: dict[str, Any], reason: str) -> None:
     assert found.barriers()[0] == found.fallback
 
 
-def test_statistics_of_each_channel_need_monai() -> None:
-    found, _ = recipe([on_image("NormalizeIntensityd", channel_wise=True)], channels=(4, 3))
-    assert found.fallback is not None
+@pytest.mark.parametrize(
+    ("transform", "each"),
+    [
+        (on_image("NormalizeIntensityd", nonzero=True), [Normalize(nonzero=True)] * 2),
+        (on_image("NormalizeIntensityd", subtrahend=[0, -20], divisor=[5, 80]), [Normalize(0, 5), Normalize(-20, 80)]),
+        (
+            on_image("ScaleIntensityRangePercentilesd", lower=1, upper=99, b_min=0, b_max=1),
+            [ScalePercentiles(1, 99, 0, 1, False)] * 2,
+        ),
+        (on_image("ScaleIntensityd", minv=0, maxv=2), [ScaleMinMax(0, 2)] * 2),
+    ],
+)
+def test_each_channel_on_its_own(transform: dict[str, Any], each: list[Pointwise]) -> None:
+    found, _ = recipe([transform | {"channel_wise": True}], channels=(2, 3))
+    assert found.steps == (ChannelWise(tuple(each)),)
+    assert found.fallback is None
+    assert bool(found.barriers()) is ("subtrahend" not in transform)
+
+
+@pytest.mark.parametrize("given", [{"subtrahend": [1]}, {"divisor": [1, 2, 3]}, {"subtrahend": 1}])
+def test_numbers_for_each_channel_are_as_many(given: dict[str, Any]) -> None:
+    """As MONAI, which refuses them when it meets the volume."""
+    found, _ = recipe([on_image("NormalizeIntensityd", channel_wise=True, **given)], channels=(2, 3))
+    assert found.fallback is not None and next(iter(given)) in found.fallback
 
 
 @pytest.mark.parametrize(
@@ -285,7 +308,7 @@ def test_slices_at_once_are_channels_of_the_network() -> None:
     found = recipe([scaled], inferer=stacks, dims=2, channels=(3, 3))[0]
     assert found.window.slices == 3
     assert found.fallback is None, "a volume of one channel"
-    assert recipe([scaled], inferer=stacks, dims=2, channels=(6, 3))[0].fallback is not None
+    assert recipe([scaled], inferer=stacks, dims=2, channels=(6, 3))[0].steps == (ChannelWise((Normalize(),) * 2),)
     with pytest.raises(InvalidBundle, match="multiple of the inferer's 3 slices"):
         recipe(inferer=stacks, dims=2, channels=(4, 3))
 

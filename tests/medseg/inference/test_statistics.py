@@ -13,9 +13,9 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from monai.transforms import NormalizeIntensity, ScaleIntensity, Transform
 from numpy.typing import NDArray
 
-from medseg.bundle.recipe import Normalize, ScaleMinMax, ScalePercentiles, ScaleRange
-from medseg.inference.grids.prepare import scale_settled
-from medseg.inference.grids.statistics import Pointwise, VolumeStatistics
+from medseg.bundle.recipe import ChannelWise, Intensity, Normalize, ScaleMinMax, ScalePercentiles, ScaleRange
+from medseg.inference.grids.prepare import scale, scale_settled
+from medseg.inference.grids.statistics import VolumeStatistics
 
 VOLUMES = st.one_of(
     arrays(np.float32, array_shapes(min_dims=3, max_dims=3, max_side=7), elements=values)
@@ -28,7 +28,7 @@ VOLUMES = st.one_of(
 PERCENTS = st.one_of(st.sampled_from([0.0, 0.5, 1.0, 50.0, 99.0, 99.5, 100.0]), st.floats(0, 100))
 
 
-def settled(step: Pointwise, volume: NDArray[np.float32], order: list[int]) -> Pointwise:
+def settled(step: Intensity, volume: NDArray[np.float32], order: list[int]) -> Intensity:
     planes = torch.from_numpy(volume)
     gathering = VolumeStatistics(step)
     for k in order:
@@ -69,7 +69,7 @@ def test_mean_and_deviation_are_the_same_bits_in_any_order(
     ],
 )
 @pytest.mark.parametrize("flat", [None, 0.0, 42.0], ids=["varied", "nothing", "flat"])
-def test_steps_are_monais(step: Pointwise, monai: Transform, flat: float | None) -> None:
+def test_steps_are_monais(step: Intensity, monai: Transform, flat: float | None) -> None:
     volume = np.random.default_rng(0).normal(100, 50, (6, 8, 9)).round().astype(np.float32)
     volume[volume < 90] = 0
     if flat is not None:
@@ -77,3 +77,15 @@ def test_steps_are_monais(step: Pointwise, monai: Transform, flat: float | None)
     found = scale_settled(torch.from_numpy(volume.copy())[None], settled(step, volume, list(range(6))))
     expected = torch.as_tensor(np.asarray(monai(volume[None].copy())))
     torch.testing.assert_close(found, expected.float(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("own", [ScalePercentiles(5, 90, 0, 1, clip=True), ScaleMinMax(), Normalize(nonzero=True)])
+def test_each_channel_has_its_own(own: ScalePercentiles | ScaleMinMax | Normalize) -> None:
+    """One of them is not there: zeros, which stay zeros."""
+    volume = torch.from_numpy(np.random.default_rng(0).normal(40, 9, (3, 4, 5, 6)).astype(np.float32))
+    volume[2], volume[1, 0] = 0, 0
+    step = ChannelWise((own,) * 3)
+    found = scale(volume.clone(), step)
+    for channel, alone in zip(found, volume, strict=True):
+        assert torch.equal(channel[None], scale(alone[None].clone(), own))
+    assert not found[2].any()

@@ -22,7 +22,7 @@ from medseg.training.evaluate import AS_SHIPPED, COLUMNS, STATISTICS, evaluate, 
 from medseg.training.fit import TrainingStopped
 from medseg.training.prepare import load_sample
 from medseg.training.scores import WHOLE
-from medseg.training.train import CHECKPOINT, RECORD, TrainingRecord, plan_of, train
+from medseg.training.train import CHECKPOINT, CURVES, RECORD, TrainingRecord, plan_of, train
 from tests.medseg.training.conftest import AFFINES, SHIPPED, write_case
 
 
@@ -42,6 +42,7 @@ def test_a_trained_bundle_segments_what_was_set_aside(small_bundle: Path, phanto
     assert min(case[WHOLE].dice for case in evaluated.values()) > 0.8
     assert not (out / CHECKPOINT).exists()
     assert (out / "LICENSE").is_file()
+    assert (out / CURVES).read_text().startswith("<svg")
 
 
 def load_record(out: Path) -> TrainingRecord:
