@@ -1,7 +1,8 @@
 """Peak memory of a whole job against the number of slices, and within a limit.
 
     python benchmarks/memory.py [--slices 200,400,800,1600] [--size 512] [--classes 2] [--spacing 1.5,1.5,2]
-        [--window 96] [--channels 16,32,64,128,256] [--engine auto] [--limit GIB] [--plain SLICES] > memory.jsonl
+        [--window 96] [--channels 16,32,64,128,256] [--inputs 1] [--engine auto] [--limit GIB] [--plain SLICES]
+        > memory.jsonl
     python benchmarks/memory.py --plot memory.jsonl docs/images/memory.svg docs/images/time.svg
 
 The study is a phantom CT, there and back again until it has so many slices (temporary files, deleted), the network a
@@ -9,7 +10,9 @@ UNet with random weights whose labels do not flicker; engines have raced before.
 `medseg infer` with its default formats; its peak resident memory (VmHWM) is what it read of itself at its end. With
 --plain the way of MONAI's tutorials runs beside it (`whole_job.plain`), up to so many slices: it takes 18 MB a slice.
 With --limit the job is told that it has so much memory, its own process included: it then runs fewer windows at a time,
-or refuses with its estimate (exit code 5).
+or refuses with its estimate (exit code 5). With --inputs the network has so many channels, each a series of the study:
+every other one on the same grid as the first, those between on one of 0.7 times as many rows and columns; each has its
+own mean and deviation.
 
 One JSON line for each turn; the last gives how much the most slices take over the fewest.
 """
@@ -62,31 +65,53 @@ plain(*map(Path, sys.argv[1:]))
 """
 
 
-def make_bundle(folder: Path, classes: int, window: int, channels: list[int], spacing_mm: list[float]) -> Path:
+def make_bundle(
+    folder: Path, classes: int, window: int, channels: list[int], spacing_mm: list[float], inputs: int
+) -> Path:
     zoo.spleen_like(folder, window=(window,) * 3)
 
     def grow(config: dict[str, Any]) -> None:
-        config["network_def"] |= {"channels": channels, "strides": [2] * (len(channels) - 1), "out_channels": classes}
+        network = config["network_def"]
+        network |= {"channels": channels, "strides": [2] * (len(channels) - 1)}
+        network |= {"out_channels": classes, "in_channels": inputs}
         config["inferer"] |= {"mode": "gaussian", "sw_batch_size": 1}
-        spacing = next(one for one in config["preprocessing"]["transforms"] if one["_target_"] == "Spacingd")
-        spacing["pixdim"] = spacing_mm
-        torch.save(zoo.random_state(config["network_def"], 0, smooth=True), folder / "models/model.pt")
+        steps = config["preprocessing"]["transforms"]
+        next(one for one in steps if one["_target_"] == "Spacingd")["pixdim"] = spacing_mm
+        if inputs > 1:
+            steps.append({"_target_": "NormalizeIntensityd", "keys": "image", "channel_wise": True})
+        torch.save(zoo.random_state(network, 0, smooth=True), folder / "models/model.pt")
 
     zoo.rewrite(folder, grow)
     path = folder / "configs/metadata.json"
     metadata = json.loads(path.read_text("utf-8"))
     names = {str(n): f"organ {n}" if n else "background" for n in range(classes)}
     metadata["network_data_format"]["outputs"]["pred"] |= {"channel_def": names, "num_channels": classes}
+    if inputs > 1:
+        names = {str(n): name_of(n) for n in range(inputs)}
+        metadata["network_data_format"]["inputs"]["image"] |= {"channel_def": names, "num_channels": inputs}
     path.write_text(json.dumps(metadata), "utf-8")
     return folder
 
 
-def make_study(folder: Path, slices: int, size: int) -> Path:
+def make_study(folder: Path, slices: int, size: int, inputs: int) -> Path:
+    folder.mkdir()
     body = Ellipsoid((0, 0, 0), (150, 110, 10_000), 40)
     organs = [Ellipsoid((60 * side, 0, 90 * side), (45, 45, 60), 90) for side in (-1, 1)]
-    once = make_series(shape=(200, size, size), spacing_mm=(STEP_MM, 380 / size, 380 / size), objects=[body, *organs])
-    write_mirrored(folder, once, slices, STEP_MM)
+    for n in range(inputs):
+        across = size if n % 2 == 0 else round(0.7 * size)
+        once = make_series(
+            shape=(200, across, across),
+            spacing_mm=(STEP_MM, 380 / across, 380 / across),
+            objects=[body, *organs],
+            description=name_of(n),
+            number=n + 1,
+        )
+        write_mirrored(folder / name_of(n), once, slices, STEP_MM, number=n)
     return folder
+
+
+def name_of(channel: int) -> str:
+    return f"input {channel + 1}"
 
 
 def run(program: str, *arguments: str) -> dict[str, Any]:
@@ -125,6 +150,7 @@ def main() -> None:
     options.add_argument("--spacing", default="1.5,1.5,2", help="mm, of the model's grid")
     options.add_argument("--window", type=int, default=96)
     options.add_argument("--channels", default="16,32,64,128,256", help="of the UNet, level by level")
+    options.add_argument("--inputs", type=int, default=1, help="series that the network looks at together")
     options.add_argument("--engine", default="auto")
     options.add_argument("--limit", type=float, default=0, help="GiB")
     options.add_argument("--plain", type=int, default=0, metavar="SLICES")
@@ -140,11 +166,11 @@ def main() -> None:
         work = Path(name)
         channels = [int(width) for width in chosen.channels.split(",")]
         spacing_mm = [float(mm) for mm in chosen.spacing.split(",")]
-        bundle = make_bundle(work / "organs", chosen.classes, chosen.window, channels, spacing_mm)
+        bundle = make_bundle(work / "organs", chosen.classes, chosen.window, channels, spacing_mm, chosen.inputs)
         if chosen.engine == "auto":
             find_engine(load_bundle(bundle), work / "cache")
         for slices in map(int, chosen.slices.split(",")):
-            study = make_study(work / f"study {slices}", slices, chosen.size)
+            study = make_study(work / f"study {slices}", slices, chosen.size, chosen.inputs)
             out = str(work / f"out {slices}")
             limit = str(int(chosen.limit * 2**30))
             how = ["--bundle", str(bundle), "--device", "cpu", "--engine", chosen.engine]
@@ -156,7 +182,12 @@ def main() -> None:
                 found = run(*command)
                 if found["exit"] == 0:
                     peaks.setdefault(way, []).append(found["peak_mb"])
-                print(json.dumps({"way": way, "slices": slices, "classes": chosen.classes} | found), flush=True)
+                print(
+                    json.dumps(
+                        {"way": way, "slices": slices, "classes": chosen.classes, "inputs": chosen.inputs} | found
+                    ),
+                    flush=True,
+                )
     for way, megabytes in peaks.items():
         print(json.dumps({"way": way, "grows": round(max(megabytes) / megabytes[0], 3)}))
 

@@ -91,11 +91,11 @@ def make_study(folder: Path, data: Path | None, slices: int) -> list[Instance]:
     return sorted(find_instances(folder).instances, key=lambda one: one.name)
 
 
-def write_mirrored(folder: Path, once: Sequence[Dataset], slices: int, step_mm: float) -> None:
-    """Axial slices, `step_mm` apart, there and back again until there are so many."""
+def write_mirrored(folder: Path, once: Sequence[Dataset], slices: int, step_mm: float, number: int = 0) -> None:
+    """Axial slices, `step_mm` apart, there and back again until there are so many. number: of the series in a study."""
     folder.mkdir()
     for k, source in enumerate(islice(cycle([*once, *reversed(once)]), slices)):
-        uid = UID(f"1.2.826.0.1.3680043.8.498.7.{k + 1}")
+        uid = UID(f"1.2.826.0.1.3680043.8.498.7.{number * 100_000 + k + 1}")
         source.SOPInstanceUID = source.file_meta.MediaStorageSOPInstanceUID = uid
         source.FrameOfReferenceUID = "1.2.826.0.1.3680043.8.498.8"
         source.ImagePositionPatient = [*source.ImagePositionPatient[:2], f"{step_mm * k:.1f}"]

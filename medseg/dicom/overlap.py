@@ -46,8 +46,12 @@ def coverage(grid: Stack, other: Stack) -> float:
 
 def inside(places: Vector, shape: tuple[int, int, int]) -> NDArray[np.bool_]:
     """Which places (..., 3) of a grid lie in its voxels."""
-    within = (places >= -_EDGE) & (places <= np.array(shape) - 1 + _EDGE)
-    return np.asarray(within.all(axis=-1))
+    return np.asarray(inside_along(places, np.array(shape)).all(axis=-1))
+
+
+def inside_along(places: Vector, size: NDArray[np.int64] | int) -> NDArray[np.bool_]:
+    """Which places on an axis lie in its `size` voxels."""
+    return np.asarray((places >= -_EDGE) & (places <= size - 1 + _EDGE))
 
 
 def coarser(grid: Stack, other: Stack) -> float:

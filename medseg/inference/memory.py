@@ -4,6 +4,7 @@
     scores on their way back                           as many, or 16 MiB
     windows, and what the network makes of them        batch x (input + activations + scores)
     slices at hand, prepared and as they came          depth x rows x columns, of both grids
+    planes of other channels                           as many as a slice is made of, and a few ahead
     a slice on its way back, and its labels            classes x a few planes of both grids
 
 None of it grows with the number of slices, but where a recipe needs the whole volume.
@@ -66,12 +67,14 @@ def need(
     exclusive: bool,
     activations: int,
     volumes: tuple[int, int] = (0, 0),
+    images: int = 0,
     exact: bool = False,
 ) -> Need:
     """What segmenting takes.
 
     layout: windows over the model's grid. source: (rows, columns) of a slice. activations: bytes of the network's
     tensors for one window. volumes: voxels of the source and of the model's grid, where slices do not stream.
+    images: bytes of other channels' planes that are at hand.
     exact: windows are stitched in MONAI's order (`stitching.AsMonai`).
     """
     depth = layout.extent[0] + 2 * layout.reach
@@ -84,7 +87,7 @@ def need(
     return Need(
         scores=FLOAT * (classes + exact) * _stitched(layout, exact=exact) + waiting,  # exact: and their weights
         window=activations + FLOAT * window * (channels * layout.slices + classes),  # cut out; scores times weights
-        rest=RUNTIME + prepared + back + labels + slices,
+        rest=RUNTIME + prepared + back + labels + slices + images,
         before=2 * FLOAT * channels * max(volumes),
     )
 
@@ -118,7 +121,12 @@ def fitting(need: Need, batch: int, free: int, on_device: int | None = None) -> 
 
 
 def fit(
-    engine: Engine, layout: Layout, source: tuple[int, int], series_uid: str, volumes: tuple[int, int] = (0, 0)
+    engine: Engine,
+    layout: Layout,
+    source: tuple[int, int],
+    series_uid: str,
+    volumes: tuple[int, int] = (0, 0),
+    images: int = 0,
 ) -> tuple[int, str | None]:
     """How many windows at a time there is memory for, at most the engine's batch, and a warning where it is less.
 
@@ -137,6 +145,7 @@ def fit(
         classes=bundle.out_channels,
         exclusive=bundle.recipe.exclusive,
         volumes=volumes,
+        images=images,
         exact=engine.exact,
     )
     needed = takes(activations=ample(layout))

@@ -30,7 +30,6 @@ from medseg.inference.along import along_axis
 from medseg.inference.arriving.axis import SliceAxis, axis_through, reasons
 from medseg.inference.arriving.decoding import Decoder
 from medseg.inference.arriving.intake import ArrivedSlices, StreamInvalid, start
-from medseg.inference.channels import SEVERAL
 from medseg.inference.context import PipelineContext
 from medseg.inference.engines.case import TORCH
 from medseg.inference.engines.device import CPU, choose_device, choose_precision, memory_errors, steady_batch
@@ -174,10 +173,10 @@ def _final_axis(context: PipelineContext, intake: ArrivedSlices, stack: Callable
 
 def _all_there(context: PipelineContext, stack: Stack) -> _Taken:
     """What is found in a stack whose slices are all there: along its axis, else through the whole."""
-    axis = SEVERAL if len(stack.channels) > 1 else axis_through(stack, context.recipe)
+    axis = axis_through(stack, context.recipe)
     if isinstance(axis, SliceAxis):
         try:
-            return _Taken(stack, along_axis(context, axis, lambda: None, lambda: axis), _barrier(context))
+            return _Taken(stack, along_axis(context, axis, stack=stack), _barrier(context))
         except StreamInvalid as error:
             why = str(error)
     else:

@@ -14,7 +14,7 @@ from medseg.dicom.instance import Pixels
 from medseg.dicom.series import Stack
 from medseg.inference import fallback, memory
 from medseg.inference.arriving.decoding import AHEAD
-from medseg.inference.channels import channel_planes
+from medseg.inference.channels import channel_slices
 from medseg.inference.context import PipelineContext
 from medseg.inference.grids.prepare import prepare, preprocessing_plan, uniform
 from medseg.inference.grids.restore import ToSource, so_far, to_source
@@ -52,10 +52,9 @@ def _fitting(context: PipelineContext, stack: Stack) -> int:
 
 def _read(context: PipelineContext, stack: Stack, collector: LabelCollector) -> Tensor:
     """(C, k, j, i): all channels on the source's uniform grid."""
-    channels = channel_planes(context, stack, _planes(context, stack, collector))
-    voxels = torch.empty((len(channels), *stack.shape))
+    voxels = torch.empty((max(len(stack.channels), 1), *stack.shape))
     with context.clock.time(Stage.READ):
-        for k, planes in enumerate(zip(*channels, strict=True)):
+        for k, planes in enumerate(channel_slices(context, stack, _planes(context, stack, collector))):
             for channel, plane in zip(voxels, planes, strict=True):
                 channel[k] = torch.from_numpy(plane)
     return uniform(voxels, stack.coordinates)

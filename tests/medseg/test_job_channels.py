@@ -13,7 +13,6 @@ import pytest
 import torch
 from monai.data import MetaTensor
 from monai.inferers import SlidingWindowInferer
-from monai.transforms import Compose, Invertd, NormalizeIntensityd, Spacingd
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 
@@ -21,6 +20,7 @@ from medseg.bundle.bundle import Bundle
 from medseg.bundle.channels import Registration
 from medseg.bundle.load import load_bundle
 from medseg.bundle.network import load_network
+from medseg.bundle.transforms import monai_transforms
 from medseg.dicom.phantom import Ellipsoid, make_affine, make_series, volume_to_series, write_series
 from medseg.dicom.series import Series, Stack, StackSource
 from medseg.dicom.sources import read_series
@@ -125,6 +125,7 @@ def arrays(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Arrays:
 
     def given(of: Stack) -> NDArray[np.float32]:
         with monkeypatch.context() as patch:
+            patch.setattr("medseg.inference.segment.axis_through", lambda *_: "looked at")
             patch.setattr("medseg.inference.whole.prepare", see)
             with pytest.raises(_Seen):
                 segment(StackSource(of), bundle, Collected())
@@ -180,40 +181,60 @@ def test_where_a_channel_ends_the_network_is_given_no_image(bundle: Bundle, arra
 # --- as MONAI, and as nnU-Net ------------------------------------------------------------------------------------
 
 
-def by_monai(voxels: NDArray[np.float32], of: Stack, bundle: Bundle, *, own: bool) -> NDArray[np.uint8]:
+def by_monai(voxels: NDArray[np.float32], of: Stack, bundle: Bundle) -> NDArray[np.uint8]:
     """What MONAI makes of the same arrays: (k, segments, j, i)."""
     affine = LPS_TO_RAS @ of.affine[:, [2, 1, 0, 3]]
     image = MetaTensor(torch.from_numpy(voxels).permute(0, 3, 2, 1).clone(), affine=torch.from_numpy(affine))
-    steps = [Spacingd("image", (1.5, 1.5, 2.5))] if own else []
-    before = Compose([*steps, NormalizeIntensityd("image", nonzero=not own, channel_wise=not own)])
+    before, after = monai_transforms(bundle, torch.device("cpu"))
     data = before({"image": image})
     with torch.no_grad():
         network = load_network(bundle, torch.device("cpu"))
-        data["pred"] = SlidingWindowInferer((24, 24, 16), 2, 0.5)(data["image"][None], network)[0].sigmoid()
-    if own:
-        data["pred"] = MetaTensor(data["pred"], meta=data["image"].meta)
-        data = Invertd("pred", before, "image", nearest_interp=False)(data)
-    return (data["pred"].as_tensor() >= 0.5).permute(3, 0, 2, 1).numpy().astype(np.uint8)
+        scores = SlidingWindowInferer((24, 24, 16), 2, 0.5)(data["image"][None], network)[0]
+    data["pred"] = MetaTensor(scores, meta=data["image"].meta)
+    return after(data)["pred"].as_tensor().permute(3, 0, 2, 1).numpy().astype(np.uint8)
+
+
+def on_image(target: str, **arguments: Any) -> dict[str, Any]:
+    return {"_target_": target, "keys": "image", **arguments}
+
+
+SPACED = on_image("Spacingd", pixdim=[1.5, 1.5, 2.5])
+RANGE = on_image("ScaleIntensityRanged", a_min=0, a_max=900, b_min=0, b_max=1)
+APART = on_image("NormalizeIntensityd", nonzero=True, channel_wise=True)
+PERCENTILES = on_image(
+    "ScaleIntensityRangePercentilesd", lower=1, upper=99, b_min=0, b_max=1, clip=True, channel_wise=True
+)
 
 
 @pytest.mark.parametrize(
-    ("own", "monai"),
-    [(True, None), (False, None), (False, "as the test asks")],
-    ids=["resampled, scaled together", "each scaled on its own", "through MONAI"],
+    ("steps", "waits"),
+    [
+        ([SPACED, RANGE], None),
+        ([on_image("Orientationd", axcodes="LPI"), SPACED, APART], "mean and deviation of the whole volume"),
+        ([RANGE, PERCENTILES, on_image("Orientationd", axcodes="RAS"), SPACED], "percentiles of the whole volume"),
+        ([on_image("NormalizeIntensityd")], "mean and deviation of the whole volume"),
+        ([on_image("SpatialPadd", spatial_size=48), APART], "SpatialPadd"),
+    ],
+    ids=["at once", "zeros, each channel, backwards", "percentiles of each", "all channels", "through MONAI"],
 )
-def test_labels_are_those_of_monai_on_the_same_arrays(
-    own: bool, monai: str | None, arrays: Arrays, tmp_path: Path
+def test_channels_pass_together(
+    steps: list[dict[str, Any]], waits: str | None, arrays: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bundle = load_bundle(zoo.brats_like(tmp_path / "bundle", [FLAIR, T1, T1C], own=own))
-    assert bundle.recipe.fallback is None
-    bundle = replace(bundle, recipe=replace(bundle.recipe, fallback=monai))
+    """Their labels are those of the whole volume to the bit, and those of MONAI on the same arrays."""
+    folder = zoo.brats_like(tmp_path / "bundle", [FLAIR, T1, T1C], own=True)
+    zoo.rewrite(folder, lambda content: content["preprocessing"].update(transforms=steps))
+    bundle = load_bundle(folder)
     found = stack(tmp_path / "study", replace(bundle, channels=replace(bundle.channels, reference="T1c")), three())
     assert [one.name for one in found.channels] == ["FLAIR", "T1", "T1c"]
-    voxels = arrays(found)
-    sink = Collected()
+    sink, whole = Collected(), Collected()
     result = segment(StackSource(found), bundle, sink)
-    assert not result.streamed and "whole" in str(result.streamed_reason)
-    expected = by_monai(voxels, found, bundle, own=own)
+    assert result.streamed is (waits is None)
+    assert waits is None or waits in str(result.streamed_reason)
+    voxels = arrays(found)
+    monkeypatch.setattr("medseg.inference.segment.axis_through", lambda *_: "as a whole")
+    segment(StackSource(found), bundle, whole)
+    assert np.array_equal(sink.labels, whole.labels)
+    expected = by_monai(voxels, found, bundle)
     assert 0.01 < expected.mean() < 0.99
     assert (sink.labels == expected).mean() >= 0.9999
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from threading import Lock
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,8 +31,8 @@ class StreamedVolume:
     """The slices of an axis on their way through the network's windows.
 
     end: the axis that all slices form, once they have come; None before. May raise StreamInvalid.
-    seen: what becomes of each decoded plane first. exact: a row runs once it is known whether it is the last, since
-    MONAI's batches depend on that.
+    channels: of the network's input. seen: what becomes of each decoded plane, and its number along the axis: one for
+    each channel. exact: a row runs once it is known whether it is the last, since MONAI's batches depend on that.
     """
 
     def __init__(
@@ -41,7 +42,8 @@ class StreamedVolume:
         decoder: Decoder,
         *,
         end: Callable[[], SliceAxis | None],
-        seen: Callable[[Pixels], Pixels],
+        channels: int,
+        seen: Callable[[int, Pixels], Sequence[Pixels]],
         clock: StageClock,
         exact: bool = False,
     ) -> None:
@@ -52,7 +54,7 @@ class StreamedVolume:
         self._raw: dict[int, Tensor] = {}  # what was decoded, or brought to the model's rows and columns
         self._decoded = 0
         self._sampling: Sampling | None = None
-        self._slab = torch.empty(1, 0, 0, 0)  # prepared slices: `held` of them, from `first` on
+        self._slab = torch.empty(channels, 0, 0, 0)  # prepared slices: `held` of them, from `first` on
         self._first = self._held = 0
         self._restored, self._restoring = 0, Lock()  # source slices whose way back was given, to a thread beside
         self._exact = exact
@@ -107,7 +109,7 @@ class StreamedVolume:
         """Let the slab begin at `first` and have room for so many slices; in place, since it is large."""
         before, gone = self._slab, min(first - self._first, self._held)
         if before.shape[1] < room:
-            self._slab = torch.empty(1, room, *self.plan.layout.shape[1:])
+            self._slab = torch.empty(len(before), room, *self.plan.layout.shape[1:])
         self._held -= gone
         for n in range(self._held):
             self._slab[:, n] = before[:, n + gone]
@@ -225,7 +227,7 @@ class StreamedVolume:
             del self._raw[number]
 
     def _source(self, number: int) -> Tensor:
-        """Source slice `number` (1, rows, columns) after the steps before the resampling; each once, in order."""
+        """Source slice `number` (C, rows, columns) after the steps before the resampling; each once, in order."""
         self._decoded = number + 1
         if self._deferred is not None and self._defers_source:
             return self._deferred.plane(number)
@@ -234,4 +236,5 @@ class StreamedVolume:
     def _decode(self, number: int) -> Tensor:
         self._decoder.ahead(self._slices[number : number + AHEAD])
         with self._clock.time(Stage.READ):
-            return torch.from_numpy(self._seen(self._decoder.take(self._slices[number])))[None]
+            planes = self._seen(number, self._decoder.take(self._slices[number]))
+            return torch.from_numpy(planes[0])[None] if len(planes) == 1 else torch.from_numpy(np.stack(planes))

@@ -24,8 +24,8 @@ class DeferredPlanes:
         at = next(n for n, step in enumerate(steps) if needs_whole(step))
         self._early, self._late = tuple(steps[:at]), tuple(steps[at + 1 :])
         self._gathering = VolumeStatistics(steps[at])
-        self._planes: list[tuple[int, int, str]] = []
-        self._shape: tuple[int, ...] = ()
+        self._planes: list[list[tuple[int, int, str]]] = []  # of each, its channels
+        self._shape: tuple[int, int] = (0, 0)
         try:
             self._store = PlaneStore()
         except OSError as error:
@@ -35,12 +35,12 @@ class DeferredPlanes:
         return len(self._planes)
 
     def add(self, plane: Tensor) -> None:
-        """The next plane (1, rows, columns). Raises OutputNotWritable."""
+        """The next plane (C, rows, columns). Raises OutputNotWritable."""
         plane = scaled(plane, self._early)
         self._gathering.add(plane)
-        self._shape = tuple(plane.shape)
+        self._shape = plane.shape[1], plane.shape[2]
         try:
-            self._planes.append(self._store.put(plane[0].numpy()))
+            self._planes.append([self._store.put(channel.numpy()) for channel in plane])
         except OSError as error:
             raise _no_room(error) from error
 
@@ -56,8 +56,7 @@ class DeferredPlanes:
         return (self._waiting(n) for n in range(len(self)))
 
     def _waiting(self, n: int) -> Tensor:
-        rows, columns = self._shape[-2:]
-        return torch.from_numpy(self._store.get(self._planes[n], (rows, columns))).reshape(self._shape)
+        return torch.stack([torch.from_numpy(self._store.get(where, self._shape)) for where in self._planes[n]])
 
 
 def scaled(plane: Tensor, steps: Sequence[Intensity]) -> Tensor:

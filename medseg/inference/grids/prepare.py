@@ -24,7 +24,7 @@ from medseg.bundle.recipe import (
 )
 from medseg.dicom.instance import Vector
 from medseg.inference.grids.grid import ModelFrame, index_map, oriented, parallel, resampled, source_frame
-from medseg.inference.grids.resample import axis_taps, resample_affine, resample_separable, resample_slices, taps
+from medseg.inference.grids.resample import Taps, axis_taps, resample_affine, resample_separable, resample_slices, taps
 from medseg.inference.grids.statistics import VolumeStatistics
 from medseg.inference.grids.zeros import Sampler, Sampling
 
@@ -72,8 +72,14 @@ def uniform(voxels: Tensor, coordinates: Vector) -> Tensor:
     count = round(float(coordinates[-1])) + 1
     if count == len(coordinates) and np.allclose(coordinates, np.arange(count), atol=1e-3):
         return voxels
+    return resample_slices(voxels, to_uniform(coordinates))
+
+
+def to_uniform(coordinates: Vector) -> Taps:
+    """The operator from slices at `coordinates` to slices at 0, 1, 2, ...; linear."""
+    count = round(float(coordinates[-1])) + 1
     place = np.interp(np.arange(count, dtype=float), coordinates, np.arange(len(coordinates), dtype=float))
-    return resample_slices(voxels, taps(place, len(coordinates), STRAIGHTEN.interpolation, STRAIGHTEN.padding))
+    return taps(place, len(coordinates), STRAIGHTEN.interpolation, STRAIGHTEN.padding)
 
 
 def preprocessing_plan(

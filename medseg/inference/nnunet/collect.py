@@ -13,7 +13,7 @@ from medseg.bundle.nnunet.model import NnUNet
 from medseg.bundle.nnunet.whole import why_whole
 from medseg.dicom.instance import Pixels
 from medseg.dicom.series import Stack
-from medseg.inference.channels import channel_planes
+from medseg.inference.channels import channel_slices
 from medseg.inference.context import PipelineContext
 from medseg.inference.grids.grid import Axes
 from medseg.inference.nnunet.case import ModelRun, jobs_of, label_passed, label_whole
@@ -36,15 +36,15 @@ def collect_labels(
     """
     collector = LabelCollector(_numbered(context.bundle), context.floor)
     jobs = jobs_of(context, stack, collector.certainty)
-    channels = channel_planes(context, stack, planes(context, stack, collector))
+    slices = channel_slices(context, stack, planes(context, stack, collector))
     _notice(context, stack)
     with torch.inference_mode(), collector:
         if needs_whole_volume(context, stack) is None:
-            _passing(context, jobs, collector, zip(*channels, strict=True))
+            _passing(context, jobs, collector, slices)
             return collector
         check_volume(stack, context.bundle)
         with context.clock.time(Stage.READ):
-            source = Source.of(stack, channels)
+            source = Source.of(stack, slices)
         merged = np.zeros(source.voxels.shape[1:], np.uint8)
         for job in jobs:
             labels = label_whole(context, source, job)

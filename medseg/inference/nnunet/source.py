@@ -31,12 +31,12 @@ class Source:
     stack: Stack
 
     @classmethod
-    def of(cls, stack: Stack, channels: Sequence[Iterable[Pixels]]) -> Source:
-        """channels: planes of each, in the order of the stack's slices."""
-        voxels = np.empty((len(channels), *stack.shape), np.float32)
-        for channel, planes in zip(voxels, channels, strict=True):
-            for plane, given in zip(channel, planes, strict=True):
-                plane[...] = given
+    def of(cls, stack: Stack, slices: Iterable[Sequence[Pixels]]) -> Source:
+        """slices: in the order of the stack, the planes of each in all channels."""
+        voxels = np.empty((max(len(stack.channels), 1), *stack.shape), np.float32)
+        for k, planes in enumerate(slices):
+            for channel, plane in zip(voxels, planes, strict=True):
+                channel[k] = plane
         return cls(uniform(torch.from_numpy(voxels), stack.coordinates).numpy(), stack)
 
     def axes(self, model: NnUNet) -> Axes:

@@ -83,7 +83,7 @@ def planes_of(stack: Stack) -> list[NDArray[np.float32]]:
 @FEW
 @given(stacks(), MODELS)
 def test_planes_that_pass_are_those_of_the_whole_volume(stack: Stack, model: NnUNet) -> None:
-    source = Source.of(stack, [planes_of(stack)])
+    source = Source.of(stack, ([plane] for plane in planes_of(stack)))
     whole = prepare(source.volume(model), source.spacing_mm(model), model)
     if source.axes(model).order[model.transpose[0]] != 0:
         return
