@@ -82,6 +82,7 @@ def series_facts(images: Collection[ImageFacts]) -> SeriesFacts | None:
         slices=sum(not one.passed_by for one in images),
         number=agreed(one.number for one in several),
         thickness_mm=agreed(one.thickness_mm for one in several),
+        moment=agreed(one.moment for one in several),
     )
 
 

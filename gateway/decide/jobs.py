@@ -16,7 +16,7 @@ from gateway.ledger.jobs import NewJob
 from gateway.ledger.records import JobRow
 from gateway.ledger.states import JobState
 from gateway.retry import Fault, RetryAt, decide, job_fault
-from gateway.settings.model import Deliver, Mode, ResultForm, Rule, Select
+from gateway.settings.model import Deliver, Mode, ResultForm, Rule
 from medseg.dicom.reason import Reason
 from medseg.errors import DoesNotFit, GeometryRefused, MedsegError
 
@@ -48,7 +48,7 @@ def job_for(rule: Rule, study_uid: str, series_uid: str, revision: int, now: flo
 
 def begun_for(rule: Rule, facts: SeriesFacts, now: float) -> NewJob | None:
     """The job that a rule makes of a series while it is arriving; None where the rule must see the whole of it."""
-    if rule.select is not Select.EVERY or rule.mode not in (Mode.ON, Mode.SHADOW):
+    if rule.takes_one or rule.mode not in (Mode.ON, Mode.SHADOW):
         return None
     return replace(job_for(rule, facts.study_uid, facts.series_uid, 0, now), state=JobState.WAITING)
 

@@ -17,6 +17,7 @@ from gateway.settings.model import Mode, Peer, Priority, Rule
 from gateway.settings.when import CALLED_AE, CALLING_AE
 from medseg.conditions import findings as conditions
 from medseg.conditions.findings import ConditionFinding, ConditionVerdict
+from medseg.conditions.prefer import keyword_of
 from medseg.conditions.subjects import SLICES, said_by, values_of
 from medseg.dicom.classes import IMAGES, class_name, made_by_medseg
 from medseg.dicom.headers import first_frame
@@ -34,6 +35,7 @@ class SeriesFacts:
     calling_ae, called_ae: empty where the series did not come by DIMSE, None where nobody has said.
     slices: None while it is still arriving.
     ours: made by medseg. number: SeriesNumber; thickness_mm: SliceThickness.
+    moment: when it was made, for comparison; never shown.
     """
 
     study_uid: str
@@ -46,6 +48,7 @@ class SeriesFacts:
     ours: bool = False
     number: float | None = None
     thickness_mm: float | None = None
+    moment: str = ""
 
     @property
     def knows_texts(self) -> bool:
@@ -148,8 +151,10 @@ def due_s(arrived_s: float, priority: Priority) -> float:
 
 def keywords(rules: Iterable[Rule]) -> frozenset[str]:
     """The DICOM keywords that rules ask for."""
-    asked = conditions.keywords(term for rule in rules for term in rule.when)
-    return asked - {CALLING_AE, CALLED_AE, SLICES}
+    several = tuple(rules)
+    asked = conditions.keywords(term for rule in several for term in rule.when)
+    preferred = {keyword_of(preference) for rule in several for preference in rule.prefer}
+    return (asked | preferred) - {CALLING_AE, CALLED_AE, SLICES, ""}
 
 
 def series_facts(
@@ -162,6 +167,7 @@ def series_facts(
 ) -> SeriesFacts:
     """What `rules` may ask of a series, from the header of one of its instances, leniently."""
     seen = first_frame(header)
+    date, time = seen.text("SeriesDate"), seen.text("SeriesTime")
     return SeriesFacts(
         study_uid=seen.text("StudyInstanceUID"),
         series_uid=seen.text("SeriesInstanceUID"),
@@ -173,6 +179,7 @@ def series_facts(
         ours=made_by_medseg(header),
         number=seen.number("SeriesNumber"),
         thickness_mm=seen.number("SliceThickness"),
+        moment=f"{date} {time}" if date and time else "",
     )
 
 

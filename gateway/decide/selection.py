@@ -1,14 +1,15 @@
-"""Which of a study's series that match one rule are segmented: `select = every | thinnest | most_slices`."""
+"""Which of a study's series that match one rule are segmented: `select`, `prefer`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.decide.rules import SeriesFacts
-from gateway.settings.model import Select
+from gateway.settings.model import Rule, Select
+from medseg.conditions.prefer import preferred
 
 
 @dataclass(frozen=True)
@@ -19,12 +20,19 @@ class Candidate:
     slices: int
     thickness_mm: float | None = None
     number: int | None = None
+    moment: str = ""
+    tags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def said(self, keyword: str) -> tuple[str, ...]:
+        """The values of an attribute, where a rule asks for it."""
+        return self.tags.get(keyword, ())
 
 
 def candidate(facts: SeriesFacts) -> Candidate:
     """A series as one that may be selected."""
     number = facts.number
-    return Candidate(facts.series_uid, facts.slices or 0, facts.thickness_mm, None if number is None else int(number))
+    whole = None if number is None else int(number)
+    return Candidate(facts.series_uid, facts.slices or 0, facts.thickness_mm, whole, facts.moment, facts.tags)
 
 
 @dataclass(frozen=True)
@@ -52,19 +60,23 @@ _KEYS: dict[Select, Callable[[Candidate], Any]] = {
 }
 
 
-def select(candidates: Collection[Candidate], how: Select) -> Selection:
+def select(candidates: Collection[Candidate], rule: Rule) -> Selection:
     """The series to segment, by SeriesNumber."""
     ordered = sorted(candidates, key=_order)
-    key = _KEYS.get(how)
-    if key is None or not ordered:
+    if not rule.takes_one or not ordered:
         return Selection(tuple(one.series_uid for one in ordered), {})
-    best = min(ordered, key=key)
-    passed_over = {
-        one.series_uid: f"select = {how}: {_said(one)}, and series {best.series_uid} has {_said(best)}"
-        for one in ordered
-        if one is not best
-    }
-    return Selection((best.series_uid,), passed_over)
+    alike = preferred(ordered, rule.prefer)
+    best = min(alike, key=_KEYS.get(rule.select, _order))
+    others = [one for one in ordered if one is not best]
+    return Selection((best.series_uid,), {one.series_uid: _why(one, best, rule, one in alike) for one in others})
+
+
+def _why(one: Candidate, best: Candidate, rule: Rule, is_alike: bool) -> str:
+    """Why a series is passed over."""
+    if rule.prefer:
+        how = "is as good, and comes first by its number" if is_alike else "goes before it"
+        return f"prefer = {', '.join(rule.prefer)}: series {best.series_uid} {how}"
+    return f"select = {rule.select}: {_said(one)}, and series {best.series_uid} has {_said(best)}"
 
 
 def _said(one: Candidate) -> str:

@@ -11,7 +11,7 @@ from gateway.decide import rules
 from gateway.decide.facts import image_facts, series_facts
 from gateway.decide.rules import Explanation, SeriesFacts
 from gateway.decide.selection import candidate, select
-from gateway.settings.model import GatewaySettings, Mode, Rule, Select
+from gateway.settings.model import GatewaySettings, Mode, Rule
 from medseg.bundle.catalog import find_bundle, installed
 from medseg.dicom.series import Series
 from medseg.errors import BundleError
@@ -64,13 +64,13 @@ def _passed_over(trials: Sequence[Trial]) -> dict[str, str]:
     """Where a rule takes one series of a study: the others, with the reason."""
     rivals: dict[tuple[str, str], list[Trial]] = defaultdict(list)
     for trial in trials:
-        if trial.rule is not None and trial.rule.select is not Select.EVERY:
+        if trial.rule is not None and trial.rule.takes_one:
             rivals[trial.series.study_uid, trial.rule.name].append(trial)
     found: dict[str, str] = {}
     for group in rivals.values():
         rule = group[0].rule
         assert rule is not None
-        found |= select([candidate(trial.facts) for trial in group], rule.select).passed_over
+        found |= select([candidate(trial.facts) for trial in group], rule).passed_over
     return found
 
 

@@ -21,7 +21,7 @@ from gateway.ledger import events, instances, jobs, patients, replays
 from gateway.ledger import series as series_rows
 from gateway.ledger.jobs import NewJob
 from gateway.ledger.ledger import Ledger
-from gateway.settings.model import AtCap, GatewaySettings, Rule, Select
+from gateway.settings.model import AtCap, GatewaySettings, Rule
 from medseg.dicom.instance import Instance
 
 logger = logging.getLogger(__name__)
@@ -128,7 +128,7 @@ class Director:
         whole: dict[str, tuple[Rule, str]] = {}
         for series_uid in undecided:
             rule = self._rule(study_uid, series_uid)
-            among = rule is not None and rule.select is not Select.EVERY
+            among = rule is not None and rule.takes_one
             decision = decide(
                 self._watch.arrivals, study_uid, None if among else series_uid, now_s, self._settings.complete
             )
@@ -144,7 +144,7 @@ class Director:
                 else:
                     yield _Verdict(series_uid, by, rule, "" if rule else self._why(study_uid, series_uid))
         for series_uid, (rule, by) in whole.items():
-            chosen = select(self._candidates(study_uid, rule), rule.select)
+            chosen = select(self._candidates(study_uid, rule), rule)
             passed_over = chosen.passed_over.get(series_uid, "")
             yield _Verdict(series_uid, by, None if passed_over else rule, passed_over)
 

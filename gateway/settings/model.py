@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final, TypeAlias
 
 from gateway.settings import values
 from medseg.allowed import FLAG, TEXT, TEXTS, Allowed, ae_title, one_of, several, some_of, text
+from medseg.conditions.prefer import PREFERENCE
 from medseg.conditions.terms import Term
 
 #: The addresses behind a host name.
@@ -180,6 +181,9 @@ class Peer:
     query: Annotated[bool | None, FLAG] = None
 
 
+PREFERENCES = Allowed(f"a list of {PREFERENCE.allowed}", several(PREFERENCE.read, least=1))
+
+
 class Select(StrEnum):
     """Which of a study's series that match a rule are segmented."""
 
@@ -225,6 +229,8 @@ class Rule:
     when: The conditions that must all hold: see below. Default: every series of images. Example: { modality = "CT"
         }
     select: Which of a study's series that match are segmented: each, that of the thinnest slices, that of the most.
+    prefer: One of them is segmented: what goes before what, by one after the other until one is left; then the lowest
+        series number. Default: as `select` says. Example: ["ImageType:PRIMARY", "thinnest", "latest"]
     bundle: A name, or a folder: with a slash; a relative path starts at the file. Default: the default bundle that
         fits. Example: "hippocampus_t1_unet3d"
     send_to: The peers that get the results, by name. Default: the caller, where it is a known peer. Example:
@@ -242,6 +248,7 @@ class Rule:
     name: Annotated[str, TEXT] = "default"
     when: tuple[Term, ...] = ()
     select: Annotated[Select, one_of(Select)] = Select.EVERY
+    prefer: Annotated[tuple[str, ...], PREFERENCES] = ()
     bundle: Annotated[str | None, TEXT] = None
     send_to: Annotated[tuple[str, ...] | None, TEXTS] = None
     results: Annotated[tuple[ResultForm, ...], some_of(ResultForm)] = (ResultForm.SEG, ResultForm.SR)
@@ -249,6 +256,11 @@ class Rule:
     mode: Annotated[Mode, one_of(Mode)] = Mode.ON
     at_cap: Annotated[AtCap, one_of(AtCap)] = AtCap.HOLD
     assume_frame_of_reference: Annotated[bool, FLAG] = False
+
+    @property
+    def takes_one(self) -> bool:
+        """Whether only one of a study's series that match is segmented."""
+        return self.select is not Select.EVERY or bool(self.prefer)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from gateway.settings.model import (
     GatewaySettings,
     Peer,
     Rule,
+    Select,
 )
 from gateway.settings.toml_lines import Key, NotToml, line_of, parse
 from gateway.settings.when import read_when
@@ -204,6 +205,8 @@ def _contradictions(settings: GatewaySettings) -> Iterator[tuple[Key, str]]:
     yield from ((("rule", number, "name"), message) for number, message in _repeated(settings.rules))
     known = [peer.name for peer in settings.peers]
     for number, rule in enumerate(settings.rules):
+        if rule.prefer and rule.select is not Select.EVERY:
+            yield ("rule", number, "prefer"), f'expected either prefer or select = "{rule.select}", found both'
         for name in rule.send_to or ():
             if name not in known:
                 peers = f"the peers are {', '.join(known)}" if known else "there is no [[peer]]"

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from medseg.bundle.channels import Channels
 from medseg.bundle.nnunet.model import NnUNet
 from medseg.bundle.recipe import Recipe
+
+if TYPE_CHECKING:  # which need numpy and pydicom
+    from medseg.bundle.channels import Channels
+    from medseg.conditions.terms import Term
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class Expects:
 
     fov_mm: (least, most) extent along x, y, z of the patient (LPS axes nearest to the volume's own).
     values: (least, most) range in which the volume's 1st and 99th percentile must lie, modality units.
+    when: further conditions; what a series does not say of them bars nothing. prefer: which of a study's series that
+    fit is meant; none: each. pixels: what its voxels must show.
     """
 
     modality: tuple[str, ...] = ()
@@ -52,6 +57,24 @@ class Expects:
     fov_mm: tuple[tuple[float, float], ...] | None = None
     values: tuple[float, float] | None = None
     min_slices: int = 1
+    when: tuple[Term, ...] = ()
+    prefer: tuple[str, ...] = ()
+    pixels: PixelCheck | None = None
+
+
+@dataclass(frozen=True)
+class PixelCheck:
+    """What the voxels of a series must show where its description cannot be trusted; modality units.
+
+    values: (least, most) of the 1st and 99th percentile. fov_mm: as of `Expects`. air: (least, most) share of voxels
+    below `air_below`. refuse: a series that differs is refused; else its result is flagged.
+    """
+
+    values: tuple[float, float] | None = None
+    fov_mm: tuple[tuple[float, float], ...] | None = None
+    air: tuple[float, float] | None = None
+    air_below: float = -500.0
+    refuse: bool = False
 
 
 @dataclass(frozen=True)

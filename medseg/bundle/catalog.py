@@ -21,6 +21,11 @@ import medseg
 from medseg.bundle.bundle import Bundle, Expects
 from medseg.bundle.load import INFERENCE, METADATA, load_bundle
 from medseg.bundle.nnunet.folder import is_nnunet, is_trained
+from medseg.bundle.seen import facts_of
+from medseg.conditions.findings import ConditionFinding, ConditionVerdict, findings_of
+from medseg.conditions.patterns import Wildcard, body_part
+from medseg.conditions.subjects import BODY_PART
+from medseg.conditions.terms import Condition
 from medseg.dicom.series import Series, Stack
 from medseg.errors import AmbiguousBundle, BundleError, DoesNotFit, NoSuchBundle
 
@@ -116,8 +121,8 @@ def fits(stack: Stack, bundle: Bundle, *, hints: bool = True, whole: bool = True
     reasons: list[str] = []
     if expects.modality and series.modality and series.modality.upper() not in expects.modality:
         reasons.append(f"modality {series.modality}, expected {' or '.join(expects.modality)}")
-    if expects.body_part and series.body_part and series.body_part.strip().upper() not in expects.body_part:
-        reasons.append(f"body part {series.body_part}, expected {' or '.join(expects.body_part)}")
+    conditions = _found(stack, expects, whole=whole)
+    reasons += [one.short for one in conditions if one.verdict is ConditionVerdict.FAILS]
     if whole and len(stack.slices) < expects.min_slices:
         reasons.append(f"{len(stack.slices)} slices, expected at least {expects.min_slices}")
     grows, step_mm = (-1, 0.0) if whole else (across(stack), stack.spacing_mm[0])
@@ -129,6 +134,19 @@ def fits(stack: Stack, bundle: Bundle, *, hints: bool = True, whole: bool = True
     if hints and hinted(series, expects) is False:
         reasons.append(f"series description {series.description!r}, expected {expects.series_description}")
     return tuple(reasons)
+
+
+def not_known(stack: Stack, bundle: Bundle) -> tuple[str, ...]:
+    """What a bundle expects and the series does not say: it neither fits by it nor is barred."""
+    expects, found = bundle.expects, _found(stack, bundle.expects, whole=True)
+    modality = ("modality not known",) if expects.modality and not stack.series.modality else ()
+    return (*modality, *(one.short for one in found if one.verdict is ConditionVerdict.UNKNOWN))
+
+
+def _found(stack: Stack, expects: Expects, *, whole: bool) -> tuple[ConditionFinding, ...]:
+    parts = tuple(body_part(text, Wildcard) for text in expects.body_part)
+    named = (Condition("body part", BODY_PART, parts),) if parts else ()
+    return findings_of((*named, *expects.when), facts_of(stack, whole=whole))
 
 
 def hinted(series: Series, expects: Expects) -> bool | None:

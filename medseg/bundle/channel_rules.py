@@ -7,36 +7,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
-from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.datadict import tag_for_keyword
 
-from medseg.allowed import is_number
 from medseg.bundle.channels import (
     COVERAGE,
     LEAST_COVERAGE,
     Alternative,
-    Between,
     Channel,
     Channels,
-    Condition,
-    Conditions,
-    Globs,
     PhaseRule,
     Pick,
-    Presence,
     Registration,
     by_names,
 )
+from medseg.bundle.expects import read_preference, read_terms
 from medseg.bundle.schema import Reader
+from medseg.conditions.subjects import is_personal
+from medseg.conditions.terms import Language
 
-PREFERENCES: Final = ("most_slices", "thinnest", "latest")
 _PATIENT: Final = 0x0010
-_IDENTIFIERS: Final = frozenset({"AccessionNumber", "StudyID"})
-#: Value representations of texts and numbers; names, dates and sequences are none.
-_TOLD: Final = frozenset(
-    ("CS", "LO", "SH", "LT", "ST", "UC", "UT", "UI", "AE", "DS", "IS", "FD", "FL", "SL", "SS", "UL", "US")
-)
 
 
 def read_channels(own: Reader, count: int, names: Mapping[int, str]) -> Channels | None:
@@ -76,7 +67,7 @@ def _channel(entry: Reader) -> Channel:
         name=name,
         modality=tuple(text.upper() for text in entry.texts("modality")),
         any=tuple(_alternative(one) for one in entry.readers("any")) if "any" in entry else (),
-        prefer=tuple(_preference(entry, text) for text in entry.texts("prefer")),
+        prefer=tuple(read_preference(entry, text) for text in entry.texts("prefer")),
         phase=_phase(entry),
         optional=entry.flag("optional", False),
     )
@@ -88,41 +79,19 @@ def _channel(entry: Reader) -> Channel:
 
 
 def _alternative(entry: Reader) -> Alternative:
-    barred = _conditions(entry.reader("not"))
-    return Alternative(_conditions(entry, "not"), barred)
+    """Of a channel each condition under `not` bars by itself."""
+    terms = {name: value for name, value in entry.content.items() if name != "not"}
+    return Alternative(read_terms(entry, terms, LANGUAGE), read_terms(entry, entry.value("not", {}), LANGUAGE))
 
 
-def _conditions(entry: Reader, *others: str) -> Conditions:
-    keywords = [keyword for keyword in entry.content if keyword not in others]
-    return tuple((keyword, _condition(entry, keyword)) for keyword in keywords)
+def _bars(subject: str) -> str:
+    """What is told of a channel names nobody."""
+    tag = tag_for_keyword(subject)
+    names = tag is not None and (tag >> 16 == _PATIENT or is_personal(subject))
+    return "expected what says how an image was made, not who is on it or when" if names else ""
 
 
-def _condition(entry: Reader, keyword: str) -> Condition:
-    tag = tag_for_keyword(keyword)
-    if tag is None:
-        raise entry.wrong(keyword, "no such attribute: expected the keyword of a DICOM attribute")
-    kinds = set(dictionary_VR(tag).split(" or "))
-    if tag >> 16 == _PATIENT or keyword in _IDENTIFIERS or not kinds <= _TOLD:  # what is told names nobody
-        raise entry.wrong(keyword, "expected what says how an image was made, not who is on it or when")
-    value: Any = entry.value(keyword)
-    if value in tuple(Presence):
-        return Presence(value)
-    globs = [value] if isinstance(value, str) else value
-    if isinstance(globs, list) and globs and all(isinstance(one, str) and one.strip() for one in globs):
-        return Globs(tuple(globs))
-    ends = value if isinstance(value, list) and len(value) == 2 else (None, None)
-    known = [end for end in ends if end is not None]
-    if known and all(is_number(end) for end in known) and known == sorted(known):
-        least, most = (None if end is None else float(end) for end in ends)
-        return Between(least, most)
-    raise entry.wrong(keyword, f'expected texts with *, [least, most], "present" or "absent", found {value!r:.80}')
-
-
-def _preference(entry: Reader, text: str) -> str:
-    keyword, _, value = text.partition(":")
-    if text not in PREFERENCES and not (value and tag_for_keyword(keyword) is not None):
-        raise entry.wrong("prefer", f"expected {', '.join(PREFERENCES)} or KEYWORD:VALUE, found {text!r}")
-    return text
+LANGUAGE: Final = Language(of_bundles=True, bars=_bars)
 
 
 def _phase(entry: Reader) -> PhaseRule | None:

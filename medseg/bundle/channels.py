@@ -1,7 +1,6 @@
 """Several series as one input: which series is which channel of a bundle.
 
-Conditions are data: globs, numbers from ... to, "present" or "absent". `channel_rules` reads them, `matching` holds
-volumes against them.
+Conditions are data (`medseg.conditions`). `channel_rules` reads them, `matching` holds volumes against them.
 """
 
 from __future__ import annotations
@@ -9,59 +8,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, TypeAlias
+from typing import Final
+
+from medseg.conditions.patterns import Wildcard
+from medseg.conditions.terms import Condition, Term, wanted
 
 COVERAGE: Final = 0.95
 LEAST_COVERAGE: Final = 0.5
 
 
 @dataclass(frozen=True)
-class Globs:
-    """One of the attribute's values is like one of these, case ignored. words: whole words of it are."""
-
-    any: tuple[str, ...]
-    words: bool = False
-
-    def __str__(self) -> str:
-        return " or ".join(self.any)
-
-
-@dataclass(frozen=True)
-class Between:
-    """One of the attribute's values is a number from `least` to `most`; None: no limit."""
-
-    least: float | None
-    most: float | None
-
-    def __str__(self) -> str:
-        if self.least is None:
-            return f"to {self.most:g}"
-        return f"from {self.least:g}" + ("" if self.most is None else f" to {self.most:g}")
-
-
-class Presence(StrEnum):
-    """Whether the attribute says that there is something."""
-
-    PRESENT = "present"
-    ABSENT = "absent"
-
-
-Condition: TypeAlias = Globs | Between | Presence
-Conditions: TypeAlias = tuple[tuple[str, Condition], ...]
-"""By the attribute's keyword."""
-
-
-@dataclass(frozen=True)
 class Alternative:
-    """All of `conditions` hold, and none of `barred`."""
+    """All of `conditions` hold, and none of `barred`, each by itself."""
 
-    conditions: Conditions = ()
-    barred: Conditions = ()
+    conditions: tuple[Term, ...] = ()
+    barred: tuple[Term, ...] = ()
 
     def __str__(self) -> str:
-        told = [f"{keyword} {condition}" for keyword, condition in self.conditions]
-        told += [f"no {keyword} {condition}" for keyword, condition in self.barred]
-        return " and ".join(told)
+        told = [wanted(term) for term in self.conditions]
+        return " and ".join(told + [f"no {wanted(term)}" for term in self.barred])
 
 
 class Pick(StrEnum):
@@ -155,5 +120,11 @@ def by_names(names: list[str]) -> Channels:
 def _by_name(name: str) -> Channel:
     word = name.strip().casefold()
     modality = MODALITIES.get(word)
-    named = () if word in _ITSELF else (Alternative((("SeriesDescription", Globs((name,), words=True)),)),)
+    named = () if word in _ITSELF else (described(name, words=True),)
     return Channel(name, (modality,) if modality else (), named)
+
+
+def described(*texts: str, words: bool = False) -> Alternative:
+    """Series whose description is like one of these texts. words: has it as a whole word."""
+    like = tuple(Wildcard(text, words) for text in texts)
+    return Alternative((Condition("SeriesDescription", "SeriesDescription", like),))

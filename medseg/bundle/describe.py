@@ -25,6 +25,8 @@ def summary(bundle: Bundle) -> dict[str, Any]:
 
 def details(bundle: Bundle) -> dict[str, Any]:
     """What `medseg bundles inspect` shows; `barriers` are the reasons why it cannot stream."""
+    from medseg.conditions.terms import wanted
+
     barriers = bundle.recipe.barriers()
     return summary(bundle) | {
         "digest": bundle.digest,
@@ -33,7 +35,7 @@ def details(bundle: Bundle) -> dict[str, Any]:
         "network": str(bundle.network.get("_target_", "made by MONAI's parser")),
         "inputs": _inputs(bundle),
         "precisions": list(bundle.precisions),
-        "expects": asdict(bundle.expects),
+        "expects": asdict(bundle.expects) | {"when": [wanted(term) for term in bundle.expects.when]},
         "steps": [str(step) for step in bundle.recipe.steps],
         "window": str(bundle.recipe.window),
         "finish": str(bundle.recipe.finish),

@@ -1,6 +1,5 @@
 """Which volume of a study is which channel, by a bundle's conditions: pure, and every answer has its reasons.
 
-    holds       a condition holds, does not, or cannot be known, since the series does not say
     judge       a candidate against a channel: fits, and whether all is known; or why not
     choose      the candidates of a channel to the one that is meant, or several, or none
 
@@ -10,23 +9,14 @@ of which all is known goes before others.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from fnmatch import translate
-from functools import lru_cache
-from typing import Final
 
-from medseg.bundle.channels import Alternative, Between, Channel, Condition, Globs, PhaseRule, Pick, Presence
+from medseg.bundle.channels import Alternative, Channel, PhaseRule, Pick
+from medseg.bundle.seen import VolumeFacts, values_by
+from medseg.conditions.findings import ConditionVerdict, findings_of
+from medseg.conditions.prefer import preferred
 from medseg.dicom.series import Stack
-
-#: What vendors, and enhanced objects, write in place of an attribute.
-ALIASES: Final = {
-    "DiffusionBValue": ("DiffusionBValue", "B_value", "Diffusion B-Factor", "GE b-value"),
-    "EchoTime": ("EchoTime", "EffectiveEchoTime"),
-    "InversionTime": ("InversionTime", "InversionTimes"),
-}
-_NOTHING: Final = frozenset({"NONE", "NO", "N"})  # as a value, says that there is nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +38,10 @@ class ChannelCandidate:
     thickness_mm: float
     moment: str
     says: Callable[[str], tuple[str, ...]]
+
+    def said(self, keyword: str) -> tuple[str, ...]:
+        """The values of an attribute, under whichever of its names."""
+        return values_by(self.says, keyword)
 
     @property
     def called(self) -> str:
@@ -82,23 +76,6 @@ class Choice:
     why: str
 
 
-def holds(condition: Condition, values: Sequence[str]) -> bool | None:
-    """None where it cannot be known."""
-    values = [value.strip() for value in values if value.strip()]
-    if not values:
-        return None
-    match condition:
-        case Globs(patterns, words):
-            return any(_like(pattern, words).search(value) for pattern in patterns for value in values)
-        case Between(least, most):
-            numbers = [number for number in map(_number, values) if number is not None]
-            inside = ((least is None or n >= least) and (most is None or n <= most) for n in numbers)
-            return any(inside) if numbers else None
-        case Presence():
-            nothing = all(value.upper() in _NOTHING for value in values)
-            return nothing is (condition is Presence.ABSENT)
-
-
 def judge(candidate: ChannelCandidate, channel: Channel) -> Judgement:
     """A candidate against a channel: the first alternative of which all is known to hold, else the first that fits."""
     each = [_judge(candidate, channel, number) for number in range(max(len(channel.any), 1))]
@@ -120,26 +97,20 @@ def _judge(candidate: ChannelCandidate, channel: Channel, number: int) -> Judgem
 
 
 def _held(candidate: ChannelCandidate, alternative: Alternative, number: int) -> Judgement:
-    unknown: list[str] = []
-    held: list[str] = []
-    for keyword, condition in alternative.conditions:
-        values = _values(candidate, keyword)
-        answer = holds(condition, values)
-        told = f"{keyword} {_listed(values)}"
-        if answer is None:
-            unknown.append(keyword)
-        elif answer:
-            held.append(told)
-        else:
-            return Judgement(None, f"{told}, expected {condition}")
-    for keyword, condition in alternative.barred:
-        values = _values(candidate, keyword)
-        if holds(condition, values):
-            return Judgement(None, f"{keyword} {_listed(values)}, expected none that is {condition}")
+    facts = VolumeFacts(candidate.says, candidate.slices)
+    found = findings_of(alternative.conditions, facts)
+    failing = next((one for one in found if one.verdict is ConditionVerdict.FAILS), None)
+    if failing is not None:
+        return Judgement(None, failing.short)
+    for one in findings_of(alternative.barred, facts):
+        if one.verdict is ConditionVerdict.HOLDS:
+            return Judgement(None, f"{one.short}, expected none that is {one.wanted}")
+    unknown = tuple(one.key for one in found if one.verdict is not ConditionVerdict.HOLDS)
+    held = [one.short for one in found if one.verdict is ConditionVerdict.HOLDS]
     note = f"{', '.join(unknown)} not known" if unknown else ""
-    if alternative.conditions and not held:
+    if found and not held:
         return Judgement(None, note)
-    return Judgement(number, ", ".join(text for text in (*held, note) if text) or "fits", tuple(unknown))
+    return Judgement(number, ", ".join(text for text in (*held, note) if text) or "fits", unknown)
 
 
 def choose(channel: Channel, candidates: Iterable[ChannelCandidate]) -> Choice:
@@ -154,7 +125,7 @@ def choose(channel: Channel, candidates: Iterable[ChannelCandidate]) -> Choice:
         certain = [candidate for candidate, one in fitting if not one.unknown]
         left, phase_why = _phases(certain or [candidate for candidate, _ in fitting], channel.phase)
         why = why or phase_why
-        left = _preferred(left, channel.prefer)
+        left = preferred(left, channel.prefer)
         if len(left) == 1:
             reason = next(one.why for candidate, one in fitting if candidate is left[0])
             return Choice(channel, left[0], (), judged, reason)
@@ -188,7 +159,7 @@ def _meant(volumes: Sequence[ChannelCandidate], rule: PhaseRule) -> list[Channel
     if rule.keyword is None:
         places = [float(volume.place) for volume in volumes]
         return [volume for volume in volumes if volume.place == _picked(places, rule.pick)]
-    numbered = [(_number(values[0]), one) for one in volumes if (values := _values(one, rule.keyword))]
+    numbered = [(_number(values[0]), one) for one in volumes if (values := one.said(rule.keyword))]
     known = [(number, volume) for number, volume in numbered if number is not None]
     if not known or len(known) < len(volumes):
         return []
@@ -206,45 +177,8 @@ def _picked(numbers: Sequence[float], pick: Pick | float) -> float:
             return float(pick)
 
 
-def _preferred(candidates: list[ChannelCandidate], prefer: Iterable[str]) -> list[ChannelCandidate]:
-    """Those that each preference leaves, in turn; one that none of them meets is passed over."""
-    for preference in prefer:
-        if len(candidates) < 2:
-            break
-        if preference == "most_slices":
-            best = max(one.slices for one in candidates)
-            candidates = [one for one in candidates if one.slices == best]
-        elif preference == "thinnest":
-            thinnest = min(one.thickness_mm for one in candidates)
-            candidates = [one for one in candidates if one.thickness_mm <= thinnest * 1.001]
-        elif preference == "latest":
-            latest = max(one.moment for one in candidates)
-            candidates = [one for one in candidates if one.moment == latest and latest] or candidates
-        else:
-            keyword, _, value = preference.partition(":")
-            met = [one for one in candidates if holds(Globs((value,)), _values(one, keyword))]
-            candidates = met or candidates
-    return candidates
-
-
-def _values(candidate: ChannelCandidate, keyword: str) -> tuple[str, ...]:
-    said = (candidate.says(name) for name in ALIASES.get(keyword, (keyword,)))
-    return next((values for values in said if any(value.strip() for value in values)), ())
-
-
-@lru_cache(maxsize=512)
-def _like(pattern: str, words: bool) -> re.Pattern[str]:
-    if words:
-        return re.compile(rf"(?<![^\W_]){re.escape(pattern.strip())}(?![^\W_])", re.IGNORECASE)
-    return re.compile(r"\A" + translate(pattern.strip()), re.IGNORECASE)
-
-
 def _number(text: str) -> float | None:
     try:
         return float(text)
     except ValueError:
         return None
-
-
-def _listed(values: Sequence[str]) -> str:
-    return "\\".join(values)[:80]

@@ -13,6 +13,7 @@ from medseg.cli import channels, console
 from medseg.cli.exits import INPUT, OK, RESOURCES, SOME_FAILED, exit_code
 from medseg.errors import (
     AmbiguousBundle,
+    DoesNotFit,
     GeometryRefused,
     Incomplete,
     InputError,
@@ -218,6 +219,7 @@ class _Inference:
         from medseg.dicom.sources import find_instances
         from medseg.errors import EmptyInput
         from medseg.job.plan import plan, plan_nifti
+        from medseg.job.prefer import with_preferred
 
         if is_nifti(path):
             files = channels.files_of(self.given)
@@ -244,7 +246,7 @@ class _Inference:
                 channels=named,
                 assume_registered=self.assume_registered,
             )
-            studies.append(_Study(study_uid, _only(planned, only)))
+            studies.append(_Study(study_uid, _only(planned, only) if only else with_preferred(planned)))
         answered = {left_out.key(one) for study in studies for job in study.plan.jobs for one in job.series}
         unanswered = [one for one in series if left_out.key(one) not in answered]
         lost = {file.sentence for one in unanswered for file in one.left_out if file.lost}
@@ -273,6 +275,8 @@ class _Inference:
                 )
         except Interrupted:
             raise
+        except DoesNotFit as error:  # its voxels show it
+            self._refuse(Refused(job.stack.series, job.bundle.name, error, job.stack.left_out))
         except (MedsegError, MemoryError, OSError) as error:
             ours = _as_ours(what, error)
             self.failed.append(ours)
@@ -326,8 +330,6 @@ class _Inference:
 
 def _only(planned: StudyPlan, series_uids: frozenset[str]) -> StudyPlan:
     """The part of a plan that is about these series; folders keep the names they have in the whole."""
-    if not series_uids:
-        return planned
     return replace(
         planned,
         jobs=tuple(job for job in planned.jobs if job.stack.series.series_uid in series_uids),

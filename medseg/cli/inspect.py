@@ -113,7 +113,7 @@ def _series(
 
 
 def _stack(stack: Stack, bundles: tuple[Bundle, ...]) -> dict[str, Any]:
-    from medseg.bundle.catalog import fits
+    from medseg.bundle.catalog import fits, not_known
     from medseg.dicom.planes import plane
 
     misfits = {bundle.name: fits(stack, bundle) for bundle in bundles}
@@ -128,12 +128,36 @@ def _stack(stack: Stack, bundles: tuple[Bundle, ...]) -> dict[str, Any]:
         "findings": [{"code": finding.code, "detail": finding.detail} for finding in stack.findings],
         "fits": [name for name, reasons in misfits.items() if not reasons],
         "does_not_fit": {name: list(reasons) for name, reasons in misfits.items() if reasons},
+        "not_known": {
+            bundle.name: list(unknown)
+            for bundle in bundles
+            if not misfits[bundle.name] and (unknown := not_known(stack, bundle))
+        },
+        "pixels": {
+            bundle.name: list(found)
+            for bundle in bundles
+            if not misfits[bundle.name] and (found := _pixels(stack, bundle))
+        },
         "does_not_stream": {
             bundle.name: list(bundle.recipe.barriers())
             for bundle in bundles
             if bundle.recipe.barriers() and not misfits[bundle.name]
         },
     }
+
+
+def _pixels(stack: Stack, bundle: Bundle) -> tuple[str, ...]:
+    """What some slices show that the bundle was not made for, where it says what they must."""
+    from medseg.errors import MedsegError
+    from medseg.inference.pieces.looked import look_at_pixels
+
+    check = bundle.expects.pixels
+    try:
+        found = () if check is None else look_at_pixels(stack, check)
+    except MedsegError as error:
+        return (str(error),)
+    how = "refused" if check is not None and check.refuse else "flagged"
+    return tuple(f"{how}: {one}" for one in found)
 
 
 def _present(record: dict[str, Any], as_json: bool) -> None:
@@ -157,6 +181,10 @@ def _present(record: dict[str, Any], as_json: bool) -> None:
             console.show(f"    {finding['code']}: {finding['detail']}")
         for name, reasons in stack["does_not_fit"].items():
             console.show(f"    not {name}: {'; '.join(reasons)}")
+        for name, unknown in stack["not_known"].items():
+            console.show(f"    {name}: {', '.join(unknown)}")
+        for name, found in stack["pixels"].items():
+            console.show(f"    {name} by its pixels {'; '.join(found)}")
         for name, reasons in stack["does_not_stream"].items():
             console.show(f"    {name} does not stream: {'; '.join(reasons)}")
     for refusal in record["refusals"]:

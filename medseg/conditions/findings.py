@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from medseg.conditions.patterns import OF_TEXT, BodyCode, Pattern, Presence
+from medseg.conditions.patterns import NOT_KNOWN, OF_TEXT, BodyCode, ContrastPattern, Pattern, Presence
 from medseg.conditions.subjects import BODY_PART, MADE_OF, PLANE, is_moment, is_personal
 from medseg.conditions.terms import Condition, Either, Not, Term, conditions
 from medseg.dicom.planes import OBLIQUE_DEG, PLANES
@@ -69,6 +69,22 @@ class ConditionFinding:
     found: str = ""
     wanted: str = ""
     inner: tuple[ConditionFinding, ...] = ()
+
+    @property
+    def short(self) -> str:
+        """In one line: what was found, and where that is not what is wanted, what is."""
+        holds = self.verdict is ConditionVerdict.HOLDS
+        if self.key == "not":
+            return "" if holds else f"not expected: {' and '.join(one.short for one in self.inner)}"
+        if self.key == "all":
+            first = next(one for one in self.inner if one.verdict is self.verdict)
+            return " and ".join(one.short for one in self.inner) if holds else first.short
+        if self.key == "any":
+            alike = [one.short for one in self.inner if one.verdict is self.verdict]
+            return alike[0] if holds else "; or ".join(alike)
+        if self.verdict in (ConditionVerdict.UNKNOWN, ConditionVerdict.OPEN):
+            return f"{self.key} {self.verdict}"
+        return f"{self.key} {self.found}" + ("" if holds else f", expected {self.wanted}")
 
     def lines(self) -> Iterator[str]:
         """For people."""
@@ -147,7 +163,7 @@ def _answers(pattern: Pattern, values: tuple[str, ...], knows_texts: bool) -> se
 
 def _shown(condition: Condition, values: tuple[str, ...]) -> str:
     if not any(values):
-        return NOTHING
+        return NOT_KNOWN if ContrastPattern(NOT_KNOWN) in condition.wanted else NOTHING
     if is_personal(condition.subject):
         return "the value"
     if condition.subject == PLANE:

@@ -277,9 +277,9 @@ Pattern: TypeAlias = (
 OF_TEXT: Final = (Glob, Exactly, Wildcard)
 
 
-def body_part(value: Any) -> Glob | BodyCode:
+def body_part(value: Any, of_text: type[Glob | Wildcard] = Glob) -> Glob | Wildcard | BodyCode:
     """A text, or SCHEME:VALUE. Raises ValueError."""
-    return BodyCode(value) if re.fullmatch(BodyCode.FORM, string(value)) else Glob(value)
+    return BodyCode(value) if re.fullmatch(BodyCode.FORM, string(value)) else of_text(value)
 
 
 def pair(value: Any) -> Range:

@@ -91,6 +91,16 @@ def conditions(terms: Iterable[Term], *, negated: bool = True) -> Iterator[Condi
                     yield from conditions(way, negated=negated)
 
 
+def wanted(term: Term) -> str:
+    """A term for a person, short."""
+    match term:
+        case Condition():
+            return f"{term.key} {' or '.join(map(str, term.wanted))}"
+        case Not():
+            return f"not ({' and '.join(map(wanted, term.terms))})"
+    return f"({' or '.join(' and '.join(map(wanted, way)) for way in term.ways)})"
+
+
 def in_words(terms: Iterable[Term]) -> str:
     """Conditions as they were understood, each with the kind of its values."""
     return " and ".join(map(_in_words, terms))

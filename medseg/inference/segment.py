@@ -20,12 +20,13 @@ from functools import cache, partial
 from typing import Final
 
 from medseg.bundle.bundle import Bundle
+from medseg.bundle.pixel_check import Values, differences
 from medseg.dicom.geometry import classify
 from medseg.dicom.instance import Slice
 from medseg.dicom.reason import Reason
 from medseg.dicom.series import Level, Series, SliceSource, Stack, StackSource
 from medseg.dicom.stored import floor_of
-from medseg.errors import GeometryRefused, InputError, InvalidBundle
+from medseg.errors import DoesNotFit, GeometryRefused, InputError, InvalidBundle
 from medseg.inference.along import along_axis
 from medseg.inference.arriving.axis import SliceAxis, axis_through, reasons
 from medseg.inference.arriving.decoding import Decoder
@@ -70,10 +71,11 @@ def segment(
         stack, valueless = taken.stack, taken.collector.valueless.voxels
         if valueless == math.prod(stack.shape):
             raise InputError(f"series {context.series_uid}: none of its {valueless} voxels has a finite value")
+        values = _values(context, taken)
         with context.clock.time(Stage.RESTORE):
             cleaned = CleanedLabels(taken.collector, stack)
         _deliver(context, stack, cleaned, sink)
-        return _result(context, taken, cleaned)
+        return _result(context, taken, cleaned, values)
 
 
 def _refuse(source: SliceSource, bundle: Bundle) -> None:
@@ -216,7 +218,17 @@ def _deliver(context: PipelineContext, stack: Stack, cleaned: CleanedLabels, sin
         sink.end()
 
 
-def _result(context: PipelineContext, taken: _Taken, cleaned: CleanedLabels) -> SegmentationResult:
+def _values(context: PipelineContext, taken: _Taken) -> Values:
+    """What the voxels are like. Raises DoesNotFit where the bundle was not made for that, and says so."""
+    check = context.bundle.expects.pixels
+    values = taken.collector.samples.values(None if check is None else check.air_below)
+    found = differences(taken.stack, check, values) if check is not None and check.refuse else ()
+    if found:
+        raise DoesNotFit(context.series_uid, context.bundle.name, found)
+    return values
+
+
+def _result(context: PipelineContext, taken: _Taken, cleaned: CleanedLabels, values: Values) -> SegmentationResult:
     """Once all planes are delivered."""
     stack, collector, engine = taken.stack, taken.collector, context.engine
     measured, at_edge = cleaned.measured()
@@ -226,7 +238,7 @@ def _result(context: PipelineContext, taken: _Taken, cleaned: CleanedLabels) -> 
         measured=measured,
         flags=(
             *no_value(collector.valueless.voxels, stack, context.floor),
-            *flags(stack, context.bundle, measured, at_edge, collector.samples.values()),
+            *flags(stack, context.bundle, measured, at_edge, values),
         ),
         warnings=(*noticed, *context.warnings, *engine.warnings),
         timings_s=context.clock.timings_s(),

@@ -12,15 +12,15 @@ from functools import partial
 from typing import Final
 
 import numpy as np
-from pydicom.datadict import tag_for_keyword
 
 from medseg.bundle.bundle import Bundle
 from medseg.bundle.catalog import fits
 from medseg.bundle.channels import Channels, Registration
 from medseg.bundle.matching import ChannelCandidate, Choice, choose, named
+from medseg.bundle.seen import said_by_stack
 from medseg.dicom import left_out as left
 from medseg.dicom.geometry import classify
-from medseg.dicom.headers import first_frame, look
+from medseg.dicom.headers import look
 from medseg.dicom.instance import Pixels, Slice
 from medseg.dicom.overlap import ASSUMED, between, coarser, coverage, same_grid
 from medseg.dicom.series import ChannelImage, Finding, LeftOut, Level, Series, Stack
@@ -71,17 +71,7 @@ def candidates(stacks: Sequence[Stack]) -> tuple[ChannelCandidate, ...]:
 
 
 def _candidate(stack: Stack, place: int) -> ChannelCandidate:
-    first, series = stack.slices[0], stack.series
-
-    def says(keyword: str) -> tuple[str, ...]:
-        """What sets the volume apart goes before what its first image says; of ImageType a phase has a part only."""
-        if keyword in first.phase and keyword != "ImageType":
-            return tuple(first.phase[keyword].split("\\"))
-        if first.instance is None or tag_for_keyword(keyword) is None:  # a vendor's own name
-            return ()
-        header = first.instance.header
-        return (look(header) if first.frame is None else first_frame(header)).texts(keyword)
-
+    series, says = stack.series, said_by_stack(stack)
     date, time = ("".join(says(keyword)) for keyword in ("SeriesDate", "SeriesTime"))
     return ChannelCandidate(
         stack=stack,

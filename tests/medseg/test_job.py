@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom import Dataset, dcmread
 
-from medseg.bundle.bundle import Bundle
+from medseg.bundle.bundle import Bundle, PixelCheck
 from medseg.bundle.catalog import extent_mm, fits
 from medseg.bundle.load import load_bundle
 from medseg.dicom.geometry import classify
@@ -28,6 +28,7 @@ from medseg.inference.settings import Settings
 from medseg.job.folder import Format
 from medseg.job.follow import follow
 from medseg.job.plan import plan
+from medseg.job.prefer import with_preferred
 from medseg.job.run import Outcome, run
 from tests.medseg.bundle.zoo import spleen_like
 
@@ -235,3 +236,29 @@ def test_a_slice_without_pixels_fails_when_the_jobs_are_run(bundle: Bundle, tmp_
     with pytest.raises(UndecodablePixels):
         run(done.plan.jobs[0], tmp_path / "out" / "results", BOTH, settings=SETTINGS)
     assert not (tmp_path / "out").exists()  # no folder is left that was made for the result
+
+
+def test_pixels_that_a_bundle_was_not_made_for_are_flagged_or_refused(bundle: Bundle, tmp_path: Path) -> None:
+    given = instances(tmp_path / "study", phantom(16))
+    check = PixelCheck(air=(0.9, 1.0), air_below=-900.0)
+    (flagged, refused) = (only_for(bundle, pixels=replace(check, refuse=refuse)) for refuse in (False, True))
+    flags = from_the_whole(given, flagged, tmp_path / "flagged").record["flags"]
+    assert [one["code"] for one in flags].count("unexpected_pixels") == 1
+    with pytest.raises(DoesNotFit, match="of the voxels below -900, expected 90% to 100%"):
+        from_the_whole(given, refused, tmp_path / "refused")
+    assert not (tmp_path / "refused").exists() or not any((tmp_path / "refused").iterdir())
+
+
+def test_of_series_that_fit_the_preferred_is_meant(bundle: Bundle, tmp_path: Path) -> None:
+    thick, thin = phantom(16), make_series(spacing_mm=(1.0, 1.5, 1.5), shape=(20, 32, 32), number=2)
+    for dataset in thin:
+        dataset.StudyInstanceUID = thick[0].StudyInstanceUID
+    series = [to_series(instances(tmp_path / name, one)) for name, one in (("thick", thick), ("thin", thin))]
+    both = plan(series, [bundle])
+    assert len(both.jobs) == len(with_preferred(both).jobs) == 2
+    chosen = with_preferred(plan(series, [only_for(bundle, prefer=("thinnest",))]))
+    assert [job.stack.series.number for job in chosen.jobs] == [2]
+    (passed_over,) = chosen.refused
+    assert f"by thinnest series {thin[0].SeriesInstanceUID} of its study goes before it" in str(passed_over.error)
+    alike = plan(series, [only_for(bundle, prefer=("latest",))])  # neither says when it was made
+    assert len(with_preferred(alike).jobs) == 2

@@ -7,6 +7,7 @@ implausible_volume   a segment's volume lies outside its bundle's range
 touches_edge         a segment reaches the border of the field of view: it may go on beyond
 out_of_range         the input's values are not what the bundle was made for, or not Hounsfield units
 pieces_left_out      beside the largest piece, which the bundle keeps alone, there were others of some size
+unexpected_pixels    the voxels are not what the bundle says they must be
 out_of_domain        the series says of itself that it is another kind of image than the bundle was made for
 low_confidence       mean winning probability below LOW_CONFIDENCE
 bridged_gap, ...     the warnings of the geometry (`Stack.findings`), by their own codes
@@ -23,6 +24,7 @@ import numpy as np
 
 from medseg.bundle.bundle import Bundle, Segment
 from medseg.bundle.catalog import hinted
+from medseg.bundle.pixel_check import Values, differences
 from medseg.dicom.instance import Pixels, Vector
 from medseg.dicom.series import Level, Stack
 from medseg.inference.labels import Flag, Measured
@@ -41,14 +43,6 @@ LEFT_OUT: Final = 0.1
 
 SAMPLE: Final = 4096  # voxels of a plane
 PLANES: Final = 256  # of more planes, fewer voxels each
-
-
-@dataclass(frozen=True)
-class Values:
-    """1st and 99th percentile of the input, modality units."""
-
-    low: float
-    high: float
 
 
 class Samples:
@@ -89,10 +83,12 @@ class Samples:
         """How many planes have passed."""
         return len(self._counts)
 
-    def values(self) -> Values:
-        """Percentiles; the same for planes in any order."""
-        low, high = np.percentile(self._values[: self._end], [1, 99])
-        return Values(float(low), float(high))
+    def values(self, air_below: float | None = None) -> Values:
+        """Percentiles, and the share below a value; the same for planes in any order."""
+        here = self._values[: self._end]
+        low, high = np.percentile(here, [1, 99])
+        air = None if air_below is None else float(np.count_nonzero(here < air_below)) / max(here.size, 1)
+        return Values(float(low), float(high), air)
 
 
 @dataclass(frozen=True)
@@ -168,6 +164,8 @@ def _input_flags(stack: Stack, bundle: Bundle, values: Values) -> Iterator[Flag]
         yield Flag(
             "out_of_domain", f"series {description!r}: bundle {bundle.name} was made for {wanted}: do not rely on it"
         )
+    if expects.pixels is not None and (found := differences(stack, expects.pixels, values)):
+        yield Flag("unexpected_pixels", f"bundle {bundle.name}: {'; '.join(found)}: do not rely on it")
     percentiles = f"1st and 99th percentile are {values.low:g} and {values.high:g}"
     if values.low == values.high:
         yield Flag("out_of_range", f"the image is blank: {percentiles}")
