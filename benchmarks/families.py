@@ -44,7 +44,7 @@ from medseg.bundle.bundle import Bundle  # noqa: E402
 from medseg.bundle.load import INFERENCE, load_bundle  # noqa: E402
 from medseg.bundle.network import build_network  # noqa: E402
 from medseg.bundle.template import new_bundle  # noqa: E402
-from medseg.training.data import find_cases, split  # noqa: E402
+from medseg.training.data import LabelledCase, find_cases, split  # noqa: E402
 from medseg.training.evaluate import AS_SHIPPED, Masks, evaluate_cases, segment_nifti  # noqa: E402
 from medseg.training.fit import TrainingProgress, fit  # noqa: E402
 from medseg.training.plan import CONFIG  # noqa: E402
@@ -178,9 +178,9 @@ def scored(bundle: Bundle, data: Path) -> dict[str, Any]:
     _, aside = split(find_cases(data), plan_of(bundle).held_out)
     study_s: list[float] = []
 
-    def predict(image: Path) -> Masks:
+    def predict(case: LabelledCase) -> Masks:
         began = time.process_time()
-        masks = segment_nifti(image, bundle, AS_SHIPPED)
+        masks = segment_nifti(case.image, bundle, AS_SHIPPED)
         study_s.append(time.process_time() - began)
         return masks
 

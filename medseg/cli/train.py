@@ -22,7 +22,8 @@ TRAIN_EXAMPLES = """
 
   medseg train ./my_bundle --data cases/ -o my_bundle_trained --resume      go on after Ctrl-C
 
-The data folder holds images/ and labels/, NIfTI volumes of the same names.
+The data folder holds images/ and labels/, NIfTI volumes of the same names; for a bundle of several channels
+images/CASE_T1.nii.gz, images/CASE_FLAIR.nii.gz and so on, by its channels' names.
 """
 
 EVALUATE_EXAMPLES = """
@@ -105,6 +106,9 @@ def evaluate(
     everything: Annotated[
         bool, typer.Option("--all", help="All cases, not only those that training set aside.")
     ] = False,
+    without: Annotated[
+        list[str] | None, typer.Option(metavar="CHANNEL", help="An optional channel that is taken to be missing.")
+    ] = None,
     device: Device = "auto",
     precision: Annotated[str, typer.Option(help="fp32, auto, bf16 or fp16, as the bundle allows.")] = "fp32",
     as_json: AsJson = False,
@@ -121,6 +125,7 @@ def evaluate(
             bundle,
             data,
             everything=everything,
+            without=without or (),
             settings=Settings(device=device, precision=precision),
             on_case=_tell_case,
             cancelled=cancelled,

@@ -1,7 +1,7 @@
 """Labelled cases on disk: pairs of image and label, and which of them are set aside.
 
     DATA/
-      images/ID.nii.gz        one volume a case
+      images/ID.nii.gz        one volume a case; for a bundle of several channels ID_T1.nii.gz, ID_FLAIR.nii.gz ...
       labels/ID.nii.gz        the same grid, a whole number a voxel, 0 for background
 
 An id names a patient: what is set aside is set aside by id.
@@ -10,12 +10,13 @@ An id names a patient: what is set aside is set aside by id.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 from medseg.allowed import INTEGER
+from medseg.bundle.channels import Channels
 from medseg.errors import InputError
 
 SUFFIXES = (".nii.gz", ".nii")
@@ -43,11 +44,15 @@ class NoCases(InputError):
 
 @dataclass(frozen=True)
 class LabelledCase:
-    """One patient's image and its reference label."""
+    """One patient's image and its reference label.
+
+    channels: of a bundle with several, the file of each that is there, by its name; `image` is the reference's.
+    """
 
     id: str
     image: Path
     label: Path
+    channels: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -73,10 +78,22 @@ def case_id(path: Path) -> str:
     return path.stem
 
 
-def find_cases(folder: Path) -> list[LabelledCase]:
-    """Pairs under ``images/`` and ``labels/``, ordered by id."""
+def find_cases(folder: Path, channels: Channels | None = None) -> list[LabelledCase]:
+    """Pairs under ``images/`` and ``labels/``, ordered by id. channels: the bundle's; of several, those that are not
+    optional must be there.
+    """
     images, labels = ({case_id(p): p for p in _volumes(folder / part)} for part in ("images", "labels"))
-    return [LabelledCase(name, images[name], labels[name]) for name in sorted(images.keys() & labels.keys())]
+    if channels is None or len(channels.each) == 1:
+        return [LabelledCase(name, images[name], labels[name]) for name in sorted(images.keys() & labels.keys())]
+    wanted = {channel.name for channel in channels.each if not channel.optional} | {channels.reference}
+    by_name = {name.casefold(): path for name, path in images.items()}
+    cases = []
+    for case in sorted(labels):
+        files = {name: by_name.get(f"{case}_{name}".casefold()) for name in channels.names}
+        there = {name: path for name, path in files.items() if path is not None}
+        if wanted <= there.keys():
+            cases.append(LabelledCase(case, there[channels.reference], labels[case], there))
+    return cases
 
 
 def split(cases: Iterable[LabelledCase], held_out: HeldOut) -> tuple[list[LabelledCase], list[LabelledCase]]:
@@ -92,8 +109,9 @@ def digest(cases: Sequence[LabelledCase]) -> str:
     """SHA-256 over ids and bytes of images and labels: what a model was trained on."""
     total = hashlib.sha256()
     for case in cases:
-        for path in (case.image, case.label):
-            total.update(case.id.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+        images = [(f"{case.id}_{name}", path) for name, path in case.channels.items()] or [(case.id, case.image)]
+        for name, path in (*images, (case.id, case.label)):
+            total.update(name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     return total.hexdigest()
 
 

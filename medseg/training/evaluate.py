@@ -23,9 +23,11 @@ from numpy.typing import NDArray
 from medseg.bundle.bundle import Bundle, Segment
 from medseg.dicom.nifti import read_nifti
 from medseg.dicom.series import Stack, StackSource
+from medseg.errors import UsageError
 from medseg.inference.planes import LabelSpool
 from medseg.inference.segment import segment
 from medseg.inference.settings import Settings
+from medseg.job.channel_files import of_files
 from medseg.progress import Cancelled, check, never
 from medseg.training.data import LabelledCase, NoCases, UnusableCase, find_cases, split
 from medseg.training.plan import read_plan
@@ -50,7 +52,7 @@ STATISTICS = {"mean": "mean", "median": "median", "ci95_low": "low", "ci95_high"
 AS_SHIPPED = Settings()
 
 Masks = NDArray[np.bool_]
-Predict = Callable[[Path], Masks]
+Predict = Callable[[LabelledCase], Masks]
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ def evaluate(
     data: Path | str,
     *,
     everything: bool = False,
+    without: Sequence[str] = (),
     settings: Settings = AS_SHIPPED,
     on_case: OnCase | None = None,
     cancelled: Cancelled = never,
@@ -86,18 +89,23 @@ def evaluate(
     """Segment the cases that training set aside, or all of them (everything), and score them.
 
     data: a folder with images/ and labels/, NIfTI volumes of the same names; labels are the numbers of segments.
+    without: channels that are taken to be missing.
 
-    Raises NoCases, UnusableCase, and what `segment` raises.
+    Raises NoCases, UnusableCase, UsageError, and what `segment` raises.
     """
     data = Path(data)
-    cases = find_cases(data)
+    cases = find_cases(data, bundle.channels)
+    for name in without:
+        if not any(one.optional and one.name == name for one in (bundle.channels.each if bundle.channels else ())):
+            raise UsageError(f"bundle {bundle.name} has no channel {name!r} that is optional")
     if not everything:
         _, cases = split(cases, read_plan(bundle.path).held_out)
     if not cases:
         raise NoCases(data, "at all" if everything else "set aside")
 
-    def predict(image: Path) -> Masks:
-        return segment_nifti(image, bundle, settings, cancelled)
+    def predict(case: LabelledCase) -> Masks:
+        given = {name: file for name, file in case.channels.items() if name not in without}
+        return segment_nifti(case.image, bundle, settings, cancelled, given=given)
 
     return evaluate_cases(cases, bundle.segments, predict, on_case=on_case, cancelled=cancelled)
 
@@ -116,7 +124,7 @@ def evaluate_cases(
         check(cancelled)
         reference = nibabel.load(case.label)
         truth = np.asanyarray(reference.dataobj)
-        found = predict(case.image)
+        found = predict(case)
         if found.shape[1:] != truth.shape:
             raise UnusableCase(case.id, f"image {found.shape[1:]} and label {truth.shape} differ in grid")
         true = np.stack([truth == one.number for one in segments])
@@ -127,10 +135,21 @@ def evaluate_cases(
     return Evaluation(scores, {name: summaries(scores, name) for name in structures})
 
 
-def segment_nifti(image: Path, bundle: Bundle, settings: Settings, cancelled: Cancelled = never) -> Masks:
-    """The pipeline's labels of a NIfTI volume: (segments, i, j, k), on the file's own grid."""
+def segment_nifti(
+    image: Path,
+    bundle: Bundle,
+    settings: Settings,
+    cancelled: Cancelled = never,
+    *,
+    given: Mapping[str, Path] | None = None,
+) -> Masks:
+    """The pipeline's labels of a NIfTI volume: (segments, i, j, k), on the file's own grid.
+
+    given: the files of a bundle's channels; `image` is the reference's.
+    """
     sink = LabelSpool()
-    segment(StackSource(read_nifti(image)), bundle, sink, settings=settings, cancelled=cancelled)
+    stack = of_files(image, bundle, given)[0] if given else read_nifti(image)
+    segment(StackSource(stack), bundle, sink, settings=settings, cancelled=cancelled)
     masks = np.moveaxis(_masks(sink), (1, 2, 3), (3, 2, 1))  # (k, j, i) -> (i, j, k)
     turned = np.linalg.det(nibabel.load(image).affine) * np.linalg.det(_ijk_to_lps(sink.stack)) < 0
     return masks[..., ::-1] if turned else masks  # a left-handed volume's slices are turned round when read

@@ -22,7 +22,7 @@ from medseg.progress import Cancelled, never
 from medseg.training.batches import make_batch
 from medseg.training.curves import blend, running_means
 from medseg.training.plan import Precision, TrainingPlan
-from medseg.training.prepare import Prepare, Sample, SliceStack
+from medseg.training.prepare import InMemory, Prepare
 
 CPU = torch.device("cpu")
 
@@ -97,7 +97,7 @@ class Trained:
 
 def fit(
     network: nn.Module,
-    samples: Sequence[Sample | SliceStack],
+    samples: Sequence[InMemory],
     classes: int,
     prepare: Prepare,
     plan: TrainingPlan,

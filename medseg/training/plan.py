@@ -60,6 +60,7 @@ class TrainingPlan:
     """One training. window: voxels per axis of the model; loss, optimizer: a `_target_` and its arguments.
 
     slices: for 2D networks alone. start: SHA-256 of the weights that it goes on from; None for chance.
+    drop: share of the samples in which an optional channel is given zeros, each for itself.
     """
 
     seed: Annotated[int, INTEGER]
@@ -77,6 +78,7 @@ class TrainingPlan:
     clip_gradient: Annotated[float, NUMBER] = 5.0
     slices: Annotated[SliceDraw | None, TABLE] = None
     start: Annotated[str | None, TEXT] = None
+    drop: Annotated[float | None, NUMBER] = None
 
     def generator(self, purpose: str, number: int) -> torch.Generator:
         """Random numbers for one purpose: the same whatever was drawn before."""

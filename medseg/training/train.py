@@ -28,7 +28,7 @@ from medseg.training.curves import curves
 from medseg.training.data import HeldOut, LabelledCase, NoCases, digest, find_cases, split
 from medseg.training.fit import CPU, OnStep, fit, rate_at
 from medseg.training.plan import CONFIG, TrainingPlan, read_plan
-from medseg.training.prepare import Sample, SliceStack, intensity, load_sample, slice_stack
+from medseg.training.prepare import InMemory, has_units, intensity, load_sample, prepared_sample, slice_stack
 
 RECORD = "models/training.json"
 CHECKPOINT = "models/checkpoint.pt"
@@ -86,7 +86,7 @@ def train(
     which `resume` goes on. overwrite: replace weights that are there already.
     Raises NoCases, UnusableCase, OutputExists, OutputNotWritable, ForeignCheckpoint, TrainingStopped.
     """
-    cases, _ = split(find_cases(data), plan.held_out)
+    cases, _ = split(find_cases(data, bundle.channels), plan.held_out)
     if not cases:
         raise NoCases(data, "to train with")
     weights = out / bundle.weights.relative_to(bundle.path).with_suffix(".safetensors")
@@ -135,17 +135,17 @@ def train(
     return record
 
 
-def load(cases: Sequence[LabelledCase], bundle: Bundle, cancelled: Cancelled = never) -> list[Sample | SliceStack]:
+def load(cases: Sequence[LabelledCase], bundle: Bundle, cancelled: Cancelled = never) -> list[InMemory]:
     """The cases in memory, on the model's grid: volumes, or slices for a 2D network."""
     recipe, prepare = bundle.recipe, intensity(bundle.recipe.steps)
-    samples: list[Sample | SliceStack] = []
+    samples: list[InMemory] = []
     for case in cases:
         check(cancelled)
-        sample = load_sample(case, recipe.steps, bundle.out_channels)
+        sample = load_sample(case, recipe.steps, bundle.out_channels, bundle.channels)
         if bundle.spatial_dims == 2:
             samples.append(slice_stack(sample, prepare, recipe.window.slice_axis, recipe.window.slices))
         else:
-            samples.append(sample)
+            samples.append(prepared_sample(sample, prepare) if has_units(recipe.steps) else sample)
     return samples
 
 

@@ -46,7 +46,7 @@ def seen(found: SliceStack, image: torch.Tensor) -> torch.Tensor:
 def test_slices_are_prepared_with_the_statistics_of_the_whole_volume() -> None:
     found, sample = stack(), volume()
     expected = (sample.image - sample.image.mean()) / sample.image.std(correction=0)
-    torch.testing.assert_close(seen(found, found.image), expected[0].movedim(2, 0))
+    torch.testing.assert_close(seen(found, found.image), expected.movedim(3, 0))
     assert (float(found.image.min()), float(found.image.max())) == (0, 1)
     assert torch.equal(found.label, sample.label.movedim(2, 0))
     assert found.labelled == (2, 3)
@@ -56,8 +56,8 @@ def test_neighbours_repeat_the_edge() -> None:
     found = stack(5)
     for seed in range(20):
         image, label = draw(found, SliceDraw(), generator(seed))
-        k = next(n for n in range(6) if torch.equal(found.image[n], image[2]))
-        expected = [found.image[min(max(k + away, 0), 5)] for away in range(-2, 3)]
+        k = next(n for n in range(6) if torch.equal(found.image[n, 0], image[2]))
+        expected = [found.image[min(max(k + away, 0), 5), 0] for away in range(-2, 3)]
         assert torch.equal(image, torch.stack(expected))
         assert torch.equal(label, found.label[k])
 
@@ -76,9 +76,9 @@ def test_neighbours_stand_in_for_other_spacings() -> None:
     assert torch.equal(alone[0], alone[1])
     assert torch.equal(alone[2], alone[1])
     half, _ = draw(found, SliceDraw(labelled=1.0, step=(0.5, 0.5)), generator(4))
-    k = next(n for n in found.labelled if torch.equal(half[1], found.image[n]))
-    torch.testing.assert_close(half[0], (found.image[k - 1] + found.image[k]) / 2)
-    torch.testing.assert_close(half[2], (found.image[k + 1] + found.image[k]) / 2)
+    k = next(n for n in found.labelled if torch.equal(half[1], found.image[n, 0]))
+    torch.testing.assert_close(half[0], (found.image[k - 1, 0] + found.image[k, 0]) / 2)
+    torch.testing.assert_close(half[2], (found.image[k + 1, 0] + found.image[k, 0]) / 2)
 
 
 def test_a_batch_without_augmentation_is_what_inference_sees() -> None:

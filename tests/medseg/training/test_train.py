@@ -17,7 +17,7 @@ from medseg.bundle.load import load_bundle
 from medseg.bundle.network import build_network
 from medseg.bundle.weights import USUAL
 from medseg.errors import InvalidBundle, OutputExists
-from medseg.training.data import HeldOut, NoCases, UnusableCase, find_cases
+from medseg.training.data import HeldOut, LabelledCase, NoCases, UnusableCase, find_cases
 from medseg.training.evaluate import AS_SHIPPED, COLUMNS, STATISTICS, evaluate, evaluate_cases, segment_nifti, write_csv
 from medseg.training.fit import TrainingStopped
 from medseg.training.prepare import load_sample
@@ -145,8 +145,8 @@ def shipped() -> Bundle:
 
 
 def test_csv_has_rows_per_case_and_summaries(shipped: Bundle, phantom_cases: Path) -> None:
-    def perfect_but_for_a_shift(image: Path) -> np.ndarray:
-        truth = np.asanyarray(nibabel.load(str(image).replace("images", "labels")).dataobj)
+    def perfect_but_for_a_shift(case: LabelledCase) -> np.ndarray:
+        truth = np.asanyarray(nibabel.load(case.label).dataobj)
         return np.stack([np.roll(truth == one.number, 1, axis=0) for one in shipped.segments])
 
     cases = find_cases(phantom_cases)
