@@ -47,7 +47,7 @@ def make_window(
     )
     image, label = augment.place(*drawn, classes, size, how, g)
     slices = sample.slices if isinstance(sample, SliceStack) else 1
-    seen = image.unflatten(0, (slices, -1))  # all images of a slice, then of the next
+    seen = image.view(slices, -1, *size)  # all images of a slice, then of the next
     if isinstance(sample, PreparedSample):
         varied = torch.stack([augment.retouch(one, how, g) for one in seen.unbind(1)], dim=1)
         seen = sample.darkest + sample.contrast * varied.clamp(0, 1)

@@ -124,7 +124,7 @@ def read_images(case: LabelledCase, channels: Channels | None) -> tuple[MetaTens
     images, absent = [], []
     for number, name in enumerate(channels.names):
         path = case.channels.get(name)
-        image = torch.zeros_like(reference) if path is None else read(path)
+        image = reference * 0 if path is None else read(path)
         if image.shape != reference.shape or not torch.allclose(image.affine, reference.affine, atol=1e-3):
             raise UnusableCase(case.id, f"channel {name} lies on another grid than {channels.reference}")
         images.append(image.as_tensor())
