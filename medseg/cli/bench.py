@@ -48,6 +48,7 @@ def engines(
 def _rows(bundle: Bundle, device_name: str, cancelled: Cancelled) -> Iterator[dict[str, Any]]:
     import torch
 
+    from medseg.inference import memory
     from medseg.inference.engines.backends import BACKENDS
     from medseg.inference.engines.device import CPU, choose_device, runs_in, steady_batch
     from medseg.inference.engines.engine import Engine
@@ -56,16 +57,16 @@ def _rows(bundle: Bundle, device_name: str, cancelled: Cancelled) -> Iterator[di
     device = choose_device(device_name)
     window = bundle.recipe.window
     roi = [size if size > 0 else _WHOLE_AXIS for size in window.roi]
+    network = NETWORKS.get(bundle, device)
+    batch = steady_batch(window.batch) if device == CPU else memory.gpu_batch(network, bundle, roi, device)
     if len(roi) == 2:
         roi.insert(window.slice_axis, 1)
-    batch = steady_batch(window.batch) if device == CPU else window.batch
     noise = torch.rand(batch, bundle.in_channels, *roi, generator=torch.Generator().manual_seed(0))
     plain_s: float | None = None
     for precision in bundle.precisions:
         if not runs_in(precision, device):
             console.say(f"{bundle.name}: {device} does not compute in {precision}")
             continue
-        network = NETWORKS.get(bundle, device)
         engine = Engine(network, bundle, device, precision, batch, waiting=lambda: check(cancelled))
         console.say(f"{bundle.name} in {precision}: racing, which may take minutes")
         verdict = engine.race(noise)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from medseg.dicom.instance import Pixels, Plane, Slice, Vector
-from medseg.dicom.nifti_header import DAMAGED, affine_of, one_line, opened, shape_of, volumes_of
+from medseg.dicom.nifti_header import DAMAGED, affine_of, lies_as_meant, one_line, opened, shape_of, volumes_of
 from medseg.dicom.series import Series, Stack, Stored
 from medseg.errors import NoSuchInput, OutOfMemory, UnreadableInstance
 
@@ -30,7 +31,7 @@ def read_nifti(path: Path) -> Stack:
     """Read a volume; its planes lie along the third array axis, voxel [i, j, k] is column i, row j of slice k.
 
     The affine is the sform where it is set, else the qform (nibabel's order), turned from RAS to LPS, in mm. Values are
-    read when a slice first asks for them, the whole file once, with scl_slope and scl_inter applied.
+    read when a slice asks for them, with scl_slope and scl_inter applied.
 
     Raises:
         NoSuchInput: the path does not exist.
@@ -104,35 +105,50 @@ def _as_written(zooms: Sequence[float], size: Vector) -> tuple[float, float, flo
 
 
 class _Volume:
-    """A volume of a NIfTI file, its array read once when first asked for. number: of one of several."""
+    """A volume of a NIfTI file. number: of one of several.
+
+    Values that lie in the file as they are meant, neither packed nor scaled, are read plane by plane; others all at
+    once, when one is first asked for.
+    """
 
     def __init__(self, path: Path, number: int | None = None) -> None:
         self.path = path
-        self._number = number
-        self._image = opened(path)
+        self._image, self._number = opened(path), number
         self.shape = shape_of(path, self._image, several=number is not None)
         self.affine, self.findings = affine_of(path, self._image)
         self.zooms = [float(zoom) for zoom in self._image.header.get_zooms()[:3]]
         self._lock = threading.Lock()
-        self._values: Pixels | None = None
+        self._plane: Callable[[int], Pixels] | None = None
 
     def plane(self, k: int) -> Pixels:
         """(rows, columns) of plane k along the third axis."""
         with self._lock:
-            if self._values is None:
-                self._values = self._read()
-        return np.ascontiguousarray(self._values[:, :, k].T)
+            if self._plane is None:
+                self._plane = self._opened()
+        return np.ascontiguousarray(self._plane(k).T)
 
-    def _read(self) -> Pixels:
+    def _opened(self) -> Callable[[int], Pixels]:
+        """What gives planes (i, j). Raises UnreadableInstance where no value is finite."""
+        plane = self._from_file if lies_as_meant(self.path, self._image) else self._from_memory()
+        if not any(np.isfinite(plane(k)).any() for k in range(self.shape[2])):
+            raise UnreadableInstance(str(self.path), f"none of its {math.prod(self.shape)} values is finite")
+        return plane
+
+    def _from_memory(self) -> Callable[[int], Pixels]:
+        values = self._read(... if self._number is None else (..., self._number)).reshape(self.shape)
+        return lambda k: values[:, :, k]
+
+    def _from_file(self, k: int) -> Pixels:
+        behind = (self._number or 0, *(0,) * len(self._image.shape))[: len(self._image.shape) - 3]
+        return self._read((slice(None), slice(None), k, *behind))
+
+    def _read(self, part: Any) -> Pixels:
+        there = self._image.dataobj
         try:
             with np.errstate(all="ignore"):  # what is not finite has no value, which is told of later
-                there = self._image.dataobj if self._number is None else self._image.dataobj[..., self._number]
-                values = np.asanyarray(there, dtype=np.float32).reshape(self.shape)
+                return np.asanyarray(there if part is ... else there[part], dtype=np.float32)
         except DAMAGED as error:
             raise UnreadableInstance(str(self.path), f"its values cannot be read ({one_line(error)})") from error
         except MemoryError as error:
             size = " x ".join(map(str, self.shape))
             raise OutOfMemory(f"{self.path}: not enough memory for {size} values") from error
-        if not np.isfinite(values).any():
-            raise UnreadableInstance(str(self.path), f"none of its {values.size} values is finite")
-        return values

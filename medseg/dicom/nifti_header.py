@@ -86,11 +86,19 @@ def shape_of(path: Path, image: nibabel.Nifti1Image, *, several: bool = False) -
         )
     needed = math.prod(map(int, image.shape)) * kind.itemsize
     there = path.stat().st_size * (_GZIP_AT_MOST if path.name.lower().endswith(".gz") else 1)
+    there = max(there - int(image.dataobj.offset), 0)
     if there < needed:
         raise UnreadableInstance(
             str(path), f"cut short: {' x '.join(map(str, shape))} values take {needed} bytes, at most {there} are there"
         )
     return shape[0], shape[1], shape[2]
+
+
+def lies_as_meant(path: Path, image: nibabel.Nifti1Image) -> bool:
+    """Whether a part of the values can be read by itself: the file is not packed, and they are neither scaled nor
+    wider than what they are read as."""
+    kind, scale = image.get_data_dtype(), (image.dataobj.slope, image.dataobj.inter)
+    return not path.name.lower().endswith(".gz") and scale == (1, 0) and (kind.kind == "f" or kind.itemsize <= 4)
 
 
 def _named(kind: np.dtype[Any]) -> str:

@@ -13,6 +13,7 @@ None of it grows with the number of slices, but where a recipe needs the whole v
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,8 +26,10 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from medseg.bundle.bundle import Bundle
 from medseg.errors import OutOfMemory
 from medseg.inference.arriving.decoding import AHEAD
+from medseg.inference.engines import gpu
 from medseg.inference.engines.device import CPU
 from medseg.inference.engines.engine import Engine
 from medseg.inference.windows.layout import Layout
@@ -47,12 +50,14 @@ class Need:
 
     scores: of the slices that windows lie over. window: for each window of a batch. rest: whatever the batch; in the
     machine's memory always, where scores and windows may be on a GPU. before: while a whole volume is prepared.
+    slab: of the rest, the prepared slices, which may be on a GPU, too.
     """
 
     scores: int
     window: int
     rest: int
     before: int = 0
+    slab: int = 0
 
     def of(self, batch: int) -> int:
         return max(self.before, self.rest + self.scores + batch * self.window)
@@ -89,6 +94,7 @@ def need(
         window=activations + FLOAT * window * (channels * layout.slices + classes),  # cut out; scores times weights
         rest=RUNTIME + prepared + back + labels + slices + images,
         before=2 * FLOAT * channels * max(volumes),
+        slab=prepared,
     )
 
 
@@ -112,8 +118,7 @@ def fitting(need: Need, batch: int, free: int, on_device: int | None = None) -> 
     engine goes on elsewhere, so it is 1 then.
     """
     if on_device is not None:
-        while batch > 1 and need.scores + batch * need.window > on_device:
-            batch //= 2
+        batch = gpu.most_that_fit(on_device, need.scores + need.slab, need.window, batch)
         return batch if max(need.before, need.rest) <= free else 0
     while batch and need.of(batch) > free:
         batch //= 2
@@ -133,9 +138,10 @@ def fit(
     See `need` for the arguments. Raises OutOfMemory where there is none for one window.
     """
     free = free_bytes(CPU)
-    if free is None:
+    on_device = None if engine.device == CPU else gpu.share_bytes(engine.device)
+    if free is None and on_device is None:
         return engine.batch, None
-    on_device = None if engine.device == CPU else free_bytes(engine.device)
+    free = sys.maxsize if free is None else free
     bundle, most = engine.bundle, engine.batch
     takes = partial(
         need,
@@ -148,12 +154,12 @@ def fit(
         images=images,
         exact=engine.exact,
     )
-    needed = takes(activations=ample(layout))
+    needed = takes(activations=ample(layout) * engine.mirrored)
     if fitting(needed, most, free, on_device) < most:
         window = bundle.recipe.window
         roi = [size for m, size in enumerate(layout.roi) if len(window.roi) == 3 or m != window.slice_axis]
         held = held_by(engine.network, bundle.image_channels * layout.slices, roi, engine.device)
-        needed = takes(activations=held)
+        needed = takes(activations=held * engine.mirrored)
     batch = fitting(needed, most, free, on_device)
     least = most if engine.exact else 1  # exact results need batches as they are
     if batch < least:
@@ -163,10 +169,18 @@ def fit(
             f"{bundle.name}: close other programs, use a machine with more memory, or a bundle with fewer classes, "
             "larger voxels or a smaller window"
         )
-    if batch == most:
-        return most, None
+    if batch >= min(most, bundle.recipe.window.batch if on_device else most):
+        return batch, None
     less = f"{batch} instead of {most} windows at a time"
-    return batch, f"{less}: {gib(needed.of(most))} needed, {gib(free)} free"
+    room = free if on_device is None else on_device
+    return batch, f"{less}: {gib(needed.of(most))} needed, {gib(room)} free"
+
+
+def gpu_batch(network: nn.Module, bundle: Bundle, roi: Sequence[int], device: torch.device) -> int:
+    """Windows at a time on a GPU, as `fit` finds where nothing else decides."""
+    held = held_by(network, bundle.in_channels, roi, device) * 2 ** len(bundle.flips)
+    each = held + FLOAT * math.prod(roi) * (bundle.in_channels + bundle.out_channels)
+    return gpu.most_that_fit(gpu.share_bytes(device), 0, each)
 
 
 def ample(layout: Layout) -> int:
@@ -219,8 +233,7 @@ def free_bytes(device: torch.device, proc: Path = Path("/proc"), cgroups: Path =
     None where nobody tells.
     """
     if device.type == "cuda":
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0]) + cached
+        return gpu.free_bytes(device)
     return min((free for free in (_of_machine(proc), *_of_groups(proc, cgroups)) if free is not None), default=None)
 
 

@@ -32,6 +32,7 @@ from medseg.inference.arriving.axis import SliceAxis, axis_through, reasons
 from medseg.inference.arriving.decoding import Decoder
 from medseg.inference.arriving.intake import ArrivedSlices, StreamInvalid, start
 from medseg.inference.context import PipelineContext
+from medseg.inference.engines import gpu
 from medseg.inference.engines.case import TORCH
 from medseg.inference.engines.device import CPU, choose_device, choose_precision, memory_errors, steady_batch
 from medseg.inference.engines.engine import Engine, Networks
@@ -71,6 +72,7 @@ def segment(
         stack, valueless = taken.stack, taken.collector.valueless.voxels
         if valueless == math.prod(stack.shape):
             raise InputError(f"series {context.series_uid}: none of its {valueless} voxels has a finite value")
+        gpu.give_back(context.engine.device)
         values = _values(context, taken)
         with context.clock.time(Stage.RESTORE):
             cleaned = CleanedLabels(taken.collector, stack)
@@ -114,6 +116,8 @@ def _context(
 def _engine(bundle: Bundle, batch: int, settings: Settings, cancelled: Cancelled) -> Engine:
     device = CPU if settings.exact else choose_device(settings.device)
     as_they_are = device != CPU or settings.exact or settings.careful or bundle.nnunet is not None
+    if device != CPU and settings.batch is None and not settings.careful:
+        batch = gpu.MOST
     return Engine(
         NETWORKS.get(bundle, device),
         bundle,

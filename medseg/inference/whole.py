@@ -16,6 +16,7 @@ from medseg.inference import fallback, memory
 from medseg.inference.arriving.decoding import AHEAD
 from medseg.inference.channels import channel_slices
 from medseg.inference.context import PipelineContext
+from medseg.inference.engines.device import CPU
 from medseg.inference.grids.prepare import prepare, preprocessing_plan, uniform
 from medseg.inference.grids.restore import ToSource, so_far, to_source
 from medseg.inference.nnunet.collect import collect_labels
@@ -87,7 +88,8 @@ def _by_ourselves(
 
 def _by_monai(context: PipelineContext, stack: Stack, volume: Tensor, collector: LabelCollector) -> None:
     bundle = replace(context.bundle, recipe=context.recipe)
-    scores = partial(slabs_of_volume, context)
+    batch = None if context.engine.device == CPU else context.recipe.window.batch  # what MONAI leaves is not known
+    scores = partial(slabs_of_volume, context, batch=batch)
     planes = fallback.label_planes(volume, stack.affine, stack.coordinates, bundle, scores, collector.certainty)
     with collector:
         for plane in context.timed(Stage.RESTORE, planes):

@@ -106,7 +106,7 @@ def _bundle(trained: TrainedFolder, options: Options, later: tuple[str, ...] = (
         expects=Expects(modality=dataset.modality),
         segments=_segments(dict(model.labels.names)),
         postprocess=Postprocess(),
-        precisions=("fp32",),
+        precisions=("fp32", "fp16"),  # nnU-Net itself runs in fp16 on a GPU
         default=False,
         research_only=True,
         flips=trained.mirrored,

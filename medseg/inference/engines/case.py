@@ -28,7 +28,10 @@ Run: TypeAlias = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """What is to be run. shape: (C, *roi) of a window; batch: windows at a time; digest: of the network's bundle."""
+    """What is to be run. shape: (C, *roi) of a window; batch: windows at a time; digest: of the network's bundle.
+
+    mirrored: how many mirror images of them torch runs together, where the network is an `Ensemble` of several.
+    """
 
     network: nn.Module
     device: torch.device
@@ -36,6 +39,7 @@ class Case:
     shape: tuple[int, ...]
     batch: int
     digest: str
+    mirrored: int = 1
 
     @property
     def fixed(self) -> int:
@@ -88,7 +92,8 @@ def eager(case: Case, precision: str | None = None) -> Run:
             _full_precision(case.device),
             torch.autocast(case.device.type, dtype, enabled=dtype is not None),
         ):
-            scores: Tensor = case.network(windows)
+            together = {"together": case.mirrored} if case.mirrored > 1 else {}
+            scores: Tensor = case.network(windows, **together)
             return scores
 
     return run

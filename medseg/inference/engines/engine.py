@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Lock
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +56,8 @@ class Engine:
         usable(engine, device, precision)
         self.network, self.bundle, self.exact = network, bundle, exact
         self.name, self.warnings = TORCH, list[str]()
-        self._ladder = MemoryLadder(device, precision, batch, CPU if careful else device, exact)
+        mirrored = 2 ** len(bundle.flips) if device.type == "cuda" and not careful else 1
+        self._ladder = MemoryLadder(device, precision, batch, CPU if careful else device, exact, mirrored)
         self._expected = 1
         # Code that a user vouches for is not in the digest by which engines are kept.
         self._wanted = TORCH if careful or bundle.trusted else engine
@@ -79,14 +82,28 @@ class Engine:
         """Windows at a time."""
         return self._ladder.batch
 
-    def begin_job(self, windows: int, batch: int | None = None) -> None:
-        """What comes next are about so many windows. batch: no more of them at a time from now on."""
+    @property
+    def mirrored(self) -> int:
+        """Mirror images of a window at a time."""
+        return self._ladder.mirrored
+
+    def begin_job(self, windows: int, batch: int | None = None, mirrored: int | None = None) -> None:
+        """What comes next are about so many windows. batch, mirrored: no more at a time from now on, of them and of
+        the mirror images of one."""
         self._expected = windows
-        if batch is not None:
-            self._ladder = self._ladder.at_most(batch)
+        self._ladder = self._ladder.at_most(batch or self.batch, mirrored or self.mirrored)
+
+    def to_device(self, voxels: Tensor) -> Tensor:
+        """Voxels (n, ...) on the CPU -> on the device, if that has room."""
+        try:
+            return self._staging(voxels)
+        except (MemoryError, RuntimeError) as error:
+            if self.device == CPU or not is_out_of_memory(error):
+                raise
+            return voxels
 
     def __call__(self, windows: Tensor) -> Tensor:
-        """(B, C, *roi) on the CPU -> (B, K, *roi) float32 on the device; roi has three entries, also for 2D.
+        """(B, C, *roi) -> (B, K, *roi) float32 on the device; roi has three entries, also for 2D.
 
         The first call chooses the back-end, for a job that has begun.
         """
@@ -102,16 +119,16 @@ class Engine:
             done = [scores.to(self.device) for scores in done]  # which it may have had to leave
         return done[0] if len(done) == 1 else torch.cat(done)
 
-    def room(self, *shape: int) -> Tensor:
+    def room(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """Zeros to stitch scores in: on the device, or in the machine's memory where that has not got so much."""
         try:
-            return torch.zeros(shape, device=self._ladder.sums)
+            return torch.zeros(shape, dtype=dtype, device=self._ladder.sums)
         except (MemoryError, RuntimeError) as error:
             step = self._ladder.sums_elsewhere()
             if not is_out_of_memory(error) or step is None:
                 raise
         self._go_on(step)
-        return torch.zeros(shape, device=self._ladder.sums)
+        return torch.zeros(shape, dtype=dtype, device=self._ladder.sums)
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -213,7 +230,7 @@ class Engine:
 
     def _case(self, windows: Tensor) -> Case:
         shape = tuple(windows.shape[1:])
-        return Case(self.network, self.device, self.precision, shape, self.batch, self.bundle.digest)
+        return Case(self.network, self.device, self.precision, shape, self.batch, self.bundle.digest, self.mirrored)
 
     def _to_network(self, windows: Tensor) -> Tensor:
         staged = self._staging(windows)
@@ -239,15 +256,25 @@ class Engine:
 
     def _go_on(self, step: Step) -> None:
         self._warn(step.warning)
-        before, self._ladder = self.device, step.ladder
+        (before, mirrored), self._ladder = (self.device, self.mirrored), step.ladder
         if self.device != before:
             self._staging = Staging(self.device)
-            self.network = self.network.to(self.device)
+            self.network = copy_on(self.device, self.network)
+        if self.device != before or self.mirrored != mirrored:
             self._use_torch()
 
     def _warn(self, message: str) -> None:
         logger.warning(message)
         self.warnings.append(message)
+
+
+def copy_on(device: torch.device, network: nn.Module) -> nn.Module:
+    """A copy of a network whose tensors are on a device; another job may run the network itself meanwhile."""
+    tensors: dict[int, Any] = {
+        id(held): nn.Parameter(held.detach().to(device), held.requires_grad) for held in network.parameters()
+    }
+    tensors |= {id(held): held.to(device) for held in network.buffers()}
+    return copy.deepcopy(network, tensors)
 
 
 def slice_axis(bundle: Bundle) -> int | None:
@@ -287,7 +314,7 @@ class Networks:
             network = self._held.pop(key, None)
             if network is None:
                 network = load_network(bundle, device).eval()
-            self._held[key] = network.to(device)  # an engine out of memory may have moved it
+            self._held[key] = network
             while len(self._held) > self._keep:
                 self._held.popitem(last=False)
             return network

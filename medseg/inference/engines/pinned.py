@@ -1,6 +1,8 @@
-"""Windows on their way to a GPU."""
+"""Voxels on their way to a GPU, and labels on their way back: through pinned memory, while it computes."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -17,9 +19,9 @@ class Staging:
         self._buffers: list[tuple[Tensor, torch.cuda.Event]] = []  # the one that was used longest ago first
 
     def __call__(self, windows: Tensor) -> Tensor:
-        """(B, ...) on the CPU -> the same on the device, for work on its current stream; on the CPU as they are."""
-        if self._device.type != "cuda":
-            return windows
+        """(B, ...) -> the same on the device, for work on its current stream; as they are where they are there."""
+        if self._device.type != "cuda" or windows.device.type != "cpu":
+            return windows.to(self._device)
         if len(self._buffers) < 2:
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._buffers.insert(0, (torch.empty(windows.shape, pin_memory=True), event))
@@ -31,3 +33,19 @@ class Staging:
         copied.record(torch.cuda.current_stream(self._device))
         self._buffers.append((buffer, copied))
         return there
+
+
+def on_its_way(plane: Tensor) -> Callable[[], Tensor]:
+    """A plane begins its way to the CPU; what waits for it gives it there. torch keeps pinned memory for the next."""
+    if not plane.is_cuda:
+        return lambda: plane
+    there = torch.empty(plane.shape, dtype=plane.dtype, pin_memory=True)
+    there.copy_(plane, non_blocking=True)
+    arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    arrived.record(torch.cuda.current_stream(plane.device))
+
+    def wait() -> Tensor:
+        arrived.synchronize()
+        return there
+
+    return wait

@@ -26,36 +26,41 @@ _ROOM: Final = 16 << 20  # bytes of heads that are brought back at a time
 
 
 class Winner:
-    """The label of each voxel, of heads that come one after the other."""
+    """The label of each voxel, of heads that come one after the other, on their device."""
 
-    def __init__(self, labels: Labels, shape: tuple[int, ...]) -> None:
+    def __init__(self, labels: Labels, shape: tuple[int, ...], device: torch.device) -> None:
         self._order = labels.order
-        self.label = np.zeros(shape, np.uint8)
+        self._label = torch.zeros(shape, dtype=torch.uint8, device=device)
         self._best: Tensor | None = None
         self._head = 0
+
+    @property
+    def label(self) -> Array:
+        return self._label.cpu().numpy()
 
     def add(self, scores: Tensor) -> None:
         """The next heads (n, *shape), in the type in which they are compared."""
         for head in scores:
             if self._order is not None:
-                self.label[(head.float().sigmoid() > 0.5).numpy()] = self._order[self._head]
+                self._label.masked_fill_(head.float().sigmoid() > 0.5, self._order[self._head])
             elif self._best is None:
                 self._best = head.clone()
             else:
                 better = head > self._best
-                self.label[better.numpy()] = self._head
+                self._label.masked_fill_(better, self._head)
                 self._best = torch.where(better, head, self._best)
             self._head += 1
 
 
-def label_planes(scores: Iterable[Tensor], grids: Grids, model: NnUNet) -> Iterator[Array]:
+def label_planes(scores: Iterable[Tensor], grids: Grids, model: NnUNet, *, all_heads: bool = False) -> Iterator[Array]:
     """Labels (y, x) of the planes of the whole volume, in the plans' axes; background outside the box.
 
-    scores: (K, y, x) of the planes of the network's grid, in order.
+    scores: (K, y, x) of the planes of the network's grid, in order. all_heads: each is brought to every voxel, as a GPU
+    does sooner than it finds where it need not; labels are the same.
     """
     z, *inside = grids.box
     nothing = np.zeros(grids.whole[1:], np.uint8)
-    planes = iter(_in_box(scores, grids, model))
+    planes = iter(_in_box(scores, grids, model, all_heads))
     for n in range(grids.whole[0]):
         made = nothing.copy()
         if z.start <= n < z.stop:
@@ -63,23 +68,23 @@ def label_planes(scores: Iterable[Tensor], grids: Grids, model: NnUNet) -> Itera
         yield made
 
 
-def _in_box(scores: Iterable[Tensor], grids: Grids, model: NnUNet) -> Iterable[Array]:
+def _in_box(scores: Iterable[Tensor], grids: Grids, model: NnUNet, all_heads: bool) -> Iterable[Array]:
     if not model.scores.by_planes:
-        return _head_by_head(torch.stack(list(scores), dim=1), grids, model)
+        return _head_by_head(torch.stack([plane.cpu() for plane in scores], dim=1), grids, model)
     if grids.shape == grids.cropped:
         return (_labels_of(plane, model.labels) for plane in scores)
-    return _planes(scores, grids, model)
+    return _planes(scores, grids, model, all_heads)
 
 
 def _labels_of(plane: Tensor, labels: Labels) -> Array:
-    winner = Winner(labels, tuple(plane.shape[1:]))
+    winner = Winner(labels, tuple(plane.shape[1:]), plane.device)
     winner.add(plane)
     return winner.label
 
 
 def _head_by_head(scores: Tensor, grids: Grids, model: NnUNet) -> Array:
     """By whatever the plans name, a head (K, z, y, x) at a time."""
-    winner = Winner(model.labels, grids.cropped)
+    winner = Winner(model.labels, grids.cropped, scores.device)
     for head in scores.numpy():
         back = resample_image(head, grids.cropped, model.scores, grids.model_mm, grids.spacing_mm)
         if back.shape != grids.cropped:
@@ -88,25 +93,25 @@ def _head_by_head(scores: Tensor, grids: Grids, model: NnUNet) -> Array:
     return winner.label
 
 
-def _planes(scores: Iterable[Tensor], grids: Grids, model: NnUNet) -> Iterator[Array]:
+def _planes(scores: Iterable[Tensor], grids: Grids, model: NnUNet, all_heads: bool) -> Iterator[Array]:
     """By splines of order 1 or 0."""
     axis = separate_axis(model.scores, grids.model_mm, grids.spacing_mm)
     along, rows, columns = (
         Mix.of(old, new, is_nearest=model.scores.order == 0 or n == axis)
         for n, (old, new) in enumerate(zip(grids.shape, grids.cropped, strict=True))
     )
-    if model.labels.order is None:
+    if model.labels.order is None and not all_heads:
         return _highest(scores, along, rows, columns)
-    return _painted(scores, along, rows, columns, model.labels)
+    return _of_all(scores, along, rows, columns, model.labels)
 
 
-def _painted(scores: Iterable[Tensor], along: Mix, rows: Mix, columns: Mix, labels: Labels) -> Iterator[Array]:
-    """Where heads are regions."""
+def _of_all(scores: Iterable[Tensor], along: Mix, rows: Mix, columns: Mix, labels: Labels) -> Iterator[Array]:
+    """Every head is brought to every voxel."""
     held = Held(scores)
     at_once = max(_ROOM // (8 * len(rows) * len(columns)), 1)
     for n in range(len(along)):
         low, high = held.ends(*along.pair(n))
-        winner = Winner(labels, (len(rows), len(columns)))
+        winner = Winner(labels, (len(rows), len(columns)), high.device)
         for first in range(0, len(low), at_once):
             some = slice(first, first + at_once)
             plane = along.mixed(low[some], high[some], n)

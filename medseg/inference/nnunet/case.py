@@ -23,18 +23,19 @@ from medseg.errors import InvalidBundle
 from medseg.inference import malloc, memory
 from medseg.inference.background import BackgroundConsumer
 from medseg.inference.context import PipelineContext
+from medseg.inference.engines.device import CPU
 from medseg.inference.engines.engine import Engine
 from medseg.inference.grids.restore import Certainty
 from medseg.inference.nnunet.back import label_planes
 from medseg.inference.nnunet.cleanup import cleaned
 from medseg.inference.nnunet.confidence import tell_confidence
-from medseg.inference.nnunet.need import check_scores
+from medseg.inference.nnunet.need import at_a_time, check_scores
 from medseg.inference.nnunet.passing import PassedStack, PassingVolume
 from medseg.inference.nnunet.prepare import Grids, prepare
 from medseg.inference.nnunet.resample import Array
 from medseg.inference.nnunet.source import Source
 from medseg.inference.nnunet.waiting import WaitingScores
-from medseg.inference.nnunet.windows import count_windows, score_planes
+from medseg.inference.nnunet.windows import Placing, count_windows, score_planes
 from medseg.progress import Stage
 
 MOST: Final = 256  # labels of a result, the background among them
@@ -133,9 +134,12 @@ def label_whole(context: PipelineContext, source: Source, job: ModelRun) -> Arra
 def _restored(context: PipelineContext, seen: Seen, job: ModelRun, take: Callable[[int, Array], None]) -> None:
     """Labels of the planes of the whole volume to `take`, with their numbers, in the plans' axes."""
 
+    all_heads = context.engine.device != CPU
+
     def consume(planes: Iterator[Tensor]) -> None:
+        confident = _confident(planes, job)
         with torch.inference_mode():
-            for n, labels in enumerate(label_planes(_confident(planes, job), seen.grids, job.model)):
+            for n, labels in enumerate(label_planes(confident, seen.grids, job.model, all_heads=all_heads)):
                 take(n, labels)
                 if n % _TIDY == _TIDY - 1:
                     malloc.give_back()
@@ -164,7 +168,7 @@ def _averaged(context: PipelineContext, seen: Seen, job: ModelRun, room: Callabl
             check_scores(job.stack, job.bundle, seen.grids, engine, passing=isinstance(seen, PassingVolume))
         scores = _of_fold(context, seen, job, engine, (number, len(folds)), room)
         if earlier is not None:
-            scores = (total.add_(plane) for total, plane in zip(earlier, scores, strict=True))
+            scores = (total.to(plane.device).add_(plane) for total, plane in zip(earlier, scores, strict=True))
         if number < len(folds) - 1:
             earlier = WaitingScores(scores)
         else:
@@ -187,9 +191,11 @@ def _of_fold(
     def tick(done: int, windows: int) -> None:
         context.tell(Stage.INFER, number * windows + done, count * windows)
 
-    engine.begin_job(count_windows(seen.grids.shape, job.model))
+    shape = seen.grids.shape
+    engine.begin_job(count_windows(shape, job.model), *at_a_time(engine, shape))
     planes = context.timed(Stage.PREPARE, seen.planes())
-    scores = score_planes(planes, seen.grids.shape, job.model, engine, tick, room)
+    placing = Placing(lambda: 1 if engine.device == CPU else engine.batch, engine.to_device, engine.room, room)
+    scores = score_planes(planes, shape, job.model, engine, tick, placing)
     with engine.at_work():
         for plane in context.timed(Stage.INFER, scores):
             if not bool(torch.isfinite(plane).all()):

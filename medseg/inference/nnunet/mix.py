@@ -19,6 +19,7 @@ class Mix:
         self._lower, self._upper = torch.from_numpy(lower), torch.from_numpy(upper)
         self._share = torch.from_numpy(share)
         self._plain = bool((share == 0).all())
+        self._there: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = {}
 
     @classmethod
     def of(cls, old: int, new: int, *, is_nearest: bool) -> Mix:
@@ -45,17 +46,24 @@ class Mix:
     def mixed(self, low: Tensor, high: Tensor, n: int) -> Tensor:
         """New sample n in double, of its pair."""
         share = float(self._share[n])
+        low = low.to(high.device)  # the network had to move between them
         if share == 0:
             return low.double()
         return low.double() * (1 - share) + high.double() * share
 
     def along(self, image: Tensor, axis: int) -> Tensor:
-        """All new samples along an axis of an image."""
-        low = image.index_select(axis, self._lower)
+        """All new samples along an axis of an image, on its device."""
+        lower, upper, share = self._on(image.device)
+        low = image.index_select(axis, lower)
         if self._plain:
             return low
-        share = self._share.reshape([-1 if n == axis else 1 for n in range(image.ndim)])
-        return low * (1 - share) + image.index_select(axis, self._upper) * share
+        share = share.reshape([-1 if n == axis else 1 for n in range(image.ndim)])
+        return low * (1 - share) + image.index_select(axis, upper) * share
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        if device not in self._there:
+            self._there[device] = self._lower.to(device), self._upper.to(device), self._share.to(device)
+        return self._there[device]
 
     def at(self, some: Array, sample: Callable[[Tensor], Tensor]) -> Tensor:
         """Some new samples, (n, K). sample: gives old ones by their numbers."""

@@ -19,6 +19,7 @@ from medseg.dicom.series import Stack
 from medseg.errors import OutOfMemory
 from medseg.inference import memory
 from medseg.inference.arriving.decoding import AHEAD
+from medseg.inference.engines import gpu
 from medseg.inference.engines.device import CPU
 from medseg.inference.engines.engine import Engine
 from medseg.inference.nnunet.prepare import Grids
@@ -62,6 +63,22 @@ def check_scores(stack: Stack, bundle: Bundle, grids: Grids, engine: Engine, *, 
         activations = memory.held_by(engine.network, bundle.in_channels, model.patch, torch.device("cpu"))
     needed += activations if engine.device == CPU else 0
     _compare(stack, bundle, needed, f"for {heads} classes on {' x '.join(map(str, shape))} voxels")
+
+
+def at_a_time(engine: Engine, shape: Sequence[int]) -> tuple[int, int]:
+    """How many windows over planes of `shape` (z, y, x) run together, and how many mirror images of each."""
+    if engine.device == CPU:
+        return engine.batch, engine.mirrored
+    bundle, model = engine.bundle, engine.bundle.nnunet
+    assert model is not None
+    window, heads, depth = math.prod(model.patch), model.labels.heads, extent(model.patch)[0]
+    plane = math.prod(max(pair) for pair in list(zip(shape, extent(model.patch), strict=True))[1:])
+    beside = plane * depth * (_HALF * (heads + 1) + _SINGLE * bundle.in_channels)
+    each = memory.held_by(engine.network, bundle.in_channels, model.patch, engine.device)
+    each += _SINGLE * window * (bundle.in_channels + 2 * heads)
+    most = max(engine.batch, engine.mirrored)
+    images = gpu.most_that_fit(gpu.share_bytes(engine.device), beside, each, most)
+    return max(images // engine.mirrored, 1), min(images, engine.mirrored)
 
 
 def _models(bundle: Bundle) -> Sequence[NnUNet]:

@@ -27,7 +27,7 @@ class WaitingScores:
         for plane in planes:
             self._shape = tuple(plane.shape)
             try:
-                self._file.write(plane.contiguous().numpy().data)
+                self._file.write(plane.cpu().contiguous().numpy().data)
             except OSError as error:
                 raise _no_room(error) from error
             self._count += 1

@@ -10,6 +10,7 @@ import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -23,7 +24,7 @@ from medseg.bundle.nnunet.model import NnUNet
 
 Place: TypeAlias = tuple[slice, slice, slice]
 Network: TypeAlias = Callable[[Tensor], Tensor]
-"""(1, C, z, y, x) -> (1, K, z, y, x), in single."""
+"""(B, C, z, y, x) -> (B, K, z, y, x), in single."""
 _MOST: float = 10.0  # weight of a window's middle
 
 
@@ -60,6 +61,20 @@ def places(shape: Sequence[int], patch: Sequence[int], step: float) -> list[Plac
     ]
 
 
+@dataclass(frozen=True)
+class Placing:
+    """How planes and scores are held while windows run, and how many of these run together.
+
+    up: brings a plane to where windows are cut. zeros: makes room for sums of scores. room: called before more of them
+    are held.
+    """
+
+    batch: Callable[[], int] = lambda: 1
+    up: Callable[[Tensor], Tensor] = lambda plane: plane
+    zeros: Callable[..., Tensor] = torch.zeros
+    room: Callable[[], None] = lambda: None
+
+
 @lru_cache(maxsize=4)
 def importance(patch: tuple[int, ...]) -> Tensor:
     """Weights of a window's voxels, in half: a Gaussian of an eighth of the window, nowhere 0."""
@@ -84,12 +99,12 @@ def score_planes(
     model: NnUNet,
     network: Network,
     tick: Callable[[int, int], None],
-    room: Callable[[], None] = lambda: None,
+    placing: Placing = Placing(),
 ) -> Iterator[Tensor]:
     """Scores (K, y, x) in half of each of the planes (C, y, x), of which `shape` (z, y, x) tells how many there are, as
     soon as no window adds to them any more.
 
-    tick: called with windows done, and of how many. room: called before more planes of scores are held.
+    tick: called with windows done, and of how many.
     The sums are half, too, as nnU-Net's are: what is added to them is rounded window by window.
     """
     pads = padding(shape, model.patch)
@@ -97,19 +112,28 @@ def score_planes(
     padded = [low + size + high for (low, high), size in zip(pads, shape, strict=True)]
     within = tuple(slice(low, size - high) for (low, high), size in zip(beside, padded[1:], strict=True))
     windows = places(padded, model.patch, model.step)
-    slab, sums = Slab(planes, pads, padded), Sums(model, padded)
-    for number, (z, y, x) in enumerate(windows, 1):
-        scores = network(slab.window(z, y, x))[0].cpu()
-        if z.stop > sums.end:
-            room()
-        sums.add(scores, z, y, x)
-        del scores  # as large as what the network holds
-        tick(number, len(windows))
-        final = windows[number][0].start if number < len(windows) else padded[0]
+    slab, sums, done = Slab(map(placing.up, planes), pads, padded), Sums(model, padded, placing.zeros), 0
+    while done < len(windows):
+        some = _alike(windows, done, placing.batch())
+        scores = network(slab.batch(some))
+        for (z, y, x), of_window in zip(some, scores, strict=True):
+            if z.stop > sums.end:
+                placing.room()
+            sums.add(of_window, z, y, x)
+        del scores, of_window  # as large as what the network holds
+        done += len(some)
+        tick(done, len(windows))
+        final = windows[done][0].start if done < len(windows) else padded[0]
         for n in range(sums.first, final):
             plane = sums.take()
             if before <= n < before + shape[0]:
                 yield plane[(slice(None), *within)]
+
+
+def _alike(windows: Sequence[Place], first: int, most: int) -> Sequence[Place]:
+    """The next windows that run together, which begin at one plane."""
+    z = windows[first][0].start
+    return list(itertools.takewhile(lambda place: place[0].start == z, windows[first : first + most]))
 
 
 class Slab:
@@ -122,14 +146,21 @@ class Slab:
         self._held: deque[Tensor] = deque()
         self._first = 0
 
-    def window(self, z: slice, y: slice, x: slice) -> Tensor:
-        """(1, C, *extent); z is never less than before."""
+    def batch(self, places: Sequence[Place]) -> Tensor:
+        """(B, C, *extent)."""
+        windows = [self._window(*place) for place in places]
+        return windows[0][None] if len(windows) == 1 else torch.stack(windows)
+
+    def _window(self, z: slice, y: slice, x: slice) -> Tensor:
+        """z is never less than before."""
         while self._first + len(self._held) < z.stop:
             self._more(self._first + len(self._held))
         while self._first < z.start:
             self._held.popleft()
             self._first += 1
-        return torch.stack([plane[:, y, x] for plane in self._held], dim=1)[None]
+        if len({plane.device for plane in self._held}) > 1:  # those that came last had to stay in the machine's memory
+            self._held = deque(plane.cpu() for plane in self._held)
+        return torch.stack([plane[:, y, x] for plane in self._held], dim=1)
 
     def _more(self, number: int) -> None:
         if number >= self._count - self._after:
@@ -146,11 +177,11 @@ class Slab:
 class Sums:
     """Weighted scores of the padded planes from `first` on, and their weights."""
 
-    def __init__(self, model: NnUNet, padded: Sequence[int]) -> None:
+    def __init__(self, model: NnUNet, padded: Sequence[int], zeros: Callable[..., Tensor]) -> None:
         self.first = 0
         self._heads, self._shape, self._blend = model.labels.heads, tuple(padded[1:]), model.gaussian
         self._weights = importance(model.patch) if model.gaussian else torch.ones(extent(model.patch)).half()
-        self._singles = self._weights.float()
+        self._singles, self._zeros = self._weights.float(), zeros
         self._held: deque[tuple[Tensor, Tensor]] = deque()
 
     @property
@@ -160,13 +191,14 @@ class Sums:
     def add(self, scores: Tensor, z: slice, y: slice, x: slice) -> None:
         """scores: (K, *extent), of the window there."""
         while self.end < z.stop:
-            held = torch.zeros((self._heads, *self._shape), dtype=torch.half)
-            self._held.append((held, torch.zeros(self._shape, dtype=torch.half)))
+            held = self._zeros(self._heads, *self._shape, dtype=torch.half)
+            self._held.append((held, torch.zeros(self._shape, dtype=torch.half, device=held.device)))
+        self._weights, self._singles = self._weights.to(scores.device), self._singles.to(scores.device)
         for n in range(z.start, z.stop):
             total, weight = self._held[n - self.first]
-            one = scores[:, n - z.start]
-            total[:, y, x] += one * self._singles[n - z.start] if self._blend else one
-            weight[y, x] += self._weights[n - z.start]
+            head = scores[:, n - z.start]
+            total[:, y, x] += (head * self._singles[n - z.start] if self._blend else head).to(total.device)
+            weight[y, x] += self._weights[n - z.start].to(weight.device)
 
     def take(self) -> Tensor:
         """The first plane of scores, which goes."""

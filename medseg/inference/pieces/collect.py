@@ -17,6 +17,7 @@ from torch import Tensor
 from medseg.bundle.bundle import Bundle
 from medseg.dicom.instance import Pixels, Slice
 from medseg.dicom.series import Stack
+from medseg.inference.engines.pinned import on_its_way
 from medseg.inference.grids.restore import Certainty
 from medseg.inference.labels import LabelPlane, Measured
 from medseg.inference.pieces.cleanup import decide
@@ -74,9 +75,10 @@ class LabelCollector:
         self._count += 1
         if len(self._waiting) >= _AHEAD:
             self._waiting.popleft().result()
-        self._waiting.append(self._beside.submit(self._look_at, plane.cpu().numpy()))
+        self._waiting.append(self._beside.submit(self._look_at, on_its_way(plane)))
 
-    def _look_at(self, channels: LabelPlane) -> None:
+    def _look_at(self, arrived: Callable[[], Tensor]) -> None:
+        channels: LabelPlane = arrived().numpy()
         labels = channels[self._channels] if not self.exclusive else channels[0]
         if self.exclusive and not self._as_it_is:
             labels = self._known[labels]

@@ -59,7 +59,8 @@ def test_flips_and_members_are_averaged_before_activation(folder: Path) -> None:
             for network in (first, second)
             for dims in ([], [2], [4], [2, 4])
         ]
-        assert torch.allclose(both(patch), torch.stack(looks).mean(0), atol=1e-6)
+        for together in (1, 3, 4):
+            assert torch.allclose(both(patch, together), torch.stack(looks).mean(0), atol=1e-6)
 
 
 @pytest.mark.parametrize(

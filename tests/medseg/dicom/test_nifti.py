@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import nibabel
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from medseg.dicom.nifti import is_nifti, read_nifti
+from medseg.dicom.nifti import is_nifti, read_nifti, read_volumes
 from medseg.errors import NoSuchInput, UnreadableInstance
 from tests.medseg.dicom.made import voxels_of
 from tests.orientations import ORIENTATIONS
@@ -39,13 +40,39 @@ def test_every_voxel_keeps_value_and_place(tmp_path: Path, orientation: NDArray[
     assert stack.spacing_mm == pytest.approx((2.5, 0.7, 1.5))
 
 
-def test_slope_and_intercept_are_applied(tmp_path: Path) -> None:
-    image = nibabel.Nifti1Image(np.full((3, 3, 3), 10, np.int16), np.eye(4))
-    image.header.set_slope_inter(2.0, -5.0)
-    nibabel.save(image, tmp_path / "v.nii")
-    assert read_nifti(tmp_path / "v.nii").slices[0].read()[0, 0] == pytest.approx(
-        nibabel.load(tmp_path / "v.nii").get_fdata()[0, 0, 0]
-    )
+@pytest.mark.parametrize("kind", [np.uint8, ">i2", np.int64, np.float32, np.float64])
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_values_are_nibabels_however_they_are_stored(kind: str, ending: str, tmp_path: Path) -> None:
+    """Packed and scaled ones are read at once, others plane by plane; of one volume, and of several."""
+    values = np.random.default_rng(0).integers(0, 200, (3, 4, 5, 2)).astype(kind)
+    for slope, shown in ((1, values), (1, values[..., :1]), (0.3, values)):
+        image = nibabel.Nifti1Image(shown, np.eye(4), dtype=kind)
+        image.header.set_slope_inter(slope, -5.0 * (slope != 1))
+        nibabel.save(image, tmp_path / f"v{ending}")
+        expected = np.asanyarray(nibabel.load(tmp_path / f"v{ending}").dataobj, dtype=np.float32)
+        stacks = read_volumes(tmp_path / f"v{ending}")
+        assert len(stacks) == expected.shape[3]
+        for number, stack in enumerate(stacks):
+            planes = np.stack([one.read() for one in stack.slices])
+            assert planes.dtype == np.float32
+            assert np.array_equal(planes.T, expected[..., number], equal_nan=True)
+
+
+def test_planes_are_read_one_by_one(tmp_path: Path) -> None:
+    stack = read_nifti(saved(tmp_path / "v.nii", np.ones((30, 40, 50), np.int16), np.eye(4)))
+    whole = 30 * 40 * 50 * 4
+    tracemalloc.start()
+    for one in stack.slices:
+        one.read()
+    assert tracemalloc.get_traced_memory()[1] < whole / 4
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_a_volume_without_a_value_is_refused(ending: str, tmp_path: Path) -> None:
+    stack = read_nifti(saved(tmp_path / f"v{ending}", np.full((3, 4, 5), np.nan), np.eye(4)))
+    with pytest.raises(UnreadableInstance, match="none of its 60 values is finite"):
+        stack.slices[2].read()
 
 
 def test_a_single_time_point_is_a_volume_and_several_are_not(tmp_path: Path) -> None:
@@ -90,6 +117,10 @@ def test_bad_files(tmp_path: Path) -> None:
     (tmp_path / "cut.nii.gz").write_bytes(whole.read_bytes()[:9000])
     with pytest.raises(UnreadableInstance):
         read_nifti(tmp_path / "cut.nii.gz").slices[0].read()
+    whole = saved(tmp_path / "whole.nii", np.ones((20, 20, 20)), np.eye(4))
+    (tmp_path / "cut.nii").write_bytes(whole.read_bytes()[:-1])
+    with pytest.raises(UnreadableInstance, match="cut short"):
+        read_nifti(tmp_path / "cut.nii")
 
 
 @pytest.mark.parametrize(("name", "yes"), [("a.nii", True), ("a.NII.GZ", True), ("a.gz", False), ("a.dcm", False)])

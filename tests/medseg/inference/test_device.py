@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from medseg.dicom.series import StackSource
 from medseg.errors import InvalidBundle, OutOfMemory, ResourceError, UsageError
 from medseg.inference.engines.device import choose_device, choose_precision, memory_errors
-from medseg.inference.engines.engine import Engine, Networks
+from medseg.inference.engines.engine import Engine, Networks, copy_on
 from medseg.inference.segment import segment
 from medseg.inference.settings import Settings
 from tests.medseg.inference.phantoms import Collected, blobs, make_bundle, make_stack
@@ -156,10 +156,10 @@ def test_scores_that_do_not_fit_on_the_device_are_stitched_in_the_machines_memor
     """The device is one that makes no tensors at all here; what is made is on the CPU, and it is said once."""
     zeros, elsewhere = torch.zeros, torch.device("meta")
 
-    def scarce(*shape: int, device: torch.device = CPU) -> Tensor:
+    def scarce(*shape: int, device: torch.device = CPU, dtype: torch.dtype | None = None) -> Tensor:
         if device != CPU:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return zeros(*shape)
+        return zeros(*shape, dtype=dtype)
 
     monkeypatch.setattr(torch, "zeros", scarce)
     engine = Engine(Greedy(2, ERRORS[0]), make_bundle(tmp_path), elsewhere)
@@ -178,6 +178,20 @@ def test_a_careful_run_is_the_same_one_window_at_a_time(tmp_path: Path) -> None:
     result = segment(StackSource(stack), bundle, sinks[1], settings=Settings(careful=True))
     assert np.array_equal(sinks[0].labels, sinks[1].labels)
     assert any("one window at a time" in said for said in result.warnings)
+
+
+def test_a_network_that_leaves_its_device_stays_there_for_others() -> None:
+    """Two studies share it: one that runs out of memory goes on with a copy."""
+    shared = nn.Conv3d(1, 2, 1)
+    network = nn.ModuleDict({"one": shared, "same": shared, "norm": nn.BatchNorm3d(2)}).to("meta")
+    moved = copy_on(torch.device("meta"), network)
+    assert moved is not network
+    assert moved["one"] is moved["same"] is not shared
+    assert {name: tensor.shape for name, tensor in moved.state_dict().items()} == {
+        name: tensor.shape for name, tensor in network.state_dict().items()
+    }
+    there = nn.Conv3d(1, 2, 1)
+    assert torch.equal(copy_on(CPU, there)(torch.ones(1, 1, 2, 2, 2)), there(torch.ones(1, 1, 2, 2, 2)))
 
 
 @pytest.mark.gpu

@@ -11,8 +11,10 @@ from medseg.inference.engines.ladder import MemoryLadder, Step
 GPU = torch.device("cuda:0")
 
 
-def at(device: torch.device, batch: int, precision: str = "fp32", *, exact: bool = False) -> MemoryLadder:
-    return MemoryLadder(device, precision, batch, GPU, exact)
+def at(
+    device: torch.device, batch: int, precision: str = "fp32", *, exact: bool = False, mirrored: int = 1
+) -> MemoryLadder:
+    return MemoryLadder(device, precision, batch, GPU, exact, mirrored)
 
 
 @pytest.mark.parametrize(
@@ -25,6 +27,12 @@ def at(device: torch.device, batch: int, precision: str = "fp32", *, exact: bool
         (at(GPU, 1, "fp16"), at(CPU, 1, "fp32"), "out of memory on cuda:0 with one window: going on on the CPU"),
         (at(GPU, 1, "bf16"), at(CPU, 1, "bf16"), "out of memory on cuda:0 with one window: going on on the CPU"),
         (at(GPU, 2, "fp16"), at(GPU, 1, "fp16"), "out of memory on cuda:0: going on with 1 windows at a time"),
+        (at(GPU, 2, mirrored=8), at(GPU, 1, mirrored=8), "out of memory on cuda:0: going on with 1 windows at a time"),
+        (
+            at(GPU, 1, mirrored=8),
+            at(GPU, 1, mirrored=4),
+            "out of memory on cuda:0: going on with 4 mirror images of a window at a time",
+        ),
         (at(CPU, 1), None, ""),
         (at(CPU, 4, exact=True), None, ""),  # MONAI's bits depend on its batches
     ],
@@ -51,3 +59,4 @@ def test_where_sums_do_not_fit() -> None:
 def test_a_batch_never_grows() -> None:
     assert at(GPU, 4).at_most(8) == at(GPU, 4)
     assert at(GPU, 4).at_most(2) == at(GPU, 2)
+    assert at(GPU, 4, mirrored=8).at_most(8, 4) == at(GPU, 4, mirrored=4)

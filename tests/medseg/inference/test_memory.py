@@ -50,10 +50,10 @@ def test_what_is_needed_goes_by_the_grid_the_classes_and_the_batch_not_by_the_sl
         (499, None, 4),  # 100 + 50 a window
         (150, None, 1),
         (149, None, 0),
-        (90, 491, 8),  # on a GPU: 90 in the machine's memory; 10 + 50 a window on the device
-        (90, 409, 4),
+        (90, 799, 8),  # on a GPU: 90 in the machine's memory; 50 a window in half of the device's
+        (90, 798, 4),
         (90, 5, 1),  # the engine goes on elsewhere
-        (89, 491, 0),
+        (89, 800, 0),
     ],
 )
 def test_the_batch_is_halved_until_it_fits(free: int, on_device: int | None, expected: int) -> None:

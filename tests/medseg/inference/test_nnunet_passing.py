@@ -23,7 +23,7 @@ from medseg.inference.nnunet.prepare import Grids, prepare
 from medseg.inference.nnunet.resample import overshot, separate_axis
 from medseg.inference.nnunet.source import Source
 from medseg.inference.nnunet.waiting import WaitingScores
-from medseg.inference.nnunet.windows import count_windows, importance, padding, places, score_planes
+from medseg.inference.nnunet.windows import Placing, count_windows, importance, padding, places, score_planes
 from tests.medseg.inference.phantoms import make_stack
 
 FEW = settings(max_examples=25, deadline=None)
@@ -129,9 +129,10 @@ def whole_scores(voxels: torch.Tensor, model: NnUNet, network: Any) -> torch.Ten
     st.sampled_from([(4, 6, 8), (1, 4, 4), (12, 5, 3), (6, 6)]),
     st.sampled_from([0.5, 0.7, 1.0, 0.3]),
     st.booleans(),
+    st.sampled_from([1, 2, 5]),
 )
 def test_scores_are_final_row_by_row_with_the_bits_of_whole_sums(
-    shape: tuple[int, int, int], patch: tuple[int, ...], step: float, gaussian: bool
+    shape: tuple[int, int, int], patch: tuple[int, ...], step: float, gaussian: bool, batch: int
 ) -> None:
     model = make_model(patch=patch, step=step, gaussian=gaussian)
     voxels = torch.from_numpy(np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32))
@@ -141,10 +142,13 @@ def test_scores_are_final_row_by_row_with_the_bits_of_whole_sums(
         return torch.stack([mixed[:, 0], mixed[:, 1], mixed.prod(1)], dim=1)
 
     done: list[int] = []
-    planes = score_planes(voxels.unbind(1), shape, model, network, lambda n, _: done.append(n))
+    placing = Placing(lambda: batch)
+    planes = score_planes(voxels.unbind(1), shape, model, network, lambda n, _: done.append(n), placing)
     made = torch.stack([plane.clone() for plane in planes], dim=1)
     assert torch.equal(made, whole_scores(voxels, model, network))
-    assert done == list(range(1, count_windows(shape, model) + 1))
+    assert done[-1] == count_windows(shape, model)
+    assert all(1 <= more <= batch for more in np.diff([0, *done]))
+    assert batch > 1 or len(done) == done[-1]
 
 
 def test_no_more_planes_of_scores_are_held_than_a_window_is_deep() -> None:
@@ -205,8 +209,9 @@ def test_labels_are_those_of_all_scores_of_the_volume(
     coarse = random.normal(size=(6, *(-(-length // 3) for length in shape)))  # so that much is settled, and ties happen
     scores = np.repeat(np.repeat(np.repeat(coarse, 3, 1), 3, 2), 3, 3)[:, : shape[0], : shape[1], : shape[2]]
     half = (size * np.round(scores, 1 if seed % 2 else 9)).astype(np.float16)
-    made = np.stack(list(label_planes(torch.from_numpy(half).unbind(1), grids, model)))
-    assert np.array_equal(made, dense(half, grids, model))
+    for all_heads in (False, True):
+        made = np.stack(list(label_planes(torch.from_numpy(half).unbind(1), grids, model, all_heads=all_heads)))
+        assert np.array_equal(made, dense(half, grids, model))
 
 
 @pytest.mark.parametrize("order", [1, 3])
