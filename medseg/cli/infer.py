@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -47,6 +47,8 @@ EXAMPLES = """
 
   medseg infer brain.nii.gz                            NIfTI in, NIfTI out
 
+  medseg infer study/ --bundle liver --bundle vessels  two bundles on each series, decoded once
+
   medseg infer study/ --bundle ./brats --channel T1c=1.2.840.9      several series as one input
 
   medseg infer one.nii.gz two.nii.gz -o results        results/one/ and results/two/
@@ -58,7 +60,8 @@ def infer(
         list[Path] | None, typer.Argument(metavar="PATH...", help="File, folder, zip, DICOMDIR or NIfTI.")
     ] = None,
     bundle: Annotated[
-        str | None, typer.Option(metavar="NAME|DIR", help="The bundle; default: the one that fits.")
+        list[str] | None,
+        typer.Option(metavar="NAME|DIR", help="The bundle; default: the one that fits. Several: each gives a result."),
     ] = None,
     out: Annotated[
         Path | None,
@@ -111,17 +114,19 @@ def infer(
         assume_frame_of_reference=assume_frame_of_reference,
     )
     wanted = _formats(formats)
-    bundles = _bundles(bundle, trust=trust_bundle)
-    given = channels.read_given(channel or (), bundles[0] if bundle is not None else None)
-    paths = paths or channels.only_path(given, bundles[0] if bundle is not None else None)
-    if series and bundle is not None and bundles[0].channels is not None:
+    choices = _bundles(bundle or (), trust=trust_bundle)
+    named = [bundles[0] for bundles in choices] if bundle else []
+    alone = named[0] if len(named) == 1 else None
+    given = channels.read_given(channel or (), alone)
+    paths = paths or channels.only_path(given, alone)
+    if series and any(one.channels is not None for one in named):
         raise UsageError("--series goes with bundles of one channel: name series with --channel")
     with console.interruptible() as cancelled:
         run = _Inference(
-            bundles,
+            choices,
             settings,
             cancelled,
-            explicit=bundle is not None,
+            explicit=bool(bundle),
             overwrite=overwrite,
             strict=strict,
             as_json=as_json,
@@ -145,22 +150,28 @@ def _formats(listed: str | None) -> frozenset[Format] | None:
     return frozenset(Format(name) for name in names)
 
 
-def _bundles(name: str | None, *, trust: bool) -> tuple[Bundle, ...]:
+def _bundles(names: Sequence[str], *, trust: bool) -> list[tuple[Bundle, ...]]:
+    """Bundles to choose from, once for each result of a volume: those named one by one, else all that are installed."""
     from medseg.bundle.catalog import find_bundle, installed
 
-    if name is not None:
-        return (find_bundle(name, trust=trust),)
-    if trust:
+    if trust and not names:
         raise UsageError("--trust-bundle goes with --bundle: name the bundle that you trust")
-    return tuple(installed())
+    found = [find_bundle(name, trust=trust) for name in names]
+    called = [one.name for one in found]
+    if len(set(called)) < len(called):
+        raise UsageError(f"--bundle: expected bundles of different names, found {', '.join(called)}")
+    return [(one,) for one in found] or [tuple(installed())]
 
 
 @dataclass(frozen=True, eq=False)
 class _Study:
-    """What is to be done with one study of an input. nifti: it is a NIfTI volume, and has no UID."""
+    """What is to be done with one study of an input.
+
+    plans: one for each choice of bundles. nifti: it is a NIfTI volume, and has no UID.
+    """
 
     uid: str
-    plan: StudyPlan
+    plans: list[StudyPlan]
     nifti: bool = False
 
 
@@ -169,7 +180,7 @@ class _Inference:
 
     def __init__(
         self,
-        bundles: tuple[Bundle, ...],
+        choices: list[tuple[Bundle, ...]],
         settings: Settings,
         cancelled: Cancelled,
         *,
@@ -181,7 +192,7 @@ class _Inference:
         assume_registered: bool,
     ) -> None:
         self.given, self.assume_registered = given, assume_registered
-        self.bundles, self.settings, self.cancelled = bundles, settings, cancelled
+        self.choices, self.settings, self.cancelled = choices, settings, cancelled
         self.explicit, self.overwrite, self.strict, self.as_json = explicit, overwrite, strict, as_json
         self.done = 0
         self.refused: list[MedsegError] = []
@@ -199,15 +210,16 @@ class _Inference:
 
     def _path(self, path: Path, root: Path, formats: frozenset[Format] | None, only: frozenset[str]) -> None:
         from medseg.job.folder import Format
+        from medseg.job.together import refused, together
         from medseg.names import uid_name
 
         studies, lost = self._studies(path, only)
         several = len(studies) > 1
         for study in studies:
             wanted = formats or frozenset({Format.NIFTI} if study.nifti else {Format.SEG, Format.SR})
-            for refused in study.plan.refused:
-                self._refuse(refused)
-            for job in study.plan.jobs:
+            for one in refused(study.plans):
+                self._refuse(one)
+            for job in together(study.plans):
                 self._job(job, root / uid_name(study.uid) if several else root, wanted)
         if self.strict and lost:
             self._unreadable(Incomplete(shown(path), lost))
@@ -223,7 +235,8 @@ class _Inference:
 
         if is_nifti(path):
             files = channels.files_of(self.given)
-            return [_Study("", plan_nifti(path, self.bundles, explicit=self.explicit, channels=files), nifti=True)], []
+            plans = [plan_nifti(path, one, explicit=self.explicit, channels=files) for one in self.choices]
+            return [_Study("", plans, nifti=True)], []
         with console.progress(shown(path)) as report:
             found = find_instances(path, on_progress=report, cancelled=self.cancelled)
         console.tell_skipped(found.skipped)
@@ -238,16 +251,21 @@ class _Inference:
         )
         studies = []
         for study_uid in sorted({one.study_uid for one in series}):
-            planned = plan(
-                [one for one in series if one.study_uid == study_uid],
-                self.bundles,
-                explicit=self.explicit,
-                assume_frame_of_reference=self.settings.assume_frame_of_reference,
-                channels=named,
-                assume_registered=self.assume_registered,
+            of_study = [one for one in series if one.study_uid == study_uid]
+            planned = (
+                plan(
+                    of_study,
+                    bundles,
+                    explicit=self.explicit,
+                    assume_frame_of_reference=self.settings.assume_frame_of_reference,
+                    channels=named,
+                    assume_registered=self.assume_registered,
+                )
+                for bundles in self.choices
             )
-            studies.append(_Study(study_uid, _only(planned, only) if only else with_preferred(planned)))
-        answered = {left_out.key(one) for study in studies for job in study.plan.jobs for one in job.series}
+            studies.append(_Study(study_uid, [_only(one, only) if only else with_preferred(one) for one in planned]))
+        jobs = (job for study in studies for one in study.plans for job in one.jobs)
+        answered = {left_out.key(one) for job in jobs for one in job.series}
         unanswered = [one for one in series if left_out.key(one) not in answered]
         lost = {file.sentence for one in unanswered for file in one.left_out if file.lost}
         return studies, sorted(lost)

@@ -14,6 +14,7 @@ from medseg.dicom.geometry import classify
 from medseg.dicom.nifti import read_nifti
 from medseg.dicom.series import LeftOut, Series, Stack
 from medseg.errors import DoesNotFit, GeometryRefused, MedsegError, UsageError, boundary
+from medseg.inference.arriving.shared import Share
 from medseg.job.channel_files import of_files
 from medseg.job.channels import Named, stack_of_channels, study_of
 from medseg.names import file_name
@@ -22,12 +23,16 @@ from medseg.results.record import refusal_record
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A stack and the bundle that is to segment it. folder: name of its result folder. nifti: the file it came from."""
+    """A stack and the bundle that is to segment it.
+
+    folder: name of its result folder. nifti: the file it came from. share: in planes that other bundles look at, too.
+    """
 
     stack: Stack
     bundle: Bundle
     folder: str
     nifti: Path | None = None
+    share: Share | None = None
 
     @property
     def series(self) -> tuple[Series, ...]:

@@ -140,6 +140,7 @@ def _written(
     timings = result.timings_s | {name: round(result.timings_s[name] + spent, 4) for name in (Stage.ENCODE, "total")}
     outputs = {str(kind): folder / FILES[kind] for kind in sorted(written)}
     record = result_record(replace(result, timings_s=timings), statistics, made, outputs, peak_rss_mb=_peak_rss_mb())
+    record["decoded"] = None if job.share is None else job.share.decoded
     write_record(staging / RECORD, record)
     return record
 
