@@ -15,6 +15,7 @@
     │   ├── DoesNotFit               the bundle was not made for this series
     │   ├── ChannelsMissing          a bundle of several series, and not each is one series of the study
     │   ├── ChannelRefused           series that cannot be looked at together; carries a code
+    │   ├── RegionNotFound           a first pass found nothing for the bundle to look at
     │   ├── NoStudy                  a volume of a NIfTI file, and DICOM is asked for
     │   └── Incomplete               something of the input is in no result, and none may be missing
     ├── BundleError              the bundle cannot be used
@@ -189,6 +190,19 @@ class ChannelRefused(InputError):
         series = f"series {series_uid}, " if series_uid else ""
         super().__init__(f"{series}channel {channel}: {why}")
         self.series_uid, self.channel, self.code = series_uid, channel, code
+
+
+class RegionNotFound(InputError):
+    """A first pass found nothing, so the bundle has nothing to look at, and wants no result that says so."""
+
+    code = "region_not_found"
+
+    def __init__(self, series_uid: str, bundle: str, first_pass: str) -> None:
+        super().__init__(
+            f"series {series_uid}: bundle {bundle} looks at regions, and its first pass ({first_pass}) found none: "
+            "nothing was segmented"
+        )
+        self.series_uid, self.bundle, self.first_pass = series_uid, bundle, first_pass
 
 
 class NoStudy(InputError):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from medseg.bundle.nnunet.model import NnUNet
 from medseg.bundle.recipe import Recipe
+from medseg.bundle.region import Region
 
 if TYPE_CHECKING:  # which need numpy and pydicom
     from medseg.bundle.channels import Channels
@@ -109,6 +110,7 @@ class Bundle:
     nnunet: it is nnU-Net's, and this is what is done. previous: a cascade's first stage, whose labels it looks at.
     channels: of several input channels, or one of which the metadata says what it is: which series they are.
     parts: models whose labels are merged into one result; network and weights are the first one's then.
+    region: where the network looks, if not everywhere. first_pass: the bundle that finds it, where one does.
     """
 
     name: str
@@ -139,6 +141,8 @@ class Bundle:
     previous: Bundle | None = None
     parts: tuple[MergedPart, ...] = ()
     channels: Channels | None = None
+    region: Region | None = None
+    first_pass: Bundle | None = None
 
     @property
     def image_channels(self) -> int:

@@ -161,7 +161,7 @@ def extent_mm(stack: Stack) -> tuple[float, float, float]:
 
     Whole voxels count, so 20 slices 2 mm apart are 40 mm.
     """
-    best = _grid_axes(stack)
+    best = grid_axes(stack)
     _, rows, columns = stack.shape
     planes = float(stack.coordinates.max() - stack.coordinates.min()) + 1
     sizes = [count * step for count, step in zip((planes, rows, columns), stack.spacing_mm, strict=True)]
@@ -170,10 +170,10 @@ def extent_mm(stack: Stack) -> tuple[float, float, float]:
 
 def across(stack: Stack) -> int:
     """Which of `AXES` the slices follow each other along."""
-    return _grid_axes(stack).index(0)
+    return grid_axes(stack).index(0)
 
 
-def _grid_axes(stack: Stack) -> tuple[int, int, int]:
+def grid_axes(stack: Stack) -> tuple[int, int, int]:
     """The grid axis nearest to each patient axis: the assignment whose directions agree best in sum."""
     directions = np.abs(stack.affine[:3, :3] / np.linalg.norm(stack.affine[:3, :3], axis=0))
     orders = [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)]

@@ -7,6 +7,7 @@ from typing import Any
 
 from medseg.bundle.bundle import Bundle, Code, Segment
 from medseg.bundle.digests import file_digest
+from medseg.bundle.region_words import region_details
 from medseg.errors import InvalidBundle
 
 
@@ -28,6 +29,8 @@ def details(bundle: Bundle) -> dict[str, Any]:
     from medseg.conditions.terms import wanted
 
     barriers = bundle.recipe.barriers()
+    if bundle.region is not None:
+        barriers = (*barriers, "the network looks where a first pass has found something")
     return summary(bundle) | {
         "digest": bundle.digest,
         "weights": bundle.weights.relative_to(bundle.path).as_posix(),
@@ -46,6 +49,7 @@ def details(bundle: Bundle) -> dict[str, Any]:
         "members": [path.relative_to(bundle.path).as_posix() for path in bundle.members],
         "channels": _channels(bundle),
         "nnunet": _nnunet(bundle),
+        "region": region_details(bundle),
         "segments": [_segment(segment) for segment in bundle.segments],
     }
 
@@ -71,7 +75,7 @@ def verify(bundle: Bundle) -> dict[str, Any]:
 
     from medseg.bundle.network import load_network
 
-    for other in (bundle.previous, *(part.bundle for part in bundle.parts)):
+    for other in (bundle.previous, bundle.first_pass, *(part.bundle for part in bundle.parts)):
         if other is not None:
             verify(other)
     network = load_network(bundle, torch.device("cpu"))

@@ -24,6 +24,8 @@ from medseg.bundle.expects import read_expects
 from medseg.bundle.nnunet.build import bundle_of_folder, bundle_of_metadata
 from medseg.bundle.nnunet.folder import is_nnunet
 from medseg.bundle.parts import NETWORK, Parts, read_parts
+from medseg.bundle.region import Region
+from medseg.bundle.region_rules import most_label, read_region, with_first_pass
 from medseg.bundle.safe_config import SafeConfig, inside, read_json
 from medseg.bundle.schema import Reader
 from medseg.bundle.segments import segments_from_channels, segments_from_metadata
@@ -56,8 +58,10 @@ def load_bundle(path: Path | str, *, trust: bool = False, trained: bool = True) 
         return bundle_of_folder(root)
     about = _metadata(root)
     if "nnunet" in Reader(root.name, METADATA, about.content).reader("medseg"):
-        return bundle_of_metadata(root, METADATA, about)
-    return _monai_bundle(root, about, trust, trained)
+        bundle = bundle_of_metadata(root, METADATA, about)
+    else:
+        bundle = _monai_bundle(root, about, trust, trained)
+    return with_first_pass(bundle, lambda folder: load_bundle(folder, trust=trust, trained=trained))
 
 
 def _metadata(root: Path) -> Reader:
@@ -80,6 +84,7 @@ def _monai_bundle(root: Path, about: Reader, trust: bool, trained: bool) -> Bund
     weights = find_weights(name, root, config, key, trained=trained, trust=trust)
     members = _members(own, root, trained)
     _check_versions(name, about)
+    region = read_region(own, _labels(parts))
     bundle = Bundle(
         name=name,
         version=about.text("version", "0"),
@@ -95,8 +100,8 @@ def _monai_bundle(root: Path, about: Reader, trust: bool, trained: bool) -> Bund
         out_channels=parts.out_channels,
         recipe=parts.recipe,
         expects=read_expects(own, MODALITIES.get(str(inputs.get("modality", "")).strip().upper())),
-        segments=_segments(own, outputs, parts),
-        postprocess=_postprocess(own, parts),
+        segments=_segments(own, outputs, parts, region),
+        postprocess=_postprocess(own, parts, region),
         precisions=_precisions(own),
         default=own.flag("default", False),
         research_only=own.flag("research_only", True),
@@ -106,6 +111,7 @@ def _monai_bundle(root: Path, about: Reader, trust: bool, trained: bool) -> Bund
         postprocessing=parts.postprocessing,
         trusted=parts.trusted,
         channels=read_channels(own, parts.in_channels // parts.recipe.window.slices, _channel_names(inputs)),
+        region=region,
     )
     own.done()
     return bundle
@@ -167,11 +173,19 @@ def _licence(root: Path, about: Reader) -> str:
         return next((line.strip() for line in lines if line.strip()), "")[:200]
 
 
-def _segments(own: Reader, outputs: Mapping[str, Any], parts: Parts) -> tuple[Segment, ...]:
+def _labels(parts: Parts) -> int:
+    """How many labels the network gives."""
+    return parts.out_channels - 1 if parts.recipe.exclusive else parts.out_channels
+
+
+def _segments(own: Reader, outputs: Mapping[str, Any], parts: Parts, region: Region | None) -> tuple[Segment, ...]:
     exclusive = parts.recipe.exclusive
+    most = most_label(region, _labels(parts))
     if "segments" in own:
-        return segments_from_metadata(own, exclusive=exclusive, out_channels=parts.out_channels)
+        return segments_from_metadata(own, exclusive=exclusive, out_channels=most + exclusive)
     own.ignore("segments")
+    if region is not None and region.views:
+        raise own.wrong("segments", "missing: with views, what each number of the result stands for must be said")
     return segments_from_channels(_channel_names(outputs), exclusive=exclusive, out_channels=parts.out_channels)
 
 
@@ -182,9 +196,9 @@ def _channel_names(format_: Mapping[str, Any]) -> dict[int, str]:
     return {int(key): str(name) for key, name in names.items() if str(key).isascii() and str(key).isdigit()}
 
 
-def _postprocess(own: Reader, parts: Parts) -> Postprocess:
+def _postprocess(own: Reader, parts: Parts, region: Region | None) -> Postprocess:
     entry = own.reader("postprocess")
-    most = parts.out_channels - 1 if parts.recipe.exclusive else parts.out_channels
+    most = most_label(region, _labels(parts))
     keep = entry.integers("keep_largest", None, default=())
     if not all(1 <= number <= most for number in keep):
         raise entry.wrong("keep_largest", f"expected segment numbers 1 to {most}, found {list(keep)}")

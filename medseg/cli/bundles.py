@@ -61,6 +61,8 @@ def inspect(name: Named, as_json: AsJson = False) -> None:
     console.show(f"  window: {record['window']}")
     console.show(f"  finish: {record['finish']}")
     console.show("  streams: yes" if record["streamable"] else f"  streams: no, {'; '.join(record['barriers'])}")
+    for line in record["region"]["explained"] if record["region"] else ():
+        console.show(f"  region: {line}")
     for channel in record["channels"]:
         console.show(f"  channel {channel['name']}: {channel['expected']}")
     for segment in record["segments"]:

@@ -77,12 +77,56 @@ class Measured:
     left_out_ml: float = 0.0
 
 
+@dataclass(frozen=True)
+class LookedAt:
+    """A box that a network saw.
+
+    label: of the first pass. slices, rows, columns: of the image, first and last. low_mm, high_mm: LPS, around the
+    outer edges of its voxels. mirrored: along which axes of the patient it was turned round.
+    """
+
+    label: int
+    slices: tuple[int, int]
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+    low_mm: tuple[float, float, float]
+    high_mm: tuple[float, float, float]
+    mirrored: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RegionFound:
+    """Where a first pass sent the network, which claims nothing elsewhere.
+
+    first_pass: what it was, in words. mode: "box" or "windows". share: of the image's voxels that were looked at.
+    everywhere: the whole image was, since the first pass found nothing to leave out.
+    """
+
+    first_pass: str
+    mode: str
+    boxes: tuple[LookedAt, ...]
+    share: float
+    everywhere: bool = False
+
+    @property
+    def sentence(self) -> str:
+        """For a person."""
+        if not self.boxes:
+            return f"Nothing was looked at: the first pass ({self.first_pass}) found no region."
+        if self.everywhere:
+            return f"The whole image was looked at: the first pass ({self.first_pass}) found nothing to leave out."
+        many = f"{len(self.boxes)} region{'s' if len(self.boxes) > 1 else ''}"
+        where = f"{many} ({self.share:.1%} of the image) found by a first pass ({self.first_pass})"
+        return f"Looked at {where}: nothing is claimed outside."
+
+
 @dataclass(frozen=True, eq=False)
 class SegmentationResult:
     """What came of one stack and one bundle; the label planes went into the sink.
 
     streamed: whether windows ran as slices came, in memory that does not grow with their number; if not,
         `streamed_reason` says why. exact: whether scores are to the bit those of MONAI's sliding window.
+    region: where the network looked, if not everywhere.
     """
 
     stack: Stack
@@ -96,6 +140,7 @@ class SegmentationResult:
     streamed: bool
     streamed_reason: str | None
     exact: bool = False
+    region: RegionFound | None = None
 
     @property
     def empty(self) -> bool:

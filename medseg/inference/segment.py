@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache, partial
 from typing import Final
 
@@ -39,9 +39,11 @@ from medseg.inference.engines.engine import Engine, Networks
 from medseg.inference.labels import LabelSink, SegmentationResult
 from medseg.inference.nnunet.case import first_network
 from medseg.inference.nnunet.collect import needs_whole_volume
-from medseg.inference.pieces.collect import MOST_LABELS, CleanedLabels, LabelCollector
+from medseg.inference.pieces.collect import MOST_LABELS, CleanedLabels
 from medseg.inference.pieces.quality import flags, no_value
+from medseg.inference.regions.look import look_at_regions
 from medseg.inference.settings import Settings
+from medseg.inference.taken import Taken
 from medseg.inference.whole import through_whole
 from medseg.progress import Cancelled, Report, Stage, check, never, silent
 
@@ -66,9 +68,16 @@ def segment(
     """
     _refuse(source, bundle)
     with memory_errors():
-        with Decoder() as decoder:
-            context = _context(source, bundle, settings, decoder, on_progress, cancelled)
-            taken = _all_there(context, source.stack) if isinstance(source, StackSource) else _arriving(context, source)
+        with Decoder(keeps=bundle.region is not None) as decoder:
+
+            def context_of(bundle: Bundle, settings: Settings) -> PipelineContext:
+                return _context(source, bundle, settings, decoder, on_progress, cancelled)
+
+            context = context_of(bundle, settings)
+            if bundle.region is None:
+                taken = _through(context, source)
+            else:
+                taken = look_at_regions(context, source, _through, context_of)
         stack, valueless = taken.stack, taken.collector.valueless.voxels
         if valueless == math.prod(stack.shape):
             raise InputError(f"series {context.series_uid}: none of its {valueless} voxels has a finite value")
@@ -131,17 +140,12 @@ def _engine(bundle: Bundle, batch: int, settings: Settings, cancelled: Cancelled
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Taken:
-    """A stack that has gone one of the ways, and what was found in it. waited: why windows had to wait for its last
-    slice; None where they ran as slices came."""
-
-    stack: Stack
-    collector: LabelCollector
-    waited: str | None
+def _through(context: PipelineContext, source: SliceSource) -> Taken:
+    """What is found in all of a source."""
+    return _all_there(context, source.stack) if isinstance(source, StackSource) else _arriving(context, source)
 
 
-def _arriving(context: PipelineContext, source: SliceSource) -> _Taken:
+def _arriving(context: PipelineContext, source: SliceSource) -> Taken:
     """What is found in slices as they come, else once they have."""
     intake = ArrivedSlices(source, lambda count: context.tell(Stage.READ, count, source.expected))
     stack = cache(lambda: _one_stack(context, source.series, intake.slices))
@@ -149,7 +153,7 @@ def _arriving(context: PipelineContext, source: SliceSource) -> _Taken:
     if isinstance(axis, SliceAxis):
         try:
             collector = along_axis(context, axis, intake.pull, lambda: _final_axis(context, intake, stack))
-            return _Taken(stack(), collector, _barrier(context))
+            return Taken(stack(), collector, _barrier(context))
         except StreamInvalid as error:
             axis = str(error)
     with context.clock.time(Stage.READ):
@@ -177,19 +181,19 @@ def _final_axis(context: PipelineContext, intake: ArrivedSlices, stack: Callable
     return axis
 
 
-def _all_there(context: PipelineContext, stack: Stack) -> _Taken:
+def _all_there(context: PipelineContext, stack: Stack) -> Taken:
     """What is found in a stack whose slices are all there: along its axis, else through the whole."""
     axis = axis_through(stack, context.recipe)
     if isinstance(axis, SliceAxis):
         try:
-            return _Taken(stack, along_axis(context, axis, stack=stack), _barrier(context))
+            return Taken(stack, along_axis(context, axis, stack=stack), _barrier(context))
         except StreamInvalid as error:
             why = str(error)
     else:
         why = axis
     if context.bundle.nnunet is not None:
         why = needs_whole_volume(context, stack) or why
-    return _Taken(stack, through_whole(context, stack), why)
+    return Taken(stack, through_whole(context, stack), why)
 
 
 def _barrier(context: PipelineContext) -> str | None:
@@ -222,7 +226,7 @@ def _deliver(context: PipelineContext, stack: Stack, cleaned: CleanedLabels, sin
         sink.end()
 
 
-def _values(context: PipelineContext, taken: _Taken) -> Values:
+def _values(context: PipelineContext, taken: Taken) -> Values:
     """What the voxels are like. Raises DoesNotFit where the bundle was not made for that, and says so."""
     check = context.bundle.expects.pixels
     values = taken.collector.samples.values(None if check is None else check.air_below)
@@ -232,7 +236,7 @@ def _values(context: PipelineContext, taken: _Taken) -> Values:
     return values
 
 
-def _result(context: PipelineContext, taken: _Taken, cleaned: CleanedLabels, values: Values) -> SegmentationResult:
+def _result(context: PipelineContext, taken: Taken, cleaned: CleanedLabels, values: Values) -> SegmentationResult:
     """Once all planes are delivered."""
     stack, collector, engine = taken.stack, taken.collector, context.engine
     measured, at_edge = cleaned.measured()
@@ -241,6 +245,7 @@ def _result(context: PipelineContext, taken: _Taken, cleaned: CleanedLabels, val
         stack=stack,
         measured=measured,
         flags=(
+            *taken.flags,
             *no_value(collector.valueless.voxels, stack, context.floor),
             *flags(stack, context.bundle, measured, at_edge, values),
         ),
@@ -252,4 +257,5 @@ def _result(context: PipelineContext, taken: _Taken, cleaned: CleanedLabels, val
         exact=context.settings.exact,
         streamed=taken.waited is None,
         streamed_reason=taken.waited,
+        region=taken.region,
     )

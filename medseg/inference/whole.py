@@ -33,10 +33,10 @@ def through_whole(context: PipelineContext, stack: Stack) -> LabelCollector:
     collector = LabelCollector(context.bundle, context.floor)
     # The volume is handed on, and kept by nobody before: it may be large, and it is changed on the way.
     if fallback.reason_for_fallback(context.recipe) is not None:
-        _by_monai(context, stack, _read(context, stack, collector), collector)
+        _by_monai(context, stack, read_whole(context, stack, collector), collector)
         return collector
     batch = _fitting(context, stack)
-    _by_ourselves(context, stack, _read(context, stack, collector), collector, batch)
+    _by_ourselves(context, stack, read_whole(context, stack, collector), collector, batch)
     return collector
 
 
@@ -51,7 +51,7 @@ def _fitting(context: PipelineContext, stack: Stack) -> int:
     return batch
 
 
-def _read(context: PipelineContext, stack: Stack, collector: LabelCollector) -> Tensor:
+def read_whole(context: PipelineContext, stack: Stack, collector: LabelCollector) -> Tensor:
     """(C, k, j, i): all channels on the source's uniform grid."""
     voxels = torch.empty((max(len(stack.channels), 1), *stack.shape))
     with context.clock.time(Stage.READ):

@@ -8,7 +8,7 @@ from typing import Any
 
 from medseg.dicom.series import ChannelImage, LeftOut, Stack
 from medseg.errors import ChannelsMissing, MedsegError
-from medseg.inference.labels import SegmentationResult
+from medseg.inference.labels import RegionFound, SegmentationResult
 from medseg.results.files import replacing
 from medseg.results.provenance import Provenance
 from medseg.results.statistics import SegmentStatistics, unit_of
@@ -67,6 +67,32 @@ def result_record(
         "phase": result.stack.phase,
         "channels": channel_records(result.stack),
         "left_out": left_out_records(result.stack.left_out),
+        "region": region_record(result.region),
+    }
+
+
+def region_record(region: RegionFound | None) -> dict[str, Any] | None:
+    """Where the network looked; None where that was the whole image, as the bundle has it."""
+    if region is None:
+        return None
+    return {
+        "first_pass": region.first_pass,
+        "mode": region.mode,
+        "found": bool(region.boxes),
+        "everywhere": region.everywhere,
+        "share": round(region.share, 6),
+        "boxes": [
+            {
+                "label": box.label,
+                "low_mm": list(box.low_mm),
+                "high_mm": list(box.high_mm),
+                "slices": list(box.slices),
+                "rows": list(box.rows),
+                "columns": list(box.columns),
+                "mirrored": list(box.mirrored),
+            }
+            for box in region.boxes
+        ],
     }
 
 

@@ -86,13 +86,15 @@ def write_report(path: Path, result: SegmentationResult, provenance: Provenance,
 
 
 def sentences(result: SegmentationResult, *, research_use: bool = True) -> Iterator[str]:
-    """What the report says in words: what was not found, then each doubt."""
+    """What the report says in words: what was not found, where was looked, then each doubt."""
     labels = {measured.segment.number: plain(measured.segment.label) for measured in result.measured}
     missing = [labels[measured.segment.number] for measured in result.measured if measured.voxels == 0]
     if missing and result.empty:
         yield f"Nothing found: no {_listed(missing)} found in series {result.stack.series.number or 'without number'}."
     elif missing:
         yield f"No {_listed(missing)} found."
+    if result.region is not None:
+        yield plain(result.region.sentence)
     yield from (plain(flag.message) for flag in result.flags)
     if research_use:
         yield _RESEARCH

@@ -21,6 +21,7 @@ from medseg.bundle.nnunet.plans import read_plans
 from medseg.bundle.nnunet.postprocessing import find_postprocessing, read_postprocessing
 from medseg.bundle.nnunet.whole import EVENLY, why_whole
 from medseg.bundle.recipe import Activation, Blend, Finish, Order, Recipe, Window
+from medseg.bundle.region_rules import most_label, read_region
 from medseg.bundle.safe_config import inside
 from medseg.bundle.schema import Reader
 from medseg.bundle.segments import TISSUE, palette, segments_from_metadata
@@ -44,10 +45,13 @@ def bundle_of_metadata(root: Path, file: str, about: Reader) -> Bundle:
     own = about.reader("medseg")
     folder, options, parts = read_options(own.reader("nnunet"))
     made = _merged(root, parts) if parts else _bundle(read_trained(root.name, root, folder, options), options)
-    most = max(segment.number for segment in made.segments)
-    segments = made.segments
+    labels = max(segment.number for segment in made.segments)
+    region = read_region(own, labels)
+    most, segments = most_label(region, labels), made.segments
     if "segments" in own:
         segments = segments_from_metadata(own, exclusive=True, out_channels=most + 1)
+    elif region is not None and region.views:
+        raise own.wrong("segments", "missing: with views, what each number of the result stands for must be said")
     own.ignore("segments")
     modality = next(iter(made.expects.modality), None)
     written = file_digest(inside(root.name, root, file))
@@ -64,6 +68,7 @@ def bundle_of_metadata(root: Path, file: str, about: Reader) -> Bundle:
         channels=read_channels(own, made.image_channels, _names(made)),
         default=own.flag("default", False),
         research_only=own.flag("research_only", True),
+        region=region,
     )
     own.done()
     return bundle

@@ -16,9 +16,13 @@ AHEAD: Final = 2 * READERS
 
 
 class Decoder:
-    """Decodes slices in threads; an error of one comes up where that one is taken."""
+    """Decodes slices in threads; an error of one comes up where that one is taken.
 
-    def __init__(self) -> None:
+    keeps: all that is decoded waits on disk, so that it can be had again.
+    """
+
+    def __init__(self, *, keeps: bool = False) -> None:
+        self._keeps = keeps
         self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="decode")
         # By identity, with the slice itself: its number goes to another once it is gone.
         self._coming: dict[int, tuple[Slice, Future[Pixels]]] = {}
@@ -35,6 +39,8 @@ class Decoder:
     def ahead(self, slices: Iterable[Slice]) -> None:
         """Begin with these: they are taken soon, and wait in memory."""
         for slice_ in slices:
+            if self._keeps and id(slice_) not in self._kept:
+                self.keep(slice_)
             if id(slice_) not in self._coming and id(slice_) not in self._kept:
                 self._coming[id(slice_)] = slice_, self._pool.submit(slice_.read)
 
@@ -56,8 +62,14 @@ class Decoder:
         """A plane, decoded once."""
         if id(slice_) not in self._kept:
             self.ahead([slice_])
+        if id(slice_) in self._coming:
             return self._coming.pop(id(slice_))[1].result()
-        place = self._kept[id(slice_)][1].result()
+        return self.again(slice_)
+
+    def again(self, slice_: Slice) -> Pixels:
+        """A plane that was kept; any other is decoded by the thread that asks. Safe to call from many threads."""
+        kept = self._kept.get(id(slice_))
+        place = None if kept is None else kept[1].result()
         if place is None or self._store is None:
             return slice_.read()
         return self._store.get(place, (slice_.plane.rows, slice_.plane.columns))

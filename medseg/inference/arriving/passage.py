@@ -22,6 +22,7 @@ from medseg.inference.arriving.intake import StreamInvalid
 from medseg.inference.grids.deferred import DeferredPlanes, scaled
 from medseg.inference.grids.resample import InPlane
 from medseg.inference.grids.restore import ToSource, so_far
+from medseg.inference.grids.statistics import Pointwise
 from medseg.inference.grids.zeros import Sampler, Sampling
 from medseg.inference.windows.streaming import Rows
 from medseg.progress import Stage, StageClock
@@ -71,6 +72,24 @@ class StreamedVolume:
     def slices(self) -> Sequence[Slice]:
         """Those that came, along the axis as far as none is missing."""
         return self._slices
+
+    # ---- where all slices are there
+
+    def settled(self) -> Pointwise | None:
+        """The step that must know of the whole volume, once it does; None where none must."""
+        return None if self._deferred is None else self._defer(self._deferred, lambda: None)
+
+    def begin_at(self, prepared: int) -> None:
+        """Prepared slices before this one are not asked for, nor are the slices that they alone are made of."""
+        there = self.plan.there
+        match there:
+            case None:
+                self._decoded = prepared
+            case Sampler():
+                self._decoded = there.span(prepared)[0]
+            case slices, _:
+                self._decoded = int(slices.lower[prepared])
+        self._first = prepared
 
     # ---- what the engine asks
 
@@ -174,7 +193,7 @@ class StreamedVolume:
 
     # ---- from slices to prepared ones, in the operations of `prepare.prepare`
 
-    def _defer(self, deferred: DeferredPlanes, more: Callable[[], Slice | None]) -> None:
+    def _defer(self, deferred: DeferredPlanes, more: Callable[[], Slice | None]) -> Pointwise:
         """Bring all slices to the step that needs the whole volume, as they come."""
         while True:
             with self._clock.time(Stage.PREPARE):
@@ -185,7 +204,7 @@ class StreamedVolume:
                 break
             self._pull(more)
         with self._clock.time(Stage.PREPARE):
-            deferred.settle()
+            return deferred.settle()
 
     def _ready(self) -> int:
         """How many slices of the source, or of the model's grid, can be had from what has come."""

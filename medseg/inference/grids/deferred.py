@@ -44,9 +44,11 @@ class DeferredPlanes:
         except OSError as error:
             raise _no_room(error) from error
 
-    def settle(self) -> None:
-        """All planes have come."""
-        self._late = (self._gathering.settle(self._again), *self._late)
+    def settle(self) -> Intensity:
+        """All planes have come: the step that needed them, which now needs nothing else."""
+        step = self._gathering.settle(self._again)
+        self._late = (step, *self._late)
+        return step
 
     def plane(self, n: int) -> Tensor:
         """After all steps, once they are settled."""

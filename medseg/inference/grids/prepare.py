@@ -120,13 +120,13 @@ def prepare(voxels: Tensor, affine: Vector, recipe: Recipe, *, tilted: bool = Fa
     for step in way.before:
         voxels = scale(voxels, step)
     if way.resampling is not None:
-        voxels = _to_grid(voxels, way.resampling, zeros=recipe.zeros_matter)
+        voxels = to_grid(voxels, way.resampling, zeros=recipe.zeros_matter)
     for step in way.after:
         voxels = scale(voxels, step)
     return PreparedVolume(voxels, way.frame, way.resampling)
 
 
-def _to_grid(voxels: Tensor, how: Resampling, *, zeros: bool) -> Tensor:
+def to_grid(voxels: Tensor, how: Resampling, *, zeros: bool) -> Tensor:
     step, old, new = how.step, how.old, how.new
     sampler = Sampler.between(old, new, step) if zeros else None
     if sampler is not None:
@@ -144,12 +144,17 @@ def _to_grid(voxels: Tensor, how: Resampling, *, zeros: bool) -> Tensor:
 
 def scale(voxels: Tensor, step: Intensity) -> Tensor:
     """An intensity step on a whole volume (C, k, j, i), in place, in the order of operations of its MONAI transform."""
-    if needs_whole(step):
-        gathering = VolumeStatistics(step)
-        for plane in voxels.unbind(1):
-            gathering.add(plane)
-        step = gathering.settle(lambda: voxels.unbind(1))
-    return scale_settled(voxels, step)
+    return scale_settled(voxels, settled(voxels, step))
+
+
+def settled(voxels: Tensor, step: Intensity) -> Intensity:
+    """The step with all that it must know of the volume (C, k, j, i)."""
+    if not needs_whole(step):
+        return step
+    gathering = VolumeStatistics(step)
+    for plane in voxels.unbind(1):
+        gathering.add(plane)
+    return gathering.settle(lambda: voxels.unbind(1))
 
 
 def scale_settled(voxels: Tensor, step: Intensity) -> Tensor:

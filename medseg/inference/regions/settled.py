@@ -1,0 +1,62 @@
+"""What a recipe must know of a whole image, found before parts of it are looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from medseg.bundle.recipe import Orient, Recipe, Resample, Step, needs_whole
+from medseg.dicom.instance import Pixels
+from medseg.dicom.series import Stack
+from medseg.inference.arriving.axis import SliceAxis, axis_through
+from medseg.inference.arriving.passage import StreamedVolume
+from medseg.inference.context import PipelineContext
+from medseg.inference.grids.prepare import preprocessing_plan, scale_settled, settled, to_grid
+from medseg.inference.grids.statistics import Pointwise
+from medseg.inference.pieces.collect import LabelCollector
+from medseg.inference.valueless import Valueless
+from medseg.inference.whole import read_whole
+
+
+def settled_recipe(context: PipelineContext, stack: Stack) -> Recipe:
+    """The context's recipe, with percentiles, extremes, means and deviations of the whole image as numbers."""
+    recipe = context.recipe
+    if not any(map(needs_whole, recipe.steps)):
+        return recipe
+    axis = axis_through(stack, recipe)
+    if not isinstance(axis, SliceAxis):
+        return _with_steps(recipe, _of_whole(context, stack))
+    values = Valueless(context.floor)
+
+    def seen(plane: Pixels) -> Pixels:
+        return values.see(plane)[0]
+
+    volume = StreamedVolume(axis, recipe, context.decoder, end=lambda: axis, seen=seen, clock=context.clock)
+    step = volume.settled()
+    assert step is not None
+    return _with_steps(recipe, [step if needs_whole(one) else one for one in _pointwise(recipe.steps)])
+
+
+def _pointwise(steps: Sequence[Step]) -> list[Pointwise]:
+    return [step for step in steps if not isinstance(step, Orient | Resample)]
+
+
+def _with_steps(recipe: Recipe, pointwise: Sequence[Pointwise]) -> Recipe:
+    left = iter(pointwise)
+    steps = tuple(step if isinstance(step, Orient | Resample) else next(left) for step in recipe.steps)
+    return replace(recipe, steps=steps)
+
+
+def _of_whole(context: PipelineContext, stack: Stack) -> list[Pointwise]:
+    """As `prepare` carries the steps out, of a volume that is read as a whole."""
+    voxels = read_whole(context, stack, LabelCollector(context.bundle, context.floor))
+    k, j, i = voxels.shape[1:]
+    way = preprocessing_plan(stack.affine, (k, j, i), context.recipe, tilted=stack.tilt_deg != 0)
+    steps: list[Pointwise] = []
+    for after, some in enumerate((way.before, way.after)):
+        if after and way.resampling is not None:
+            voxels = to_grid(voxels, way.resampling, zeros=context.recipe.zeros_matter)
+        for step in some:
+            steps.append(settled(voxels, step))
+            voxels = scale_settled(voxels, steps[-1])
+    return steps
