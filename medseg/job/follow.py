@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeAlias
@@ -15,7 +14,7 @@ from medseg.dicom.geometry import classify
 from medseg.dicom.instance import Instance, Slice
 from medseg.dicom.series import Level, Series, SliceSource, Stack
 from medseg.dicom.sources import instance_digest
-from medseg.errors import InputError, MedsegError
+from medseg.errors import InputError, MedsegError, RegionNotFound
 from medseg.inference.labels import Flag, SegmentationResult
 from medseg.inference.planes import LabelSpool
 from medseg.inference.segment import segment
@@ -72,15 +71,21 @@ def follow(
         probed = ProbedSource(source, pool, planning, cancelled)
         try:
             bundle = probed.bundle(bundles, explicit=explicit, assume=assume)
-            labels, result = LabelSpool(), None
+            labels, result, nowhere = LabelSpool(), None, None
             if bundle is not None:
-                with suppress(InputError):  # what is wrong with the series as a whole, the plan says
+                try:
                     result = segment(
                         probed, bundle, labels, settings=settings, on_progress=on_progress, cancelled=cancelled
                     )
+                except RegionNotFound as error:
+                    nowhere = error
+                except InputError:  # what is wrong with the series as a whole, the plan says
+                    pass
             elif probed.no_bundle is not None:
                 on_no_bundle(probed.no_bundle)
             planned = probed.plan()
+            if nowhere is not None and [job.bundle for job in planned.jobs] == [bundle]:
+                raise nowhere  # which looking again would not change
             found = None
             if result is not None and bundle is not None and _is_only_job(planned, result.stack, bundle):
                 found = Segmented(_told_of(result, planned.jobs[0].stack), labels)

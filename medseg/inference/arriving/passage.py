@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medseg.bundle.recipe import Recipe, needs_whole
+from medseg.bundle.recipe import Intensity, Recipe, needs_whole
 from medseg.dicom.instance import Pixels, Slice
 from medseg.inference.arriving.axis import MANY, SliceAxis, plan
 from medseg.inference.arriving.decoding import AHEAD, Decoder
@@ -22,7 +22,6 @@ from medseg.inference.arriving.intake import StreamInvalid
 from medseg.inference.grids.deferred import DeferredPlanes, scaled
 from medseg.inference.grids.resample import InPlane
 from medseg.inference.grids.restore import ToSource, so_far
-from medseg.inference.grids.statistics import Pointwise
 from medseg.inference.grids.zeros import Sampler, Sampling
 from medseg.inference.windows.streaming import Rows
 from medseg.progress import Stage, StageClock
@@ -75,7 +74,7 @@ class StreamedVolume:
 
     # ---- where all slices are there
 
-    def settled(self) -> Pointwise | None:
+    def settled(self) -> Intensity | None:
         """The step that must know of the whole volume, once it does; None where none must."""
         return None if self._deferred is None else self._defer(self._deferred, lambda: None)
 
@@ -193,7 +192,7 @@ class StreamedVolume:
 
     # ---- from slices to prepared ones, in the operations of `prepare.prepare`
 
-    def _defer(self, deferred: DeferredPlanes, more: Callable[[], Slice | None]) -> Pointwise:
+    def _defer(self, deferred: DeferredPlanes, more: Callable[[], Slice | None]) -> Intensity:
         """Bring all slices to the step that needs the whole volume, as they come."""
         while True:
             with self._clock.time(Stage.PREPARE):

@@ -10,6 +10,9 @@ pieces_left_out      beside the largest piece, which the bundle keeps alone, the
 unexpected_pixels    the voxels are not what the bundle says they must be
 out_of_domain        the series says of itself that it is another kind of image than the bundle was made for
 low_confidence       mean winning probability below LOW_CONFIDENCE
+region_not_found     a first pass found nothing to look at (this and the next two: `inference/regions`)
+region_everywhere    a first pass found nothing to leave out
+touches_region_edge  a segment reaches the border of the region that was looked at: it may go on beyond
 bridged_gap, ...     the warnings of the geometry (`Stack.findings`), by their own codes
 """
 

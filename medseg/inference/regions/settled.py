@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from medseg.bundle.recipe import Orient, Recipe, Resample, Step, needs_whole
+from medseg.bundle.recipe import Intensity, Orient, Recipe, Resample, Step, needs_whole
 from medseg.dicom.instance import Pixels
 from medseg.dicom.series import Stack
 from medseg.inference.arriving.axis import SliceAxis, axis_through
 from medseg.inference.arriving.passage import StreamedVolume
 from medseg.inference.context import PipelineContext
 from medseg.inference.grids.prepare import preprocessing_plan, scale_settled, settled, to_grid
-from medseg.inference.grids.statistics import Pointwise
 from medseg.inference.pieces.collect import LabelCollector
 from medseg.inference.valueless import Valueless
 from medseg.inference.whole import read_whole
@@ -37,22 +36,22 @@ def settled_recipe(context: PipelineContext, stack: Stack) -> Recipe:
     return _with_steps(recipe, [step if needs_whole(one) else one for one in _pointwise(recipe.steps)])
 
 
-def _pointwise(steps: Sequence[Step]) -> list[Pointwise]:
+def _pointwise(steps: Sequence[Step]) -> list[Intensity]:
     return [step for step in steps if not isinstance(step, Orient | Resample)]
 
 
-def _with_steps(recipe: Recipe, pointwise: Sequence[Pointwise]) -> Recipe:
+def _with_steps(recipe: Recipe, pointwise: Sequence[Intensity]) -> Recipe:
     left = iter(pointwise)
     steps = tuple(step if isinstance(step, Orient | Resample) else next(left) for step in recipe.steps)
     return replace(recipe, steps=steps)
 
 
-def _of_whole(context: PipelineContext, stack: Stack) -> list[Pointwise]:
+def _of_whole(context: PipelineContext, stack: Stack) -> list[Intensity]:
     """As `prepare` carries the steps out, of a volume that is read as a whole."""
     voxels = read_whole(context, stack, LabelCollector(context.bundle, context.floor))
     k, j, i = voxels.shape[1:]
     way = preprocessing_plan(stack.affine, (k, j, i), context.recipe, tilted=stack.tilt_deg != 0)
-    steps: list[Pointwise] = []
+    steps: list[Intensity] = []
     for after, some in enumerate((way.before, way.after)):
         if after and way.resampling is not None:
             voxels = to_grid(voxels, way.resampling, zeros=context.recipe.zeros_matter)
