@@ -1,4 +1,4 @@
-"""What a recipe must know of a whole image, found before parts of it are looked at."""
+"""A whole image, prepared for parts of it to be looked at, with all that its recipe must know of the whole."""
 
 from __future__ import annotations
 
@@ -10,11 +10,32 @@ from medseg.dicom.instance import Pixels
 from medseg.dicom.series import Stack
 from medseg.inference.arriving.axis import SliceAxis, axis_through
 from medseg.inference.arriving.passage import StreamedVolume
+from medseg.inference.channels import ChannelPlanes
 from medseg.inference.context import PipelineContext
 from medseg.inference.grids.prepare import preprocessing_plan, scale_settled, settled, to_grid
 from medseg.inference.pieces.collect import LabelCollector
 from medseg.inference.valueless import Valueless
 from medseg.inference.whole import read_whole
+
+
+def passing(context: PipelineContext, stack: Stack, axis: SliceAxis, recipe: Recipe) -> StreamedVolume:
+    """The slices of a stack that is all there, and of its channels, on their way along its axis."""
+    values, count = Valueless(context.floor), len(axis.slices)
+    backwards = axis.slices[0] is not stack.slices[0]
+    channels = ChannelPlanes(context, stack, backwards=backwards)
+
+    def seen(n: int, plane: Pixels) -> Sequence[Pixels]:
+        return channels.at(count - 1 - n if backwards else n, values.see(plane)[0])
+
+    return StreamedVolume(
+        axis,
+        recipe,
+        context.decoder,
+        end=lambda: axis,
+        channels=len(channels),
+        seen=seen,
+        clock=context.clock,
+    )
 
 
 def settled_recipe(context: PipelineContext, stack: Stack) -> Recipe:
@@ -25,23 +46,17 @@ def settled_recipe(context: PipelineContext, stack: Stack) -> Recipe:
     axis = axis_through(stack, recipe)
     if not isinstance(axis, SliceAxis):
         return _with_steps(recipe, _of_whole(context, stack))
-    values = Valueless(context.floor)
-
-    def seen(plane: Pixels) -> Pixels:
-        return values.see(plane)[0]
-
-    volume = StreamedVolume(axis, recipe, context.decoder, end=lambda: axis, seen=seen, clock=context.clock)
-    step = volume.settled()
+    step = passing(context, stack, axis, recipe).settled()
     assert step is not None
-    return _with_steps(recipe, [step if needs_whole(one) else one for one in _pointwise(recipe.steps)])
+    return _with_steps(recipe, [step if needs_whole(one) else one for one in _intensity(recipe.steps)])
 
 
-def _pointwise(steps: Sequence[Step]) -> list[Intensity]:
+def _intensity(steps: Sequence[Step]) -> list[Intensity]:
     return [step for step in steps if not isinstance(step, Orient | Resample)]
 
 
-def _with_steps(recipe: Recipe, pointwise: Sequence[Intensity]) -> Recipe:
-    left = iter(pointwise)
+def _with_steps(recipe: Recipe, intensity: Sequence[Intensity]) -> Recipe:
+    left = iter(intensity)
     steps = tuple(step if isinstance(step, Orient | Resample) else next(left) for step in recipe.steps)
     return replace(recipe, steps=steps)
 

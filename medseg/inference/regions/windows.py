@@ -19,12 +19,10 @@ import numpy as np
 from torch import Tensor
 
 from medseg.bundle.recipe import Finish, Recipe
-from medseg.dicom.instance import Pixels, Vector
+from medseg.dicom.instance import Vector
 from medseg.dicom.series import Stack
 from medseg.inference import memory
 from medseg.inference.arriving.axis import SliceAxis, axis_through, plan
-from medseg.inference.arriving.passage import StreamedVolume
-from medseg.inference.channels import SEVERAL
 from medseg.inference.context import PipelineContext
 from medseg.inference.grids.prepare import prepare
 from medseg.inference.grids.resample import InPlane, Taps
@@ -32,9 +30,8 @@ from medseg.inference.grids.restore import Certainty, Parallel, Slanted, ToSourc
 from medseg.inference.pieces.collect import LabelCollector
 from medseg.inference.regions.boxes import Box, Triple
 from medseg.inference.regions.crop import Cut
-from medseg.inference.regions.settled import settled_recipe
+from medseg.inference.regions.settled import passing, settled_recipe
 from medseg.inference.scores import Slab, restoring, slabs
-from medseg.inference.valueless import Valueless
 from medseg.inference.whole import read_whole
 from medseg.inference.windows.layout import Layout, lay_out
 from medseg.inference.windows.streaming import Planes, rows_of
@@ -58,12 +55,12 @@ class Windows:
 
     @classmethod
     def of(cls, context: PipelineContext, stack: Stack) -> Windows:
-        axis = SEVERAL if len(stack.channels) > 1 else axis_through(stack, context.recipe)
+        axis = axis_through(stack, context.recipe)
         if isinstance(axis, SliceAxis):
             recipe = settled_recipe(context, stack)
             way = plan(axis, len(stack.slices), recipe)
             backwards = axis.slices[0] is not stack.slices[0]
-            return cls(stack, way.layout, way.back, backwards, partial(_along, context, recipe, axis))
+            return cls(stack, way.layout, way.back, backwards, partial(_along, context, stack, axis, recipe))
         voxels = read_whole(context, stack, LabelCollector(context.bundle, context.floor))
         prepared = prepare(voxels, stack.affine, context.recipe, tilted=stack.tilt_deg != 0)
         z, y, x = prepared.voxels.shape[1:]
@@ -179,14 +176,9 @@ class PartCertainty(Certainty):
         super().add(scores[:, self._rows, self._columns].contiguous(), finish)
 
 
-def _along(context: PipelineContext, recipe: Recipe, axis: SliceAxis, first: int) -> Planes:
-    """Slices of an axis, prepared from one of the model's grid on."""
-    values = Valueless(context.floor)
-
-    def seen(plane: Pixels) -> Pixels:
-        return values.see(plane)[0]
-
-    volume = StreamedVolume(axis, recipe, context.decoder, end=lambda: axis, seen=seen, clock=context.clock)
+def _along(context: PipelineContext, stack: Stack, axis: SliceAxis, recipe: Recipe, first: int) -> Planes:
+    """Prepared slices of a stack from one of the model's grid on."""
+    volume = passing(context, stack, axis, recipe)
     volume.begin_at(first)
     return volume.planes
 
