@@ -37,7 +37,6 @@ from typing import Any
 import nibabel
 import numpy as np
 import torch
-from monai.transforms import Compose, EnsureTyped, Invertd
 from nnunet import make_folder  # beside this file
 from numpy.typing import NDArray
 from streaming import ROOT, make_bundle  # makes the checkout importable
@@ -50,7 +49,7 @@ from medseg.inference.segment import NETWORKS, segment
 from medseg.inference.settings import Settings
 from medseg.job.plan import plan_nifti
 from tests.medseg.bundle import zoo
-from tests.medseg.inference.phantoms import Collected, as_monai, blobs, make_stack, monai_inferer, monai_transform
+from tests.medseg.inference.phantoms import Collected, blobs, make_stack, monai_labels
 
 Labels = NDArray[np.uint8]
 SPACING_MM = (1.6, 0.75, 0.75)
@@ -89,16 +88,6 @@ def by_medseg(stack: Stack, bundle: Bundle, device: torch.device, precision: str
     settings = Settings(device=str(device), precision=precision, engine="torch")
     result = segment(StackSource(stack), replace(bundle, precisions=("fp32", "fp16")), sink, settings=settings)
     return sink.labels, result.warnings
-
-
-def by_monai(voxels: NDArray[np.float32], stack: Stack, bundle: Bundle, device: torch.device) -> Labels:
-    recipe, network = bundle.recipe, NETWORKS.get(bundle, device)
-    before = Compose([EnsureTyped("image"), *(monai_transform(step) for step in recipe.steps)])
-    data = before({"image": as_monai(voxels, stack)})
-    with torch.no_grad():
-        data["pred"] = monai_inferer(recipe.window)(data["image"][None].to(device), network)[0].softmax(0)
-    back = Invertd("pred", transform=before, orig_keys="image", nearest_interp=False, device=str(device))(data)["pred"]
-    return back.as_tensor().argmax(0).permute(2, 1, 0).cpu().numpy().astype(np.uint8)
 
 
 def alike(found: Labels, expected: Labels) -> dict[str, float]:
@@ -159,7 +148,7 @@ def compare_with_monai(report: Report, chosen: argparse.Namespace, device: torch
 
         def plain(bundle: Bundle = bundle) -> tuple[Labels, tuple[str, ...]]:
             try:
-                return by_monai(voxels, stack, bundle, device), ()
+                return monai_labels(voxels, stack, bundle.recipe, NETWORKS.get(bundle, device), str(device))[0], ()
             except torch.cuda.OutOfMemoryError:
                 return np.zeros(0, np.uint8), ("out of memory",)
 

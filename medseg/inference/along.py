@@ -48,6 +48,8 @@ def along_axis(
         seen=seen,
         clock=context.clock,
         exact=context.settings.exact,
+        to_device=context.engine.to_device,
+        room=context.engine.room_for_voxels,
     )
     layout = volume.plan.layout
     held = 0 if channels is None else channels.held_bytes

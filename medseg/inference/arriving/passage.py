@@ -33,6 +33,7 @@ class StreamedVolume:
     end: the axis that all slices form, once they have come; None before. May raise StreamInvalid.
     channels: of the network's input. seen: what becomes of each decoded plane, and its number along the axis: one for
     each channel. exact: a row runs once it is known whether it is the last, since MONAI's batches depend on that.
+    to_device: brings planes to where they are prepared, as far as there is room. room: of a shape, for prepared slices.
     """
 
     def __init__(
@@ -46,6 +47,8 @@ class StreamedVolume:
         seen: Callable[[int, Pixels], Sequence[Pixels]],
         clock: StageClock,
         exact: bool = False,
+        to_device: Callable[[Tensor], Tensor] = lambda planes: planes,
+        room: Callable[..., Tensor] = torch.empty,
     ) -> None:
         self._axis, self._recipe, self._decoder = axis, recipe, decoder
         self._end, self._seen, self._clock = end, seen, clock
@@ -57,7 +60,7 @@ class StreamedVolume:
         self._slab = torch.empty(channels, 0, 0, 0)  # prepared slices: `held` of them, from `first` on
         self._first = self._held = 0
         self._restored, self._restoring = 0, Lock()  # source slices whose way back was given, to a thread beside
-        self._exact = exact
+        self._exact, self._to_device, self._room = exact, to_device, room
         self.plan = plan(axis, axis.count or MANY, recipe)
         steps = self.plan.preprocessing_plan.before, self.plan.preprocessing_plan.after
         first, then = (DeferredPlanes(some) if any(map(needs_whole, some)) else None for some in steps)
@@ -127,7 +130,7 @@ class StreamedVolume:
         """Let the slab begin at `first` and have room for so many slices; in place, since it is large."""
         before, gone = self._slab, min(first - self._first, self._held)
         if before.shape[1] < room:
-            self._slab = torch.empty(len(before), room, *self.plan.layout.shape[1:])
+            self._slab = self._room(len(before), room, *self.plan.layout.shape[1:])
         self._held -= gone
         for n in range(self._held):
             self._slab[:, n] = before[:, n + gone]
@@ -198,7 +201,7 @@ class StreamedVolume:
             with self._clock.time(Stage.PREPARE):
                 while len(deferred) < self._ready():
                     n = len(deferred)
-                    deferred.add(self._decode(n) if self._defers_source else self._resampled(n))
+                    deferred.add(self._decode(n) if self._defers_source else self._resampled(n).cpu())
             if self.ended:
                 break
             self._pull(more)
@@ -216,7 +219,7 @@ class StreamedVolume:
 
     def _prepared(self, m: int) -> Tensor:
         if self._deferred is not None and not self._defers_source:
-            return self._deferred.plane(m)
+            return self._to_device(self._deferred.plane(m))
         return scaled(self._resampled(m), self.plan.preprocessing_plan.after)
 
     def _resampled(self, m: int) -> Tensor:
@@ -241,15 +244,19 @@ class StreamedVolume:
             number = self._decoded
             plane = self._source(number)
             self._raw[number] = plane if in_plane is None else in_plane(plane)
+        if len({plane.device for plane in self._raw.values()}) > 1:  # there was no room on the device any more
+            self._raw = {number: plane.cpu() for number, plane in self._raw.items()}
         for number in [number for number in self._raw if number < lower]:
             del self._raw[number]
 
     def _source(self, number: int) -> Tensor:
         """Source slice `number` (C, rows, columns) after the steps before the resampling; each once, in order."""
         self._decoded = number + 1
+        # Zeros are left where MONAI leaves them by a CPU's operations alone.
+        placed = self._to_device if not isinstance(self.plan.there, Sampler) else lambda planes: planes
         if self._deferred is not None and self._defers_source:
-            return self._deferred.plane(number)
-        return scaled(self._decode(number), self.plan.preprocessing_plan.before)
+            return placed(self._deferred.plane(number))
+        return scaled(placed(self._decode(number)), self.plan.preprocessing_plan.before)
 
     def _decode(self, number: int) -> Tensor:
         self._decoder.ahead(self._slices[number : number + AHEAD])

@@ -94,13 +94,21 @@ class Engine:
         self._ladder = self._ladder.at_most(batch or self.batch, mirrored or self.mirrored)
 
     def to_device(self, voxels: Tensor) -> Tensor:
-        """Voxels (n, ...) on the CPU -> on the device, if that has room."""
+        """Voxels (n, ...) on the CPU -> on the device, if that has room for more than windows."""
+        return self._placed(lambda device: voxels if device == CPU else self._staging(voxels))
+
+    def room_for_voxels(self, *shape: int) -> Tensor:
+        """What windows are cut out of: on the device, if that has room for more than windows."""
+        return self._placed(lambda device: torch.empty(shape, device=device))
+
+    def _placed(self, make: Callable[[torch.device], Tensor]) -> Tensor:
+        device = CPU if self.device == CPU else self._ladder.sums
         try:
-            return self._staging(voxels)
+            return make(device)
         except (MemoryError, RuntimeError) as error:
-            if self.device == CPU or not is_out_of_memory(error):
+            if device == CPU or not is_out_of_memory(error):
                 raise
-            return voxels
+            return make(CPU)
 
     def __call__(self, windows: Tensor) -> Tensor:
         """(B, C, *roi) -> (B, K, *roi) float32 on the device; roi has three entries, also for 2D.

@@ -38,7 +38,7 @@ class Staging:
 def on_its_way(plane: Tensor) -> Callable[[], Tensor]:
     """A plane begins its way to the CPU; what waits for it gives it there. torch keeps pinned memory for the next."""
     if not plane.is_cuda:
-        return lambda: plane
+        return plane.cpu
     there = torch.empty(plane.shape, dtype=plane.dtype, pin_memory=True)
     there.copy_(plane, non_blocking=True)
     arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]

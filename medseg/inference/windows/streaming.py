@@ -207,7 +207,7 @@ class _Scorer:
     def _answers(self, slab: _Slab, batch: Batch) -> list[Answer]:
         if self._windows.numel() == 0:
             channels = slab.voxels.shape[0] * slab.layout.slices
-            self._windows = torch.zeros((self._batch, channels, *slab.layout.roi), dtype=slab.voxels.dtype)
+            self._windows = slab.voxels.new_zeros((self._batch, channels, *slab.layout.roi))
         if self._goes_on is not None and self.ahead:
             return [self._on_its_way(self._goes_on, slab, place) for place in batch.places]
         return self._together(slab, batch)

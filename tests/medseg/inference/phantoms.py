@@ -280,13 +280,18 @@ def monai_inferer(window: Window) -> Any:
     return SlidingWindowInferer(**settings) if len(window.roi) == 3 else SliceInferer(window.slice_axis, **settings)
 
 
-def monai_labels(array: NDArray[np.float32], stack: Stack, recipe: Recipe, network: nn.Module) -> NDArray[np.uint8]:
-    """Labels by MONAI's transforms, inferer, Invertd and AsDiscrete: (C, k, j, i); C = 1 for argmax."""
+def monai_labels(
+    array: NDArray[np.float32], stack: Stack, recipe: Recipe, network: nn.Module, device: str = "cpu"
+) -> NDArray[np.uint8]:
+    """Labels by MONAI's transforms, inferer, Invertd and AsDiscrete: (C, k, j, i); C = 1 for argmax.
+
+    device: the network's, where scores stay until they are labels.
+    """
     finish = recipe.finish
     before = Compose([EnsureTyped("image"), *(monai_transform(step) for step in recipe.steps)])
     data = before({"image": as_monai(array, stack)})
     with torch.no_grad():
-        data["pred"] = monai_inferer(recipe.window)(data["image"][None], network)[0]
+        data["pred"] = monai_inferer(recipe.window)(data["image"][None].to(device), network)[0]
     activate = Activationsd(
         "pred", softmax=finish.activation is Activation.SOFTMAX, sigmoid=finish.activation is Activation.SIGMOID
     )
@@ -297,4 +302,4 @@ def monai_labels(array: NDArray[np.float32], stack: Stack, recipe: Recipe, netwo
         after = Compose([activate, invert, discrete])
     else:
         after = Compose([activate, discrete, largest, invert])
-    return after(data)["pred"].as_tensor().permute(0, 3, 2, 1).numpy().astype(np.uint8)
+    return after(data)["pred"].as_tensor().permute(0, 3, 2, 1).cpu().numpy().astype(np.uint8)
