@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +31,7 @@ from medseg.bundle.load import load_bundle
 from medseg.dicom.phantom import write_series
 from medseg.dicom.sources import read_series
 from medseg.inference.engines.engine import Engine
+from medseg.inference.regions import look as regions
 from medseg.inference.settings import Settings
 from medseg.job.folder import Format
 from medseg.job.plan import plan
@@ -38,7 +40,7 @@ from tests.gateway.clock import Clock
 from tests.gateway.directing import Director
 from tests.gateway.phantoms import phantom
 from tests.gateway.spooling import Inbox, inbox
-from tests.medseg.bundle.zoo import spleen_like
+from tests.medseg.bundle.zoo import rewrite, spleen_like
 from tests.waiting import wait_for
 
 SLICES = 40
@@ -382,3 +384,45 @@ def test_a_device_out_of_memory_is_tried_smaller_then_on_the_cpu_then_given_up(
     assert (first.state, first.failures) == ("done", failing)
     (record,) = (one for one in here.records() if one["series_uid"] == large[0].SeriesInstanceUID)
     assert any("out of memory before: now one window at a time" in said for said in record["warnings"])
+
+
+def with_region(bundle: Path, folder: Path, least: float) -> Path:
+    """The bundle, looking where there are such values."""
+    made = Path(shutil.copytree(bundle, folder / "somewhere"))
+    region = {"first_pass": {"threshold": [least, None]}, "mode": "windows", "margin_mm": 4}
+    return rewrite(made, lambda metadata: metadata.update(medseg={"region": region}), "metadata.json")
+
+
+def test_the_first_pass_runs_while_the_series_arrives(
+    box: Inbox, tmp_path: Path, bundle: Path, windows: list[int]
+) -> None:
+    bundle, series = with_region(bundle, tmp_path, 60.0), phantom(slices=SLICES)
+    here = Room(box, tmp_path, f'bundle = "{bundle}"')
+    with here.working():
+        here.store(series[:30])
+        wait_for("windows of the first pass", lambda: windows)
+        here.store(series[30:])
+        here.complete()
+        here.wait_for_jobs("the result", lambda jobs: jobs == [("done", 40)])
+    (record,) = here.records()
+    assert record["region"]["found"] and 0 < record["region"]["share"] < 0.5
+    assert_as_infer(here, series, bundle, tmp_path)
+
+
+def test_a_region_that_is_not_found_ends_the_job_after_one_look(
+    box: Inbox, tmp_path: Path, bundle: Path, windows: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[str] = []
+    look = regions.look_first
+    monkeypatch.setattr(regions, "look_first", lambda *given: looks.append("") or look(*given))
+    series = phantom(slices=SLICES)
+    here = Room(box, tmp_path, f'bundle = "{with_region(bundle, tmp_path, 3000.0)}"')
+    with here.working():
+        here.store(series[:30])
+        wait_for("windows of the first pass", lambda: windows)
+        here.store(series[30:])
+        here.complete()
+        here.wait_for_jobs("its end", lambda jobs: jobs[0][0] == "failed")
+    (job,) = box.rows("job")
+    assert (job.error_code, job.failures, len(looks)) == ("region_not_found", 1, 1)
+    assert not box.rows("result")
