@@ -35,6 +35,8 @@ def passing(context: PipelineContext, stack: Stack, axis: SliceAxis, recipe: Rec
         channels=len(channels),
         seen=seen,
         clock=context.clock,
+        to_device=context.engine.to_device,
+        room=context.engine.room_for_voxels,
     )
 
 
