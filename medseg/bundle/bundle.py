@@ -110,6 +110,7 @@ class Bundle:
     nnunet: it is nnU-Net's, and this is what is done. previous: a cascade's first stage, whose labels it looks at.
     channels: of several input channels, or one of which the metadata says what it is: which series they are.
     parts: models whose labels are merged into one result; network and weights are the first one's then.
+    averaged: models of nnU-Net whose probabilities are averaged into one result; the same then.
     region: where the network looks, if not everywhere. first_pass: the bundle that finds it, where one does.
     """
 
@@ -140,6 +141,7 @@ class Bundle:
     nnunet: NnUNet | None = None
     previous: Bundle | None = None
     parts: tuple[MergedPart, ...] = ()
+    averaged: tuple[Bundle, ...] = ()
     channels: Channels | None = None
     region: Region | None = None
     first_pass: Bundle | None = None

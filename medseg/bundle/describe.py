@@ -75,7 +75,8 @@ def verify(bundle: Bundle) -> dict[str, Any]:
 
     from medseg.bundle.network import load_network
 
-    for other in (bundle.previous, bundle.first_pass, *(part.bundle for part in bundle.parts)):
+    parts = (part.bundle for part in bundle.parts)
+    for other in (bundle.previous, bundle.first_pass, *parts, *bundle.averaged):
         if other is not None:
             verify(other)
     network = load_network(bundle, torch.device("cpu"))
@@ -117,6 +118,7 @@ def _nnunet(bundle: Bundle) -> dict[str, Any] | None:
         "cleanup": [" and ".join(map(str, labels)) for labels in model.cleanup],
         "cleanup_unread": model.cleanup_unread,
         "parts": [part.bundle.weights.parent.parent.name for part in bundle.parts],
+        "average": [model.weights.parent.parent.name for model in bundle.averaged],
     }
 
 

@@ -33,11 +33,15 @@ FLAT = [1.2, 1.3, 3.0]
 
 @dataclass(frozen=True)
 class Case:
-    """plans: of the folder. folder, image: more arguments of `nnunet_folders.write` and of `image`."""
+    """plans: of the folder. folder, image: more arguments of `nnunet_folders.write` and of `image`.
+
+    other: plans of a second model, with which its probabilities are averaged; of a cascade that is its first stage.
+    """
 
     plans: Callable[[], dict[str, Any]]
     folder: dict[str, Any] = field(default_factory=dict)
     image: dict[str, Any] = field(default_factory=dict)
+    other: Callable[[], dict[str, Any]] | None = None
 
 
 def turned(plans: dict[str, Any], *forward: int) -> dict[str, Any]:
@@ -162,6 +166,18 @@ CASES: dict[str, Case] = {
     "nonlinearity first": Case(built(nonlin_first=True, conv_bias=False, norm_op_kwargs={"eps": 1e-3})),
     "residual": Case(residual(3), {"seed": 1}),
     "residual, slices": Case(residual(2)),
+    "average": Case(spaced(*THICK), other=spaced(1.3, 0.8)),
+    "average that passes": Case(
+        spaced(*THICK, scheme="CTNormalization"),
+        {"channels": ("CT",), "mirrored": (0,)},
+        other=spaced(2.0, 1.3, 1.2, scheme="CTNormalization"),
+    ),
+    "average of regions": Case(
+        lambda: turned(spaced(1.5, 3.1, 1.2)(), 1, 0, 2),
+        {"labels": {"background": 0, "a": [1, 2, 3], "b": [2, 3], "c": 3}, "regions_class_order": [1, 2, 3]},
+        other=lambda: turned(spaced(3.1, 1.2)(), 1, 0, 2),
+    ),
+    "average of a cascade's stages": Case(cascade, {"seed": 3}, other=cascade),
 }
 
 
@@ -196,16 +212,43 @@ def image(
 
 
 def folder_of(case: Case, root: Path) -> Path:
-    """The folder of a case; of a cascade its first stage beside it."""
+    """The folder of a case; of a cascade its first stage beside it. Of an average the folder around its models."""
     plans = case.plans()
     folder = made.write(root / "model", plans, **case.folder)
     if "low" in plans["configurations"]:
         made.write(root / "first", plans, configuration="low", seed=1)
-    return folder
+    elif case.other is not None:
+        made.write(root / "other", case.other(), **{"seed": 5} | case.folder)
+    if case.other is None:
+        return folder
+    return made.described(root, average=[{"folder": folder.name} for folder in models_in(root)])
+
+
+def models_in(root: Path) -> list[Path]:
+    return [root / name for name in ("model", "first", "other") if (root / name).is_dir()]
 
 
 def by_nnunet(folder: Path, first: Path) -> NDArray[np.uint8]:
-    """nnU-Net's labels (i, j, k) of an image."""
+    """nnU-Net's labels (i, j, k) of an image, by one model or by the average of several around which the folder is."""
+    if (folder / "plans.json").is_file():
+        return _written(*_predicted(folder, first)[1:], first)
+    each = [_predicted(model, first, probabilities=True) for model in models_in(folder)]
+    mean = each[0][0]
+    for probabilities, *_ in each[1:]:
+        mean = mean + probabilities
+    mean /= len(each)
+    _, _, plans, labels, about = each[0]
+    return _written(labels.convert_probabilities_to_segmentation(mean), plans, labels, about, first)
+
+
+def _written(found: Any, plans: Any, labels: Any, about: Any, first: Path) -> NDArray[np.uint8]:
+    """Labels as nnU-Net writes them."""
+    plans.image_reader_writer_class().write_seg(found, str(first.parent / "labels.nii.gz"), about)
+    return np.asarray(nibabel.load(first.parent / "labels.nii.gz").dataobj, np.uint8)
+
+
+def _predicted(folder: Path, first: Path, *, probabilities: bool = False) -> tuple[Any, Any, Any, Any, Any]:
+    """Probabilities where they are wanted, labels, plans, what they mean, and about the image."""
     from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
@@ -244,9 +287,10 @@ def by_nnunet(folder: Path, first: Path) -> NDArray[np.uint8]:
     if earlier is not None:
         data = np.vstack((data, convert_labelmap_to_one_hot(seg[0], labels.foreground_labels, data.dtype)))
     logits = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(data).float())
-    found = convert_predicted_logits_to_segmentation_with_correct_shape(logits, plans, plan, labels, about)
-    plans.image_reader_writer_class().write_seg(found, str(first.parent / "labels.nii.gz"), about)
-    return np.asarray(nibabel.load(first.parent / "labels.nii.gz").dataobj, np.uint8)
+    found = convert_predicted_logits_to_segmentation_with_correct_shape(
+        logits, plans, plan, labels, about, return_probabilities=probabilities
+    )
+    return (*(found if probabilities else (found, None))[::-1], plans, labels, about)
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -13,12 +13,21 @@ from medseg.bundle.channel_rules import read_channels
 from medseg.bundle.channels import by_names
 from medseg.bundle.digests import file_digest
 from medseg.bundle.expects import read_expects
+from medseg.bundle.nnunet.average import average_of
 from medseg.bundle.nnunet.dataset import MOST_LABEL, read_dataset
-from medseg.bundle.nnunet.folder import DATASET, PLANS, TrainedFolder, find_previous, model_name, read_trained
+from medseg.bundle.nnunet.folder import (
+    DATASET,
+    PLANS,
+    TrainedFolder,
+    find_previous,
+    model_name,
+    read_best_average,
+    read_trained,
+)
 from medseg.bundle.nnunet.model import NnUNet
-from medseg.bundle.nnunet.options import Options, PartOptions, read_options
+from medseg.bundle.nnunet.options import Models, Options, PartOptions, read_options
 from medseg.bundle.nnunet.plans import read_plans
-from medseg.bundle.nnunet.postprocessing import find_postprocessing, read_postprocessing
+from medseg.bundle.nnunet.postprocessing import FILE, find_postprocessing, read_postprocessing
 from medseg.bundle.nnunet.whole import EVENLY, why_whole
 from medseg.bundle.recipe import Activation, Blend, Finish, Order, Recipe, Window
 from medseg.bundle.region_rules import most_label, read_region
@@ -36,6 +45,9 @@ def bundle_of_folder(root: Path, configuration: str | None = None) -> Bundle:
     configuration: the one that is meant, in the folder of a dataset.
     """
     options = Options(configuration=configuration)
+    mean = _best_average(root, "", options)
+    if mean is not None:
+        return mean
     trained = read_trained(root.name, root, "", options)
     return replace(_bundle(trained, options), name=model_name(root, trained))
 
@@ -43,8 +55,7 @@ def bundle_of_folder(root: Path, configuration: str | None = None) -> Bundle:
 def bundle_of_metadata(root: Path, file: str, about: Reader) -> Bundle:
     """The bundle whose metadata names a folder of nnU-Net. file: the metadata's. Raises InvalidBundle."""
     own = about.reader("medseg")
-    folder, options, parts = read_options(own.reader("nnunet"))
-    made = _merged(root, parts) if parts else _bundle(read_trained(root.name, root, folder, options), options)
+    made = _made(root, read_options(own.reader("nnunet")))
     labels = max(segment.number for segment in made.segments)
     region = read_region(own, labels)
     most, segments = most_label(region, labels), made.segments
@@ -72,6 +83,38 @@ def bundle_of_metadata(root: Path, file: str, about: Reader) -> Bundle:
     )
     own.done()
     return bundle
+
+
+def _made(root: Path, models: Models) -> Bundle:
+    if models.parts:
+        return _merged(root, models.parts)
+    if models.averaged:
+        chosen = [(read_trained(root.name, root, part.folder, part.options), part.options) for part in models.averaged]
+        file = models.options.postprocessing
+        return _average(root, chosen, file if isinstance(file, str) else None)
+    folder, options = models.folder, models.options
+    return _best_average(root, folder, options) or _bundle(read_trained(root.name, root, folder, options), options)
+
+
+def _best_average(root: Path, folder: str, options: Options) -> Bundle | None:
+    """The average of several models of a dataset, where nnU-Net found that to be the best."""
+    models, about = read_best_average(root.name, root, folder, options)
+    if not models:
+        return None
+    file: str | None = f"{about}/{FILE}"
+    if options.postprocessing is not True:
+        file = options.postprocessing or None
+    unread = options.postprocessing is True and not (root / about / FILE).is_file()
+    return _average(root, [(model, options) for model in models], None if unread else file, unread=unread)
+
+
+def _average(
+    root: Path, models: Sequence[tuple[TrainedFolder, Options]], file: str | None, *, unread: bool = False
+) -> Bundle:
+    """file: that says how the average is cleaned up."""
+    each = [_bundle(trained, replace(options, postprocessing=False)) for trained, options in models]
+    cleanup = () if file is None else read_postprocessing(root.name, root, file)
+    return average_of(root.name, each, cleanup, unread=unread)
 
 
 def _bundle(trained: TrainedFolder, options: Options, later: tuple[str, ...] = ()) -> Bundle:

@@ -1,7 +1,8 @@
 """Where a model's files lie: trained-model folders, datasets of several, folds, the first stage of a cascade.
 
 Dataset001_Liver/                                     a dataset: the configuration that is named, or the best
-  inference_information.json                          which one is the best, where nnU-Net was asked
+  inference_information.json                          which one is the best, or the mean of which two
+  ensembles/ensemble___...___.../postprocessing.json  of such a mean
   nnUNetTrainer__nnUNetPlans__3d_fullres/             a trained model; its name decides nothing
     plans.json  dataset.json
     fold_0/checkpoint_final.pth  fold_1/ ...          or .safetensors, in bundles of our own
@@ -27,6 +28,7 @@ PLANS: Final = "plans.json"
 DATASET: Final = "dataset.json"
 VERSION_1: Final = "plans.pkl"
 BEST: Final = "inference_information.json"
+ENSEMBLES: Final = "ensembles"  # a folder for each in which averages of models were tried
 ENDINGS: Final = (".pth", ".safetensors")
 MOST_FOLDERS: Final = 200  # that are looked at
 _FOLD: Final = re.compile(r"fold_(\d{1,3})")
@@ -108,10 +110,27 @@ def _folds(bundle: str, root: Path, folder: str, options: Options) -> tuple[tupl
     return folds, tuple(files)
 
 
+def read_best_average(bundle: str, root: Path, folder: str, options: Options) -> tuple[list[TrainedFolder], str]:
+    """Where nnU-Net found the average of several models of a dataset to be the best: these, and where it says how their
+    average is cleaned up, from the root on; empty where it did not, or one is named. Raises InvalidBundle."""
+    place = root / folder
+    if options.configuration is not None or not place.is_dir() or is_trained(place) or not (place / BEST).is_file():
+        return [], ""
+    best = _the_best(bundle, root, folder, _of_each(bundle, root, folder, options))
+    if len(best) < 2:
+        return [], ""
+    names = "___".join(Path(model.folder).name for model in best)
+    return best, _path(folder, f"{ENSEMBLES}/ensemble___{names}___{'_'.join(best[0].folds)}")
+
+
+def _of_each(bundle: str, root: Path, folder: str, options: Options) -> list[TrainedFolder]:
+    each = replace(options, configuration=None)
+    return [_trained(bundle, root, _path(folder, place.name), each) for place in _trained_within(root / folder)]
+
+
 def _of_dataset(bundle: str, root: Path, folder: str, options: Options) -> TrainedFolder:
     """The model that is meant by the folder of a dataset."""
-    each = replace(options, configuration=None)
-    models = [_trained(bundle, root, _path(folder, place.name), each) for place in _trained_within(root / folder)]
+    models = _of_each(bundle, root, folder, options)
     wanted = options.configuration
     if wanted is None:
         models = _the_best(bundle, root, folder, models) or models
@@ -136,7 +155,7 @@ def _trained_within(folder: Path) -> Iterator[Path]:
 
 
 def _the_best(bundle: str, root: Path, folder: str, models: Sequence[TrainedFolder]) -> list[TrainedFolder]:
-    """The model that nnU-Net found to be the best; empty where it was not asked."""
+    """The model that nnU-Net found to be the best, or the several whose average is; empty where it was not asked."""
     file = _path(folder, BEST)
     if not (root / file).is_file():
         return []
@@ -145,12 +164,10 @@ def _the_best(bundle: str, root: Path, folder: str, models: Sequence[TrainedFold
         "__".join(model.text(key) for key in ("trainer", "plans_identifier", "configuration"))
         for model in best.readers("selected_model_or_models")
     ]
-    if len(names) > 1:
-        why = f"the best is an ensemble of {' and '.join(names):.200}: name the folder of one of them"
-        raise InvalidBundle(bundle, file, why)
-    chosen = [model for model in models if Path(model.folder).name in names]
-    if not chosen:
-        raise InvalidBundle(bundle, file, f"the best is {', '.join(names):.200}, and that is not there")
+    there = {Path(model.folder).name: model for model in models}
+    chosen = [there[name] for name in names if name in there]
+    if not names or len(chosen) < len(names):
+        raise InvalidBundle(bundle, file, f"the best is {' and '.join(names):.200}, and not all of that is there")
     return chosen
 
 

@@ -4,6 +4,7 @@
  "step": 0.5, "gaussian": true, "mirroring": [0, 1, 2], "orientation": "LPS", "postprocessing": true,
  "previous": "first_stage"}
 {"parts": [{"folder": "part_1", "labels": {"spleen": 1, "kidney": 2}}, ...], "orientation": "RAS"}
+{"average": [{"folder": "2d"}, {"folder": "3d_fullres"}], "postprocessing": "postprocessing.json"}
 """
 
 from __future__ import annotations
@@ -55,14 +56,29 @@ class PartOptions:
     labels: Mapping[str, int] | None
 
 
-def read_options(given: Reader) -> tuple[str, Options, tuple[PartOptions, ...]]:
-    """The folder, its options, and the parts of which it consists, if any. Raises InvalidBundle."""
-    parts = tuple(_part(part, given) for part in given.readers("parts")) if "parts" in given else ()
-    given.ignore("parts")
-    if parts and "folder" in given:
-        raise given.wrong("folder", "expected parts, each with a folder of its own, or one folder, found both")
-    folder = given.text("folder", ".")
-    return folder, _options(given), parts
+@dataclass(frozen=True)
+class Models:
+    """What a bundle is made of: one folder, or parts whose labels are merged, or models that are averaged."""
+
+    folder: str
+    options: Options
+    parts: tuple[PartOptions, ...]
+    averaged: tuple[PartOptions, ...]
+
+
+def read_options(given: Reader) -> Models:
+    """Raises InvalidBundle."""
+    several = [key for key in ("parts", "average") if key in given]
+    if len(several) + ("folder" in given) > 1:
+        why = f"expected one of folder, parts and average, each of these with folders of its own, found {several}"
+        raise given.wrong(several[0], why)
+    parts, averaged = (
+        tuple(_part(part, given) for part in given.readers(key)) if key in given else () for key in ("parts", "average")
+    )
+    given.ignore("parts", "average")
+    if averaged and (len(averaged) == 1 or any(part.labels is not None for part in averaged)):
+        raise given.wrong("average", "expected several models, each with a folder, and all of the same labels")
+    return Models(given.text("folder", "."), _options(given), parts, averaged)
 
 
 def _part(part: Reader, whole: Reader) -> PartOptions:

@@ -47,8 +47,8 @@ def write_bundle(folder: Path, sources: Sequence[Path]) -> Bundle:
         raise UsageError(f"{folder} is there already: choose another name")
     made = [load_bundle(source) for source in sources]
     for source, bundle in zip(sources, made, strict=True):
-        if bundle.nnunet is None or bundle.parts:
-            raise UsageError(f"{source}: expected a folder of nnU-Net")
+        if bundle.nnunet is None or bundle.parts or bundle.averaged:
+            raise UsageError(f"{source}: expected the folder of one model of nnU-Net")
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:

@@ -95,28 +95,67 @@ def _head_by_head(scores: Tensor, grids: Grids, model: NnUNet) -> Array:
 
 def _planes(scores: Iterable[Tensor], grids: Grids, model: NnUNet, all_heads: bool) -> Iterator[Array]:
     """By splines of order 1 or 0."""
-    axis = separate_axis(model.scores, grids.model_mm, grids.spacing_mm)
-    along, rows, columns = (
-        Mix.of(old, new, is_nearest=model.scores.order == 0 or n == axis)
-        for n, (old, new) in enumerate(zip(grids.shape, grids.cropped, strict=True))
-    )
+    along, rows, columns = _mixes(grids, model)
     if model.labels.order is None and not all_heads:
         return _highest(scores, along, rows, columns)
     return _of_all(scores, along, rows, columns, model.labels)
 
 
+def _mixes(grids: Grids, model: NnUNet) -> tuple[Mix, Mix, Mix]:
+    """Along planes, rows and columns."""
+    axis = separate_axis(model.scores, grids.model_mm, grids.spacing_mm)
+    z, y, x = (
+        Mix.of(old, new, is_nearest=model.scores.order == 0 or n == axis)
+        for n, (old, new) in enumerate(zip(grids.shape, grids.cropped, strict=True))
+    )
+    return z, y, x
+
+
 def _of_all(scores: Iterable[Tensor], along: Mix, rows: Mix, columns: Mix, labels: Labels) -> Iterator[Array]:
     """Every head is brought to every voxel."""
+    for heads in _heads(scores, along, rows, columns):
+        winner: Winner | None = None
+        for some in heads:
+            winner = winner or Winner(labels, tuple(some.shape[1:]), some.device)
+            winner.add(some)
+        assert winner is not None
+        yield winner.label
+
+
+def _heads(scores: Iterable[Tensor], along: Mix, rows: Mix, columns: Mix) -> Iterator[Iterator[Tensor]]:
+    """Of each plane its heads in half, some at a time; to be taken before the next plane's."""
     held = Held(scores)
     at_once = max(_ROOM // (8 * len(rows) * len(columns)), 1)
-    for n in range(len(along)):
-        low, high = held.ends(*along.pair(n))
-        winner = Winner(labels, (len(rows), len(columns)), high.device)
+
+    def of_plane(low: Tensor, high: Tensor, n: int) -> Iterator[Tensor]:
         for first in range(0, len(low), at_once):
             some = slice(first, first + at_once)
             plane = along.mixed(low[some], high[some], n)
-            winner.add(columns.along(rows.along(plane, 1), 2).half())
-        yield winner.label
+            yield columns.along(rows.along(plane, 1), 2).half()
+
+    for n in range(len(along)):
+        yield of_plane(*held.ends(*along.pair(n)), n)
+
+
+def probability_planes(scores: Iterable[Tensor], grids: Grids, model: NnUNet) -> Iterator[Tensor]:
+    """Probabilities (K, y, x) of the planes of the whole volume, in single, in the plans' axes; outside the box those
+    of background.
+
+    scores: as for `label_planes`, of a model whose scores are brought back by planes.
+    """
+    z, *inside = grids.box
+    regions = model.labels.order is not None
+    planes = iter(scores)
+    if grids.shape != grids.cropped:
+        planes = (torch.cat(list(heads)) for heads in _heads(scores, *_mixes(grids, model)))
+    for n in range(grids.whole[0]):
+        plane = next(planes).float() if z.start <= n < z.stop else None
+        made = torch.zeros((model.labels.heads, *grids.whole[1:]), device=None if plane is None else plane.device)
+        if not regions:
+            made[0] = 1
+        if plane is not None:
+            made[(slice(None), *inside)] = plane.sigmoid() if regions else plane.softmax(0)
+        yield made
 
 
 def _highest(scores: Iterable[Tensor], along: Mix, rows: Mix, columns: Mix) -> Iterator[Array]:

@@ -26,9 +26,9 @@ from medseg.inference.context import PipelineContext
 from medseg.inference.engines.device import CPU
 from medseg.inference.engines.engine import Engine
 from medseg.inference.grids.restore import Certainty
-from medseg.inference.nnunet.back import label_planes
+from medseg.inference.nnunet.back import label_planes, probability_planes
 from medseg.inference.nnunet.cleanup import cleaned
-from medseg.inference.nnunet.confidence import tell_confidence
+from medseg.inference.nnunet.confidence import tell_confidence, winners
 from medseg.inference.nnunet.need import at_a_time, check_scores
 from medseg.inference.nnunet.passing import PassedStack, PassingVolume
 from medseg.inference.nnunet.prepare import Grids, prepare
@@ -54,13 +54,17 @@ class Seen(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class ModelRun:
-    """One model over one stack. certainty: None for a cascade's first stage. numbers: of its labels in the result."""
+    """One model over one stack. certainty: None for a cascade's first stage. numbers: of its labels in the result.
+
+    models: whose probabilities are averaged, it among them.
+    """
 
     stack: Stack
     bundle: Bundle
     certainty: Certainty | None
     numbers: Array
     model: NnUNet
+    models: int = 1
 
 
 def folds_of(bundle: Bundle) -> list[Bundle]:
@@ -77,7 +81,8 @@ def folds_of(bundle: Bundle) -> list[Bundle]:
 
 def first_network(bundle: Bundle) -> Bundle:
     """The one that a run begins with."""
-    return folds_of(bundle.parts[0].bundle if bundle.parts else bundle)[0]
+    first = bundle.parts[0].bundle if bundle.parts else bundle
+    return folds_of(first.averaged[0] if first.averaged else first)[0]
 
 
 def jobs_of(context: PipelineContext, stack: Stack, certainty: Certainty | None = None) -> list[ModelRun]:
@@ -100,23 +105,39 @@ def _job(
     return ModelRun(stack, bundle, certainty, numbers, model if overlap is None else replace(model, step=1 - overlap))
 
 
+def models_of(context: PipelineContext, job: ModelRun) -> list[ModelRun]:
+    """The models whose probabilities are averaged for a job; itself where there is one."""
+    bundles = job.bundle.averaged
+    made = (_job(context, job.stack, bundle, job.certainty, job.numbers) for bundle in bundles)
+    return [replace(one, models=len(bundles)) for one in made] or [job]
+
+
 def label_passed(
     context: PipelineContext, passed: PassedStack, job: ModelRun, take: Callable[[int, Array], None]
 ) -> None:
     """Labels (rows, columns) of every slice to `take`, with its number; from the first slice on, or from the last."""
+    models = models_of(context, job)
     with context.clock.time(Stage.PREPARE):
-        volume = PassingVolume(passed, job.model)
-    _restored(context, volume, job, lambda n, labels: take(volume.slice_of(n), job.numbers[volume.back(labels)]))
+        volumes = [PassingVolume(passed, one.model) for one in models]
+    volume = volumes[0]
+
+    def taken(n: int, labels: Array) -> None:
+        take(volume.slice_of(n), job.numbers[volume.back(labels)])
+
+    if len(models) == 1:
+        _restored(context, volume, job, taken)
+    else:
+        _mean_restored(context, job, zip(models, volumes, strict=True), taken)
 
 
 def label_whole(context: PipelineContext, source: Source, job: ModelRun) -> Array:
     """Labels (k, j, i) of the source's uniform grid."""
-    model, earlier = job.model, None
+    if job.bundle.averaged:
+        return _mean_whole(context, source, job)
+    model = job.model
     with context.clock.time(Stage.PREPARE):
         volume, spacing = source.volume(model), source.spacing_mm(model)
-    if job.bundle.previous is not None:
-        first = _job(context, job.stack, job.bundle.previous, None, np.arange(MOST, dtype=np.uint8))
-        earlier = source.seen(label_whole(context, source, first), model)
+    earlier = _earlier(context, source, job)
     cases = [slice(None)] if not model.flat else [slice(n, n + 1) for n in range(volume.shape[1])]
     made = np.zeros(volume.shape[1:], np.uint8)
     for case in cases:
@@ -129,6 +150,51 @@ def label_whole(context: PipelineContext, source: Source, job: ModelRun) -> Arra
         with context.clock.time(Stage.RESTORE):
             cleaned(labels, model.cleanup)
     return job.numbers[source.back(made, model)]
+
+
+def _earlier(context: PipelineContext, source: Source, job: ModelRun) -> Array | None:
+    """Labels (z, y, x) of a cascade's first stage."""
+    if job.bundle.previous is None:
+        return None
+    first = _job(context, job.stack, job.bundle.previous, None, np.arange(MOST, dtype=np.uint8))
+    return source.seen(label_whole(context, source, first), job.model)
+
+
+def _mean_whole(context: PipelineContext, source: Source, job: ModelRun) -> Array:
+    """Labels (k, j, i) of the mean of several models."""
+    model = job.model
+    made = np.zeros(source.seen(source.voxels, model).shape[1:], np.uint8)
+    labels = made.transpose(model.transpose)
+
+    def prepared(one: ModelRun) -> Seen:
+        earlier = _earlier(context, source, one)
+        with context.clock.time(Stage.PREPARE):
+            return prepare(source.volume(one.model), source.spacing_mm(one.model), one.model, earlier)
+
+    _mean_restored(context, job, ((one, prepared(one)) for one in models_of(context, job)), labels.__setitem__)
+    with context.clock.time(Stage.RESTORE):
+        cleaned(labels, model.cleanup)
+    return job.numbers[source.back(made, model)]
+
+
+def _mean_restored(
+    context: PipelineContext, job: ModelRun, models: Iterable[tuple[ModelRun, Seen]], take: Callable[[int, Array], None]
+) -> None:
+    """As `_restored`, of the mean of models' probabilities on the volume's grid; scores of each wait on disk, on its
+    own."""
+    waiting: list[Iterator[Tensor]] = []
+    for one, seen in models:
+        scores = WaitingScores(_averaged(context, seen, one, lambda: None))
+        waiting.append(probability_planes(scores, seen.grids, one.model))
+        del seen  # before the next is made
+    with context.clock.time(Stage.RESTORE), torch.inference_mode():
+        for n, (total, *others) in enumerate(zip(*waiting, strict=True)):
+            for other in others:
+                total += other
+            winning, label = winners(total.div_(len(waiting)), job.model.labels)
+            if job.certainty is not None:
+                job.certainty.count(winning, torch.from_numpy(job.numbers).long()[label])
+            take(n, label.numpy().astype(np.uint8))
 
 
 def _restored(context: PipelineContext, seen: Seen, job: ModelRun, take: Callable[[int, Array], None]) -> None:
@@ -165,7 +231,8 @@ def _averaged(context: PipelineContext, seen: Seen, job: ModelRun, room: Callabl
     for number, fold in enumerate(folds):
         engine = context.engine if fold.digest == context.engine.bundle.digest else context.engines(fold)
         if number == 0:
-            check_scores(job.stack, job.bundle, seen.grids, engine, passing=isinstance(seen, PassingVolume))
+            passing = isinstance(seen, PassingVolume)
+            check_scores(job.stack, job.bundle, seen.grids, engine, passing=passing, models=job.models)
         scores = _of_fold(context, seen, job, engine, (number, len(folds)), room)
         if earlier is not None:
             scores = (total.to(plane.device).add_(plane) for total, plane in zip(earlier, scores, strict=True))

@@ -16,7 +16,7 @@ from medseg.dicom.series import Stack
 from medseg.inference.channels import channel_slices
 from medseg.inference.context import PipelineContext
 from medseg.inference.grids.grid import Axes
-from medseg.inference.nnunet.case import ModelRun, jobs_of, label_passed, label_whole
+from medseg.inference.nnunet.case import ModelRun, jobs_of, label_passed, label_whole, models_of
 from medseg.inference.nnunet.need import check_volume
 from medseg.inference.nnunet.passing import PassedStack
 from medseg.inference.nnunet.prepare import wanted_mm
@@ -56,7 +56,9 @@ def collect_labels(
 
 def needs_whole_volume(context: PipelineContext, stack: Stack) -> str | None:
     """Why a stack must be in memory as a whole; None where its planes can pass one by one."""
-    reasons = (_why_whole(stack, job.model) for job in jobs_of(context, stack))
+    jobs = jobs_of(context, stack)
+    models = (one.model for job in jobs for one in (job, *models_of(context, job)))
+    reasons = (_why_whole(stack, model) for model in models)
     return next((why for why in reasons if why is not None), None)
 
 

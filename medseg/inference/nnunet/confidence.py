@@ -12,11 +12,17 @@ from medseg.inference.nnunet.resample import Array
 
 def tell_confidence(plane: Tensor, labels: Labels, certainty: Certainty, numbers: Array) -> None:
     """Add what a plane of scores (K, y, x) says. numbers: of each label in the result, 0 for none."""
-    if labels.order is None:
-        winning, label = plane.float().softmax(0).max(0)
-    else:
-        winning, label = _painted(plane.float().sigmoid(), labels.order)
+    probabilities = plane.float().softmax(0) if labels.order is None else plane.float().sigmoid()
+    winning, label = winners(probabilities, labels)
     certainty.count(winning, torch.from_numpy(numbers).long().to(label.device)[label])
+
+
+def winners(probabilities: Tensor, labels: Labels) -> tuple[Tensor, Tensor]:
+    """Of probabilities (K, y, x), that of the label that wins at each voxel, and the label."""
+    if labels.order is None:
+        winning, label = probabilities.max(0)
+        return winning, label
+    return _painted(probabilities, labels.order)
 
 
 def _painted(parts: Tensor, order: tuple[int, ...]) -> tuple[Tensor, Tensor]:

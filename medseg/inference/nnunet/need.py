@@ -42,10 +42,11 @@ def check_volume(stack: Stack, bundle: Bundle) -> None:
     _compare(stack, bundle, needed, f"to prepare {' x '.join(map(str, stack.shape))} voxels")
 
 
-def check_scores(stack: Stack, bundle: Bundle, grids: Grids, engine: Engine, *, passing: bool) -> None:
+def check_scores(stack: Stack, bundle: Bundle, grids: Grids, engine: Engine, *, passing: bool, models: int = 1) -> None:
     """Raise OutOfMemory where there is no room for the scores that are held at a time, and for a window.
 
-    passing: planes of the volume pass one by one, too; else it is there already.
+    passing: planes of the volume pass one by one, too; else it is there already. models: whose probabilities are
+    averaged, plane by plane.
     """
     model = bundle.nnunet
     assert model is not None
@@ -55,6 +56,8 @@ def check_scores(stack: Stack, bundle: Bundle, grids: Grids, engine: Engine, *, 
     needed = _HALF * plane * (heads + 1) * (depth if model.scores.by_planes else 2 * shape[0])
     needed += _SINGLE * (bundle.in_channels * (plane * depth + window) + 2 * heads * window)
     needed += 4 * memory.WAITING + 3 * _SINGLE * heads * plane
+    if models > 1:
+        needed += heads * math.prod(grids.whole[1:]) * (_SINGLE * (models + 2) + _DOUBLE)
     if passing:
         needed += _DOUBLE * bundle.in_channels * (_SOURCE_PLANES * source + _SPLINE_PLANES * plane)
     free = memory.free_bytes(CPU)
@@ -82,7 +85,7 @@ def at_a_time(engine: Engine, shape: Sequence[int]) -> tuple[int, int]:
 
 
 def _models(bundle: Bundle) -> Sequence[NnUNet]:
-    bundles = [part.bundle for part in bundle.parts] or [bundle]
+    bundles = [part.bundle for part in bundle.parts] or [*bundle.averaged] or [bundle]
     bundles += [one.previous for one in bundles if one.previous is not None]
     return [one.nnunet for one in bundles if one.nnunet is not None]
 

@@ -225,6 +225,9 @@ REFUSED: dict[str, tuple[Change, str]] = {
     ),
     "an unknown option": (metadata(hook="x"), "hook"),
     "a folder outside": (metadata(folder="../sound"), "leads out"),
+    "an average of one": (metadata(average=[{"folder": "."}]), "expected several models"),
+    "an average of parts": (metadata(average=[], parts=[]), "expected one of folder, parts and average"),
+    "an average that leads out": (metadata(average=[{"folder": "."}, {"folder": "../sound"}]), "leads out"),
     "a step of nothing": (metadata(step=0), "step"),
 }
 

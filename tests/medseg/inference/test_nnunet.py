@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from medseg.cli.exits import exit_code
 from medseg.dicom.geometry import classify
 from medseg.dicom.phantom import make_affine, volume_to_series, write_series
 from medseg.dicom.series import SliceSource, Stack, StackSource
-from medseg.errors import MedsegError
+from medseg.errors import InvalidBundle, MedsegError
 from medseg.inference import memory
 from medseg.inference.nnunet.cleanup import cleaned
 from medseg.inference.planes import LabelSpool
@@ -272,6 +273,55 @@ def test_a_dataset_has_the_model_that_is_named_or_the_best(tmp_path: Path) -> No
     (dataset / "inference_information.json").write_text(json.dumps(information))
     record = json.loads(run("bundles", "inspect", dataset, "--json").stdout)
     assert (record["name"], record["nnunet"]["configuration"]) == ("Dataset001_Made_net", "net")
+
+
+def test_the_best_of_a_dataset_may_be_an_average(tmp_path: Path) -> None:
+    """With what nnU-Net found to help it; models' own post-processing is left out."""
+    dataset, names = tmp_path / "Dataset001_Made", ("net", "other")
+    made = plans(patch_size=[4, 8, 8])
+    made["configurations"]["other"] = {"inherits_from": "net", "spacing": [2.0, 1.0, 1.0]}
+    step = {"postprocessing_fns": ["remove_all_but_largest_component_from_segmentation"]}
+    for label, name in enumerate(names, 1):
+        folder = write(dataset / f"nnUNetTrainer__nnUNetPlans__{name}", made, configuration=name, seed=label)
+        keep = step | {"postprocessing_kwargs": [{"labels_or_regions": label}]}
+        (folder / "postprocessing.json").write_text(json.dumps(keep))
+    best = [{"trainer": "nnUNetTrainer", "plans_identifier": "nnUNetPlans", "configuration": name} for name in names]
+    information = {"best_model_or_ensemble": {"selected_model_or_models": best}}
+    (dataset / "inference_information.json").write_text(json.dumps(information))
+    about = json.loads(run("bundles", "inspect", dataset, "--json").stdout)["nnunet"]
+    folders = [f"nnUNetTrainer__nnUNetPlans__{name}" for name in names]
+    assert (about["average"], about["cleanup"], about["cleanup_unread"]) == (folders, [], True)
+    there = dataset / "ensembles" / f"ensemble___{folders[0]}___{folders[1]}___0"
+    there.mkdir(parents=True)
+    keep = step | {"postprocessing_kwargs": [{"labels_or_regions": [1, 2]}]}
+    (there / "postprocessing.json").write_text(json.dumps(keep))
+    about = json.loads(run("bundles", "inspect", dataset, "--json").stdout)["nnunet"]
+    assert (about["cleanup"], about["cleanup_unread"]) == (["1 and 2"], False)
+    own = json.loads(run("bundles", "inspect", dataset / "other", "--json").stdout)["nnunet"]
+    assert (own["average"], own["cleanup"]) == ([], ["2"])
+    assert verify(load_bundle(dataset))["verified"]
+    assert run("bundles", "new", tmp_path / "made", "--nnunet", dataset).exit_code == 2
+    shutil.rmtree(dataset / folders[1])
+    done = run("bundles", "inspect", dataset)
+    assert (done.exit_code, "not all of that is there" in done.output) == (4, True), done.output
+
+
+@pytest.mark.parametrize(
+    ("other", "facts", "words"),
+    [
+        ({}, {"labels": {"background": 0, "organ": 1, "other": 2}}, "has other labels than the first"),
+        ({}, {"channels": ("CT",)}, "has other channels than the first"),
+        ({"transpose_forward": [2, 1, 0], "transpose_backward": [2, 1, 0]}, {}, "has other axes than the first"),
+    ],
+)
+def test_models_that_do_not_say_the_same_are_not_averaged(
+    other: dict[str, Any], facts: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    write(tmp_path / "bundle" / "one")
+    write(tmp_path / "bundle" / "two", plans() | other, **facts)
+    described(tmp_path / "bundle", average=[{"folder": "one"}, {"folder": "two"}])
+    with pytest.raises(InvalidBundle, match=words):
+        load_bundle(tmp_path / "bundle")
 
 
 def test_a_cascade_that_leads_to_itself_is_refused(tmp_path: Path) -> None:
