@@ -42,7 +42,7 @@ gpu-check: $(if $(GPU_PYTHON),,$(READY))
 	$(or $(GPU_PYTHON),$(BIN)/python) -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "gpu-check: no CUDA device is here (torch %s), so nothing was checked" % torch.__version__)'
 	$(or $(GPU_PYTHON),$(BIN)/python) -m pytest -q -rA -m gpu tests/medseg/inference
 	$(or $(GPU_PYTHON),$(BIN)/python) benchmarks/gpu.py
-	$(or $(GPU_PYTHON),$(BIN)/python) benchmarks/windows.py --device cuda --precisions fp32,fp16,bf16 --engines torch,torch-channels-last,compile,tensorrt
+	$(or $(GPU_PYTHON),$(BIN)/python) benchmarks/windows.py --device cuda --rounds 3 --precisions fp32,fp16,bf16 --engines torch,torch-channels-last,compile,tensorrt
 
 reliability: $(READY)
 	mkdir -p $(RELIABILITY)

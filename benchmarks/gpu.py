@@ -1,6 +1,6 @@
 """Jobs on a GPU: MONAI's plain way beside medseg, nnU-Net's results, and two studies at once.
 
-    python benchmarks/gpu.py [--device cuda] [--checks monai,vectors,nnunet,two] [--rounds 3] [--slices 120]
+    python benchmarks/gpu.py [--device cuda] [--checks monai,vectors,nnunet,two] [--rounds 1] [--slices 120]
         [--size 512] [--narrow 1] [--vectors FOLDER] > gpu.jsonl
 
 monai     a phantom CT of 1.6 x 0.75 x 0.75 mm through bundles as MONAI's zoo has them, with random weights whose labels
@@ -12,9 +12,10 @@ vectors   folders of nnU-Net with labels that nnUNetPredictor made of them on a 
 nnunet    nnU-Net's default network, mirrored along three axes: mirror images as one batch beside one after the other.
 two       two processes with a study each, at the same time, beside one alone.
 
-Each way runs once before it is measured; --narrow divides the networks' widths. One JSON line for each turn: seconds,
-the device's memory at its highest, and how far labels are the same (`same`, and the least Dice over labels of 50 voxels
-or more, `dice`). At the end medians and what each comparison comes to; ends with 1 where a bar is missed.
+Each way runs once before it is measured, and then --rounds times; --narrow divides the networks' widths. One JSON line
+for each turn: seconds, the device's memory at its highest, and how far labels are the same (`same`, and the least Dice
+over labels of 50 voxels or more, `dice`). At the end medians and what each comparison comes to; ends with 1 where a bar
+is missed.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import platform
 import shutil
 import statistics
@@ -244,11 +246,12 @@ def main() -> None:
     options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     options.add_argument("--device", default="cuda:0")
     options.add_argument("--checks", default="monai,vectors,nnunet,two")
-    options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--rounds", type=int, default=1)
     options.add_argument("--slices", type=int, default=120)
     options.add_argument("--size", type=int, default=512, help="rows and columns")
     options.add_argument("--narrow", type=int, default=1, help="divides the widths of networks")
-    options.add_argument("--vectors", type=Path, default=ROOT.parent / "shared/data/nnunet_tiny")
+    shared = os.environ.get("MEDSEG_SHARED_DATA", ROOT.parent / "shared" / "data")
+    options.add_argument("--vectors", type=Path, default=Path(shared) / "nnunet_tiny")
     chosen = options.parse_args()
     device, report = torch.device(chosen.device), Report()
     with tempfile.TemporaryDirectory() as name:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from medseg.dicom.series import StackSource
 from medseg.inference import segment as pipeline
 from medseg.inference.engines import case, gpu
 from medseg.inference.engines.engine import Engine
+from medseg.inference.nnunet.case import first_network
+from medseg.inference.nnunet.need import at_a_time
 from medseg.inference.segment import segment
 from medseg.inference.settings import Settings
 from tests.medseg.inference.phantoms import (
@@ -116,6 +119,22 @@ def test_while_slices_come(end: int, given: list[Tensor], tmp_path: Path) -> Non
 def test_slices_that_lie_unevenly_and_aslant(given: list[Tensor], tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path, finish=SOFTMAX)
     check(bundle, StackSource(make_stack(blobs((20, 24, 24)), tilt_mm=0.5)), given, (20, 24, 24))
+
+
+@pytest.mark.parametrize(
+    ("room", "windows", "images"),
+    [(1 << 30, 2, 8), (800_000, 1, 4), (400_000, 1, 2), (0, 1, 1)],
+)
+@pytest.mark.usefixtures("given")
+def test_windows_and_their_mirror_images_fill_half_of_the_room(
+    room: int, windows: int, images: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = load_bundle(write(tmp_path / "model", mirrored=(0, 1, 2)))
+    fold = first_network(bundle)
+    engine = Engine(pipeline.NETWORKS.get(fold, ELSEWHERE), fold, ELSEWHERE, batch=gpu.MOST)
+    engine._ladder = replace(engine._ladder, mirrored=8)  # as on a GPU
+    monkeypatch.setattr(gpu, "share_bytes", lambda _: room)
+    assert at_a_time(engine, (20, 30, 30)) == (windows, images)
 
 
 @pytest.mark.parametrize("mirrored", [None, (0, 1, 2)], ids=["", "mirrored"])
