@@ -85,6 +85,7 @@ def _monai_bundle(root: Path, about: Reader, trust: bool, trained: bool) -> Bund
     members = _members(own, root, trained)
     _check_versions(name, about)
     region = read_region(own, _labels(parts))
+    names = dict(enumerate(parts.recipe.keys)) | _channel_names(inputs)
     bundle = Bundle(
         name=name,
         version=about.text("version", "0"),
@@ -110,7 +111,7 @@ def _monai_bundle(root: Path, about: Reader, trust: bool, trained: bool) -> Bund
         preprocessing=parts.preprocessing,
         postprocessing=parts.postprocessing,
         trusted=parts.trusted,
-        channels=read_channels(own, parts.in_channels // parts.recipe.window.slices, _channel_names(inputs)),
+        channels=read_channels(own, parts.in_channels // parts.recipe.window.slices, names),
         region=region,
     )
     own.done()

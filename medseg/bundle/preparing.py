@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from medseg.allowed import is_number
@@ -13,11 +14,11 @@ from medseg.bundle.arguments import (
     Arguments,
     Config,
     UnknownStep,
-    chain,
     for_key,
     keys_of,
 )
 from medseg.bundle.expression import Dtype
+from medseg.bundle.joining import Transforms, parted, side_by_side
 from medseg.bundle.recipe import (
     ChannelWise,
     Intensity,
@@ -40,14 +41,39 @@ DEFAULT_LABELS: Final = [["L", "R"], ["P", "A"], ["I", "S"]]
 FINEST_MM: Final = 0.01
 
 
-def steps_from_config(bundle: str, config: Config, channels: int) -> tuple[tuple[Step, ...], tuple[str, ...]]:
+@dataclass(frozen=True)
+class Preparing:
+    """steps: of a recipe. unknown: what MONAI's own transforms are needed for. keys: of images that are joined."""
+
+    steps: tuple[Step, ...]
+    unknown: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+
+
+def steps_from_config(bundle: str, config: Config, channels: int) -> Preparing:
+    """Raises InvalidBundle."""
+    keys, before, after = parted(bundle, config, IMAGE, channels)
+    unknown = ["resampling in one go (lazy)"] if config.get("lazy") else []
+    steps: tuple[Step, ...] | None = ()
+    if keys:
+        each = [_steps(bundle, before, key, 1) for key in keys]
+        unknown += dict.fromkeys(why for one in each for why in one.unknown)
+        steps = side_by_side([one.steps for one in each])
+    if steps is None:
+        unknown.append(f"images that are brought to different grids ({', '.join(keys)})")
+    joined = _steps(bundle, after, IMAGE, channels)
+    return Preparing((*(steps or ()), *joined.steps), (*unknown, *joined.unknown), keys)
+
+
+def _steps(bundle: str, transforms: Transforms, image: str, channels: int) -> Preparing:
+    """What transforms do to one key."""
     steps: list[Step] = []
-    unknown: list[str] = ["resampling in one go (lazy)"] if config.get("lazy") else []
-    for key, transform in chain(bundle, "preprocessing", config):
+    unknown: list[str] = []
+    for key, transform in transforms:
         name, keys = transform["_target_"], keys_of(bundle, key, transform)
-        if name in WITHOUT_EFFECT or IMAGE not in keys:
+        if name in WITHOUT_EFFECT or image not in keys:
             continue
-        arguments = Arguments(bundle, key, for_key(transform, keys, IMAGE), channels)
+        arguments = Arguments(bundle, key, for_key(transform, keys, image), channels)
         arguments.ignore("keys", "allow_missing_keys")
         try:
             if name in OF_TYPE:
@@ -61,7 +87,7 @@ def steps_from_config(bundle: str, config: Config, channels: int) -> tuple[tuple
             unknown.append(str(reason))
         else:
             steps.extend([step] if step else [])
-    return tuple(steps), tuple(unknown)
+    return Preparing(tuple(steps), tuple(unknown))
 
 
 def is_orientation(axcodes: str) -> bool:

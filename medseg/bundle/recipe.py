@@ -98,9 +98,9 @@ Pointwise: TypeAlias = ScaleRange | ScalePercentiles | ScaleMinMax | Normalize
 
 @dataclass(frozen=True)
 class ChannelWise:
-    """A step for each channel, of which each has its own statistics (channel_wise)."""
+    """A step for each channel, of which each has its own statistics (channel_wise); None leaves it as it is."""
 
-    each: tuple[Pointwise, ...]
+    each: tuple[Pointwise | None, ...]
 
 
 Intensity: TypeAlias = Pointwise | ChannelWise
@@ -161,12 +161,16 @@ class Finish:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything between a volume in modality values and its labels."""
+    """Everything between a volume in modality values and its labels.
+
+    keys: what the configuration calls its channels, where it prepares each under a key of its own; else empty.
+    """
 
     steps: tuple[Step, ...]
     window: Window
     finish: Finish
     fallback: str | None = None
+    keys: tuple[str, ...] = ()
 
     @property
     def exclusive(self) -> bool:
@@ -194,7 +198,7 @@ class Recipe:
 def needs_whole(step: Step) -> bool:
     """Whether a step must know of all voxels before it can do anything with one of them."""
     if isinstance(step, ChannelWise):
-        return any(map(needs_whole, step.each))
+        return any(one is not None and needs_whole(one) for one in step.each)
     return (
         isinstance(step, ScalePercentiles)
         or (isinstance(step, ScaleMinMax) and (step.minv is not None or step.maxv is not None))
@@ -203,4 +207,4 @@ def needs_whole(step: Step) -> bool:
 
 
 def _each(step: Step) -> tuple[Step, ...]:
-    return step.each if isinstance(step, ChannelWise) else (step,)
+    return tuple(one for one in step.each if one is not None) if isinstance(step, ChannelWise) else (step,)

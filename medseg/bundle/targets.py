@@ -101,9 +101,10 @@ TRANSFORMS: Final[dict[str, tuple[str, ...]]] = {
         "LabelFilter",
         "RemoveSmallObjects",
     ),
-    "spatial": ("Flip", "Orientation", "Resize", "Rotate90", "Spacing", "Zoom"),
+    "spatial": ("Flip", "Orientation", "ResampleToMatch", "Resize", "Rotate90", "Spacing", "Zoom"),
     "utility": (
         "CastToType",
+        "ConcatItems",
         "CopyItems",
         "DeleteItems",
         "EnsureChannelFirst",

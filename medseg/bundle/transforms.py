@@ -22,9 +22,10 @@ OURS: Final = frozenset({"LoadImaged", "SaveImaged", "EnsureChannelFirstd"})
 def monai_transforms(bundle: Bundle, device: torch.device) -> tuple[Any, Any]:
     """(preprocessing, postprocessing) as `monai.transforms.Compose`, without the steps that read and write.
 
-    preprocessing takes {"image": MetaTensor (channels, x, y, z) with its RAS affine}; postprocessing takes its result
-    with "pred" added, (channels, *S) of network output, and inverts with that very preprocessing. A chain without
-    `Invertd` is given one before all else, so that "pred" always comes back on the source grid.
+    preprocessing takes {"image": MetaTensor (channels, x, y, z) with its RAS affine}, or each channel under its key
+    where the recipe has `keys`; postprocessing takes its result with "pred" added, (channels, *S) of network output,
+    and inverts with that very preprocessing. A chain without `Invertd` is given one before all else, so that "pred"
+    always comes back on the source grid.
     Raises InvalidBundle where a transform refuses its arguments.
     """
     from monai.transforms import Compose, Invertd
@@ -38,7 +39,8 @@ def monai_transforms(bundle: Bundle, device: torch.device) -> tuple[Any, Any]:
 
         before, after = transforms(bundle.name, bundle.path, OURS)
     if not any(isinstance(step, Invertd) for step in after.flatten().transforms):
-        invert = Invertd(PREDICTION, before, orig_keys=IMAGE, nearest_interp=False)
+        key = bundle.recipe.keys[0] if bundle.recipe.keys else IMAGE
+        invert = Invertd(PREDICTION, before, orig_keys=key, nearest_interp=False)
         after = Compose([invert, *after.transforms])
     return before, after
 

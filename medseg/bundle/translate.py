@@ -33,8 +33,8 @@ def recipe_from_config(
     if in_channels % window.slices:
         why = f"expected a multiple of the inferer's {window.slices} slices, found {in_channels}"
         raise InvalidBundle(bundle, "network_def::in_channels", why)
-    steps, unknown_before = steps_from_config(bundle, preprocessing, in_channels // window.slices)
+    preparing = steps_from_config(bundle, preprocessing, in_channels // window.slices)
     finish, keep_after, unknown_after = finish_from_config(bundle, postprocessing, out_channels)
-    unknown = (*unknown_before, *unknown_after)
+    unknown = (*preparing.unknown, *unknown_after)
     reason = f"MONAI's own transforms are needed for {', '.join(unknown)}" if unknown else None
-    return Recipe(steps, window, finish, reason), keep_after
+    return Recipe(preparing.steps, window, finish, reason, preparing.keys), keep_after

@@ -25,6 +25,7 @@ from medseg.inference.grids.resample import InPlane, resample_plane, span_of_pla
 _LINEAR: Final = Interpolation.LINEAR
 _EDGE: Final = Padding.BORDER
 _STILL: Final = 0.01  # of a voxel: directions are rounded, and what moves none by more is no slant
+_ROUNDED: Final = 1e-4  # of a voxel
 _FLOAT: Final = 4  # bytes
 _WHILE_RESAMPLED: Final = 80  # bytes a voxel of a slice: where it lies, and its parts
 _PlaneOf: TypeAlias = Callable[[int, Pixels], Pixels]
@@ -101,7 +102,7 @@ class _Parallel:
         n, rows, columns = planes.shape
         shape = (n, columns, rows) if swapped else planes.shape
         steps = stack.coordinates, np.arange(stack.shape[1]), np.arange(stack.shape[2])
-        places = [matrix[axis, axis] * at + matrix[axis, 3] for axis, at in enumerate(steps)]
+        places = [_settled(matrix[axis, axis] * at + matrix[axis, 3]) for axis, at in enumerate(steps)]
         # The outermost values hold to their voxels' edges.
         operators = [taps(at, size, _LINEAR, _EDGE) for at, size in zip(places, shape, strict=True)]
         self._slices, self._in_plane = operators[0], InPlane.of(operators[1], operators[2])
@@ -117,6 +118,13 @@ class _Parallel:
         plane = self._slices.mix(lambda n: slab[:, n - low], k)
         made: Pixels = self._in_plane(plane.mT.contiguous() if self._swapped else plane)[0].numpy()
         return made if self._beside.all() else np.where(self._beside, made, self._floor)
+
+
+def _settled(places: Vector) -> Vector:
+    """Where voxels of both grids lie on each other but for rounded positions, exactly there: else a voxel of 0 would be
+    nearly 0, and no longer blank to a step that asks."""
+    whole = np.rint(places)
+    return np.where(np.abs(places - whole) < _ROUNDED, whole, places)
 
 
 class _Aslant:

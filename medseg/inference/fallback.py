@@ -40,7 +40,7 @@ def label_planes(
 ) -> Iterator[Tensor]:
     """Label planes of the source slices at `coordinates`: (1, rows, columns) channel numbers, or (C, rows, columns).
 
-    voxels: (1, k, j, i) on the source's uniform grid. affine: (k, j, i, 1) to LPS mm.
+    voxels: (C, k, j, i) on the source's uniform grid. affine: (k, j, i, 1) to LPS mm.
     Raises InvalidBundle where MONAI cannot apply a transform to this volume.
     """
     from monai.data import MetaTensor
@@ -50,8 +50,10 @@ def label_planes(
     before, after = monai_transforms(bundle, torch.device("cpu"))
     k, j, i = voxels.shape[1:]
     to_ras = torch.from_numpy(source_frame(affine, (k, j, i)).affine)
-    image = MetaTensor(voxels.permute(0, 3, 2, 1).contiguous(), affine=to_ras)
-    data = _apply(bundle, "preprocessing", before, {"image": image})
+    images = voxels.permute(0, 3, 2, 1).contiguous()
+    given = {key: images[n : n + 1] for n, key in enumerate(bundle.recipe.keys)} or {"image": images}
+    data = {key: MetaTensor(image, affine=to_ras) for key, image in given.items()}
+    data = _apply(bundle, "preprocessing", before, data)
     prepared: Tensor = data["image"].as_tensor().float()
     if prepared.ndim != 4 or prepared.shape[0] != bundle.image_channels:
         raise InvalidBundle(

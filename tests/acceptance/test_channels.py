@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
-from pydicom import Dataset
 
-from medseg.bundle.load import load_bundle
-from medseg.dicom.phantom import make_series, volume_to_series, write_series
-from medseg.dicom.series import Stack
-from medseg.dicom.sources import read_series
-from medseg.job.plan import plan
+from medseg.dicom.phantom import make_series, write_series
 from tests.acceptance.conftest import Medseg
 from tests.medseg.bundle import zoo
 
@@ -145,103 +136,3 @@ def test_files_by_name(medseg: Medseg, bundle: Path, tmp_path: Path) -> None:
     assert (tmp_path / "a-medseg").is_dir()
     ran_again = medseg("infer", "a.nii.gz", "--bundle", bundle, "--channel", "FLAIR=b.nii.gz", "--json", "-o", "x")
     assert ran_again.records[0]["result_key"] == ran.records[0]["result_key"]
-
-
-# --- real studies ------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def unpacked(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    def unpack(name: str) -> Path:
-        archive = shared_data / f"dicom_vendors/{name}.zip"
-        if not archive.is_file():
-            pytest.skip(f"{name} is not here")
-        folder = tmp_path_factory.mktemp("study")
-        with zipfile.ZipFile(archive) as files:
-            files.extractall(folder)
-        return folder
-
-    return unpack
-
-
-def chosen(study: Path, folder: Path, channels: list[dict[str, Any]], **more: Any) -> Stack:
-    zoo.brats_like(folder, channels, own=True)
-    bundle = load_bundle(zoo.rewrite(folder, lambda content: content["medseg"].update(more), "metadata.json"))
-    found = plan(read_series(study), [bundle], explicit=True)
-    assert not found.refused, str(found.refused[0].error)
-    return found.jobs[0].stack
-
-
-def phases(stack: Stack) -> list[tuple[int | None, str]]:
-    return [(one.stack.series.number, one.stack.phase) for one in stack.channels if one.stack is not None]
-
-
-def test_t2_adc_and_the_highest_b_value_of_a_prostate(unpacked: Any, tmp_path: Path) -> None:
-    channels = [
-        {"name": "T2", "modality": "MR", "any": [{"SeriesDescription": "*t2*"}]},
-        {"name": "ADC", "modality": "MR", "any": [{"ImageType": "ADC"}]},
-        {  # the ADC map names a b-value, too
-            "name": "DWI",
-            "modality": "MR",
-            "any": [{"DiffusionBValue": [400, None], "not": {"ImageType": "ADC"}}],
-            "phase": "DiffusionBValue=max",
-        },
-    ]
-    found = chosen(unpacked("prostate_ProstateX-0000"), tmp_path / "bundle", channels, coverage=0.85)
-    assert phases(found) == [(4, ""), (7, ""), (6, "B_value=800")]
-    assert [round(one.overlap, 2) for one in found.channels] == [1.0, 0.86, 0.86]
-    assert [one.code for one in found.findings].count("channel_covers_part") == 2
-
-
-def test_phases_of_one_series_of_a_breast(unpacked: Any, tmp_path: Path) -> None:
-    channels = [
-        {"name": name, "modality": "MR", "any": [{"SeriesDescription": "*FGRE*"}], "phase": phase}
-        for name, phase in (("before", "first"), ("early", "2"), ("late", "last"))
-    ]
-    found = chosen(unpacked("breast_dce_UCSF-BR-06"), tmp_path / "bundle", channels)
-    assert [phase for _, phase in phases(found)] == [
-        "AcquisitionNumber=1",
-        "AcquisitionNumber=2, ContentTime 1 of 2",
-        "AcquisitionNumber=2, ContentTime 2 of 2",
-    ]
-    assert all(one.matrix is None for one in found.channels)
-
-
-def test_pet_and_ct_of_a_sarcoma(unpacked: Any, shared_data: Path, tmp_path: Path) -> None:
-    """The SUV is what others published of this very series."""
-    channels = [{"name": "CT", "modality": "CT"}, {"name": "PET", "modality": "PT"}]
-    found = chosen(unpacked("sarcoma_STS_002_ct_pet_mr_rtstruct"), tmp_path / "bundle", channels)
-    assert [number for number, _ in phases(found)] == [3, 4]
-    with (shared_data / "labelled_pathology/sts_petct/cases.csv").open() as lines:
-        published = next(row for row in csv.DictReader(lines) if row["case"] == "STS_002")
-    pet = found.channels[1].stack
-    assert pet is not None
-    suv = np.stack([one.read() for one in pet.slices])
-    assert suv.max() == pytest.approx(float(published["suv_max"]), rel=1e-3)
-    image = nibabel.load(shared_data / "labelled_pathology/sts_petct/STS_002/pet.nii.gz")
-    expected = np.asarray(image.dataobj, np.float32)
-    assert expected.shape == suv.shape[::-1]
-    alike = [np.abs(suv - turned).max() for turned in (expected.T, expected.T[:, ::-1], expected.T[:, :, ::-1])]
-    assert min(alike) < 0.002  # they are rounded to 0.001
-
-
-def test_glioma_in_three_sequences(shared_data: Path, medseg: Medseg, tmp_path: Path) -> None:
-    folder = shared_data / "labelled_pathology/glioma_four_mr/TCGA-FG-6692"
-    files = {name: next(iter(sorted(folder.glob(f"*{name}.nii.gz"))), None) for name in ("flair", "t1", "t1c")}
-    if None in files.values():
-        pytest.skip("the glioma case is not here")
-    for number, (name, file) in enumerate(files.items(), 1):
-        image = nibabel.load(file)
-        affine = (np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.affine)[:, [2, 1, 0, 3]]
-        array = np.clip(np.asarray(image.dataobj, np.float32).T[60:72, 80:130, 90:130], 0, None)
-        affine[:3, 3] += affine[:3, :3] @ (60, 80, 90)
-        some: list[Dataset] = volume_to_series(array, affine, "MR", f"ax {name}", number=number)
-        write_series(some, tmp_path / "study" / name)
-    bundle = zoo.brats_like(tmp_path / "bundle")
-    record = json.loads(medseg("infer", "study", "--bundle", bundle, "--json").out)
-    uids = {one.description: one.series_uid for one in read_series(tmp_path / "study")}
-    assert {name: one["series_uid"] for name, one in record["channels"].items()} == {
-        "T1": uids["ax t1"],
-        "T1c": uids["ax t1c"],
-        "FLAIR": uids["ax flair"],
-    }

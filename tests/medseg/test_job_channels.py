@@ -11,27 +11,23 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from monai.data import MetaTensor
-from monai.inferers import SlidingWindowInferer
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 
 from medseg.bundle.bundle import Bundle
 from medseg.bundle.channels import Registration
 from medseg.bundle.load import load_bundle
-from medseg.bundle.network import load_network
-from medseg.bundle.transforms import monai_transforms
 from medseg.dicom.phantom import Ellipsoid, make_affine, make_series, volume_to_series, write_series
 from medseg.dicom.series import Series, Stack, StackSource
 from medseg.dicom.sources import read_series
 from medseg.errors import MedsegError
-from medseg.inference.grids.grid import LPS_TO_RAS
 from medseg.inference.segment import segment
 from medseg.job.channels import stack_of_channels, study_of
 from medseg.job.folder import Format
 from medseg.job.plan import StudyPlan, plan, plan_nifti
 from medseg.job.run import run
 from tests.medseg.bundle import zoo
+from tests.medseg.by_monai import labels_by_monai
 from tests.medseg.inference.phantoms import Collected
 from tests.medseg.nnunet_folders import copied
 
@@ -181,23 +177,15 @@ def test_where_a_channel_ends_the_network_is_given_no_image(bundle: Bundle, arra
 # --- as MONAI, and as nnU-Net ------------------------------------------------------------------------------------
 
 
-def by_monai(voxels: NDArray[np.float32], of: Stack, bundle: Bundle) -> NDArray[np.uint8]:
-    """What MONAI makes of the same arrays: (k, segments, j, i)."""
-    affine = LPS_TO_RAS @ of.affine[:, [2, 1, 0, 3]]
-    image = MetaTensor(torch.from_numpy(voxels).permute(0, 3, 2, 1).clone(), affine=torch.from_numpy(affine))
-    before, after = monai_transforms(bundle, torch.device("cpu"))
-    data = before({"image": image})
-    with torch.no_grad():
-        network = load_network(bundle, torch.device("cpu"))
-        scores = SlidingWindowInferer((24, 24, 16), 2, 0.5)(data["image"][None], network)[0]
-    data["pred"] = MetaTensor(scores, meta=data["image"].meta)
-    return after(data)["pred"].as_tensor().permute(3, 0, 2, 1).numpy().astype(np.uint8)
+def on_image(target: str, keys: Any = "image", **arguments: Any) -> dict[str, Any]:
+    return {"_target_": target, "keys": keys, **arguments}
 
 
-def on_image(target: str, **arguments: Any) -> dict[str, Any]:
-    return {"_target_": target, "keys": "image", **arguments}
+def on_each(target: str, **arguments: Any) -> dict[str, Any]:
+    return on_image(target, ["flair", "t1", "t1c"], **arguments)
 
 
+JOIN = on_each("ConcatItemsd", name="image")
 SPACED = on_image("Spacingd", pixdim=[1.5, 1.5, 2.5])
 RANGE = on_image("ScaleIntensityRanged", a_min=0, a_max=900, b_min=0, b_max=1)
 APART = on_image("NormalizeIntensityd", nonzero=True, channel_wise=True)
@@ -213,16 +201,36 @@ PERCENTILES = on_image(
         ([on_image("Orientationd", axcodes="LPI"), SPACED, APART], "mean and deviation of the whole volume"),
         ([RANGE, PERCENTILES, on_image("Orientationd", axcodes="RAS"), SPACED], "percentiles of the whole volume"),
         ([on_image("NormalizeIntensityd")], "mean and deviation of the whole volume"),
-        ([on_image("SpatialPadd", spatial_size=48), APART], "SpatialPadd"),
+        (
+            [
+                on_each("SpatialPadd", spatial_size=48),
+                on_each("NormalizeIntensityd"),
+                on_each("ConcatItemsd", name="image"),
+            ],
+            "SpatialPadd",
+        ),
     ],
-    ids=["at once", "zeros, each channel, backwards", "percentiles of each", "all channels", "through MONAI"],
+    ids=[
+        "at once",
+        "zeros, each channel, backwards",
+        "percentiles of each",
+        "all channels",
+        "MONAI, keys of their own",
+    ],
 )
 def test_channels_pass_together(
     steps: list[dict[str, Any]], waits: str | None, arrays: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their labels are those of the whole volume to the bit, and those of MONAI on the same arrays."""
     folder = zoo.brats_like(tmp_path / "bundle", [FLAIR, T1, T1C], own=True)
-    zoo.rewrite(folder, lambda content: content["preprocessing"].update(transforms=steps))
+    keys = steps[0]["keys"]
+
+    def change(content: dict[str, Any]) -> None:
+        content["preprocessing"]["transforms"] = steps
+        invert = next(one for one in content["postprocessing"]["transforms"] if one["_target_"] == "Invertd")
+        invert["orig_keys"] = keys if isinstance(keys, str) else keys[0]
+
+    zoo.rewrite(folder, change)
     bundle = load_bundle(folder)
     found = stack(tmp_path / "study", replace(bundle, channels=replace(bundle.channels, reference="T1c")), three())
     assert [one.name for one in found.channels] == ["FLAIR", "T1", "T1c"]
@@ -234,7 +242,7 @@ def test_channels_pass_together(
     monkeypatch.setattr("medseg.inference.segment.axis_through", lambda *_: "as a whole")
     segment(StackSource(found), bundle, whole)
     assert np.array_equal(sink.labels, whole.labels)
-    expected = by_monai(voxels, found, bundle)
+    expected = labels_by_monai(voxels, found, bundle)
     assert 0.01 < expected.mean() < 0.99
     assert (sink.labels == expected).mean() >= 0.9999
 

@@ -88,16 +88,15 @@ def axis_through(stack: Stack, recipe: Recipe) -> SliceAxis | str:
     axis = _along(stack.slices)
     if axis is None:
         return "slices that lie aslant are resampled as a whole"
-    if recipe.zeros_matter:  # to the last bit, so that the grid is the one that MONAI reads
+    # To the last bit, so that the grid is the one that MONAI reads; but not where slices may come one by one.
+    as_read = recipe.zeros_matter or len(stack.channels) > 1
+    if as_read:
         axis = replace(axis, affine=stack.affine)
     axes = preprocessing_plan(axis.affine, stack.shape, recipe).frame.axes
     if axes.flipped[axes.model_axis(0)]:
         if not _oriented_first(recipe):
             return "the recipe turns slices round after it has resampled them"
-        if recipe.zeros_matter:
-            axis = replace(axis.reversed(len(stack.slices)), count=None)
-        else:
-            axis = _along(stack.slices[::-1])
+        axis = replace(axis.reversed(len(stack.slices)), count=None) if as_read else _along(stack.slices[::-1])
         assert axis is not None
     how = preprocessing_plan(axis.affine, stack.shape, recipe).resampling
     if how is not None and not (parallel(how.old, how.new) and parallel(how.new, how.old)):

@@ -162,7 +162,8 @@ def scale_settled(voxels: Tensor, step: Intensity) -> Tensor:
     match step:
         case ChannelWise(each):
             for channel, own in zip(voxels.unsqueeze(1), each, strict=True):
-                scale_settled(channel, own)
+                if own is not None:
+                    scale_settled(channel, own)
             return voxels
         case ScaleRange():
             return _to_range(voxels, step)

@@ -18,7 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medseg.bundle.recipe import ChannelWise, Intensity, Normalize, Pointwise, ScaleMinMax, ScalePercentiles, ScaleRange
+from medseg.bundle.recipe import (
+    ChannelWise,
+    Intensity,
+    Normalize,
+    Pointwise,
+    ScaleMinMax,
+    ScalePercentiles,
+    ScaleRange,
+    needs_whole,
+)
 
 Values: TypeAlias = NDArray[np.float32]
 Again: TypeAlias = Callable[[], Iterable[Tensor]]
@@ -32,12 +41,14 @@ class VolumeStatistics:
 
     def __init__(self, step: Intensity) -> None:
         """step: one that `Recipe.barriers` counts among those that need the whole volume."""
-        self._own = isinstance(step, ChannelWise)
-        self._each = [OneStatistic(one) for one in (step.each if isinstance(step, ChannelWise) else (step,))]
+        self._step = step
+        each = step.each if isinstance(step, ChannelWise) else (step,)
+        asked = ((n, one) for n, one in enumerate(each) if one is not None and needs_whole(one))
+        self._each = {n: OneStatistic(one) for n, one in asked}
 
     def add(self, plane: Tensor) -> None:
         """Take one plane into account."""
-        for n, statistic in enumerate(self._each):
+        for n, statistic in self._each.items():
             statistic.add(self._part(plane, n))
 
     def settle(self, again: Again) -> Intensity:
@@ -46,11 +57,13 @@ class VolumeStatistics:
         def parts(n: int) -> Iterable[Tensor]:
             return (self._part(plane, n) for plane in again())
 
-        each = tuple(statistic.settle(partial(parts, n)) for n, statistic in enumerate(self._each))
-        return ChannelWise(each) if self._own else each[0]
+        settled = {n: statistic.settle(partial(parts, n)) for n, statistic in self._each.items()}
+        if isinstance(self._step, ChannelWise):
+            return ChannelWise(tuple(settled.get(n, one) for n, one in enumerate(self._step.each)))
+        return settled[0]
 
     def _part(self, plane: Tensor, n: int) -> Tensor:
-        return plane[n] if self._own else plane
+        return plane[n] if isinstance(self._step, ChannelWise) else plane
 
 
 class OneStatistic:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -315,3 +317,76 @@ def test_slices_at_once_are_channels_of_the_network() -> None:
 
 def test_a_data_type_has_a_name() -> None:
     assert SafeConfig("b", Path(), {"a": "$np.int32"}).get("a") == Dtype("int32")
+
+
+# --- images under keys of their own ------------------------------------------------------------------------------
+
+JOIN = {"_target_": "ConcatItemsd", "keys": ["ct", "pet"], "name": "image"}
+
+
+def on(keys: Any, target: str, **arguments: Any) -> dict[str, Any]:
+    return {"_target_": target, "keys": keys, **arguments}
+
+
+def test_images_that_are_joined_are_channels() -> None:
+    """Each as its key was prepared; what needs a whole volume stands side by side."""
+    found, _ = recipe(
+        [
+            on(["ct", "pet"], "LoadImaged"),
+            on(["ct", "pet"], "Orientationd", axcodes="RAS"),
+            on("ct", "ScaleIntensityRanged", a_min=0, a_max=9),
+            on("pet", "Spacingd", pixdim=2),
+            on("ct", "Spacingd", pixdim=2),
+            on("ct", "ScaleIntensityRanged", a_min=0, a_max=2),
+            on("ct", "NormalizeIntensityd"),
+            on(["pet"], "ScaleIntensityd"),
+            JOIN,
+            on(["ct", "pet"], "DeleteItemsd"),
+            on_image("ScaleIntensityRanged", a_min=0, a_max=1),
+        ],
+        channels=(2, 3),
+    )
+    scale = ScaleRange(0, 9, None, None, clip=False)
+    assert found.steps == (
+        Orient("RAS"),
+        ChannelWise((scale, None)),
+        Resample((2.0, 2.0, 2.0)),
+        ChannelWise((replace(scale, a_max=2), None)),
+        ChannelWise((Normalize(), ScaleMinMax())),
+        replace(scale, a_max=1),
+    )
+    assert (found.keys, found.fallback) == (("ct", "pet"), None)
+
+
+def test_what_is_done_to_all_images_alike_is_one_step() -> None:
+    step = on(["ct", "pet"], "ScaleIntensityRanged", a_min=0, a_max=9)
+    assert recipe([step, JOIN], channels=(2, 3))[0].steps == (ScaleRange(0, 9, None, None, clip=False),)
+
+
+@pytest.mark.parametrize(
+    ("steps", "why"),
+    [
+        ([on("ct", "Spacingd", pixdim=2)], "different grids (ct, pet)"),
+        ([on("pet", "ResampleToMatchd", key_dst="ct")], "ResampleToMatchd"),
+        ([on(["ct", "pet"], "CropForegroundd", source_key="ct")], "CropForegroundd"),
+    ],
+)
+def test_images_that_only_monai_prepares(steps: list[dict[str, Any]], why: str) -> None:
+    found, _ = recipe([*steps, JOIN], channels=(2, 3))
+    assert found.fallback is not None and why in found.fallback
+    assert found.keys == ("ct", "pet")
+
+
+@pytest.mark.parametrize(
+    ("steps", "why"),
+    [
+        ([JOIN | {"dim": 1}], "expected 0, the channels, found 1"),
+        ([JOIN | {"keys": ["ct", "pet", "mr"]}], "joins ct, pet, mr: expected an image for each of the network's 2"),
+        ([JOIN | {"keys": ["ct", "ct"]}], "joins ct, ct"),
+        ([JOIN, JOIN], "again: expected it once"),
+        ([on(["ct", "pet"], "LoadImaged"), JOIN | {"name": "inputs"}], "loads ct, pet: expected 'image', or"),
+    ],
+)
+def test_a_join_that_is_not_known_is_refused(steps: list[dict[str, Any]], why: str) -> None:
+    with pytest.raises(InvalidBundle, match=re.escape(why)):
+        recipe(steps, channels=(2, 3))
