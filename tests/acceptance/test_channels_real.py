@@ -38,7 +38,6 @@ def on(target: str, keys: Any = "image", **arguments: Any) -> dict[str, Any]:
 
 
 PERCENTILES = on("ScaleIntensityRangePercentilesd", lower=1, upper=99, b_min=0, b_max=1, clip=True, channel_wise=True)
-APART = on("NormalizeIntensityd", nonzero=True, channel_wise=True)
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ STUDIES = {
     "three sequences of a glioma": Study(
         "",
         [{"name": name, "any": [{"SeriesDescription": f"* {name.lower()}"}]} for name in ("T1", "FLAIR", "T1ce")],
-        [APART],
+        [on("NormalizeIntensityd", nonzero=True, channel_wise=True)],
         [(1, ""), (2, ""), (3, "")],
         {"reference": "FLAIR"},
     ),
@@ -97,7 +96,7 @@ STUDIES = {
                 "phase": "DiffusionBValue=max",
             },
         ],
-        [on("Spacingd", pixdim=[2.0, 2.0, 3.0]), APART],
+        [on("Spacingd", pixdim=[2.0, 2.0, 3.0]), on("NormalizeIntensityd", channel_wise=True)],
         [(4, ""), (7, ""), (6, "B_value=800")],
         {"coverage": 0.85},
     ),

@@ -186,7 +186,7 @@ def on_each(target: str, **arguments: Any) -> dict[str, Any]:
 
 
 JOIN = on_each("ConcatItemsd", name="image")
-SPACED = on_image("Spacingd", pixdim=[1.5, 1.5, 2.5])
+SPACED = on_image("Spacingd", pixdim=[2.0, 2.0, 1.0])  # three rows of windows
 RANGE = on_image("ScaleIntensityRanged", a_min=0, a_max=900, b_min=0, b_max=1)
 APART = on_image("NormalizeIntensityd", nonzero=True, channel_wise=True)
 PERCENTILES = on_image(
