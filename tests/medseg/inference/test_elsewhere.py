@@ -17,10 +17,12 @@ from torch import Tensor
 
 from medseg.bundle.bundle import Bundle
 from medseg.bundle.load import load_bundle
+from medseg.bundle.network import load_network
 from medseg.bundle.recipe import Normalize, Orient, Resample, ScalePercentiles, ScaleRange, Step, Window
 from medseg.dicom.series import StackSource
 from medseg.inference import segment as pipeline
 from medseg.inference.engines import case, gpu
+from medseg.inference.engines.device import CPU
 from medseg.inference.engines.engine import Engine
 from medseg.inference.nnunet.case import first_network
 from medseg.inference.nnunet.need import at_a_time
@@ -59,7 +61,7 @@ STEPS: dict[str, tuple[Step, ...]] = {
 def given(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Tensor]]:
     """What networks are given, on a device that is chosen where there is no GPU."""
     windows: list[Tensor] = []
-    run, cpu, there = Engine._scores, Tensor.cpu, Tensor.__bool__
+    run, cpu, move, there = Engine._scores, Tensor.cpu, Tensor.to, Tensor.__bool__
 
     def seen(engine: Engine, some: Tensor) -> Tensor:
         windows.append(some)
@@ -72,7 +74,13 @@ def given(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Tensor]]:
     monkeypatch.setattr(gpu, "share_bytes", lambda _: ROOM)
     monkeypatch.setattr(case.torch, "autocast", lambda *_, **__: nullcontext())
     monkeypatch.setattr(Engine, "_scores", seen)
+
+    def moved(tensor: Tensor, *where: Any, **how: Any) -> Tensor:
+        here = where and where[0] in (CPU, "cpu")
+        return zeros(tensor) if here and tensor.is_meta else move(tensor, *where, **how)
+
     monkeypatch.setattr(Tensor, "cpu", zeros)
+    monkeypatch.setattr(Tensor, "to", moved)
     monkeypatch.setattr(Tensor, "__bool__", lambda tensor: True if tensor.is_meta else there(tensor))
     yield windows
     pipeline.NETWORKS._held.clear()
@@ -137,16 +145,59 @@ def test_windows_and_their_mirror_images_fill_half_of_the_room(
     assert at_a_time(engine, (20, 30, 30)) == (windows, images)
 
 
-@pytest.mark.parametrize("mirrored", [None, (0, 1, 2)], ids=["", "mirrored"])
-@pytest.mark.parametrize(
-    "labels",
-    [{"background": 0, "a": 1, "b": 2}, {"background": 0, "a": [1, 2], "b": [2]}],
-    ids=["labels", "regions"],
-)
-@pytest.mark.parametrize("scheme", ["CTNormalization", "ZScoreNormalization"])
-def test_nnunet(scheme: str, labels: dict[str, Any], mirrored: Any, given: list[Tensor], tmp_path: Path) -> None:
-    order = {"regions_class_order": [1, 2]} if isinstance(labels["a"], list) else {}
+LABELS = {"background": 0, "a": 1, "b": 2}
+REGIONS = {"background": 0, "a": [1, 2], "b": [2]}
+
+
+def nnunet(folder: Path, scheme: str, labels: dict[str, Any], mirrored: Any = None) -> Bundle:
+    order = {"regions_class_order": [1, 2]} if labels is REGIONS else {}
     made = plans(scheme=scheme, spacing=[3.0, 1.3, 1.2])
-    folder = write(tmp_path / "model", made, labels=labels, channels=("CT",), mirrored=mirrored, **order)
-    check(load_bundle(folder), StackSource(make_stack(blobs((20, 24, 22)))), given, (20, 24, 22))
+    return load_bundle(write(folder / "model", made, labels=labels, channels=("CT",), mirrored=mirrored, **order))
+
+
+@pytest.mark.parametrize(
+    ("scheme", "labels", "mirrored"),
+    [
+        ("CTNormalization", LABELS, None),
+        ("CTNormalization", REGIONS, (0, 1, 2)),
+        ("ZScoreNormalization", LABELS, (0, 1, 2)),
+    ],
+    ids=["labels", "regions", "whole"],
+)
+def test_nnunet(scheme: str, labels: dict[str, Any], mirrored: Any, given: list[Tensor], tmp_path: Path) -> None:
+    bundle = nnunet(tmp_path, scheme, labels, mirrored)
+    check(bundle, StackSource(make_stack(blobs((20, 24, 22)))), given, (20, 24, 22))
     assert max(map(len, given)) > 1
+
+
+@pytest.mark.parametrize("what", ["resampled early", "percentiles", "labels", "regions"])
+def test_a_device_that_is_full_half_way_hands_over_to_the_cpu(
+    what: str, given: list[Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is prepared, stitched and brought back lies on both then."""
+    if what in STEPS:
+        bundle = make_bundle(tmp_path, steps=STEPS[what])
+    else:
+        bundle = nnunet(tmp_path, "CTNormalization", LABELS if what == "labels" else REGIONS)
+    run = Engine._scores
+
+    def full(engine: Engine, some: Tensor) -> Tensor:
+        if len(given) > 3 and some.is_meta:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return run(engine, some)
+
+    moved: list[torch.device] = []
+
+    def copied(device: torch.device, _: Any) -> Any:
+        moved.append(device)
+        return load_network(bundle if bundle.nnunet is None else first_network(bundle), device)
+
+    monkeypatch.setattr(Engine, "_scores", full)
+    monkeypatch.setattr("medseg.inference.engines.engine.copy_on", copied)
+    sink = Collected()
+    stack = make_stack(blobs((40, 24, 22)))
+    result = segment(StackSource(stack), bundle, sink, settings=Settings(engine="torch"))
+    assert (moved, result.device) == ([CPU], "cpu")
+    assert {some.device.type for some in given} == {"meta", "cpu"}
+    assert sink.labels.shape == (40, 24, 22)
+    assert any("going on on the CPU" in warning for warning in result.warnings)
