@@ -28,7 +28,6 @@ def register(app: typer.Typer) -> None:
     app.command("status")(status)
     jobs_app = typer.Typer(help="Jobs of the gateway: what was and is to be segmented.", invoke_without_command=True)
     jobs_app.callback()(jobs)
-    jobs_app.command("release")(release)
     jobs_app.command("retry", epilog="[bold]Example[/bold]  medseg jobs retry 17")(operator.retry_job)
     app.add_typer(jobs_app, name="jobs")
     client.register(app)
@@ -139,15 +138,5 @@ def jobs(context: typer.Context, config: Config = None, as_json: Json = False) -
         else:
             bundle = job.bundle or "the bundle that fits"
             why = f": {job.error}" if job.error else ""
-            console.show(f"{job.id} {job.state} series {job.series_uid} by {bundle}, rule {job.rule}{why}")
-
-
-def release(job_id: Annotated[int, typer.Argument(metavar="ID")], config: Config = None) -> None:
-    """Let a held job run."""
-
-    from gateway.ledger import jobs as jobs_rows
-
-    with open_ledger(read_settings(config)) as ledger:
-        if not ledger.write(jobs_rows.release_held, job_id, time.time()):
-            raise UsageError(f"job {job_id} is not held: `medseg jobs` shows those that are")
-    console.say(f"job {job_id} is queued")
+            of = f"study {job.study_uid}" if job.series_uid is None else f"series {job.series_uid}"
+            console.show(f"{job.id} {job.state} {of} by {bundle}, rule {job.rule}{why}")

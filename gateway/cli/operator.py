@@ -14,8 +14,11 @@ from medseg.cli import console
 from medseg.errors import EmptyInput, UsageError
 
 if TYPE_CHECKING:
-    from gateway.decide.trial import Trial
+    from collections.abc import Sequence
+
+    from gateway.decide.trial import StudyTrial, Trial
     from gateway.ledger.records import DeliveryRow
+    from gateway.settings.model import Rule
     from medseg.conditions.findings import ConditionFinding
 
 SHOWN = 100
@@ -97,7 +100,8 @@ def _told(row: DeliveryRow) -> str:
     again = f", again at {moment(row.ready_at)} UTC" if row.state == DeliveryState.QUEUED else ""
     failed = f", failed {row.failures} times{again}" if row.failures else ""
     why = f": {row.error}" if row.error else ""
-    return f"{row.id} {row.state} {row.kind} of series {row.series_uid} to {row.destination}{failed}{why}"
+    of = f"study {row.study_uid}" if row.series_uid is None else f"series {row.series_uid}"
+    return f"{row.id} {row.state} {row.kind} of {of} to {row.destination}{failed}{why}"
 
 
 @outbox_app.command("retry", epilog=OUTBOX)
@@ -149,7 +153,7 @@ def test(
     as_json: Json = False,
 ) -> None:
     """Which rule takes each series and why no other does, which bundle segments it, and where results would go."""
-    from gateway.decide.trial import try_rules
+    from gateway.decide.trial import try_rules, try_studies
     from medseg.dicom.sources import find_instances
 
     settings = read_settings(config)
@@ -157,12 +161,18 @@ def test(
         found = find_instances(path, on_progress=report)
     if not found.instances:
         raise EmptyInput(path, found.looked_at)
-    for trial in try_rules(found.series(), settings, calling_ae, called_ae or settings.gateway.ae_title):
+    trials = try_rules(found.series(), settings, calling_ae, called_ae or settings.gateway.ae_title)
+    for trial in trials:
         if as_json:
             console.show_json(_record(trial))
         else:
             for line in _lines(trial, calling_ae):
                 console.show(line)
+    for study in try_studies(trials, settings, calling_ae):
+        if as_json:
+            console.show_json(_study_record(study))
+        else:
+            _show_study(study, calling_ae)
     console.tell_skipped(found.skipped)
 
 
@@ -190,6 +200,28 @@ def _record(trial: Trial) -> dict[str, Any]:
     }
 
 
+def _study_record(trial: StudyTrial) -> dict[str, Any]:
+    from medseg.cli.channels import choice_record
+
+    of_study = {"study_uid": trial.study_uid, "rule": trial.rule.name, "mode": str(trial.rule.mode)}
+    found: dict[str, Any] = {"bundle": trial.rule.bundle, "channels": []}
+    if trial.bundle is not None and trial.look is not None:
+        found = choice_record(trial.study_uid, trial.bundle, trial.look.choices)
+    return found | of_study | {"refused": trial.refused or None, "destinations": list(trial.destinations)}
+
+
+def _show_study(trial: StudyTrial, calling_ae: str | None) -> None:
+    from medseg.cli.channels import show_choices
+
+    console.show(f"study {trial.study_uid}  by rule {trial.rule.name}")
+    if trial.bundle is not None and trial.look is not None:
+        show_choices(trial.bundle, trial.look.choices)
+        console.show(f"  waits up to {trial.rule.channels_within_s:g} s for a channel that is missing")
+    console.show(
+        f"  not segmented: {trial.refused}" if trial.refused else f"  {_to(trial.rule, trial.destinations, calling_ae)}"
+    )
+
+
 def _condition(finding: ConditionFinding) -> dict[str, Any]:
     inner = {"conditions": [_condition(one) for one in finding.inner]} if finding.inner else {"found": finding.found}
     return {"key": finding.key, "verdict": str(finding.verdict)} | inner
@@ -206,12 +238,21 @@ def _lines(trial: Trial, calling_ae: str | None) -> list[str]:
         return lines
     lines += [f"  bundle: {name}" for name in trial.bundles]
     lines += [f"  not segmented: {why}" for why in trial.refused]
-    caller = f"{calling_ae} is no known peer" if calling_ae else "the caller, where it is a known peer (--calling-ae)"
-    if trial.rule.mode is Mode.SHADOW:
-        lines.append("  to: nobody, since the mode is shadow")
-    elif trial.bundles:
-        lines.append(f"  to: {', '.join(trial.destinations) or (caller if trial.rule.send_to is None else 'nobody')}")
+    if trial.of_study:
+        lines.append("  with the others of its study: see below")
+    elif trial.rule.mode is Mode.SHADOW or trial.bundles:
+        lines.append(f"  {_to(trial.rule, trial.destinations, calling_ae)}")
     return lines
+
+
+def _to(rule: Rule, destinations: Sequence[str], calling_ae: str | None) -> str:
+    """Where the results would go."""
+    from gateway.settings.model import Mode
+
+    if rule.mode is Mode.SHADOW:
+        return "to: nobody, since the mode is shadow"
+    caller = f"{calling_ae} is no known peer" if calling_ae else "the caller, where it is a known peer (--calling-ae)"
+    return f"to: {', '.join(destinations) or (caller if rule.send_to is None else 'nobody')}"
 
 
 def purge(

@@ -15,7 +15,7 @@ from typing import Any
 from pydicom.datadict import tag_for_keyword
 from pydicom.tag import Tag
 
-from gateway.settings.model import GROUPS, LISTS
+from gateway.settings.model import GROUPS, LISTS, WORDS
 from gateway.settings.when import CALLED_AE, CALLING_AE, WHEN
 from medseg.allowed import forms_of, shown
 from medseg.conditions.subjects import BODY_PART, CONTRAST, KEYWORDS, PLANE, SLICES, SUBJECTS, VRS
@@ -53,7 +53,7 @@ def document() -> str:
 def lines() -> Iterator[str]:
     """For a terminal: a line for each key, and what `when` may ask."""
     yield "Settings: each key with an example (more in docs/settings.md)"
-    for name, kind in (GROUPS | LISTS).items():
+    for name, kind in (GROUPS | LISTS | WORDS).items():
         yield ""
         yield f"{_header(name)}   {_summary(kind)}"
         for key in keys(kind):
@@ -72,7 +72,7 @@ def _document() -> Iterator[str]:
     yield "`medseg serve --config medseg.toml` reads these. Every key has a default; without a file all of them hold. A"
     yield "mistake is told with its line, key and allowed form, and a wrong file changes nothing. `medseg doctor`"
     yield "says what is allowed and cannot work. What a reload changes is told in [operations](operations.md)."
-    for name, kind in (GROUPS | LISTS).items():
+    for name, kind in (GROUPS | LISTS | WORDS).items():
         yield ""
         yield f"## `{_header(name)}`"
         yield ""

@@ -13,12 +13,13 @@ from medseg.cli import console
 from medseg.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sqlalchemy import Connection
 
+    from gateway.ledger.ledger import Ledger
     from gateway.settings.model import GatewaySettings, Rule
     from medseg.conditions.clock import Moments
-
-BY_HAND = "by hand"  # the rule of a job that no rule made
 
 ERRORS = """
 [bold]Examples[/bold]
@@ -41,10 +42,22 @@ RUN = """
 """
 
 
+RELEASE = """
+[bold]Examples[/bold]
+
+  medseg jobs release 17
+
+  medseg jobs release 17 --channel T1c=1.2.840.113619.2.55.3.1
+
+  medseg jobs release 17 --channel "DWI=1.2.840.113619.2.55.3.4#2" --assume-registered
+"""
+
+
 def register(app: typer.Typer, jobs_app: typer.Typer) -> None:
     """Add the commands."""
     app.command("errors", epilog=ERRORS)(errors)
     jobs_app.command("run", epilog=RUN)(run_jobs)
+    jobs_app.command("release", epilog=RELEASE)(release_job)
     jobs_app.command("dismiss", epilog="[bold]Example[/bold]  medseg jobs dismiss 17")(dismiss_job)
 
 
@@ -77,7 +90,7 @@ def errors(
                 console.show_json(asdict(trouble) | {"patient": whose})
                 continue
             which = trouble.kind if trouble.id is None else f"{trouble.kind} {trouble.id}"
-            where = f"study {trouble.study_uid} series {trouble.series_uid}"
+            where = f"study {trouble.study_uid}" + (f" series {trouble.series_uid}" if trouble.series_uid else "")
             console.show(f"{which} {trouble.code}, {text.moment(trouble.at)} UTC, {where}: {trouble.message}")
             if trouble.next_step:
                 console.show(f"    {trouble.next_step}")
@@ -96,6 +109,51 @@ def _moments(date: str) -> Moments:
         ) from error
 
 
+def release_job(
+    job_id: Annotated[int, typer.Argument(metavar="ID")],
+    channel: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=UID", help="A series of the study is that channel; #2 for its second volume. Repeatable."
+        ),
+    ] = None,
+    assume_registered: Annotated[
+        bool, typer.Option("--assume-registered", help="Take channels of other frames of reference as they lie.")
+    ] = False,
+    config: Config = None,
+) -> None:
+    """Let a held job run.
+
+    One that lacks channels is looked at once more, with what is said of them: it runs where that suffices.
+    """
+    from gateway.decide import gathered
+    from gateway.ledger import jobs
+    from gateway.ledger.states import JobState
+
+    with open_ledger(read_settings(config)) as ledger:
+        with ledger.read() as db:
+            job = jobs.find_job(db, job_id)
+        if job is None or job.state != JobState.HELD:
+            raise UsageError(f"job {job_id} is not held: `medseg jobs` shows those that are")
+        if job.lacks_something:
+            ledger.write(gathered.release, job, _channels(job.bundle, channel or ()), assume_registered, time.time())
+            console.say(f"job {job_id} is looked at: it is queued where nothing is missing, else it says what is")
+            return
+        if channel or assume_registered:
+            raise UsageError(f"job {job_id} lacks no channel: `medseg jobs release {job_id}` lets it run")
+        ledger.write(jobs.release_held, job_id, time.time())
+    console.say(f"job {job_id} is queued")
+
+
+def _channels(bundle: str, given: Sequence[str]) -> dict[str, str]:
+    """The series that were named, by channel. Raises UsageError."""
+    from medseg.bundle.catalog import find_bundle
+    from medseg.cli.channels import read_given
+
+    numbered = read_given(given, find_bundle(bundle)) if given else {}
+    return {one.name: one.what + (f"#{one.volume}" if one.volume is not None else "") for one in numbered.values()}
+
+
 def run_jobs(
     study_uid: Annotated[str, typer.Argument(metavar="STUDY_UID")],
     series_uid: Annotated[str | None, typer.Option("--series", metavar="UID", help="Only this series.")] = None,
@@ -108,6 +166,9 @@ def run_jobs(
     A result that comes out the same stays as it is; another one replaces it, and names it. Exit code 2 where no series
     can be run.
     """
+    from gateway.decide.gathered import BY_HAND
+    from gateway.decide.several import SeveralChannels
+    from gateway.settings.model import Rule
     from medseg.bundle.catalog import find_bundle
 
     if bundle is not None and rule is not None:
@@ -116,7 +177,11 @@ def run_jobs(
     named = None if rule is None else _rule(settings, rule)
     if bundle is not None:
         find_bundle(bundle)
+    by = named or (Rule(BY_HAND, bundle=bundle) if bundle is not None else None)
     with open_ledger(settings) as ledger:
+        if by is not None and SeveralChannels().of(by):
+            _run_study(ledger, study_uid, series_uid, by)
+            return
         said = ledger.write(_run, study_uid, series_uid, bundle, named, time.time())
     done = "the rules are asked" if bundle is None and rule is None else "queued"
     for series, why in said.items():
@@ -125,6 +190,17 @@ def run_jobs(
         raise UsageError(_unknown(study_uid, series_uid))
     if all(said.values()):
         raise UsageError(f"study {study_uid}: none of its series can be run")
+
+
+def _run_study(ledger: Ledger, study_uid: str, series_uid: str | None, rule: Rule) -> None:
+    """A study is looked at for a bundle of several channels, whatever the conditions of rules."""
+    from gateway.decide import gathered
+
+    if series_uid is not None:
+        raise UsageError(f"bundle {rule.bundle} is of several series of a study: leave --series out")
+    if not ledger.write(gathered.ask_by_hand, study_uid, rule, time.time()):
+        raise UsageError(_unknown(study_uid, None))
+    console.show(f"study {study_uid}: looked at for the channels of bundle {rule.bundle}")
 
 
 def _unknown(study_uid: str, series_uid: str | None) -> str:
@@ -136,6 +212,7 @@ def _run(
     db: Connection, study_uid: str, series_uid: str | None, bundle: str | None, rule: Rule | None, now: float
 ) -> dict[str, str]:
     """Why each series of the study cannot be run; empty where it can, and is."""
+    from gateway.decide.gathered import BY_HAND
     from gateway.decide.jobs import job_for, rule_of
     from gateway.ledger import jobs, replays, series
     from gateway.settings.model import Rule
@@ -163,10 +240,10 @@ def _rule(settings: GatewaySettings, name: str) -> Rule:
 
 
 def dismiss_job(job_id: Annotated[int, typer.Argument(metavar="ID")], config: Config = None) -> None:
-    """Nothing more is to be done about a failed job: it counts no more, and its images go as others do."""
+    """Nothing more is to be done about a job that failed or lacks channels: its images go as others do."""
     from gateway.ledger import replays
 
     with open_ledger(read_settings(config)) as ledger:
         if not ledger.write(replays.dismiss, job_id, time.time()):
-            raise UsageError(f"job {job_id} has not failed: `medseg errors` shows those that have")
+            raise UsageError(f"job {job_id} has not failed, and lacks nothing: `medseg errors` shows those that have")
     console.say(f"job {job_id} is dismissed")

@@ -105,6 +105,18 @@ def decide(arrivals: Arrivals, study_uid: str, series_uid: str | None, now_s: fl
     return CapReached(reason.value, due_s) if now_s >= cap_s else Waiting(min(due_s, cap_s), reason.value)
 
 
+def known_whole(arrivals: Arrivals, study_uid: str) -> bool:
+    """Whether somebody says that what is here of a study is all of it: its number, or a list of several series, since
+    some modalities list each series by itself. A silence proves nothing.
+    """
+    study = arrivals.studies[study_uid]
+    parts = list(study.series.values())
+    if any(_denials(study, None)):
+        return False
+    listed = len(parts) > 1 and any(_covers(one, parts, parts, carried=False) for one in study.lists)
+    return listed or _agreed(study, WHOLE_STUDY)
+
+
 # `parts` are the series that are to be complete together, `undecided` those of them with something new.
 
 

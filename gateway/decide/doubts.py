@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -23,6 +24,7 @@ from gateway.settings.when import CALLED_AE, CALLING_AE
 from medseg.allowed import shown
 from medseg.bundle.bundle import Bundle
 from medseg.bundle.catalog import find_bundle, installed
+from medseg.bundle.channels import Channels
 from medseg.conditions.clock import Ages, Moments
 from medseg.conditions.patterns import ContrastPattern, Exactly, Glob, Pattern, PlanePattern, Range
 from medseg.conditions.subjects import BODY_PART, SLICES, SUBJECTS
@@ -63,6 +65,7 @@ def doubts(settings: GatewaySettings, bundles_of: BundlesOf) -> Iterator[Doubt]:
         yield from of_peer(peer, settings.gateway)
     for number, rule in enumerate(settings.rules):
         yield from of_rule(rule, settings.rules[:number], settings, bundles_of)
+    yield from _of_words(settings, bundles_of)
 
 
 def loading() -> BundlesOf:
@@ -121,13 +124,14 @@ def _of_conditions(rule: Rule, gateway: Gateway) -> Iterator[Doubt]:
 def _of_bundles(rule: Rule, cases: Iterable[Case], bundles_of: BundlesOf) -> Iterator[Doubt]:
     about = called(rule)
     try:
-        bundles = bundles_of(rule)
+        bundles = [one for one in bundles_of(rule) if rule.bundle or one.channels is None]
     except (BundleError, OSError) as error:
         yield Doubt(about, str(error), "install or mend the bundle, or name another: `medseg bundles list`")
         return
     if not bundles:
         yield Doubt(about, "no bundle is installed", "name one, or put bundles into a folder of MEDSEG_BUNDLES")
         return
+    yield from _of_channels(rule, bundles)
     reasons = [[_misfit(case, bundle) for bundle in bundles] for case in cases]
     misfits = [dict.fromkeys(filter(None, whys)) for whys in reasons if all(whys)]
     none_fits = len(misfits) == len(reasons)
@@ -138,10 +142,8 @@ def _of_bundles(rule: Rule, cases: Iterable[Case], bundles_of: BundlesOf) -> Ite
 
 def _misfit(case: Case, bundle: Bundle) -> str:
     """Why no series of a case fits a bundle; empty where one may. What a series does not say counts as fitting."""
-    if bundle.image_channels != 1:
-        return (
-            f"bundle {bundle.name} needs {bundle.image_channels} series of a study at once, which no rule gives it yet"
-        )
+    if bundle.channels is not None:
+        return _misfit_of_channels(case, bundle.name, bundle.channels)
     expects = bundle.expects
     for subject, expected in (("Modality", expects.modality), (BODY_PART, expects.body_part)):
         asked = [one for one in _of_subject(case, subject) if not any(pattern.admits("") for pattern in one.wanted)]
@@ -154,6 +156,43 @@ def _misfit(case: Case, bundle: Bundle) -> str:
         if most < expects.min_slices:
             return f"at most {most:g} slices, and bundle {bundle.name} expects {expects.min_slices} or more"
     return ""
+
+
+def _misfit_of_channels(case: Case, name: str, channels: Channels) -> str:
+    """Why no series of a case is any channel of a bundle; empty where one may be."""
+    expected = {modality for one in channels.each for modality in one.modality}
+    ways = [(*case, Condition("Modality", "Modality", (Glob(value),))) for value in sorted(expected)]
+    if ways and all(one.modality for one in channels.each) and all(map(_contradicts, ways)):
+        wanted = " and ".join(
+            f"{one.key} = {' or '.join(map(str, one.wanted))}" for one in _of_subject(case, "Modality")
+        )
+        return f"{wanted or 'Modality'}, and the channels of bundle {name} are {' or '.join(sorted(expected))}"
+    return ""
+
+
+def _of_channels(rule: Rule, bundles: Sequence[Bundle]) -> Iterator[Doubt]:
+    """What a rule says that goes with bundles of one channel, or of several."""
+    several = rule.bundle is not None and any(bundle.channels is not None for bundle in bundles)
+    if several and rule.takes_one:
+        how = f"prefer = {shown(rule.prefer)}" if rule.prefer else f"select = {shown(rule.select)}"
+        found = f"{how} does not choose among the channels of bundle {bundles[0].name}"
+        yield Doubt(called(rule), found, "leave it out: the bundle's `prefer` does", broken=False)
+
+
+def _of_words(settings: GatewaySettings, bundles_of: BundlesOf) -> Iterator[Doubt]:
+    """Words of a site's own for channels that no bundle of a rule has."""
+    known: dict[str, Channels | None] = {}
+    for rule in settings.rules:
+        with suppress(BundleError, OSError):
+            known |= {bundle.name: bundle.channels for bundle in bundles_of(rule) if rule.bundle}
+    for name, channels in settings.channels.items():
+        has = known.get(name)
+        for channel in channels:
+            about = f"channels.{name}.{channel}"
+            if has is None:
+                yield Doubt(about, "no rule names a bundle of several channels of that name", "change it", broken=False)
+            elif channel not in has.names:
+                yield Doubt(about, f"bundle {name} has no such channel", f"its channels are {', '.join(has.names)}")
 
 
 def _of_destinations(rule: Rule, cases: Iterable[Case], settings: GatewaySettings) -> Iterator[Doubt]:

@@ -15,10 +15,13 @@ from gateway.ledger.claims import Claim
 from gateway.ledger.jobs import NewJob
 from gateway.ledger.records import JobRow
 from gateway.ledger.states import JobState
+from gateway.ledger.study_jobs import NewChannel, NewStudyJob
 from gateway.retry import Fault, RetryAt, decide, job_fault
 from gateway.settings.model import Deliver, Mode, ResultForm, Rule
 from medseg.dicom.reason import Reason
 from medseg.errors import DoesNotFit, GeometryRefused, MedsegError
+
+ASSUME_REGISTERED = "assume_registered"
 
 
 def is_passed_over(error: BaseException) -> bool:
@@ -46,6 +49,22 @@ def job_for(rule: Rule, study_uid: str, series_uid: str, revision: int, now: flo
     )
 
 
+def study_job_for(
+    rule: Rule, study_uid: str, channels: tuple[NewChannel, ...], now: float, *, assume_registered: bool = False
+) -> NewStudyJob:
+    """The job that a rule makes of the channels of a study."""
+    return NewStudyJob(
+        study_uid,
+        bundle=rule.bundle or "",
+        rule=rule.name,
+        mode=Mode.SHADOW if rule.mode is Mode.SHADOW else Mode.ON,
+        state=JobState.HELD if rule.mode is Mode.HOLD else JobState.QUEUED,
+        due=due_s(now, rule.priority),
+        terms=_rule_snapshot(rule, assume_registered=assume_registered),
+        channels=channels,
+    )
+
+
 def begun_for(rule: Rule, facts: SeriesFacts, now: float) -> NewJob | None:
     """The job that a rule makes of a series while it is arriving; None where the rule must see the whole of it."""
     if rule.takes_one or rule.mode not in (Mode.ON, Mode.SHADOW):
@@ -53,10 +72,13 @@ def begun_for(rule: Rule, facts: SeriesFacts, now: float) -> NewJob | None:
     return replace(job_for(rule, facts.study_uid, facts.series_uid, 0, now), state=JobState.WAITING)
 
 
-def _rule_snapshot(rule: Rule) -> str:
-    """What a rule says of the work on a job: it goes with the job, whatever a reload makes of the rules meanwhile."""
+def _rule_snapshot(rule: Rule, *, assume_registered: bool = False) -> str:
+    """What a rule says of the work on a job: it goes with the job, whatever a reload makes of the rules meanwhile.
+
+    assume_registered: a person said so of this study.
+    """
     terms = {"results": rule.results, "send_to": rule.send_to, "assume": rule.assume_frame_of_reference}
-    return json.dumps(terms)
+    return json.dumps(terms | ({ASSUME_REGISTERED: True} if assume_registered else {}))
 
 
 def rule_of(job: JobRow) -> Rule:
@@ -67,6 +89,11 @@ def rule_of(job: JobRow) -> Rule:
     send_to = None if terms["send_to"] is None else tuple(terms["send_to"])
     results = tuple(map(ResultForm, terms["results"]))
     return Rule(job.rule, send_to=send_to, results=results, assume_frame_of_reference=terms["assume"])
+
+
+def assumes_registered(job: JobRow) -> bool:
+    """Whether a person said that the channels of a job lie to each other as they say."""
+    return bool(json.loads(job.terms).get(ASSUME_REGISTERED, False))
 
 
 def failed(db: Connection, claim: Claim, error: BaseException, now: float, settings: Deliver) -> bool:

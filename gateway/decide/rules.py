@@ -128,6 +128,19 @@ def choose(facts: SeriesFacts, rules: Sequence[Rule]) -> Rule | None:
     return chosen.rule if chosen and chosen.rule.mode is not Mode.OFF else None
 
 
+def takes(explanation: Explanation, rule: Rule) -> bool:
+    """Whether a series may be a channel of a rule's bundle: its conditions hold, whichever decides on it by itself.
+
+    Nothing is done with one that a rule with mode off takes.
+    """
+    chosen = explanation.chosen
+    return (
+        chosen is not None
+        and chosen.rule.mode is not Mode.OFF
+        and any(one.matches for one in explanation.decisions if one.rule is rule)
+    )
+
+
 def choose_early(facts: SeriesFacts, rules: Sequence[Rule]) -> Rule | None:
     """The rule that decides whatever else comes of a series that is still arriving; None where that is not known."""
     chosen = explain(replace(facts, slices=None), rules).chosen

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from gateway.ledger import deliveries, instances, patients, results, series
+from gateway.ledger import deliveries, gatherings, instances, patients, results, series
 from gateway.ledger import jobs as jobs_rows
 from gateway.ledger.jobs import NewJob
 from gateway.ledger.records import ResultRow
@@ -79,6 +79,9 @@ def _made_anew(db: Connection, study_uid: str, at: float, winner: frozenset[str]
         if len(made) == len(wanted) and all(any(set(group) <= set(part) for part in wanted) for group in made):
             continue
         deliveries.withdraw(db, row.id)
+        if row.series_uid is None:  # of several channels: its study is looked at again
+            gatherings.say(db, study_uid, jobs_rows.job_row(db, row.job_id).bundle, {"anew": True}, at)
+            continue
         of = series.series_row(db, study_uid, row.series_uid)
         if of.state != SeriesState.COMPLETE:
             continue

@@ -9,9 +9,12 @@ from functools import partial
 
 from gateway.decide import rules
 from gateway.decide.facts import image_facts, series_facts
+from gateway.decide.gather import Look, Said, look, with_site_words
 from gateway.decide.rules import Explanation, SeriesFacts
 from gateway.decide.selection import candidate, select
+from gateway.decide.several import SeveralChannels
 from gateway.settings.model import GatewaySettings, Mode, Rule
+from medseg.bundle.bundle import Bundle
 from medseg.bundle.catalog import find_bundle, installed
 from medseg.dicom.series import Series
 from medseg.errors import BundleError
@@ -24,7 +27,7 @@ class Trial:
 
     rule: that decides; None where nothing is done. passed_over: why not this series, but another of its study.
     bundles: what would segment it, a name for each of its volumes. refused: why it, or a part of it, would not be.
-    destinations: names of peers.
+    destinations: names of peers. of_study: the rule's bundle is of several channels (`try_studies`).
     """
 
     series: Series
@@ -35,13 +38,52 @@ class Trial:
     bundles: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
     destinations: tuple[str, ...] = ()
+    of_study: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class StudyTrial:
+    """What would become of a study by a rule whose bundle is of several channels.
+
+    look: what was found for each; None where the bundle cannot be used. refused: why no job is made; empty where one
+    is.
+    """
+
+    study_uid: str
+    rule: Rule
+    bundle: Bundle | None
+    look: Look | None
+    refused: str = ""
+    destinations: tuple[str, ...] = ()
+
+
+def try_studies(trials: Sequence[Trial], settings: GatewaySettings, calling_ae: str | None = None) -> list[StudyTrial]:
+    """What comes of the series that rules of several channels take, study by study."""
+    wanted = dict.fromkeys((one.series.study_uid, one.rule) for one in trials if one.rule is not None and one.of_study)
+    return [_study(study_uid, rule, trials, settings, calling_ae) for study_uid, rule in wanted if rule is not None]
+
+
+def _study(
+    study_uid: str, rule: Rule, trials: Sequence[Trial], settings: GatewaySettings, calling_ae: str | None
+) -> StudyTrial:
+    try:
+        bundle = with_site_words(find_bundle(rule.bundle or ""), settings.channels)
+    except BundleError as error:
+        return StudyTrial(study_uid, rule, None, None, str(error))
+    of_study = [one for one in trials if one.series.study_uid == study_uid]
+    taken = [one.series for one in of_study if rules.takes(one.explanation, rule)]
+    found = look(taken, {one.series_uid: 1 for one in taken}, bundle, rule, Said())
+    to = rules.destinations(rule, calling_ae, settings.peers) if rule.mode is not Mode.SHADOW else ()
+    return StudyTrial(study_uid, rule, bundle, found, "" if found.missing is None else str(found.missing), to)
 
 
 def try_rules(
     series: Iterable[Series], settings: GatewaySettings, calling_ae: str | None = None, called_ae: str | None = None
 ) -> list[Trial]:
     """Ask the rules about each series. calling_ae, called_ae: as if it came so; None where nobody has said."""
+    several = SeveralChannels()
     trials = [_explained(one, settings, calling_ae, called_ae) for one in series]
+    trials = [replace(one, of_study=one.rule is not None and several.of(one.rule)) for one in trials]
     passed_over = _passed_over(trials)
     return [
         replace(trial, rule=None, passed_over=passed_over[trial.series.series_uid])
@@ -64,7 +106,7 @@ def _passed_over(trials: Sequence[Trial]) -> dict[str, str]:
     """Where a rule takes one series of a study: the others, with the reason."""
     rivals: dict[tuple[str, str], list[Trial]] = defaultdict(list)
     for trial in trials:
-        if trial.rule is not None and trial.rule.takes_one:
+        if trial.rule is not None and trial.rule.takes_one and not trial.of_study:
             rivals[trial.series.study_uid, trial.rule.name].append(trial)
     found: dict[str, str] = {}
     for group in rivals.values():
@@ -76,7 +118,7 @@ def _passed_over(trials: Sequence[Trial]) -> dict[str, str]:
 
 def _planned(trial: Trial, settings: GatewaySettings, calling_ae: str | None) -> Trial:
     rule = trial.rule
-    if rule is None:
+    if rule is None or trial.of_study:
         return trial
     try:
         bundles = (find_bundle(rule.bundle),) if rule.bundle else tuple(installed())

@@ -9,7 +9,18 @@ from sqlalchemy import ColumnElement, Connection, Select, Table, and_, delete, f
 from gateway.keep.deletion import folder_of
 from gateway.ledger import commitments, patients
 from gateway.ledger.deletions import mark_deleted
-from gateway.ledger.tables import delivery, event, instance, job, of_series, result, result_object, series
+from gateway.ledger.tables import (
+    delivery,
+    event,
+    gathering,
+    instance,
+    job,
+    job_channel,
+    of_series,
+    result,
+    result_object,
+    series,
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,8 @@ def erase(db: Connection, study_uid: str, at: float, series_uid: str | None = No
 
     Whoever works on it has lost its claim: no worker and no sender can file anything for it from this commit on.
     """
+    if series_uid is not None and content(db, study_uid).series == 1:  # what is of several goes with the last
+        series_uid = None
     there = content(db, study_uid, series_uid)
     results, objects = _results(study_uid, series_uid), _objects(study_uid, series_uid)
     jobs = select(job.c.id).where(of_series(job, study_uid, series_uid))
@@ -61,6 +74,10 @@ def erase(db: Connection, study_uid: str, at: float, series_uid: str | None = No
     db.execute(delete(result).where(of_series(result, study_uid, series_uid)))
     db.execute(delete(event).where(or_(of_series(event, study_uid, series_uid), event.c.job_id.in_(jobs))))
     commitments.erase(db, study_uid, series_uid)
+    theirs = of_series(job_channel, study_uid, series_uid)
+    db.execute(delete(job_channel).where(or_(theirs, job_channel.c.job_id.in_(jobs))))
+    if series_uid is None:
+        db.execute(delete(gathering).where(gathering.c.study_uid == study_uid))
     for table in (job, instance, series):
         db.execute(delete(table).where(of_series(table, study_uid, series_uid)))
     if not content(db, study_uid).series:

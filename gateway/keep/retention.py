@@ -5,9 +5,10 @@
 
 The times count from the last that happened: the last image, the decision, the end of the job, the last confirmation. A
 series is done with when it is complete, its last job has ended and has not failed, and each of its results is confirmed
-by each of its destinations. A destination that cannot be asked is believed; what a later result replaced before it was
-sent need not arrive. Where there was no job (no rule matched, its mode is off), no result (the series is passed
-over: it forms no volume, or no bundle fits it) or nothing to send (shadow), the same times hold.
+by each of its destinations; and the same of jobs and results of several series of its study, and what these wait for.
+A destination that cannot be asked is believed; what a later result replaced before it was sent need not arrive. Where
+there was no job (no rule matched, its mode is off), no result (the series is passed over: it forms no volume, or no
+bundle fits it) or nothing to send (shadow), the same times hold.
 
 Dead letters, failed jobs, held jobs and held series keep all that is theirs until somebody looks.
 """
@@ -27,7 +28,7 @@ from gateway.ledger.deliveries import LAST_ASK
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.records import SeriesRow
 from gateway.ledger.states import LIVE, DeliveryState, JobState, SeriesState
-from gateway.ledger.tables import delivery, has_file, instance, job, of_series, result, result_object, series
+from gateway.ledger.tables import delivery, gathering, has_file, instance, job, of_series, result, result_object, series
 from gateway.settings.model import Retain
 
 logger = logging.getLogger(__name__)
@@ -110,9 +111,10 @@ def _is_due(db: Connection, row: SeriesRow, now: float, before: float, *, delete
 def _done_with(now: float, before: float, *, deleted: bool) -> ColumnElement[bool]:
     """now: what a destination is still being asked after is not done with."""
     later = job.alias("later")
-    last = ~exists().where(_same(later, job), later.c.id > job.c.id)
+    last = ~exists().where(_follows(later, job))
+    awaited = exists().where(gathering.c.study_uid == series.c.study_uid, gathering.c.due_at.is_not(None))
     working = exists().where(
-        _same(job, series),
+        _is_of(job, series),
         or_(job.c.state.in_(LIVE), and_(job.c.state == JobState.FAILED, last), job.c.finished_at > before),
     )
     there = or_(
@@ -121,7 +123,7 @@ def _done_with(now: float, before: float, *, deleted: bool) -> ColumnElement[boo
     )
     recently = func.coalesce(delivery.c.confirmed_at, delivery.c.stored_at) > before
     on_its_way = exists().where(
-        _same(result, series),
+        _is_of(result, series),
         result_object.c.result_id == result.c.id,
         delivery.c.object_id == result_object.c.id,
         or_(~there, recently),
@@ -131,10 +133,20 @@ def _done_with(now: float, before: float, *, deleted: bool) -> ColumnElement[boo
         series.c.deleted_at.is_not(None) if deleted else series.c.deleted_at.is_(None),
         series.c.complete_at <= before,
         series.c.last_at <= before,
+        ~awaited,
         ~working,
         ~on_its_way,
     )
 
 
-def _same(table: FromClause, other: FromClause) -> ColumnElement[bool]:
-    return and_(table.c.study_uid == other.c.study_uid, table.c.series_uid == other.c.series_uid)
+def _is_of(table: FromClause, of: FromClause) -> ColumnElement[bool]:
+    """The jobs, or results, of a series, and those of several series of its study: all of that is kept for them."""
+    mine = or_(table.c.series_uid == of.c.series_uid, table.c.series_uid.is_(None))
+    return and_(table.c.study_uid == of.c.study_uid, mine)
+
+
+def _follows(later: FromClause, of: FromClause) -> ColumnElement[bool]:
+    """The jobs that were made after one, of its series; or of its study and bundle."""
+    of_study = and_(later.c.series_uid.is_(None), of.c.series_uid.is_(None), later.c.bundle == of.c.bundle)
+    same = or_(later.c.series_uid == of.c.series_uid, of_study)
+    return and_(later.c.study_uid == of.c.study_uid, same, later.c.id > of.c.id)

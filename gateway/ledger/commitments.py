@@ -13,9 +13,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, and_, delete, exists, insert, or_, select, update
 
 from gateway.ledger.claims import Claim, move
+from gateway.ledger.peer_tables import commitment, commitment_item, count
 from gateway.ledger.records import CommitmentRow, InstanceRow
 from gateway.ledger.states import COUNTING, CommitmentState
-from gateway.ledger.tables import association, commitment, commitment_item, count, instance, of_series
+from gateway.ledger.tables import association, instance, of_series
 
 NO_SUCH_INSTANCE = 0x0112  # Failure Reason (PS3.3 C.14.1.1)
 MOST = 500  # UIDs in one statement

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, case, select
 
+from gateway.ledger.peer_tables import count
 from gateway.ledger.records import CountRow
 from gateway.ledger.statements import UPSERT
 from gateway.ledger.states import UNDECIDED
-from gateway.ledger.tables import count, series
+from gateway.ledger.tables import series
 
 WHOLE_STUDY = ""
 

@@ -291,8 +291,8 @@ def latest_of_patient(db: Connection, study_uid: str, patient: str) -> InstanceR
     return InstanceRow.one_or_none(db, latest)
 
 
-def patients_ever(db: Connection, study_uid: str, series_uid: str) -> set[str]:
-    """Whom the versions of a series' instances name, but copies and those that are missing."""
+def patients_ever(db: Connection, study_uid: str, series_uid: str | None) -> set[str]:
+    """Whom the versions of the instances of a series, or a study, name, but copies and those that are missing."""
     says = instance.c.state.in_((*SAYING, InstanceState.SUPERSEDED))
     named = select(instance.c.patient).where(of_series(instance, study_uid, series_uid), says)
     return {patient for patient in db.execute(named).scalars() if patient}

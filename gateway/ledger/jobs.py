@@ -8,13 +8,13 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, case, exists, insert, null, or_, select, true, update
 
-from gateway.ledger import patients, stages
+from gateway.ledger import patients, stages, study_jobs
 from gateway.ledger.claims import NO_LEASE, Claim, claim_first, lease, move, under
 from gateway.ledger.instances import lost_instances
-from gateway.ledger.records import JobRow
+from gateway.ledger.records import JobRow, SeriesRow
 from gateway.ledger.series import series_row
 from gateway.ledger.states import LIVE, JobState, SeriesState
-from gateway.ledger.tables import job, of_series, series
+from gateway.ledger.tables import job, of_job, of_series, series
 from gateway.settings.model import Mode
 from medseg.errors import MedsegError
 
@@ -36,7 +36,10 @@ def claim_job(db: Connection, owner: str, now: float, until: float) -> Claim | N
 def _claimable(now: float) -> ColumnElement[bool]:
     ready = and_(job.c.state.in_((JobState.WAITING, JobState.QUEUED)), job.c.ready_at <= now)
     its = and_(series.c.study_uid == job.c.study_uid, series.c.series_uid == job.c.series_uid)
-    decided = exists().where(its, series.c.state == SeriesState.COMPLETE).correlate(job)
+    decided = or_(
+        exists().where(its, series.c.state == SeriesState.COMPLETE).correlate(job),
+        and_(job.c.series_uid.is_(None), ~study_jobs.undecided(job.c.id).correlate(job)),
+    )
     free = or_(ready, and_(job.c.state == JobState.RUNNING, job.c.lease_until < now))
     return and_(free, or_(job.c.revision == 0, decided), ~patients.stopped(job.c.study_uid).correlate(job))
 
@@ -162,6 +165,11 @@ def job_row(db: Connection, job_id: int) -> JobRow:
     return JobRow.one(db, select(job).where(job.c.id == job_id))
 
 
+def find_job(db: Connection, job_id: int) -> JobRow | None:
+    """None where there is no such job."""
+    return JobRow.one_or_none(db, select(job).where(job.c.id == job_id))
+
+
 def job_under(db: Connection, claim: Claim) -> JobRow | None:
     """The job of a claim; None where the claim has run out, or the job was purged."""
     return JobRow.one_or_none(db, select(job).where(under(job, JobState.RUNNING, claim)))
@@ -189,8 +197,8 @@ def latest_job(db: Connection, study_uid: str, series_uid: str) -> JobRow | None
 
 
 def release_held(db: Connection, job_id: int, at: float) -> bool:
-    """A held job may run; False where it is not held."""
-    held = and_(job.c.id == job_id, job.c.state == JobState.HELD)
+    """A held job may run; False where it is not held, or lacks something."""
+    held = and_(job.c.id == job_id, job.c.state == JobState.HELD, job.c.error_code.is_(None))
     return db.execute(update(job).where(held).values(state=JobState.QUEUED, ready_at=at)).rowcount == 1
 
 
@@ -201,28 +209,43 @@ def keep_job(db: Connection, claim: Claim, now: float) -> None:
     mine = job_under(db, claim)
     if mine is None:
         return
-    of = series_row(db, mine.study_uid, mine.series_uid)
-    lost = lost_instances(db, of)
-    if lost and of.state == SeriesState.COMPLETE:
+    lost = sum(lost_instances(db, one) for one in _inputs(db, mine) if one.state == SeriesState.COMPLETE)
+    if lost:
         end_job(db, claim, JobState.FAILED, now, code="images_lost", error=LOST.format(lost))
     else:
-        db.execute(update(job).where(job.c.id == claim.id).values(revision=of.revision))
+        _take_as_they_are(db, mine)
         requeue_job(db, claim, now, code="series_changed", error=CHANGED, failed=0)
+
+
+def _inputs(db: Connection, row: JobRow) -> list[SeriesRow]:
+    """The series that a job is for."""
+    if row.series_uid is None:
+        return study_jobs.inputs(db, row.id)
+    return [series_row(db, row.study_uid, row.series_uid)]
+
+
+def _take_as_they_are(db: Connection, row: JobRow) -> None:
+    """A job is for its series as they are now."""
+    inputs = _inputs(db, row)
+    db.execute(update(job).where(job.c.id == row.id).values(revision=sum(one.revision for one in inputs)))
+    study_jobs.take_as_they_are(db, row.id, inputs)
 
 
 def retry_job(db: Connection, job_id: int, at: float) -> str:
     """A failed job may run again, as if it never had, on its series as it is now: what had been lost may have been sent
     again. Returns why it may not, or an empty text."""
-    row = JobRow.one_or_none(db, select(job).where(job.c.id == job_id))
+    row = find_job(db, job_id)
     if row is None or row.state != JobState.FAILED:
         return f"job {job_id} {'is not there' if row is None else f'is {row.state}'}: only a failed job is run again"
-    of = series_row(db, row.study_uid, row.series_uid)
-    arriving = of.state != SeriesState.COMPLETE
-    later = and_(of_series(job, row.study_uid, row.series_uid), job.c.id > job_id)
+    arriving = any(one.state != SeriesState.COMPLETE for one in _inputs(db, row))
+    later = and_(of_job(job, row.study_uid, row.series_uid), job.c.id > job_id)
+    later = and_(later, job.c.bundle == row.bundle) if row.series_uid is None else later
     if (arriving and row.revision) or db.execute(select(exists().where(later))).scalar():
         return f"job {job_id} is not run again: another job has the images of its series, or will have them"
-    then = {"state": JobState.WAITING} if arriving else {"state": JobState.QUEUED, "revision": of.revision}
+    if not arriving:
+        _take_as_they_are(db, row)
     again = {
+        "state": JobState.WAITING if arriving else JobState.QUEUED,
         "may_lack": int(row.may_lack or row.error_code in ACCEPTED),
         "ready_at": at,
         "failures": 0,
@@ -231,7 +254,7 @@ def retry_job(db: Connection, job_id: int, at: float) -> str:
         "error_code": None,
         "error": None,
     }
-    db.execute(update(job).where(job.c.id == job_id).values(**then, **again))
+    db.execute(update(job).where(job.c.id == job_id).values(**again))
     return ""
 
 

@@ -94,7 +94,7 @@ class Basis:
     said: frozenset[str | None]
 
 
-def basis(db: Connection, study_uid: str, series_uid: str) -> Basis:
+def basis(db: Connection, study_uid: str, series_uid: str | None) -> Basis:
     mine = of_series(instance, study_uid, series_uid)
     counting = and_(mine, instance.c.state.in_(COUNTING))
     said = db.execute(select(instance.c.patient).where(counting).distinct()).scalars()

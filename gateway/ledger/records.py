@@ -67,6 +67,25 @@ def _shape(record: type[Any]) -> tuple[int, tuple[tuple[int, type[str]], ...]]:
     return len(types), tuple(words)
 
 
+class ClaimedRecord(Record):
+    """A row that is worked on under a lease."""
+
+    __slots__ = ()
+    id: int
+    attempt: int
+    tried_from: float | None
+    created_at: float
+
+    @property
+    def claim(self) -> Claim:
+        return Claim(self.id, self.attempt)
+
+    @property
+    def patience_from(self) -> float:
+        """When patience with its failures, or its destination's, began."""
+        return self.created_at if self.tried_from is None else self.tried_from
+
+
 @dataclass(frozen=True, slots=True)
 class AssociationRow(Record):
     id: str
@@ -130,10 +149,10 @@ class ConflictRow(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class JobRow(Record):
+class JobRow(ClaimedRecord):
     id: int
     study_uid: str
-    series_uid: str
+    series_uid: str | None
     revision: int
     bundle: str
     rule: str
@@ -155,13 +174,37 @@ class JobRow(Record):
     may_lack: int
 
     @property
-    def claim(self) -> Claim:
-        return Claim(self.id, self.attempt)
+    def lacks_something(self) -> bool:
+        """Whether it is held since it lacks something, and not because its rule says so."""
+        return self.state == JobState.HELD and self.error_code is not None
 
-    @property
-    def patience_from(self) -> float:
-        """When patience with its failures began."""
-        return self.created_at if self.tried_from is None else self.tried_from
+
+@dataclass(frozen=True, slots=True)
+class JobChannelRow(Record):
+    """The series of a channel of a job."""
+
+    job_id: int
+    place: int
+    name: str
+    study_uid: str
+    series_uid: str
+    revision: int
+    volume: int
+
+
+@dataclass(frozen=True, slots=True)
+class GatheringRow(Record):
+    """What a bundle of several channels waits for in a study."""
+
+    study_uid: str
+    bundle: str
+    since_at: float
+    due_at: float | None
+    asked: int
+    whole: int
+    said: str
+    code: str | None
+    why: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +213,7 @@ class ResultRow(Record):
     job_id: int
     result_key: str
     study_uid: str
-    series_uid: str
+    series_uid: str | None
     bundle: str
     bundle_version: str
     predecessor_id: int | None
@@ -194,7 +237,7 @@ class ObjectRow(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class DeliveryRow(Record):
+class DeliveryRow(ClaimedRecord):
     """With the object that it delivers, and the series whose result that is of (`gateway.ledger.deliveries`)."""
 
     id: int
@@ -224,16 +267,7 @@ class DeliveryRow(Record):
     path: str
     sha256: str
     study_uid: str
-    series_uid: str
-
-    @property
-    def claim(self) -> Claim:
-        return Claim(self.id, self.attempt)
-
-    @property
-    def patience_from(self) -> float:
-        """When patience with its destination began."""
-        return self.created_at if self.tried_from is None else self.tried_from
+    series_uid: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, delete, select
 
+from gateway.ledger.peer_tables import refusal
 from gateway.ledger.records import Record
 from gateway.ledger.statements import UPSERT
 from gateway.ledger.states import RefusedCaller
-from gateway.ledger.tables import refusal
 
 MOST = 500
 SHOWN = 5

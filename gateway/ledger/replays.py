@@ -9,13 +9,14 @@ Each function takes a connection inside a transaction, as `Ledger.write` gives i
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, and_, select, update
+from sqlalchemy import Connection, and_, func, select, update
 
-from gateway.ledger import events, instances, jobs, patients
+from gateway.ledger import events, instances, jobs, patients, study_jobs
 from gateway.ledger import series as series_rows
 from gateway.ledger.jobs import NewJob
 from gateway.ledger.records import JobRow, SeriesRow
 from gateway.ledger.states import JobState, SeriesState
+from gateway.ledger.study_jobs import NewStudyJob
 from gateway.ledger.tables import job, of_series, series
 
 DISMISSED = "dismissed"
@@ -31,9 +32,12 @@ def sent_again(db: Connection, before: float) -> list[SeriesRow]:
     return SeriesRow.all(db, select(series).where(again))
 
 
-def decide_again(db: Connection, of: SeriesRow, new: NewJob | None, at: float) -> bool:
+def decide_again(db: Connection, of: SeriesRow, new: NewJob | NewStudyJob | None, at: float) -> bool:
     """A series was sent again, and the rules of now make `new` of it, or nothing. Returns whether it is asked anew."""
-    last = jobs.latest_job(db, of.study_uid, of.series_uid)
+    if isinstance(new, NewStudyJob):
+        last = study_jobs.latest_job(db, of.study_uid, new.bundle)
+    else:
+        last = jobs.latest_job(db, of.study_uid, of.series_uid)
     if new is not None and (last is None or last.state == JobState.CANCELLED or _work(last) != _work(new)):
         return reopen(db, of.study_uid, of.series_uid)
     still = and_(of_series(series, of.study_uid, of.series_uid), series.c.last_at == of.last_at)
@@ -71,16 +75,18 @@ def run_by_hand(db: Connection, new: NewJob, at: float) -> str:
 
 
 def dismiss(db: Connection, job_id: int, at: float) -> bool:
-    """Nothing more is to be done about a failed job; its series goes as others do. False where it has not failed."""
-    row = JobRow.one_or_none(db, select(job).where(job.c.id == job_id, job.c.state == JobState.FAILED))
-    if row is None:
+    """Nothing more is to be done about a job that failed, or lacks something; its series go as others do. False where
+    it did not, and lacks nothing."""
+    row = jobs.find_job(db, job_id)
+    if row is None or not (row.state == JobState.FAILED or row.lacks_something):
         return False
-    db.execute(update(job).where(job.c.id == job_id).values(state=JobState.CANCELLED))
+    over = {"state": JobState.CANCELLED, "finished_at": func.coalesce(job.c.finished_at, at)}
+    db.execute(update(job).where(job.c.id == job_id).values(over))
     detail = {"why": f"{DISMISSED} by hand: {row.error}", "code": DISMISSED}
     uids = {"study_uid": row.study_uid, "series_uid": row.series_uid}
     events.record(db, events.PASSED_OVER, at, detail, job_id=job_id, **uids)
     return True
 
 
-def _work(of: JobRow | NewJob) -> tuple[str, ...]:
+def _work(of: JobRow | NewJob | NewStudyJob) -> tuple[str, ...]:
     return tuple(getattr(of, name) for name in _WORK)

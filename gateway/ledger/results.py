@@ -16,7 +16,7 @@ from gateway.ledger.jobs import end_job, job_row
 from gateway.ledger.object_kind import ObjectKind
 from gateway.ledger.records import ObjectRow, ResultRow
 from gateway.ledger.states import JobState
-from gateway.ledger.tables import of_series, result, result_object
+from gateway.ledger.tables import of_job, result, result_object
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,9 @@ def object_paths(db: Connection) -> list[str]:
     return list(db.execute(select(result_object.c.path)).scalars())
 
 
-def current_result(db: Connection, study_uid: str, series_uid: str, bundle: str) -> ResultRow | None:
-    """The result of a series and bundle that no other names as its predecessor."""
-    mine = and_(of_series(result, study_uid, series_uid), result.c.bundle == bundle)
+def current_result(db: Connection, study_uid: str, series_uid: str | None, bundle: str) -> ResultRow | None:
+    """The result of a series, or of channels of a study, and bundle that no other names as its predecessor."""
+    mine = and_(of_job(result, study_uid, series_uid), result.c.bundle == bundle)
     return ResultRow.one_or_none(db, select(result).where(mine, _is_current()))
 
 

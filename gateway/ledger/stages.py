@@ -10,7 +10,7 @@ from sqlalchemy import Connection, exists, func, select
 from gateway.ledger import tallies
 from gateway.ledger.records import DeliveryRow, JobRow, SeriesRow
 from gateway.ledger.states import UNCOUNTED, JobState
-from gateway.ledger.tables import instance, job, of_series, result, series
+from gateway.ledger.tables import instance, job, job_channel, of_series, result, series
 from gateway.ledger.tallies import DELIVERIES, JOB_RETRIES, JOBS, LAST_IMAGE_TO_SEG, SERIES_COMPLETE, STAGE, STEP
 
 
@@ -85,7 +85,15 @@ def _last_image_at(db: Connection, result_id: int) -> float | None:
     """When the last image that a result is about came: each version that came made a new revision of its series."""
     made_by = select(job).join(result, result.c.job_id == job.c.id).where(result.c.id == result_id)
     of = JobRow.one(db, made_by)
+    if of.series_uid is not None:
+        return _last_of_series(db, of.study_uid, of.series_uid, of.revision)
+    channels = select(job_channel.c.series_uid, job_channel.c.revision).where(job_channel.c.job_id == of.id)
+    each = [_last_of_series(db, of.study_uid, uid, revision) for uid, revision in db.execute(channels).all()]
+    return max((at for at in each if at is not None), default=None)
+
+
+def _last_of_series(db: Connection, study_uid: str, series_uid: str, revision: int) -> float | None:
     version = instance.c.state.not_in(UNCOUNTED)
-    came = select(instance.c.received_at).where(of_series(instance, of.study_uid, of.series_uid), version)
-    first = came.order_by(instance.c.id).limit(of.revision).subquery()
+    came = select(instance.c.received_at).where(of_series(instance, study_uid, series_uid), version)
+    first = came.order_by(instance.c.id).limit(revision).subquery()
     return db.execute(select(func.max(first.c.received_at))).scalar()

@@ -1,7 +1,9 @@
 """The ledger's tables: everything the gateway knows that must outlive a power cut. Their rules stand in them.
 
     association 1──n instance n──1 series 1──n job 1──1 result 1──n result_object 1──n delivery    event  doomed
-    commitment 1──n commitment_item    count    refusal    tally    study_patient    patient_conflict
+                                     └n job_channel n─┘    gathering    tally    study_patient    patient_conflict
+
+What peers said stands in `gateway.ledger.peer_tables`.
 
 - An instance is one version of an object's bytes. Of the versions under one study, series and SOP Instance UID exactly
   one counts (`current`, or `conflict` where another version differs); the others are `superseded`. Other bytes of an
@@ -14,13 +16,13 @@
 - A job is one bundle on one series. `attempt` grows with every claim and fences out whoever comes back late. While its
   series is still arriving its revision is 0, and it is waiting or running; completion gives it the revision it is for.
   Where more has come for its series, nobody claims it before that is decided upon.
-- Of the results of one series and bundle exactly one is current: the one that no other names as its predecessor.
+- A job of a bundle of several channels is of a study: it names no series, and `job_channel` has the series of each
+  channel with the revision that it is for. So has its result. `gathering` is what such a bundle waits for in a study:
+  it is looked at when it is `due_at`, and `asked` grows with all that came, so that no look misses it.
+- Of the results of one series, or study, and bundle exactly one is current: the one that no other names as its
+  predecessor.
 - A delivery is one object for one destination. What is stored there and not confirmed is looked after at `ready_at`.
 - A doomed file is one that no row names any more, and that is still to be deleted.
-- A commitment is what a sender asked us to be responsible for (PS3.4 Annex J); once all its items are known, the sender
-  is told.
-- A count is what a peer answered last when it was asked how many instances a series has, or a study.
-- A refusal is what was not taken from one peer, counted: instances, associations, connections that asked for none.
 - A tally is one counter of `gateway.ledger.tallies`: it only grows, in the transaction of what it counts.
 - The ids of jobs, deliveries and commitments are never given again: a claim, or the last list that was heard, may
   outlive its row.
@@ -30,8 +32,6 @@ so that SQLite and PostgreSQL read the same.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -43,7 +43,6 @@ from sqlalchemy import (
     ForeignKeyConstraint,
     Index,
     Integer,
-    MetaData,
     Table,
     Text,
     UniqueConstraint,
@@ -52,31 +51,16 @@ from sqlalchemy import (
 
 from gateway.ledger import states
 from gateway.ledger.conditions import among, is_, one_of, where
+from gateway.ledger.metadata import DEFERRED, NEVER_AGAIN, metadata
 from gateway.ledger.states import (
-    CommitmentState,
     ConflictState,
     DeliveryState,
     Ending,
     InstanceState,
     JobState,
-    RefusedCaller,
     SeriesState,
 )
 from gateway.settings.model import Mode
-
-metadata = MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
-
-
-DEFERRED: dict[str, Any] = {"deferrable": True, "initially": "DEFERRED"}
-NEVER_AGAIN: dict[str, Any] = {"sqlite_autoincrement": True}  # SQLite gives the id of a deleted newest row again
 
 association = Table(
     "association",
@@ -185,7 +169,7 @@ job = Table(
     metadata,
     Column("id", Integer, primary_key=True),
     Column("study_uid", Text, nullable=False),
-    Column("series_uid", Text, nullable=False),
+    Column("series_uid", Text),  # none where it is of the channels that `job_channel` names
     Column("revision", Integer, nullable=False),  # of the series, that the job is for; 0 while that is arriving
     Column("bundle", Text, nullable=False),
     Column("rule", Text, nullable=False),
@@ -220,9 +204,45 @@ job = Table(
         unique=True,
         **where(among("state", states.LIVE)),
     ),
+    Index(
+        "uq_job_live_study",
+        "study_uid",
+        "bundle",
+        unique=True,
+        **where(f"series_uid IS NULL AND {among('state', states.LIVE)}"),
+    ),
     Index("ix_job_claimable", "due", "id", **where(among("state", states.CLAIMABLE))),
     Index("ix_job_study_uid", "study_uid", "series_uid"),
     **NEVER_AGAIN,
+)
+
+job_channel = Table(
+    "job_channel",
+    metadata,
+    Column("job_id", Integer, ForeignKey("job.id"), primary_key=True),
+    Column("place", Integer, primary_key=True),  # in the order of the bundle's channels, from 1 on
+    Column("name", Text, nullable=False),
+    Column("study_uid", Text, nullable=False),
+    Column("series_uid", Text, nullable=False),
+    Column("revision", Integer, nullable=False),  # of the series, that the job is for
+    Column("volume", Integer, nullable=False),  # which of the series, from 1 on
+    ForeignKeyConstraint(["study_uid", "series_uid"], ["series.study_uid", "series.series_uid"]),
+    Index("ix_job_channel_study_uid", "study_uid", "series_uid"),
+)
+
+gathering = Table(
+    "gathering",
+    metadata,
+    Column("study_uid", Text, primary_key=True),
+    Column("bundle", Text, primary_key=True),  # as its rule names it
+    Column("since_at", Double, nullable=False),  # when the first series that its rule takes was complete
+    Column("due_at", Double),  # when the study is looked at; none before another series is complete
+    Column("asked", Integer, nullable=False),
+    Column("whole", Integer, nullable=False),  # 1: all of the study is known to be here
+    Column("said", Text, nullable=False, server_default="{}"),  # JSON: what a person said of its channels
+    Column("code", Text),  # of what is missing, as of the last look
+    Column("why", Text),
+    Index("ix_gathering_due_at", "due_at", **where("due_at IS NOT NULL")),
 )
 
 result = Table(
@@ -232,7 +252,7 @@ result = Table(
     Column("job_id", Integer, ForeignKey("job.id"), nullable=False, unique=True),
     Column("result_key", Text, nullable=False, unique=True),
     Column("study_uid", Text, nullable=False),
-    Column("series_uid", Text, nullable=False),
+    Column("series_uid", Text),  # none where it is of several, as its job
     Column("bundle", Text, nullable=False),
     Column("bundle_version", Text, nullable=False),
     Column("predecessor_id", Integer, ForeignKey("result.id"), unique=True),
@@ -247,6 +267,13 @@ result = Table(
         "bundle",
         unique=True,
         **where("predecessor_id IS NULL"),
+    ),
+    Index(
+        "uq_result_first_study",
+        "study_uid",
+        "bundle",
+        unique=True,
+        **where("series_uid IS NULL AND predecessor_id IS NULL"),
     ),
     Index("ix_result_study_uid", "study_uid", "series_uid"),
 )
@@ -313,71 +340,11 @@ event = Table(
     Index("ix_event_job_id", "job_id"),
 )
 
-commitment = Table(
-    "commitment",
-    metadata,
-    Column("id", Integer, primary_key=True),
-    Column("transaction_uid", Text, nullable=False),
-    Column("calling_ae", Text, nullable=False),
-    Column("association_id", Text, nullable=False),  # on which it was asked for
-    Column("asked_at", Double, nullable=False),
-    Column("state", Text, nullable=False),
-    Column("known_at", Double),
-    Column("ready_at", Double, nullable=False),  # not reported before
-    Column("attempt", Integer, nullable=False),
-    Column("reported_at", Double),
-    Column("error", Text),
-    one_of("state", CommitmentState),
-    CheckConstraint(f"({is_(CommitmentState.WAITING)}) = (known_at IS NULL)", name="known"),
-    CheckConstraint(f"({is_(CommitmentState.REPORTED)}) = (reported_at IS NOT NULL)", name="reported"),
-    UniqueConstraint("calling_ae", "transaction_uid"),
-    Index("ix_commitment_open", "ready_at", **where(among("state", states.UNREPORTED))),
-    **NEVER_AGAIN,
-)
-
-commitment_item = Table(
-    "commitment_item",
-    metadata,
-    Column("commitment_id", Integer, ForeignKey("commitment.id"), primary_key=True),
-    Column("sop_instance_uid", Text, primary_key=True),
-    Column("sop_class_uid", Text, nullable=False),
-    Column("reason", Integer),  # Failure Reason (0008,1197); none where it is stored, or not known yet
-    Index("ix_commitment_item_sop_instance_uid", "sop_instance_uid"),
-)
-
-count = Table(
-    "count",
-    metadata,
-    Column("study_uid", Text, primary_key=True),
-    Column("series_uid", Text, primary_key=True),  # empty for the study as a whole
-    Column("source", Text, primary_key=True),  # the peer
-    Column("value", Integer, nullable=False),
-    Column("since_at", Double, nullable=False),  # when it first gave this answer
-    Column("at", Double, nullable=False),  # when it last did
-    CheckConstraint("value >= 0", name="value"),
-)
-
 doomed = Table(
     "doomed",
     metadata,
     Column("path", Text, primary_key=True),  # relative to the spool; with a last slash: a folder
     Column("at", Double, nullable=False),
-)
-
-refusal = Table(
-    "refusal",
-    metadata,
-    Column("what", Text, primary_key=True),
-    Column("calling_ae", Text, primary_key=True),  # empty where nobody said
-    Column("host", Text, primary_key=True),
-    Column("count", Integer, nullable=False),
-    Column("first_at", Double, nullable=False),
-    Column("last_at", Double, nullable=False),
-    Column("reason", Text, nullable=False),  # of the last
-    Column("sop_instance_uid", Text),  # of the last
-    one_of("what", RefusedCaller),
-    CheckConstraint("count > 0", name="count"),
-    Index("ix_refusal_last_at", "last_at"),
 )
 
 tally = Table(
@@ -393,6 +360,12 @@ def of_series(table: Table, study_uid: str, series_uid: str | None) -> ColumnEle
     """The rows of a series in a table that names both UIDs; of the whole study for None."""
     study = table.c.study_uid == study_uid
     return study if series_uid is None else and_(study, table.c.series_uid == series_uid)
+
+
+def of_job(table: Table, study_uid: str, series_uid: str | None) -> ColumnElement[bool]:
+    """The jobs, or results, of a series; of the study as a whole for None: those of its channels."""
+    of = table.c.series_uid.is_(None) if series_uid is None else table.c.series_uid == series_uid
+    return and_(table.c.study_uid == study_uid, of)
 
 
 def has_file() -> ColumnElement[bool]:

@@ -10,17 +10,19 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-from gateway.complete.decision import CapReached, Complete, Settled, decide
+from gateway.complete.decision import CapReached, Complete, Settled, decide, known_whole
 from gateway.complete.observe import Came, Watch
 from gateway.decide import facts, rules, settle
 from gateway.decide.facts import ImageFacts
-from gateway.decide.jobs import begun_for, job_for
+from gateway.decide.jobs import begun_for, job_for, study_job_for
 from gateway.decide.rules import SeriesFacts
 from gateway.decide.selection import Candidate, candidate, select
-from gateway.ledger import events, instances, jobs, patients, replays
+from gateway.decide.several import SeveralChannels
+from gateway.ledger import events, gatherings, instances, jobs, patients, replays
 from gateway.ledger import series as series_rows
 from gateway.ledger.jobs import NewJob
 from gateway.ledger.ledger import Ledger
+from gateway.ledger.study_jobs import NewStudyJob
 from gateway.settings.model import AtCap, GatewaySettings, Rule
 from medseg.dicom.instance import Instance
 
@@ -53,6 +55,7 @@ class Director:
         self._held: dict[tuple[str, str], int] = {}
         self._begun: dict[tuple[str, str], NewJob | None] = {}
         self._stopped: set[str] = set()  # studies with images of two patients
+        self._several = SeveralChannels()
 
     def step(self, settings: GatewaySettings, now_s: float, wall_s: float) -> None:
         """Look at what is new, and carry out what is due, by these settings.
@@ -62,6 +65,7 @@ class Director:
         if self._settings is not settings:
             self._settings = settings
             self._watch.describe_anew()  # other rules may ask for something else
+            self._several = SeveralChannels()
             self._known.clear()
         with self._ledger.read() as db:
             self._watch.update(db, now_s, wall_s)
@@ -91,7 +95,7 @@ class Director:
                 self._watch.recall(db, row.study_uid, now_s, wall_s)
         for row in again:
             rule = self._rule(row.study_uid, row.series_uid)
-            new = None if rule is None else job_for(rule, row.study_uid, row.series_uid, row.revision, wall_s)
+            new = None if rule is None else self._job(rule, row.study_uid, row.series_uid, row.revision, wall_s)
             if self._ledger.write(replays.decide_again, row, new, wall_s):
                 extra = {"event": "series.asked_anew", "study": row.study_uid, "series": row.series_uid}
                 logger.info("series sent again: the rules of now are asked", extra=extra)
@@ -107,7 +111,7 @@ class Director:
         if series.decided_s is not None or known is None:
             return
         rule = rules.choose_early(known, self._settings.rules) if known.slices else None
-        new = None if rule is None else begun_for(rule, known, wall_s)
+        new = None if rule is None or self._several.of(rule) else begun_for(rule, known, wall_s)
         same = new and replace(new, due=0.0)
         before = self._begun.get(key)
         self._begun[key] = same
@@ -128,7 +132,7 @@ class Director:
         whole: dict[str, tuple[Rule, str]] = {}
         for series_uid in undecided:
             rule = self._rule(study_uid, series_uid)
-            among = rule is not None and rule.takes_one
+            among = rule is not None and rule.takes_one and not self._several.of(rule)
             decision = decide(
                 self._watch.arrivals, study_uid, None if among else series_uid, now_s, self._settings.complete
             )
@@ -147,6 +151,12 @@ class Director:
             chosen = select(self._candidates(study_uid, rule), rule)
             passed_over = chosen.passed_over.get(series_uid, "")
             yield _Verdict(series_uid, by, None if passed_over else rule, passed_over)
+
+    def _job(self, rule: Rule, study_uid: str, series_uid: str, revision: int, wall_s: float) -> NewJob | NewStudyJob:
+        """What a rule makes of a series, or of its study."""
+        if self._several.of(rule):
+            return study_job_for(rule, study_uid, (), wall_s)
+        return job_for(rule, study_uid, series_uid, revision, wall_s)
 
     def _rule(self, study_uid: str, series_uid: str) -> Rule | None:
         known = self._facts(study_uid, series_uid)
@@ -235,6 +245,8 @@ class Director:
             return
         revision = self._watch.revisions[study_uid, series_uid]
         passed_by = facts.passed_by(self._watch.described(study_uid, series_uid))
+        several = verdict.rule is not None and self._several.of(verdict.rule)
+        whole = known_whole(self._watch.arrivals, study_uid)
 
         def commit(db: Connection) -> bool:
             if not series_rows.complete_series(db, study_uid, series_uid, revision, verdict.by, wall_s, passed_by):
@@ -243,8 +255,13 @@ class Director:
                 jobs.cancel_jobs(db, study_uid, series_uid, wall_s, begun=verdict.by == LATE)
                 detail = {"why": verdict.why}
                 events.record(db, events.PASSED_OVER, wall_s, detail, study_uid=study_uid, series_uid=series_uid)
+            elif several:
+                jobs.cancel_jobs(db, study_uid, series_uid, wall_s)
             else:
                 jobs.make_job(db, job_for(verdict.rule, study_uid, series_uid, revision, wall_s), wall_s)
+            if verdict.by != LATE:
+                bundles = [verdict.rule.bundle or ""] if verdict.rule is not None and several else []
+                gatherings.came(db, study_uid, bundles, wall_s, whole=whole)
             return True
 
         if self._ledger.write(commit):

@@ -23,7 +23,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection as Pipe
@@ -36,10 +36,10 @@ from sqlalchemy import Connection
 from gateway import logs
 from gateway.decide import jobs, rules
 from gateway.heartbeat import STALL_S, Heart, Watched
-from gateway.ledger import associations, deliveries, instances
+from gateway.ledger import associations, deliveries, instances, study_jobs
 from gateway.ledger.claims import Claim
 from gateway.ledger.ledger import Ledger
-from gateway.ledger.records import JobRow
+from gateway.ledger.records import JobChannelRow, JobRow
 from gateway.settings.current import Live
 from gateway.settings.model import GatewaySettings, Rule
 from gateway.settings.when import CALLED_AE
@@ -153,9 +153,12 @@ def director(live: Live, stop: threading.Event) -> None:
 
 
 def worker(live: Live, stop: threading.Event) -> None:
+    from gateway.serve.gatherer import Gatherer
     from gateway.work.worker import Worker
 
     with Ledger(live.now.gateway.database) as ledger:
+        gatherer = Gatherer(ledger, live.now.gateway.spool)
+        threading.Thread(target=gatherer.run, args=(live, stop), name="gatherer", daemon=True).start()
         Worker(ledger, live.now.gateway.spool, LedgerContext(ledger, live), stop, owner=WORKER).run()
 
 
@@ -181,14 +184,26 @@ class LedgerContext:
         return jobs.rule_of(job)
 
     def destinations(self, db: Connection, job: JobRow, rule: Rule) -> Iterable[str]:
-        caller = instances.calling_ae(db, job.study_uid, job.series_uid)
+        several = study_jobs.channels_of(db, job.id)
+        caller = instances.calling_ae(db, job.study_uid, job.series_uid or several[0].series_uid)
         return rules.destinations(rule, caller, self._live.now.peers)
 
     def read(self, job: JobRow, cancelled: Cancelled) -> Series | None:
+        assert job.series_uid is not None
+        return self._read(job.study_uid, job.series_uid, job.revision, cancelled)
+
+    def read_channel(self, channel: JobChannelRow, cancelled: Cancelled) -> Series | None:
+        return self._read(channel.study_uid, channel.series_uid, channel.revision, cancelled)
+
+    def _read(self, study_uid: str, series_uid: str, revision: int, cancelled: Cancelled) -> Series | None:
         from gateway.receive.source import read_series
 
         spool = self._live.now.gateway.spool
-        return read_series(self._ledger, spool, job.study_uid, job.series_uid, job.revision, cancelled)
+        return read_series(self._ledger, spool, study_uid, series_uid, revision, cancelled)
+
+    def channels(self, job: JobRow) -> tuple[Sequence[JobChannelRow], bool]:
+        with self._ledger.read() as db:
+            return study_jobs.channels_of(db, job.id), jobs.assumes_registered(job)
 
     def parted(self, series: Series, cancelled: Cancelled) -> PatientParts | None:
         from gateway.receive.parts import parted
@@ -198,6 +213,7 @@ class LedgerContext:
     def follow(self, job: JobRow, cancelled: Cancelled) -> SpoolSource:
         from gateway.receive.source import SpoolSource
 
+        assert job.series_uid is not None
         spool = self._live.now.gateway.spool
         return SpoolSource(self._ledger, spool, job.study_uid, job.series_uid, cancelled=cancelled)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias
@@ -243,6 +243,8 @@ class Rule:
         it is. Example: "infer"
     assume_frame_of_reference: Whether a series without Frame of Reference UID is taken, with one made of its own
         UID. Example: true
+    channels_within_s: How long a study is waited for in which series for channels of the bundle are missing, from the
+        first that is complete; then it is held, or done without those that are optional.
     """
 
     name: Annotated[str, TEXT] = "default"
@@ -256,11 +258,23 @@ class Rule:
     mode: Annotated[Mode, one_of(Mode)] = Mode.ON
     at_cap: Annotated[AtCap, one_of(AtCap)] = AtCap.HOLD
     assume_frame_of_reference: Annotated[bool, FLAG] = False
+    channels_within_s: Annotated[float, values.SECONDS] = 3600.0
 
     @property
     def takes_one(self) -> bool:
         """Whether only one of a study's series that match is segmented."""
         return self.select is not Select.EVERY or bool(self.prefer)
+
+
+@dataclass(frozen=True)
+class ChannelWords:
+    """What a site calls the series that are a channel of a bundle: by the names of both.
+
+    also: Series descriptions, beside what the bundle says and before it; * stands for anything. Example: ["*ax 3d
+        brain +c*"]
+    """
+
+    also: Annotated[tuple[str, ...], TEXTS] = ()
 
 
 @dataclass(frozen=True)
@@ -274,6 +288,7 @@ class GatewaySettings:
     retain: Retain = Retain()
     peers: tuple[Peer, ...] = ()
     rules: tuple[Rule, ...] = (Rule(),)
+    channels: Mapping[str, Mapping[str, ChannelWords]] = field(default_factory=dict)
 
     def destinations(self) -> dict[str, Destination]:
         """How each peer is called, by its name."""
@@ -285,6 +300,9 @@ class GatewaySettings:
 #: The tables of a file: those of which there is one, and those of which there may be several.
 GROUPS: Final = {"gateway": Gateway, "complete": Completion, "limits": Limits, "deliver": Deliver, "retain": Retain}
 LISTS: Final = {"peer": Peer, "rule": Rule}
+#: ... and one for each channel of each bundle.
+CHANNELS: Final = "channels"
+WORDS: Final = {f"{CHANNELS}.BUNDLE.NAME": ChannelWords}
 
 #: Keys that people look for and nothing carries out yet, by table, each with the sentence that refuses it.
 NOT_IN_THIS_VERSION: Final[Mapping[tuple[str, str], str]] = {

@@ -14,9 +14,11 @@ from typing import Any, TypeVar
 
 from gateway.settings.model import (
     CALLERS,
+    CHANNELS,
     GROUPS,
     LISTS,
     NOT_IN_THIS_VERSION,
+    ChannelWords,
     Gateway,
     GatewaySettings,
     Peer,
@@ -120,13 +122,14 @@ class _Reader:
         self.problems: list[Problem] = []
 
     def settings(self, values: dict[str, Any]) -> GatewaySettings:
-        for name, advice in unknown_keys(values, (*GROUPS, *LISTS)):
+        for name, advice in unknown_keys(values, (*GROUPS, *LISTS, CHANNELS)):
             self._problem((name,), f"no such key: {advice}")
         read: dict[str, Any] = {name: self._group(kind, values.get(name, {}), (name,)) for name, kind in GROUPS.items()}
         read["gateway"] = self._admission(read["gateway"], values.get("gateway", {}))
         peers = tuple(self._group(Peer, table, key) for key, table in self._tables(values, "peer"))
         rules = tuple(self._rule(table, key) for key, table in self._tables(values, "rule"))
-        settings = GatewaySettings(**read, peers=peers, rules=rules or (Rule(),))
+        words = self._words(values.get(CHANNELS, {}))
+        settings = GatewaySettings(**read, peers=peers, rules=rules or (Rule(),), channels=words)
         for key, message in _contradictions(settings):
             self._problem(key, message)
         return settings
@@ -149,6 +152,20 @@ class _Reader:
         given = {"name": f"rule {int(key[1]) + 1}"} | table
         when: Any = given.pop("when", {})
         return replace(self._group(Rule, given, key), when=read_when(when, (*key, "when"), self._problem))
+
+    def _words(self, bundles: Any) -> dict[str, dict[str, ChannelWords]]:
+        """[channels.BUNDLE.NAME], by both."""
+        words: dict[str, dict[str, ChannelWords]] = {}
+        for bundle, channels in self._named(bundles, (CHANNELS,)):
+            for name, table in self._named(channels, (CHANNELS, bundle)):
+                words.setdefault(bundle, {})[name] = self._group(ChannelWords, table, (CHANNELS, bundle, name))
+        return words
+
+    def _named(self, table: Any, key: Key) -> Iterator[tuple[str, Any]]:
+        if isinstance(table, dict):
+            yield from table.items()
+        else:
+            self._expected(key, f"tables [{CHANNELS}.BUNDLE.NAME]", table)
 
     def _tables(self, values: dict[str, Any], name: str) -> Iterator[tuple[Key, Any]]:
         tables = values.get(name, [])

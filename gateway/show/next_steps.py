@@ -77,6 +77,8 @@ def for_passed_over(code: str) -> str:
 
 def for_job(row: JobRow) -> str:
     """What to do about a job; empty where nothing is."""
+    if row.lacks_something:
+        return _for_lacking(row)
     if row.state == JobState.HELD:
         return f"`medseg jobs release {row.id}` lets it run"
     if row.state == JobState.QUEUED and row.error_code:
@@ -89,6 +91,17 @@ def for_job(row: JobRow) -> str:
     if cause is None:
         return f"the series itself cannot be segmented: send other images, or `medseg jobs dismiss {row.id}`"
     return f"{cause}; then `medseg jobs retry {row.id}`"
+
+
+def _for_lacking(row: JobRow) -> str:
+    """What to do about a job that is held since its study lacks something."""
+    release = f"`medseg jobs release {row.id}`"
+    if (mend := JOB_CODES.get(row.error_code or "")) is not None:
+        return f"{mend}; then {release}"
+    if row.error_code == "channel_other_frame":
+        return f"send others; or, where they are registered, say so: {release} has an option for it"
+    named = f"say which series is which channel: {release} has an option for it"
+    return f"send what is missing; or {named}; or `medseg jobs dismiss {row.id}`"
 
 
 def for_delivery(row: DeliveryRow) -> str:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from gateway.ledger import events, instances, patients, series
+from gateway.ledger import events, gatherings, instances, patients, series, study_jobs
 from gateway.ledger.deliveries import deliveries_of
 from gateway.ledger.jobs import jobs_of
 from gateway.ledger.object_kind import ObjectKind
@@ -73,9 +73,19 @@ class ResultView:
 
 
 @dataclass(frozen=True)
+class ChannelView:
+    """A channel of a job, and the series that it is. volume: which of that series, from 1 on."""
+
+    job: int
+    name: str
+    series_uid: str
+    volume: int
+
+
+@dataclass(frozen=True)
 class JobView:
-    """A bundle on a series. bundle: empty for the default one that fits. started_at: of the latest attempt, or when the
-    series was complete, if that was later. queue_s, infer_s: before and after that."""
+    """A bundle on a series, or on the channels of a study. bundle: empty for the default one that fits. started_at: of
+    the latest attempt, or when the series was complete, if that was later. queue_s, infer_s: before and after that."""
 
     id: int
     rule: str
@@ -92,6 +102,7 @@ class JobView:
     queue_s: float | None
     infer_s: float | None
     result: ResultView | None
+    channels: tuple[ChannelView, ...]
 
 
 @dataclass(frozen=True)
@@ -99,7 +110,7 @@ class SeriesView:
     """received: instances that count; expected: where somebody said how many there are. last_at: of the last image that
     was new; one that is sent again moves no time. passed_over: why no job was made of it as it is now; passed_by: what
     of it is not segmented, and how many. last_image_to_seg_s: until a destination had the current result. jobs: the
-    latest first."""
+    latest first. channel_of: those of the study of which it is a channel, the latest first."""
 
     series_uid: str
     received: int
@@ -116,6 +127,7 @@ class SeriesView:
     wait_complete_s: float | None
     last_image_to_seg_s: float | None
     jobs: tuple[JobView, ...]
+    channel_of: tuple[ChannelView, ...]
 
 
 @dataclass(frozen=True)
@@ -142,10 +154,23 @@ class Conflict:
 
 
 @dataclass(frozen=True)
+class Gathering:
+    """What a bundle of several channels lacks in a study. until: when that is held, or done without what is optional;
+    None where the time is over."""
+
+    bundle: str
+    since_at: float
+    until: float | None
+    code: str
+    why: str
+
+
+@dataclass(frozen=True)
 class StudyView:
     """A study, its series in the order they came. heard_at: when anything came, also what had come before.
 
-    conflict: None where its images never named several patients.
+    conflict: None where its images never named several patients. jobs: of several of its series, the latest first.
+    gatherings: what such jobs wait for.
     """
 
     study_uid: str
@@ -155,6 +180,8 @@ class StudyView:
     heard_at: float
     series: tuple[SeriesView, ...]
     conflict: Conflict | None = None
+    jobs: tuple[JobView, ...] = ()
+    gatherings: tuple[Gathering, ...] = ()
 
 
 def latest(db: Connection, limit: int, before: float | None = None) -> tuple[StudyView, ...]:
@@ -177,6 +204,7 @@ def named(db: Connection, name: str) -> StudyView | None:
 def _read(db: Connection, study_uids: Sequence[str]) -> tuple[StudyView, ...]:
     passed_over = _passed_over(db, study_uids)
     jobs, conflicts = _jobs(db, study_uids), _conflicts(db, study_uids)
+    gathered = _gatherings(db, study_uids, jobs)
     last_image = instances.last_images(db, study_uids)
     heard_at: dict[str, float] = defaultdict(float)
     stopped = {uid for uid, conflict in conflicts.items() if conflict.state is ConflictState.OPEN}
@@ -186,8 +214,11 @@ def _read(db: Connection, study_uids: Sequence[str]) -> tuple[StudyView, ...]:
         last_at = last_image.get(key, row.last_at)
         heard_at[row.study_uid] = max(heard_at[row.study_uid], row.last_at)
         made = tuple(jobs.get(key, ()))
+        of_study = jobs.get((row.study_uid, None), ())
+        channel_of = {job.id: one for job in of_study for one in job.channels if one.series_uid == row.series_uid}
         over = passed_over.get(key)
-        still = over is not None and row.state is not SeriesState.ARRIVING and over.is_latest(made)
+        using = [*made, *(job for job in of_study if job.id in channel_of)]
+        still = over is not None and row.state is not SeriesState.ARRIVING and over.is_latest(using)
         why, code = (over.why, over.code) if over is not None and still else (None, "")
         views[row.study_uid].append(
             SeriesView(
@@ -195,7 +226,7 @@ def _read(db: Connection, study_uids: Sequence[str]) -> tuple[StudyView, ...]:
                 row.complete_by, why, json.loads(row.passed_by),
                 next_steps.for_series(row, stopped=row.study_uid in stopped) or next_steps.for_passed_over(code),
                 _between(row.first_at, last_at), _between(last_at, row.complete_at),
-                _between(last_at, _seg_stored_at(made)), made,
+                _between(last_at, _seg_stored_at(made)), made, tuple(channel_of.values()),
             )
         )  # fmt: skip
     return tuple(
@@ -207,6 +238,8 @@ def _read(db: Connection, study_uids: Sequence[str]) -> tuple[StudyView, ...]:
             heard_at[uid],
             tuple(views[uid]),
             conflicts.get(uid),
+            tuple(jobs.get((uid, None), ())),
+            gathered[uid],
         )
         for uid in study_uids
         if uid in views
@@ -254,9 +287,26 @@ def _passed_over(db: Connection, study_uids: Sequence[str]) -> dict[tuple[str, s
     return passed_over
 
 
-def _jobs(db: Connection, study_uids: Sequence[str]) -> dict[tuple[str, str], list[JobView]]:
+def _gatherings(
+    db: Connection, study_uids: Sequence[str], jobs: Mapping[tuple[str, str | None], Sequence[JobView]]
+) -> dict[str, tuple[Gathering, ...]]:
+    """What is missing in each study, but where a job is held for it, which tells the same."""
+    gathered: dict[str, tuple[Gathering, ...]] = dict.fromkeys(study_uids, ())
+    for row in gatherings.of_studies(db, study_uids):
+        held = [job.state for job in jobs.get((row.study_uid, None), ()) if job.bundle == row.bundle][:1]
+        if row.code is not None and held != [JobState.HELD]:
+            one = Gathering(row.bundle, row.since_at, row.due_at, row.code, row.why or "")
+            gathered[row.study_uid] = (*gathered[row.study_uid], one)
+    return gathered
+
+
+def _jobs(db: Connection, study_uids: Sequence[str]) -> dict[tuple[str, str | None], list[JobView]]:
+    """By study, and series; None for those of several."""
     results = _results(db, study_uids)
-    jobs: dict[tuple[str, str], list[JobView]] = defaultdict(list)
+    channels: dict[int, list[ChannelView]] = defaultdict(list)
+    for one in study_jobs.channels_in(db, study_uids):
+        channels[one.job_id].append(ChannelView(one.job_id, one.name, one.series_uid, one.volume))
+    jobs: dict[tuple[str, str | None], list[JobView]] = defaultdict(list)
     for row in jobs_of(db, study_uids):
         jobs[row.study_uid, row.series_uid].append(
             JobView(
@@ -265,6 +315,7 @@ def _jobs(db: Connection, study_uids: Sequence[str]) -> dict[tuple[str, str], li
                 None if row.state in _NOT_STARTED else _between(row.ready_at, row.started_at),
                 _between(row.started_at, row.finished_at),
                 results.get(row.id),
+                tuple(channels[row.id]),
             )
         )  # fmt: skip
     return jobs

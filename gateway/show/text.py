@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from gateway.ledger.states import ConflictState
 from gateway.logs import printable
 from gateway.settings.model import Mode
-from gateway.show.studies import Conflict, Delivery, JobView, ResultView, SeriesView, StudyView
+from gateway.show.studies import Conflict, Delivery, Gathering, JobView, ResultView, SeriesView, StudyView
 
 
 def moment(at: float) -> str:
@@ -36,6 +36,10 @@ def lines(study: StudyView) -> Iterator[str]:
     yield printable(f"study {study.study_uid}: {study.received} instances, the last at {moment(study.last_at)} UTC")
     if study.conflict is not None:
         yield from map(printable, _indented(_conflict(study.conflict)))
+    for one in study.gatherings:
+        yield from map(printable, _indented(_gathering(one)))
+    for job in study.jobs:
+        yield from map(printable, _indented(_job(job)))
     for series in study.series:
         yield from map(printable, _indented(_series(series)))
 
@@ -54,6 +58,12 @@ def _conflict(conflict: Conflict) -> Iterator[str]:
     yield from _next(conflict.next_step)
 
 
+def _gathering(gathering: Gathering) -> Iterator[str]:
+    """What is missing for a bundle of several channels."""
+    waits = "" if gathering.until is None else f" waits until {moment(gathering.until)} UTC"
+    yield f"bundle {gathering.bundle}{waits}: {gathering.why}"
+
+
 def _series(series: SeriesView) -> Iterator[str]:
     of = "" if series.expected is None else f" of {series.expected}"
     by = f" ({series.complete_by}) {seconds(series.wait_complete_s)} after the last image" if series.complete_by else ""
@@ -65,6 +75,7 @@ def _series(series: SeriesView) -> Iterator[str]:
         yield f"  passed over: {series.passed_over}"
     if series.passed_by:
         yield f"  passed by: {counted(series.passed_by)}"
+    yield from (f"  channel {one.name} of job {one.job}" for one in series.channel_of)
     yield from _next(series.next_step)
     for job in series.jobs:
         yield from _indented(_job(job))
@@ -76,6 +87,9 @@ def _job(job: JobView) -> Iterator[str]:
     times = f"queue {seconds(job.queue_s)}, infer {seconds(job.infer_s)}"
     mode = "" if job.mode is Mode.ON else f" ({job.mode})"
     yield f"job {job.id} {job.state}: {bundle}, rule {job.rule}{mode}, attempt {job.attempt}, {times}"
+    for one in job.channels:
+        volume = f", volume {one.volume}" if one.volume > 1 else ""
+        yield f"  channel {one.name}: series {one.series_uid}{volume}"
     if job.error:
         yield f"  {job.error}"
     yield from _next(job.next_step)

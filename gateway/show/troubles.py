@@ -1,4 +1,6 @@
-"""What went wrong and is not mended: failed jobs, dead letters, held series; found by code, and by whose study it is.
+"""What went wrong and is not mended: failed jobs, those that lack channels, dead letters, held series.
+
+It is found by its code, and by whose study it is.
 
 Nothing of a patient is kept or shown: who looks for a study by accession number, patient or date is answered by the
 images' own headers, read for that, and sees UIDs and a digest.
@@ -25,7 +27,10 @@ from medseg.errors import UnreadableInstance
 
 @dataclass(frozen=True)
 class Trouble:
-    """Something a person has to look at. kind: job, delivery or series. id: of the job or delivery. at: since when."""
+    """Something a person has to look at. kind: job, delivery or series. id: of the job or delivery. at: since when.
+
+    series_uid: empty where it is of several.
+    """
 
     kind: str
     id: int | None
@@ -50,14 +55,15 @@ def troubles(db: Connection) -> tuple[Trouble, ...]:
     """All that is not mended, the latest first."""
     wrong = [
         Trouble(
-            "job", row.id, row.study_uid, row.series_uid, row.error_code or "",
+            "job", row.id, row.study_uid, row.series_uid or "", row.error_code or "",
             row.finished_at or row.created_at, row.error or "", next_steps.for_job(row),
         )
-        for row in jobs.jobs_in(db, JobState.FAILED)
+        for row in jobs.jobs_in(db, JobState.FAILED, JobState.HELD)
+        if row.state is not JobState.HELD or row.lacks_something
     ]  # fmt: skip
     wrong += [
         Trouble(
-            "delivery", row.id, row.study_uid, row.series_uid, row.error_code or "", row.ready_at,
+            "delivery", row.id, row.study_uid, row.series_uid or "", row.error_code or "", row.ready_at,
             f"{row.kind} to {row.destination}: {row.error}", next_steps.for_delivery(row),
         )
         for row in deliveries.deliveries(db, DeliveryState.DEAD)

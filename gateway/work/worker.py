@@ -27,25 +27,24 @@ from sqlalchemy import Connection
 from gateway import retry
 from gateway.files import RESULTS
 from gateway.ledger import jobs as jobs_rows
-from gateway.ledger import patients, results
+from gateway.ledger import patients, results, study_jobs
 from gateway.ledger import series as series_rows
 from gateway.ledger.claims import Claim
 from gateway.ledger.ledger import Ledger
-from gateway.ledger.patients import Basis
 from gateway.ledger.records import JobRow
 from gateway.retry import Effort
 from gateway.settings.model import Mode, Rule
+from gateway.work import inputs
 from gateway.work.coverage import LessComplete, Sources, lacks, replaced
 from gateway.work.freeze import freeze
+from gateway.work.inputs import Images
 from medseg.bundle.bundle import Bundle
 from medseg.bundle.catalog import find_bundle, installed
-from medseg.dicom.instance import Instance
-from medseg.dicom.series import Series, SliceSource, Stack
 from medseg.errors import DoesNotFit, Interrupted, MedsegError, UsageError
 from medseg.inference.settings import Settings
 from medseg.job.folder import RECORD, Format
-from medseg.job.follow import Followed, follow
-from medseg.job.plan import Job, StudyPlan, plan
+from medseg.job.follow import Followed
+from medseg.job.plan import Job, StudyPlan
 from medseg.job.run import Outcome, key_settings, run
 from medseg.progress import Cancelled
 from medseg.results.identity import ResultKey, stack_key
@@ -61,26 +60,7 @@ WHEN_COMPLETE = 1e10  # a time that does not come; completion makes a job ready 
 SILENCE_S = 30.0  # a series of which nothing comes for so long is not followed where another waits
 
 
-class ArrivingSource(SliceSource, Protocol):
-    """A series that is still arriving. revision: in the ledger, once all has come."""
-
-    @property
-    def revision(self) -> int: ...
-
-
-class SeriesParts(Protocol):
-    """A series by whose it is. series: with the key of the patient. basis: on which that holds."""
-
-    @property
-    def series(self) -> tuple[tuple[str, Series], ...]: ...
-
-    @property
-    def basis(self) -> Basis: ...
-
-    def digest(self, instance: Instance) -> str: ...
-
-
-class WorkerContext(Protocol):
+class WorkerContext(Images, Protocol):
     """What the worker asks of the other rooms."""
 
     def rule(self, job: JobRow) -> Rule:
@@ -89,18 +69,6 @@ class WorkerContext(Protocol):
 
     def destinations(self, db: Connection, job: JobRow, rule: Rule) -> Iterable[str]:
         """Where the result goes."""
-        ...
-
-    def read(self, job: JobRow, cancelled: Cancelled) -> Series | None:
-        """The series of a job; None where it is not any more what the job was made for."""
-        ...
-
-    def parted(self, series: Series, cancelled: Cancelled) -> SeriesParts | None:
-        """A series by whose it is; None where its study has images of two patients and nobody has settled that."""
-        ...
-
-    def follow(self, job: JobRow, cancelled: Cancelled) -> ArrivingSource:
-        """The series of a job as it arrives."""
         ...
 
     def failed(self, db: Connection, claim: Claim, error: BaseException, now: float) -> bool:
@@ -149,15 +117,27 @@ class Lease:
     def _look(self, db: Connection, now: float) -> None:
         """Give way to a job whose series is complete; if nothing comes of ours, to any. Stop where our study is."""
         job = jobs_rows.job_under(db, self._claim)
-        series = None if job is None else series_rows.series_row(db, job.study_uid, job.series_uid)
-        if job is None or series is None or job.revision not in (0, series.revision):
+        if job is None or _has_changed(db, job):
             self.lost.set()
         elif patients.is_stopped(db, job.study_uid) or (
             job.revision == 0 and jobs_rows.awaited(db, now, arriving=False)
         ):
             self.yields_until = now
-        elif job.revision == 0 and now - series.last_at > SILENCE_S and jobs_rows.awaited(db, now, arriving=True):
+        elif job.revision == 0 and _is_silent(db, job, now) and jobs_rows.awaited(db, now, arriving=True):
             self.yields_until = WHEN_COMPLETE
+
+
+def _has_changed(db: Connection, job: JobRow) -> bool:
+    """Whether a job is for other images than there are by now."""
+    if job.series_uid is None:
+        return study_jobs.has_changed(db, job.id)
+    return job.revision not in (0, series_rows.series_row(db, job.study_uid, job.series_uid).revision)
+
+
+def _is_silent(db: Connection, job: JobRow, now: float) -> bool:
+    """Whether nothing came of a series for long."""
+    assert job.series_uid is not None  # those of a study follow none that arrives
+    return now - series_rows.series_row(db, job.study_uid, job.series_uid).last_at > SILENCE_S
 
 
 class PutOff(Exception):
@@ -221,27 +201,18 @@ class Worker:
 
         rule = self._desk.rule(job)
         settings = _settings(rule, retry.effort(job.error_code, job.failures))
-        bundles, explicit = self._bundles_of(job.bundle), bool(job.bundle)
-        followed: Followed | None = None
-        if job.revision:
-            series, revision = self._desk.read(job, cancelled), job.revision
+        bundles = self._bundles_of(job.bundle)
+        if job.series_uid is None:
+            read = inputs.of_study(job, self._desk, bundles[0], rule, cancelled)
         else:
-            source = self._desk.follow(job, cancelled)
-            followed = follow(source, bundles, _put_off, explicit=explicit, settings=settings, cancelled=cancelled)
-            series, revision = source.series, source.revision
-        parts = None if series is None else self._desk.parted(series, cancelled)
-        if parts is None:
+            read = inputs.of_series(job, self._desk, bundles, rule, settings, _put_off, cancelled)
+        if read is None:
             return self._keep(claim)
-        if followed is not None and [part for _, part in parts.series] == [series]:
-            done = followed
-        else:
-            assume, parted = rule.assume_frame_of_reference, [part for _, part in parts.series]
-            whole = plan(parted, bundles, explicit=explicit, assume_frame_of_reference=assume)
-            done = Followed(whole, None, parts.digest)
+        done = read.done
         lease.came.set()
         if not done.plan.jobs:
             raise _reason(done.plan)
-        sources = [Sources.of(planned.stack, _patient_of(planned.stack, parts)) for planned in done.plan.jobs]
+        sources = [Sources.of(planned.stack, read.patient_of(planned.stack)) for planned in done.plan.jobs]
         predecessors = self._predecessors(job, done.plan.jobs, sources)
         formats = frozenset(Format(kind) for kind in rule.results)
         outcomes = [
@@ -252,9 +223,7 @@ class Worker:
 
         def finish(db: Connection) -> bool:
             mine = jobs_rows.job_under(db, claim)
-            if mine is None or mine.revision != revision:
-                return False
-            if patients.basis(db, job.study_uid, job.series_uid) != parts.basis:  # it is another patient's by now
+            if mine is None or not read.holds(db, mine):
                 return False
             to = self._desk.destinations(db, job, rule) if job.mode is Mode.ON else ()
             return results.finish_job(db, claim, result, to, time.time())
@@ -323,7 +292,7 @@ class Worker:
             numbers = [list(range(len(records))) for _ in jobs]
         else:
             if not of.may_lack and (why := lacks(known, sources)):
-                raise LessComplete(of.series_uid, why)
+                raise LessComplete(of.study_uid, of.series_uid, why)
             numbers = replaced(known, sources)
         return [tuple(_predecessor(records[n]) for n in some) for some in numbers]
 
@@ -348,11 +317,6 @@ def _reason(planned: StudyPlan) -> MedsegError:
 def _predecessor(record: Mapping[str, Any]) -> Predecessor:
     outputs = record["outputs"]
     return Predecessor(ResultKey(record["result_key"]), seg="seg" in outputs, sr="sr" in outputs)
-
-
-def _patient_of(stack: Stack, parts: SeriesParts) -> str:
-    first = stack.slices[0].instance
-    return next(patient for patient, series in parts.series if any(one is first for one in series.instances))
 
 
 def _put_off(why: MedsegError) -> None:

@@ -82,11 +82,16 @@ def find_bundle(name: str, *, trust: bool = False, trained: bool = True) -> Bund
 
     DATASET/CONFIGURATION is one of the models in the folder of a dataset of nnU-Net.
     """
+    return load_bundle(find_folder(name), trust=trust, trained=trained)
+
+
+def find_folder(name: str) -> Path:
+    """The folder of the bundle of that name, or the one that is named. Raises NoSuchBundle."""
     folders = bundle_folders()
     if name in folders:
-        return load_bundle(folders[name], trust=trust, trained=trained)
+        return folders[name]
     if Path(name).is_dir() or ("/" in name and is_nnunet(Path(name).parent)):
-        return load_bundle(Path(name), trust=trust, trained=trained)
+        return Path(name)
     raise NoSuchBundle(name, tuple(folders))
 
 

@@ -6,7 +6,7 @@ Conditions are data (`medseg.conditions`). `channel_rules` reads them, `matching
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -97,6 +97,18 @@ class Channels:
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(channel.name for channel in self.each)
+
+
+def with_words(channels: Channels, also: Mapping[str, tuple[str, ...]]) -> Channels:
+    """Channels with a site's own words for series descriptions, by channel: they go before the bundle's conditions."""
+    return replace(channels, each=tuple(_with_words(one, also.get(one.name, ())) for one in channels.each))
+
+
+def _with_words(channel: Channel, words: tuple[str, ...]) -> Channel:
+    if not words:
+        return channel
+    of_its_modality = Condition("Modality", "Modality", tuple(map(Wildcard, channel.modality)))
+    return replace(channel, any=(described(*words), *(channel.any or (Alternative((of_its_modality,)),))))
 
 
 #: What a channel is often called -> DICOM Modality. Others say nothing of it.

@@ -78,7 +78,7 @@ def _monai_bundle(root: Path, about: Reader, trust: bool, trained: bool) -> Bund
         raise InvalidBundle(name, INFERENCE, "the configuration is YAML: only JSON is read, convert it to JSON")
     config = SafeConfig(name, root, read_json(name, root, INFERENCE))
     own = about.reader("medseg")
-    inputs, outputs = _formats(about)
+    inputs, outputs = formats(about)
     parts = read_parts(name, root, config, inputs, outputs, trust=trust)
     key = next(key for key in NETWORK if key in config)
     weights = find_weights(name, root, config, key, trained=trained, trust=trust)
@@ -118,7 +118,7 @@ def _monai_bundle(root: Path, about: Reader, trust: bool, trained: bool) -> Bund
     return bundle
 
 
-def _formats(about: Reader) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+def formats(about: Reader) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """`network_data_format` of the image and of the prediction; empty where the metadata does not say."""
     formats = about.reader("network_data_format").content
     both = []

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from medseg.bundle.bundle import Bundle
     from medseg.bundle.matching import Choice
     from medseg.dicom.series import Series, Stack
-    from medseg.job.channels import Study
     from medseg.job.plan import Job
 
 HELP = "For a bundle of several series: which one is a channel, by UID or path; #2 for its second volume. Repeatable."
@@ -120,10 +119,10 @@ def tell_channels(job: Job) -> None:
         console.say(f"channel {channel.name}: {what}{uid}, {how}")
 
 
-def choice_record(study: Study, bundle: Bundle, choices: Sequence[Choice]) -> dict[str, Any]:
+def choice_record(study_uid: str, bundle: Bundle, choices: Sequence[Choice]) -> dict[str, Any]:
     """What was found for each channel, as JSON."""
     return {
-        "study_uid": study.uid,
+        "study_uid": study_uid,
         "bundle": bundle.name,
         "channels": [
             {

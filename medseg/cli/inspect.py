@@ -88,7 +88,7 @@ def _channels(series: list[Series], bundle: Bundle, assume_frame_of_reference: b
             error = refusal
         if as_json:
             refused = None if error is None else {"code": error.code, "message": str(error)}
-            console.show_json(choice_record(study, bundle, choices) | {"error": refused})
+            console.show_json(choice_record(study.uid, bundle, choices) | {"error": refused})
         else:
             console.show(f"study {uid}")
             show_choices(bundle, choices)

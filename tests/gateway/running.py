@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from pydicom import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
 from sqlalchemy import create_engine, text
 
-from tests.gateway.receiving import associate
+from tests.gateway.receiving import CT, associate
 from tests.ports import free_port
 from tests.waiting import PATIENCE_S, wait_for
 
@@ -69,13 +70,13 @@ class Serving:
 
     def send(self, datasets: Sequence[Dataset]) -> None:
         """By pynetdicom, over one association; each is stored."""
-        with self.sending() as send:
+        with self.sending(datasets[0].SOPClassUID) as send:
             send(datasets)
 
     @contextlib.contextmanager
-    def sending(self) -> Iterator[Callable[[Sequence[Dataset]], None]]:
+    def sending(self, sop_class: str = CT) -> Iterator[Callable[[Sequence[Dataset]], None]]:
         """As `send`, piece by piece over an association that is released at the end."""
-        assoc = associate(self.port)
+        assoc = associate(self.port, [(sop_class, (ExplicitVRLittleEndian,))])
         assert assoc.is_established
 
         def send(datasets: Sequence[Dataset]) -> None:

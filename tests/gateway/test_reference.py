@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from gateway.cli import reference
 from gateway.cli.reference import Key, keys
-from gateway.settings.model import GROUPS, LISTS
+from gateway.settings.model import GROUPS, LISTS, WORDS
 from gateway.settings.read import read_settings
 from gateway.settings.when import WHEN
 from medseg.allowed import forms_of
@@ -21,7 +21,7 @@ from medseg.conditions.subjects import KEYWORDS, SUBJECTS, VRS
 from medseg.conditions.terms import form_of
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "settings.md"
-KINDS = GROUPS | LISTS
+KINDS = GROUPS | LISTS | WORDS
 ALL = [(table, key) for table, kind in KINDS.items() for key in keys(kind)]
 
 

@@ -133,7 +133,7 @@ def test_the_document_has_every_key() -> None:
     section = DOCUMENT.read_text("utf-8").split("## `medseg status --json`")[1].split("\n## ")[0]
     records = {
         "study": studies.StudyView, "series": studies.SeriesView, "job": studies.JobView, "result": studies.ResultView,
-        "delivery": studies.Delivery,
+        "delivery": studies.Delivery, "gathering": studies.Gathering, "channel": studies.ChannelView,
     }  # fmt: skip
     for name, record in records.items():
         (line,) = re.findall(rf"^\| {name} \| (.*) \|$", section, re.M)

@@ -2,7 +2,8 @@
 
 from alembic import context
 
-from gateway.ledger.tables import metadata
+from gateway.ledger import peer_tables, tables  # noqa: F401 - with both, all tables are known
+from gateway.ledger.metadata import metadata
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
 with context.begin_transaction():

@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from medseg.bundle.nnunet.checkpoint import read_checkpoint
 from medseg.bundle.nnunet.options import Options
 from medseg.bundle.nnunet.plans import configuration
 from medseg.bundle.safe_config import inside, read_json
@@ -57,7 +56,7 @@ def is_trained(folder: Path) -> bool:
 
 def is_nnunet(folder: Path) -> bool:
     """Whether it looks like a folder of nnU-Net: of a trained model, or of a dataset with some."""
-    return is_trained(folder) or any(True for _ in _trained_within(folder))
+    return is_trained(folder) or any(True for _ in trained_within(folder))
 
 
 def read_trained(bundle: str, root: Path, folder: str, options: Options) -> TrainedFolder:
@@ -78,6 +77,8 @@ def _trained(bundle: str, root: Path, folder: str, options: Options) -> TrainedF
     folds, files = _folds(bundle, root, folder, options)
     trained_for, mirrored = options.configuration, options.mirrored
     if files[0].endswith(ENDINGS[0]):
+        from medseg.bundle.nnunet.checkpoint import read_checkpoint  # with torch, which descriptions do without
+
         first = read_checkpoint(bundle, inside(bundle, root, files[0]), files[0])
         if trained_for not in (None, first.configuration):
             why = f"trained for the configuration {first.configuration:.80}, but {trained_for} is asked for"
@@ -125,7 +126,7 @@ def read_best_average(bundle: str, root: Path, folder: str, options: Options) ->
 
 def _of_each(bundle: str, root: Path, folder: str, options: Options) -> list[TrainedFolder]:
     each = replace(options, configuration=None)
-    return [_trained(bundle, root, _path(folder, place.name), each) for place in _trained_within(root / folder)]
+    return [_trained(bundle, root, _path(folder, place.name), each) for place in trained_within(root / folder)]
 
 
 def _of_dataset(bundle: str, root: Path, folder: str, options: Options) -> TrainedFolder:
@@ -145,7 +146,7 @@ def _of_dataset(bundle: str, root: Path, folder: str, options: Options) -> Train
     return last[0]
 
 
-def _trained_within(folder: Path) -> Iterator[Path]:
+def trained_within(folder: Path) -> Iterator[Path]:
     if not folder.is_dir():
         return
     with suppress(OSError):
@@ -190,7 +191,7 @@ def find_previous(trained: TrainedFolder, stage: str, options: Options) -> Train
             raise InvalidBundle(bundle, folder or ".", why)
         return first
     candidates = []
-    for place in _trained_within(own.parent):
+    for place in trained_within(own.parent):
         if place.resolve() == own.resolve():
             continue
         with suppress(InvalidBundle):  # what else lies there is another model's matter

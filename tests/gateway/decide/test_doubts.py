@@ -15,6 +15,7 @@ from gateway.decide.doubts import Doubt, doubts, loading
 from gateway.decide.rules import SeriesFacts
 from gateway.settings.model import GatewaySettings, Rule
 from gateway.settings.read import read_settings
+from medseg.bundle.channels import Channel, Channels
 from medseg.bundle.load import load_bundle
 from medseg.conditions import findings as conditions
 from medseg.conditions.findings import ConditionVerdict
@@ -91,10 +92,26 @@ def test_a_default_bundle_is_looked_for_among_all(bundle: Path) -> None:
     assert not found(text.replace("US", "MR"))
 
 
-def test_a_bundle_for_several_series_is_doubted(bundle: Path) -> None:
-    two = replace(load_bundle(bundle), in_channels=2)
-    (doubt,) = doubts(settings(PACS + rule('modality = "CT"', bundle)), lambda _: (two,))
-    assert doubt.broken and "needs 2 series of a study at once" in doubt.found
+@pytest.mark.parametrize(
+    ("text", "broken", "words"),
+    [
+        (rule('modality = "US"', "two"), True, "the channels of bundle spleen_like are CT or PT"),
+        (rule('modality = "PT"', "two", 'select = "thinnest"'), False, "does not choose among the channels"),
+        (
+            rule('modality = "PT"', "two") + "[channels.spleen_like.MR]\n",
+            True,
+            "bundle spleen_like has no such channel",
+        ),
+        (rule('modality = "PT"', "two") + "[channels.brats.MR]\n", False, "no rule names a bundle of several"),
+        (rule('modality = "PT"', "two") + "[channels.spleen_like.CT]\n", None, ""),
+    ],
+)
+def test_a_bundle_of_several_channels(text: str, broken: bool | None, words: str, bundle: Path) -> None:
+    channels = Channels((Channel("CT", ("CT",)), Channel("PET", ("PT",))), "CT")
+    two = replace(load_bundle(bundle), name="spleen_like", channels=channels)
+    doubted = list(doubts(settings(PACS + text), lambda _: (two,)))
+    assert [one.broken for one in doubted] == ([] if broken is None else [broken])
+    assert all(words in str(one) for one in doubted)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 from sqlalchemy import BigInteger, CheckConstraint, Column, Double, Integer, Text, create_engine, literal, select
 
-from gateway.ledger import records, states, tables
+from gateway.ledger import peer_tables, records, states, tables
 from gateway.ledger.deliveries import deliveries_query
 from gateway.ledger.object_kind import ObjectKind, is_segmentation
 from gateway.ledger.refusals import RefusedPeer
@@ -22,13 +22,15 @@ ROWS = {
     records.InstanceRow: tables.instance,
     records.ConflictRow: tables.patient_conflict,
     records.JobRow: tables.job,
+    records.JobChannelRow: tables.job_channel,
+    records.GatheringRow: tables.gathering,
     records.ResultRow: tables.result,
-    records.CommitmentRow: tables.commitment,
-    records.CountRow: tables.count,
+    records.CommitmentRow: peer_tables.commitment,
+    records.CountRow: peer_tables.count,
     records.ObjectRow: tables.result_object,
     records.EventRow: tables.event,
     records.DoomedRow: tables.doomed,
-    RefusedPeer: tables.refusal,
+    RefusedPeer: peer_tables.refusal,
 }
 SELECTED = {row: list(table.columns) for row, table in ROWS.items()}
 SELECTED[records.DeliveryRow] = list(deliveries_query().selected_columns)
