@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import threading
@@ -538,18 +539,20 @@ def test_rules_test_tells_each_channel(two: Path, tmp_path: Path, capsys: pytest
 @pytest.mark.slow
 def test_a_service_that_is_killed_goes_on_where_it_was(two: Path, tmp_path: Path) -> None:
     service = Serving(tmp_path, "[complete]\nquiet_s = 0.5\nquiet_abort_s = 1\nquiet_late_s = 1\n" + rule(two))
-    service.start()
-    service.send(series("t1", 1))
-    wait_for("the study to be waited for", lambda: service.rows("SELECT * FROM gathering WHERE code IS NOT NULL"))
-    service.stop(signal.SIGKILL)
-    service.start()
-    service.send(series("flair", 2))
-    wait_for("the job", lambda: service.rows("SELECT * FROM job"))
-    service.stop(signal.SIGKILL)
-    service.start()
-    wait_for("the result", lambda: service.rows("SELECT * FROM result"))
-    assert [row.state for row in service.rows("SELECT state FROM job")] == ["done"]
-    told = service.medseg("status", str(series("t1", 1)[0].StudyInstanceUID))
-    assert service.stop() == 0
-    assert "channel FLAIR: series" in told and "channel FLAIR of job 1" in told
-    assert len(service.rows("SELECT * FROM result")) == 1
+    with contextlib.ExitStack() as at_last:
+        service.start()
+        at_last.callback(lambda: service.process.poll() is None and service.stop())
+        service.send(series("t1", 1))
+        wait_for("the study to be waited for", lambda: service.rows("SELECT * FROM gathering WHERE code IS NOT NULL"))
+        service.stop(signal.SIGKILL)
+        service.start()
+        service.send(series("flair", 2))
+        wait_for("the job", lambda: service.rows("SELECT * FROM job"))
+        service.stop(signal.SIGKILL)
+        service.start()
+        wait_for("the result", lambda: service.rows("SELECT * FROM result"))
+        assert [row.state for row in service.rows("SELECT state FROM job")] == ["done"]
+        told = service.medseg("status", str(series("t1", 1)[0].StudyInstanceUID))
+        assert service.stop() == 0
+        assert "channel FLAIR: series" in told and "channel FLAIR of job 1" in told
+        assert len(service.rows("SELECT * FROM result")) == 1
