@@ -25,8 +25,9 @@ def needs_several(path: Path) -> bool:
     if "channels" in own:
         return True
     if "nnunet" in own:
-        folder, _, parts = read_options(own.reader("nnunet"))
-        return _channels_of(root, [root / name for name in (*(part.folder for part in parts), folder)]) > 1
+        models = read_options(own.reader("nnunet"))
+        folders = (*(part.folder for part in (*models.parts, *models.averaged)), models.folder)
+        return _channels_of(root, [root / name for name in folders]) > 1
     inputs, outputs = formats(about)
     config = SafeConfig(root.name, root, read_json(root.name, root, INFERENCE))
     parts_of = read_parts(root.name, root, config, inputs, outputs, trust=False)

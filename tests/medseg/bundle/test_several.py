@@ -33,7 +33,8 @@ def _within(trained: Path) -> Path:
             lambda folder: _within(nnunet_folders.write(folder / "a__b__c", channels=("T1", "T2"))), id="in a dataset"
         ),
         pytest.param(
-            lambda folder: nnunet_folders.copied(nnunet_folders.write(folder.parent / "t"), folder), id="in a bundle"
+            lambda folder: nnunet_folders.copied(nnunet_folders.write(folder.parent / "t"), folder, step=0.5),
+            id="in a bundle",
         ),
     ],
 )
