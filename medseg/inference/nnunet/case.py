@@ -29,10 +29,11 @@ from medseg.inference.grids.restore import Certainty
 from medseg.inference.nnunet.back import label_planes, probability_planes
 from medseg.inference.nnunet.cleanup import cleaned
 from medseg.inference.nnunet.confidence import tell_confidence, winners
+from medseg.inference.nnunet.matrices import DeviceZoom
 from medseg.inference.nnunet.need import at_a_time, check_scores
 from medseg.inference.nnunet.passing import PassedStack, PassingVolume
 from medseg.inference.nnunet.prepare import Grids, prepare
-from medseg.inference.nnunet.resample import Array
+from medseg.inference.nnunet.resample import Array, Zoom, overshot
 from medseg.inference.nnunet.source import Source
 from medseg.inference.nnunet.waiting import WaitingScores
 from medseg.inference.nnunet.windows import Placing, count_windows, score_planes
@@ -118,7 +119,7 @@ def label_passed(
     """Labels (rows, columns) of every slice to `take`, with its number; from the first slice on, or from the last."""
     models = models_of(context, job)
     with context.clock.time(Stage.PREPARE):
-        volumes = [PassingVolume(passed, one.model) for one in models]
+        volumes = [PassingVolume(passed, one.model, _zoom(context)) for one in models]
     volume = volumes[0]
 
     def taken(n: int, labels: Array) -> None:
@@ -142,7 +143,9 @@ def label_whole(context: PipelineContext, source: Source, job: ModelRun) -> Arra
     made = np.zeros(volume.shape[1:], np.uint8)
     for case in cases:
         with context.clock.time(Stage.PREPARE):
-            prepared = prepare(volume[:, case], spacing, model, None if earlier is None else earlier[case])
+            prepared = prepare(
+                volume[:, case], spacing, model, None if earlier is None else earlier[case], _zoom(context)
+            )
         if case is cases[-1]:
             del volume
         labels = made[case].transpose(model.transpose)
@@ -150,6 +153,11 @@ def label_whole(context: PipelineContext, source: Source, job: ModelRun) -> Arra
         with context.clock.time(Stage.RESTORE):
             cleaned(labels, model.cleanup)
     return job.numbers[source.back(made, model)]
+
+
+def _zoom(context: PipelineContext) -> Zoom:
+    device = context.engine.device
+    return overshot if device == CPU else DeviceZoom(device)
 
 
 def _earlier(context: PipelineContext, source: Source, job: ModelRun) -> Array | None:
@@ -169,7 +177,7 @@ def _mean_whole(context: PipelineContext, source: Source, job: ModelRun) -> Arra
     def prepared(one: ModelRun) -> Seen:
         earlier = _earlier(context, source, one)
         with context.clock.time(Stage.PREPARE):
-            return prepare(source.volume(one.model), source.spacing_mm(one.model), one.model, earlier)
+            return prepare(source.volume(one.model), source.spacing_mm(one.model), one.model, earlier, _zoom(context))
 
     _mean_restored(context, job, ((one, prepared(one)) for one in models_of(context, job)), labels.__setitem__)
     with context.clock.time(Stage.RESTORE):

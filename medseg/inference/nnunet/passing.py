@@ -24,7 +24,7 @@ from medseg.errors import OutputNotWritable
 from medseg.inference.arriving.decoding import AHEAD, READERS
 from medseg.inference.nnunet.along import along
 from medseg.inference.nnunet.prepare import Box, Grids, Mask, around, normalise_part
-from medseg.inference.nnunet.resample import Array, nearest_slices, overshot, separate_axis, zoomed
+from medseg.inference.nnunet.resample import Array, Zoom, nearest_slices, overshot, separate_axis, zoomed
 from medseg.inference.nnunet.source import plans_axes, reader_axes, spacing_of
 from medseg.inference.planes import PlaneStore
 
@@ -110,13 +110,13 @@ def _wider(limits: tuple[ValueRange, ...], others: tuple[ValueRange, ...]) -> tu
 
 
 class PassingVolume:
-    """What a model's windows see of a passed stack, as often as it is asked for.
+    """What a model's windows see of a passed stack, as often as it is asked for. zoom: of its planes.
 
     Raises InputError for values that a channel's scheme does not take.
     """
 
-    def __init__(self, passed: PassedStack, model: NnUNet) -> None:
-        self._passed, self._model = passed, model
+    def __init__(self, passed: PassedStack, model: NnUNet, zoom: Zoom = overshot) -> None:
+        self._passed, self._model, self._zoom = passed, model, zoom
         stack, box, shape = passed.stack, passed.box(), passed.stack.shape
         axes = plans_axes(reader_axes(stack, shape, model), model)
         self._order, self._flipped = axes.order, axes.flipped
@@ -145,14 +145,16 @@ class PassingVolume:
         else:
             chosen = nearest_slices(count, grids.shape[0]).tolist()
             slices = list(dict.fromkeys(chosen))
-            flat = ahead(pool, lambda n: zoomed(self._normalised(number, n).astype(np.float64), size, order), slices)
+            flat = ahead(pool, lambda n: zoomed(self._double(number, n), size, order, self._zoom), slices)
             for n, plane in zip(slices, flat, strict=True):
                 yield from [plane.astype(np.float32)] * chosen.count(n)
 
     def _in_plane(self, number: int, n: int) -> Array:
-        plane = self._normalised(number, n).astype(np.float64)
-        size = self.grids.shape[1:]
-        return plane if plane.shape == size else overshot(plane, size, self._model.image.order)
+        plane, size = self._double(number, n), self.grids.shape[1:]
+        return plane if plane.shape == size else self._zoom(plane, size, self._model.image.order)
+
+    def _double(self, number: int, n: int) -> Array:
+        return self._normalised(number, n).astype(np.float64)
 
     def _normalised(self, number: int, n: int) -> Array:
         """Plane n of the box."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from medseg.bundle.nnunet.model import InputChannel, Method, NnUNet, Scheme
 from medseg.errors import InputError
-from medseg.inference.nnunet.resample import Array, Shape, resample_image, resample_labels, target_shape
+from medseg.inference.nnunet.resample import Array, Shape, Zoom, overshot, resample_image, resample_labels, target_shape
 
 _LEAST: float = 1e-8
 _CONNECTED = ndimage.generate_binary_structure(3, 1)
@@ -71,7 +71,9 @@ class PreparedCase:
         return iter(torch.from_numpy(self.voxels).unbind(1))
 
 
-def prepare(volume: Array, spacing_mm: Sequence[float], model: NnUNet, earlier: Array | None = None) -> PreparedCase:
+def prepare(
+    volume: Array, spacing_mm: Sequence[float], model: NnUNet, earlier: Array | None = None, zoom: Zoom = overshot
+) -> PreparedCase:
     """volume: (channels, z, y, x) as the reader gives it, single; it is changed. earlier: labels of a cascade's first
     stage on the same grid.
 
@@ -91,7 +93,7 @@ def prepare(volume: Array, spacing_mm: Sequence[float], model: NnUNet, earlier: 
         _normalise(cut[number], channel, inside)
     z, y, x = volume.shape[1:]
     grids = Grids.of((z, y, x), box, spacing, model)
-    made = [resample_image(channel, grids.shape, model.image, spacing, grids.model_mm) for channel in cut]
+    made = [resample_image(channel, grids.shape, model.image, spacing, grids.model_mm, zoom) for channel in cut]
     if labels is not None:
         labels = resample_labels(labels, grids.shape, model.labelmap, spacing, grids.model_mm)
         made += [(labels == value).astype(np.float32) for value in model.labels.foreground]

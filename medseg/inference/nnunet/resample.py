@@ -22,6 +22,8 @@ from medseg.bundle.nnunet.model import Method, Resampler
 Array: TypeAlias = NDArray[Any]
 Shape: TypeAlias = tuple[int, int, int]
 Spacing: TypeAlias = Sequence[float]
+Zoom: TypeAlias = Callable[[Array, Sequence[int], int], Array]
+"""Brings an image in double to a shape by splines of an order, as `overshot` does."""
 
 
 def target_shape(shape: Sequence[int], old: Spacing, new: Spacing) -> Shape:
@@ -41,7 +43,17 @@ def separate_axis(how: Resampler, old: Spacing, new: Spacing) -> int | None:
     return None
 
 
-def resample_image(channel: Array, shape: Shape, how: Resampler, old: Spacing, new: Spacing) -> Array:
+def overshot(image: Array, shape: Sequence[int], order: int) -> Array:
+    """An image in double of two or three axes, by splines of an order, which may go beyond the values that there
+    were."""
+    factors = [1 / (old / new) for old, new in zip(image.shape, shape, strict=True)]
+    made: Array = ndimage.zoom(image, factors, order=order, mode="nearest", grid_mode=True)
+    return made
+
+
+def resample_image(
+    channel: Array, shape: Shape, how: Resampler, old: Spacing, new: Spacing, zoom: Zoom = overshot
+) -> Array:
     """A channel (z, y, x) on a grid of `shape`; the same values where that is its own."""
     if channel.shape == shape or how.method is Method.NONE:
         return channel
@@ -50,22 +62,15 @@ def resample_image(channel: Array, shape: Shape, how: Resampler, old: Spacing, n
         return _by_torch(channel, shape, axis, _linear)
     wide = channel.astype(np.float64)
     if axis is None:
-        return zoomed(wide, shape, how.order).astype(channel.dtype)
-    flat = _in_planes(wide, shape, axis, lambda plane, size: zoomed(plane, size, how.order), np.float64)
+        return zoomed(wide, shape, how.order, zoom).astype(channel.dtype)
+    flat = _in_planes(wide, shape, axis, lambda plane, size: zoomed(plane, size, how.order, zoom), np.float64)
     return _along(flat, shape, axis, how.order_z).astype(channel.dtype)
 
 
-def zoomed(image: Array, shape: Sequence[int], order: int) -> Array:
-    """An image in double of two or three axes, by splines of an order, within the values that it had."""
-    made = overshot(image, shape, order)
+def zoomed(image: Array, shape: Sequence[int], order: int, zoom: Zoom = overshot) -> Array:
+    """As `overshot`, but within the values that there were."""
+    made = zoom(image, shape, order)
     return np.clip(made, image.min(), image.max(), out=made)
-
-
-def overshot(image: Array, shape: Sequence[int], order: int) -> Array:
-    """As `zoomed`, but splines may go beyond the values that there were."""
-    factors = [1 / (old / new) for old, new in zip(image.shape, shape, strict=True)]
-    made: Array = ndimage.zoom(image, factors, order=order, mode="nearest", grid_mode=True)
-    return made
 
 
 def _in_planes(

@@ -11,6 +11,11 @@ from numpy.typing import NDArray
 
 from medseg.bundle.load import load_bundle
 from medseg.dicom.series import StackSource
+from medseg.inference.engines import engine
+from medseg.inference.engines.device import CPU
+from medseg.inference.nnunet import back, case
+from medseg.inference.nnunet.matrices import DeviceZoom
+from medseg.inference.nnunet.windows import Placing
 from medseg.inference.planes import LabelSpool
 from medseg.inference.segment import segment
 from medseg.job.plan import plan_nifti
@@ -24,6 +29,24 @@ def expected() -> Mapping[str, NDArray[np.uint8]]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_labels_are_those_of_nnunet(name: str, expected: Mapping[str, NDArray[np.uint8]], tmp_path: Path) -> None:
+    check(name, expected, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["separate z", "together", "ct", "slices, mirrored", "regions", "average that passes"])
+def test_so_they_are_as_a_gpu_makes_them(
+    name: str, expected: Mapping[str, NDArray[np.uint8]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images by matrices, windows and their mirror images in batches, all heads brought to all voxels."""
+    planes, eager = back.label_planes, engine.Case
+    monkeypatch.setattr(case, "_zoom", lambda _: DeviceZoom(CPU))
+    monkeypatch.setattr(case, "label_planes", lambda *given, all_heads: planes(*given, all_heads=True))
+    monkeypatch.setattr(case, "Placing", lambda _, *given: Placing(lambda: 5, *given))
+    mirrored = 3 if "mirrored" in name else 1
+    monkeypatch.setattr(engine, "Case", lambda *given: eager(*given[:6], mirrored))
+    check(name, expected, tmp_path)
+
+
+def check(name: str, expected: Mapping[str, NDArray[np.uint8]], tmp_path: Path) -> None:
     bundle = load_bundle(folder_of(CASES[name], tmp_path))
     stack = plan_nifti(image(tmp_path, **CASES[name].image), [bundle], explicit=True).jobs[0].stack
     spool = LabelSpool()

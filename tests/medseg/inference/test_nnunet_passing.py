@@ -17,6 +17,7 @@ from medseg.bundle.nnunet.whole import why_whole
 from medseg.dicom.series import Stack
 from medseg.inference.nnunet.along import along
 from medseg.inference.nnunet.back import label_planes
+from medseg.inference.nnunet.matrices import DeviceZoom
 from medseg.inference.nnunet.mix import Mix
 from medseg.inference.nnunet.passing import PassedStack, PassingVolume
 from medseg.inference.nnunet.prepare import Grids, prepare
@@ -220,6 +221,26 @@ def test_planes_along_an_axis_are_those_of_scipys_zoom(old: int, new: int, order
     volume = np.random.default_rng(0).normal(size=(old, 6, 5))
     made = np.stack(list(along(iter(volume), old, new, order)))
     assert np.abs(made - overshot(volume, (new, 6, 5), order)).max() < 1e-13
+
+
+@pytest.mark.parametrize("order", [0, 1, 3])
+@pytest.mark.parametrize(
+    ("old", "new"), [((1, 6), (3, 9)), ((21, 34), (13, 34)), ((9, 8, 30), (14, 5, 29)), ((5, 6, 7), (5, 6, 7))]
+)
+def test_an_image_by_matrices_is_that_of_scipys_zoom(old: tuple[int, ...], new: tuple[int, ...], order: int) -> None:
+    image = np.random.default_rng(0).normal(size=old)
+    made = DeviceZoom(torch.device("cpu"))(image, new, order)
+    assert made.shape == new
+    assert np.abs(made - overshot(image, new, order)).max() < 1e-13
+
+
+def test_where_a_device_has_no_room_an_image_is_scipys(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    zoom, image = DeviceZoom(torch.device("cpu")), np.random.default_rng(0).normal(size=(9, 8))
+    monkeypatch.setattr(DeviceZoom, "_made", full)
+    assert np.array_equal(zoom(image, (5, 12), 3), overshot(image, (5, 12), 3))
 
 
 def test_scores_that_wait_come_back_as_they_were_as_often_as_wanted() -> None:
