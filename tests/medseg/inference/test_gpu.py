@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg.bundle.bundle import Bundle
+from medseg.bundle.load import load_bundle
 from medseg.bundle.recipe import Window
 from medseg.dicom.series import StackSource
 from medseg.inference.engines.backends import BACKENDS, made
@@ -20,7 +22,9 @@ from medseg.inference.engines.engine import Engine
 from medseg.inference.engines.pinned import Staging
 from medseg.inference.segment import NETWORKS, segment
 from medseg.inference.settings import Settings
+from medseg.job.plan import plan_nifti
 from tests.medseg.inference.phantoms import Arriving, Collected, as_instances, blobs, make_bundle, make_stack
+from tests.medseg.nnunet_cases import CASES, folder_of, image
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")]
 GPU = torch.device("cuda:0")
@@ -151,3 +155,36 @@ def test_a_gpu_that_is_full_half_way_hands_over_to_the_cpu(tmp_path: Path, monke
     assert result.device == "cpu"
     here = labels_of(bundle, Settings(device="cpu", engine="torch"))
     assert (found.labels == here.labels).mean() >= 0.9999
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("name", ["ct", "regions", "masked", "slices, mirrored", "cascade", "average that passes"])
+def test_labels_of_nnunet_are_its_own(name: str, precision: str, tmp_path: Path) -> None:
+    bundle = load_bundle(folder_of(CASES[name], tmp_path))
+    stack = plan_nifti(image(tmp_path, **CASES[name].image), [bundle], explicit=True).jobs[0].stack
+    found = Collected()
+    settings = Settings(device="cuda", engine="torch", precision=precision)
+    result = segment(StackSource(stack), bundle, found, settings=settings)
+    assert result.device == "cuda:0"
+    assert not result.warnings
+    here = Collected()
+    segment(StackSource(stack), bundle, here, settings=Settings(device="cpu", engine="torch"))
+    assert (found.labels == here.labels).mean() >= (0.999 if precision == "fp32" else 0.98)
+
+
+def test_mirror_images_together_are_those_one_by_one(tmp_path: Path) -> None:
+    bundle = replace(unet(tmp_path), flips=(0, 1, 2), digest="mirrored")
+    network, windows = NETWORKS.get(bundle, GPU), torch.randn(2, 1, 16, 16, 16, device=GPU)
+    with torch.inference_mode():
+        one_by_one, together = network(windows), network(windows, together=8)
+    assert float((one_by_one - together).abs().max()) <= 1e-3 * float(
+        one_by_one.abs().max()
+    )  # TF32 is not kept off here
+
+
+def test_two_studies_at_once_are_each_as_alone(tmp_path: Path) -> None:
+    bundle, settings = unet(tmp_path), Settings(device="cuda", engine="torch")
+    alone = labels_of(bundle, settings)
+    with ThreadPoolExecutor(2) as pool:
+        both = [job.result() for job in [pool.submit(labels_of, bundle, settings) for _ in range(2)]]
+    assert all((found.labels == alone.labels).mean() >= 0.9999 for found in both)
