@@ -116,7 +116,7 @@ def measure(name: str, precisions: list[str], engines: list[str], device: torch.
             seconds for which, seconds in medians.items() if which[0] == precision and allowed(facts[which], precision)
         )
         # A job so long that all that were measured are worth a race.
-        expected = 10**9 if "compile" in engines or "tensorrt" in engines else max(round(40 / base), 2)
+        expected = 10**9 if "compile" in engines or "tensorrt" in engines else max(round(80 / base), 12)
         taken = choose(AUTO, case, window, labels, expected=expected, warn=print, waiting=lambda: None).engine
         over = round(medians[precision, taken] / best, 3)
         print(json.dumps({"network": name, "precision": precision, "auto": taken, "auto_over_best": over}), flush=True)

@@ -14,17 +14,13 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
-from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch import nn
 
 from medseg.bundle.bundle import Bundle
 from medseg.errors import OutOfMemory
@@ -32,6 +28,7 @@ from medseg.inference.arriving.decoding import AHEAD
 from medseg.inference.engines import gpu
 from medseg.inference.engines.device import CPU
 from medseg.inference.engines.engine import Engine
+from medseg.inference.engines.held import held_by
 from medseg.inference.windows.layout import Layout
 
 FLOAT: Final = 4  # bytes
@@ -40,8 +37,6 @@ RUNTIME: Final = 150 << 20  # what libraries, threads and allocators take once t
 _PLANES_BACK: Final = 4  # of scores between the model's grid and the source's: two held, one new, one blended
 _LABEL_PLANES: Final = 16  # bytes a voxel: label planes, their parts, masks
 _SOURCE_PLANES: Final = 12  # bytes a voxel of a slice: as it came, decoded, in modality values
-_AMPLE: Final = 512  # numbers a voxel; a UNet of two classes has 12, of a hundred classes 300
-_STEP: Final = 32  # voxels: networks halve a window up to five times
 
 
 @dataclass(frozen=True)
@@ -91,7 +86,7 @@ def need(
     slices = _SOURCE_PLANES * voxels * (AHEAD + 2)
     return Need(
         scores=FLOAT * (classes + exact) * _stitched(layout, exact=exact) + waiting,  # exact: and their weights
-        window=activations + FLOAT * window * (channels * layout.slices + classes),  # cut out; scores times weights
+        window=activations + FLOAT * window * (channels * layout.slices + 1),  # cut out; scores of a class, weighted
         rest=RUNTIME + prepared + back + labels + slices + images,
         before=2 * FLOAT * channels * max(volumes),
         slab=prepared,
@@ -133,33 +128,27 @@ def fit(
     volumes: tuple[int, int] = (0, 0),
     images: int = 0,
 ) -> tuple[int, str | None]:
-    """How many windows at a time there is memory for, at most the engine's batch, and a warning where it is less.
+    """How many windows at a time there is memory for, at most what is worth it, and a warning where it is less.
 
     See `need` for the arguments. Raises OutOfMemory where there is none for one window.
     """
     free = free_bytes(CPU)
     on_device = None if engine.device == CPU else gpu.share_bytes(engine.device)
+    bundle, most = engine.bundle, engine.worth(layout)
     if free is None and on_device is None:
-        return engine.batch, None
+        return most, None
     free = sys.maxsize if free is None else free
-    bundle, most = engine.bundle, engine.batch
-    takes = partial(
-        need,
+    needed = need(
         layout,
         source,
         channels=bundle.image_channels,
         classes=bundle.out_channels,
         exclusive=bundle.recipe.exclusive,
+        activations=engine.held(layout) * engine.mirrored,
         volumes=volumes,
         images=images,
         exact=engine.exact,
     )
-    needed = takes(activations=ample(layout) * engine.mirrored)
-    if fitting(needed, most, free, on_device) < most:
-        window = bundle.recipe.window
-        roi = [size for m, size in enumerate(layout.roi) if len(window.roi) == 3 or m != window.slice_axis]
-        held = held_by(engine.network, bundle.image_channels * layout.slices, roi, engine.device)
-        needed = takes(activations=held * engine.mirrored)
     batch = fitting(needed, most, free, on_device)
     least = most if engine.exact else 1  # exact results need batches as they are
     if batch < least:
@@ -178,53 +167,9 @@ def fit(
 
 def gpu_batch(network: nn.Module, bundle: Bundle, roi: Sequence[int], device: torch.device) -> int:
     """Windows at a time on a GPU, as `fit` finds where nothing else decides."""
-    held = held_by(network, bundle.in_channels, roi, device) * 2 ** len(bundle.flips)
+    held = held_by(network, (bundle.in_channels, *roi), device) * 2 ** len(bundle.flips)
     each = held + FLOAT * math.prod(roi) * (bundle.in_channels + bundle.out_channels)
     return gpu.most_that_fit(gpu.share_bytes(device), 0, each)
-
-
-def ample(layout: Layout) -> int:
-    """More bytes of activations than networks have for a window: what has room for these need not be measured."""
-    return _AMPLE * FLOAT * math.prod(layout.roi)
-
-
-def held_by(network: nn.Module, channels: int, roi: Sequence[int], device: torch.device) -> int:
-    """Bytes of tensors that a network in torch holds at once for one window of `roi`, its input and output among them.
-
-    Measured on a small window, since a network's tensors grow with the voxels; on one of that size where it takes no
-    other; 0 where it takes none, which the job will tell better. Other precisions and back-ends need less.
-    """
-    for size in (tuple(min(n, max(_STEP, math.ceil(n / 3 / _STEP) * _STEP)) for n in roi), tuple(roi)):
-        try:
-            with torch.inference_mode(), _Held() as held:
-                network(torch.zeros((1, channels, *size), device=device))
-        except (RuntimeError, ValueError):
-            continue
-        peak: int = held.peak
-        return math.ceil(peak * math.prod(roi) / math.prod(size))
-    return 0
-
-
-class _Held(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of tensors that are alive, as operations make them."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.peak = 0
-        self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        result = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor):
-                storage = tensor.untyped_storage()
-                held = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
-                self._alive[held.cdata] = held, storage.nbytes()
-        self._alive = {key: held for key, held in self._alive.items() if not held[0].expired()}  # type: ignore[no-untyped-call]
-        self.peak = max(self.peak, sum(size for _, size in self._alive.values()))
-        return result
 
 
 def free_bytes(device: torch.device, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int | None:

@@ -57,9 +57,9 @@ def slabs(
 
 
 def slabs_of_volume(context: PipelineContext, voxels: Tensor, axes: Axes, batch: int | None = None) -> Iterator[Slab]:
-    """Slabs of class scores over a prepared volume (C, k, j, i). batch: windows at a time, where it cannot be more."""
+    """Slabs of class scores over a prepared volume (C, k, j, i). batch: windows at a time; None: all that gain."""
     layout = lay_out((voxels.shape[1], voxels.shape[2], voxels.shape[3]), axes, context.recipe.window)
-    context.engine.begin_job(layout.count, batch)
+    context.engine.begin_job(layout.count, batch or context.engine.worth(layout))
     return slabs(context, lambda first, last: voxels[:, first:last], rows_of(layout), layout, lambda _: layout.count)
 
 

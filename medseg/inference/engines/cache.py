@@ -2,6 +2,7 @@
 
     engines/<key>/auto.json          the race (`selection.RaceResult`); openvino.json: the trial of that one alone
     engines/<key>/asked.json         how many windows jobs have had
+    engines/<key>/held.json          how much memory a window takes by torch
     engines/<key>/openvino-k3x9/     what the result names, with the digest of each file
 
 A result appears whole, by a rename, and names folders that are never written to again. Whatever is damaged, or was not
@@ -57,21 +58,20 @@ class EngineCache:
     def write(self, question: str, answer: dict[str, Any]) -> None:
         """Keep an answer; where that cannot be done it is said in the log, and the question will be asked again."""
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile("w", dir=self.folder, suffix=".part", delete=False) as file:
                 file.write(json.dumps(answer, indent=1) + "\n")
             Path(file.name).replace(self.folder / f"{question}.json")
             self._sweep()
             _prune(self.folder)
         except OSError as error:
-            logger.warning("cannot keep which engine is fastest in %s: %s", self.folder, error.strerror)
+            logger.warning("cannot keep what was found of an engine in %s: %s", self.folder, error.strerror)
 
     def count(self, windows: int) -> int:
         """How many windows jobs have had before, to which these are added."""
         known = (self.read(_WINDOWS_SEEN) or {}).get("windows")
         before = known if isinstance(known, int) else 0
-        with suppress(OSError):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.write(_WINDOWS_SEEN, {"windows": before + windows})
+        self.write(_WINDOWS_SEEN, {"windows": before + windows})
         return before
 
     def forget(self, question: str) -> None:

@@ -11,13 +11,15 @@ GPU batches of the bundle's size, the last filled.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 
 import torch
 from torch import Tensor, nn
+
+from medseg.inference.engines.company import AsInCompany
 
 AUTOCAST: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
 TORCH: Final = "torch"
@@ -31,6 +33,7 @@ class Case:
     """What is to be run. shape: (C, *roi) of a window; batch: windows at a time; digest: of the network's bundle.
 
     mirrored: how many mirror images of them torch runs together, where the network is an `Ensemble` of several.
+    plain: a window alone has the bits that torch gives a batch of one, not those that it has in company.
     """
 
     network: nn.Module
@@ -40,6 +43,7 @@ class Case:
     batch: int
     digest: str
     mirrored: int = 1
+    plain: bool = False
 
     @property
     def fixed(self) -> int:
@@ -85,11 +89,13 @@ FAILURES: Final = (
 def eager(case: Case, precision: str | None = None) -> Run:
     """The network as it is; what it gives need not be one tensor. precision: another than the case's."""
     dtype = AUTOCAST.get(precision or case.precision)
+    in_company = case.device.type == "cpu" and dtype is None and not case.plain
 
     def run(windows: Tensor) -> Tensor:
         with (
             torch.inference_mode(),
             _full_precision(case.device),
+            nullcontext() if len(windows) > 1 or not in_company else AsInCompany(),
             torch.autocast(case.device.type, dtype, enabled=dtype is not None),
         ):
             together = {"together": case.mirrored} if case.mirrored > 1 else {}

@@ -88,9 +88,6 @@ def memory_errors() -> Iterator[None]:
 
 
 def steady_batch(batch: int) -> int:
-    """Windows at a time on a CPU: `batch`, within limits, so that a window's scores are the same bits for any batch.
-
-    For one alone torch takes other convolutions, on one thread also for 16 and more (use_mkldnn in ATen's
-    Convolution.cpp).
-    """
+    """Windows at a time on a CPU, at most: `batch`, within limits. Small ones gain by a second; for 16 and more torch
+    takes other convolutions on one thread (use_mkldnn in ATen's Convolution.cpp), and scores would have other bits."""
     return min(max(batch, 2), 15)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Lock
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +19,16 @@ from medseg.errors import InvalidBundle, OutOfMemory
 from medseg.inference import malloc
 from medseg.inference.engines.case import FAILURES, OPENVINO, TORCH, Case, Run
 from medseg.inference.engines.device import CPU, is_out_of_memory
+from medseg.inference.engines.held import held_by, held_of
 from medseg.inference.engines.ladder import MemoryLadder, Step
 from medseg.inference.engines.openvino import OwnThreads
 from medseg.inference.engines.pinned import Staging
 from medseg.inference.engines.selection import AUTO, RaceResult, candidates, choose, race, usable
 from medseg.inference.grids.restore import activate, discretise
+from medseg.inference.windows.layout import Layout
 
 logger = logging.getLogger(__name__)
+_TOGETHER: Final = 256 << 20  # bytes held for windows that run together; more of them gain nothing on a CPU
 
 
 class Engine:
@@ -86,6 +89,30 @@ class Engine:
     def mirrored(self) -> int:
         """Mirror images of a window at a time."""
         return self._ladder.mirrored
+
+    def held(self, layout: Layout) -> int:
+        """Bytes that torch holds at once for one window, its input and scores among them; measured once on a machine,
+        and kept beside its verdict on engines."""
+        return self._held(self._shape(layout))
+
+    def worth(self, layout: Layout) -> int:
+        """How many windows at a time gain anything. On a CPU a large one is as fast alone, in half the memory."""
+        return self._worth(self._shape(layout))
+
+    def _shape(self, layout: Layout) -> tuple[int, ...]:
+        """(C, *roi) of a window, as the network sees it."""
+        roi = [size for m, size in enumerate(layout.roi) if m != self._slice_axis]
+        return self.bundle.image_channels * layout.slices, *roi
+
+    def _held(self, shape: tuple[int, ...]) -> int:
+        case = self._case(shape)
+        kept = self.device == CPU and not self.bundle.trusted
+        return held_of(case) if kept else held_by(case.network, case.shape, case.device)
+
+    def _worth(self, shape: tuple[int, ...]) -> int:
+        if self.batch == 1 or self.exact or self.device != CPU:
+            return self.batch
+        return min(self.batch, max(_TOGETHER // max(self._held(shape), 1), 1))
 
     def begin_job(self, windows: int, batch: int | None = None, mirrored: int | None = None) -> None:
         """What comes next are about so many windows. batch, mirrored: no more at a time from now on, of them and of
@@ -152,11 +179,7 @@ class Engine:
     @property
     def steady(self) -> bool:
         """Whether a window's scores are the same bits whatever batch it is in; not known before the first one."""
-        return (
-            self.device == CPU
-            and self._run is not None
-            and (self.batch > 1 or self.exact or not self.name.startswith(TORCH))
-        )
+        return self.device == CPU and self._run is not None
 
     @property
     def ahead(self) -> int:
@@ -185,8 +208,6 @@ class Engine:
         return waited
 
     def _forward(self, windows: Tensor) -> Tensor:
-        if len(windows) == 1 and self._pairs:
-            return self._forward(windows.expand(2, *windows.shape[1:]))[:1]
         return checked(self._scores(self._to_network(windows)), windows, self.bundle)
 
     def _scores(self, windows: Tensor) -> Tensor:
@@ -194,7 +215,7 @@ class Engine:
             malloc.keep_large(True)
             chosen = choose(
                 self._wanted,
-                self._case(windows),
+                self._case(windows.shape[1:]),
                 windows,
                 self._labels,
                 expected=self._expected,
@@ -223,22 +244,19 @@ class Engine:
             self._warn(f"engine {self.name} failed ({type(error).__name__}): going on with torch")
             self._use_torch()
 
-    @property
-    def _pairs(self) -> bool:
-        """Whether a window must not run alone: torch takes other convolutions for a batch of one on a CPU, with other
-        bits and mostly slower, so that scores would depend on how windows fall into batches."""
-        torch_alone = self._run is None or self.name.startswith(TORCH)
-        return torch_alone and self.device == CPU and self.batch > 1 and not self.exact
-
     def race(self, windows: Tensor) -> RaceResult:
-        """Race all back-ends that can run here over windows (B, C, *roi), and keep the verdict for jobs to come."""
+        """Race all back-ends that can run here over windows (B, C, *roi), as many as jobs run at a time, and keep the
+        verdict for jobs to come."""
         windows = self._to_network(windows)
-        case = self._case(windows)
+        shape = tuple(windows.shape[1:])
+        self.begin_job(self._expected, self._worth(shape))
+        case, windows = self._case(shape), windows[: self.batch]
         return race(AUTO, case, windows, self._labels, candidates(case), self._waiting)
 
-    def _case(self, windows: Tensor) -> Case:
-        shape = tuple(windows.shape[1:])
-        return Case(self.network, self.device, self.precision, shape, self.batch, self.bundle.digest, self.mirrored)
+    def _case(self, shape: Sequence[int]) -> Case:
+        """shape: (C, *roi) of a window, as the network sees it."""
+        of = self.network, self.device, self.precision, tuple(shape), self.batch, self.bundle.digest, self.mirrored
+        return Case(*of, plain=self.exact or self.bundle.nnunet is not None)  # the bits of MONAI, and of nnU-Net
 
     def _to_network(self, windows: Tensor) -> Tensor:
         staged = self._staging(windows)

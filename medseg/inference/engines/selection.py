@@ -1,9 +1,10 @@
 """Which back-end computes a network's windows fastest on this machine, among those that agree with torch in fp32.
 
-    torch in fp32 on a real window      what the others are held against, and how long a job would take
-    each other one that is worth it     made, run, compared; then all in turns, medians
+    torch in fp32 on the job's first windows    what the others are held against, and how long the job would take
+    each other one that is worth it             made, run over the same, compared; short windows in turns, medians
 
-The answer is kept (`kept`), so the same machine takes the same one from then on.
+The winner's scores of these windows are the job's. The answer is kept (`kept`), so the same machine takes the same one
+from then on.
 """
 
 from __future__ import annotations
@@ -37,7 +38,11 @@ ENGINES: Final = (AUTO, *(name for name in BACKENDS if name != "torch-channels-l
 CLOSE: Final = 1e-4  # largest difference of fp32 scores, of their scale
 SAME_LABELS: Final = 0.995  # share of voxels, in lower precisions
 FASTER: Final = 0.95  # of torch's time, to be taken instead of it
-_LONG_S: Final = 0.5  # a call that takes so long is timed fewer times
+SAVED: Final = 0.25  # of torch's time by so many windows: more must not be spent on a race
+_RUNS: Final = 2  # of the windows: one to see whether it survives, one that is compared
+_LONG_S: Final = 0.5  # a call that takes so long is timed twice ...
+_VERY_LONG_S: Final = 2.0  # ... and one that takes so long by its first, which is slower than others by less than that
+_AT_ONCE: Final = 8  # planes of scores that are compared at once
 _LOOK_S: Final = 0.2
 
 Labels = Callable[[Tensor], Tensor]
@@ -120,9 +125,9 @@ def choose(
 ) -> Chosen:
     """The back-end for a job of `expected` windows, of which `windows` (B, C, *roi) are the first.
 
-    wanted: one of `ENGINES`. With "auto" a race is run where the job, and those before it on this machine, would take
-    longer than the race; until then torch is taken, and from then on the winner. What fails or disagrees is warned of,
-    and torch taken. waiting: called all the while; may raise to stop.
+    wanted: one of `ENGINES`. With "auto" a race is run where it costs less than may be saved in the job, and those
+    before it on this machine (`worth`); until then torch is taken, and from then on the winner. What fails or disagrees
+    is warned of, and torch taken. waiting: called all the while; may raise to stop.
     """
     if wanted == TORCH:
         return Chosen(TORCH, eager(case))
@@ -139,19 +144,22 @@ def choose(
     if verdict is not None:
         window_s, raced = verdict.entries[0].window_s or 0.0, {one.engine for one in verdict.entries}
     elif here:
-        begin = time.perf_counter()
-        scores = eager(case)(windows)
-        _wait(case)
-        window_s, raced = (time.perf_counter() - begin) / len(windows), {TORCH}
+        scores, seconds = _timed(case, eager(case), windows)
+        window_s, raced = seconds / len(windows), {TORCH}
     else:
         return Chosen(TORCH, eager(case))
     entrants = worth(here, expected, window_s)
     if any(one.name not in raced for one in entrants):
-        verdict = race(AUTO, case, windows, labels, entrants, waiting)
+        plain = None if scores is None or len(windows) < case.batch else (scores, window_s * len(windows))
+        verdict, answers = _race(AUTO, case, windows, labels, entrants, waiting, plain)
+        scores = answers.get(verdict.chosen) if plain else None
         for entry in verdict.entries:
             if entry.why is not None:
                 warn(f"engine {entry.engine} is not used: {entry.why}")
-    return Chosen(TORCH, eager(case), scores) if verdict is None else _load(kept, AUTO, case, verdict, warn)
+    if verdict is None:
+        return Chosen(TORCH, eager(case), scores)
+    chosen = _load(kept, AUTO, case, verdict, warn)
+    return replace(chosen, scores=scores if chosen.engine == verdict.chosen else None)
 
 
 def candidates(case: Case) -> list[BackEnd]:
@@ -161,11 +169,11 @@ def candidates(case: Case) -> list[BackEnd]:
 
 
 def worth(here: Iterable[BackEnd], expected: int, window_s: float) -> list[BackEnd]:
-    """Those that so many windows have time for: theirs is longer than what the engines cost, one after the other."""
+    """Those on which no more is spent, one after the other, than so many windows may gain by them."""
     spent, taken = 0.0, []
     for one in here:
-        spent += one.cost_s + 3 * window_s
-        if expected * window_s > spent:
+        spent += one.cost_s + _RUNS * window_s
+        if SAVED * expected * window_s > spent:
             taken.append(one)
     return taken
 
@@ -184,33 +192,48 @@ def race(
     question: "auto", or the one entrant's name, which is then taken if it agrees, however fast it is.
     waiting: called several times a second while a back-end is made, and between runs; may raise to stop.
     """
+    return _race(question, case, windows, labels, entrants, waiting)[0]
+
+
+def _race(
+    question: str,
+    case: Case,
+    windows: Tensor,
+    labels: Labels,
+    entrants: Sequence[BackEnd],
+    waiting: Callable[[], None],
+    plain: tuple[Tensor, float] | None = None,
+) -> tuple[RaceResult, dict[str, Tensor]]:
+    """See `race`. plain: what torch gives for the windows, and after how many seconds. With what each gives for them,
+    which has not lost."""
     kept = EngineCache(case)
     windows = windows[torch.arange(max(len(windows), case.batch)) % len(windows)]
-    begin = time.perf_counter()
-    reference: Any = eager(case, "fp32")(windows)
-    _wait(case)
+    scores, seconds = plain or _timed(case, eager(case), windows)
+    reference: Any = scores if case.precision == "fp32" else eager(case, "fp32")(windows)
     if not isinstance(reference, Tensor):  # not one tensor: what is wrong is said where torch's answer is checked
-        return RaceResult(TORCH, (Entry(TORCH),))
-    if case.device.type == "cpu" and time.perf_counter() - begin > _LONG_S:
-        windows, reference = windows[:2], reference[:2]  # torch is slower with one alone
+        return RaceResult(TORCH, (Entry(TORCH),)), {}
     runs: dict[str, Run] = {TORCH: eager(case)}
-    entries = {TORCH: _compared(Entry(TORCH, 0.0), runs[TORCH](windows), reference, labels, "")}
+    answers, first_s = {TORCH: scores}, {TORCH: seconds}
+    entries = {TORCH: _compared(Entry(TORCH, 0.0), scores, reference, labels, "")}
     for one in entrants:
-        entries[one.name], run = _tried(one, case, kept, windows, reference, labels, waiting)
+        entries[one.name], run = _made(one, case, kept, waiting)
         if run is not None:
-            runs[one.name] = run
-    for name, seconds in _times(case, runs, windows, waiting).items():
-        entries[name] = replace(entries[name], window_s=seconds)
+            entries[one.name], given = _tried(entries[one.name], case, run, windows, reference, labels)
+            if given is not None:
+                runs[one.name] = run
+                answers[one.name], first_s[one.name] = given
+    for name, window_s in _times(case, runs, first_s, windows, waiting).items():
+        entries[name] = replace(entries[name], window_s=window_s)
     chosen = next((name for name in runs if name == question), None) or _fastest(entries, runs)
     for name, entry in entries.items():
-        if name != chosen and entry.folder is not None:
+        if (name != chosen or entry.why is not None) and entry.folder is not None:
             kept.drop(entry.folder)
             entries[name] = replace(entry, folder=None, files=None)
     verdict = RaceResult(chosen, tuple(entries.values()))
     kept.write(question, asdict(verdict))
     told = {f"{name}_s": entry.window_s for name, entry in entries.items()}
     logger.info("engines raced", extra={"event": "engine.raced", "bundle": case.digest, "chosen": chosen, **told})
-    return verdict
+    return verdict, answers
 
 
 def _fastest(entries: dict[str, Entry], runs: Iterable[str]) -> str:
@@ -219,41 +242,52 @@ def _fastest(entries: dict[str, Entry], runs: Iterable[str]) -> str:
     return best if seconds[best] < FASTER * seconds[TORCH] else TORCH
 
 
-def _tried(
-    backend: BackEnd,
-    case: Case,
-    kept: EngineCache,
-    windows: Tensor,
-    reference: Tensor,
-    labels: Labels,
-    waiting: Callable[[], None],
-) -> tuple[Entry, Run | None]:
-    """A back-end made and compared; what runs it, where it agrees."""
+def _made(backend: BackEnd, case: Case, kept: EngineCache, waiting: Callable[[], None]) -> tuple[Entry, Run | None]:
+    """A back-end made and loaded; what runs it, where that could be done."""
     folder = None
     try:
         room = folder = kept.room(backend.name)
-        begin = time.perf_counter()
-        run = _meanwhile(lambda: made(case, backend, room), waiting)
-        entry = Entry(backend.name, round(time.perf_counter() - begin, 3), folder=folder.name, files=digests(folder))
-        entry = _compared(entry, run(windows), reference, labels, case.precision)
+        run, seconds = _meanwhile(lambda: _clocked(lambda: made(case, backend, room)), waiting)
+        return Entry(backend.name, round(seconds, 3), folder=folder.name, files=digests(folder)), run
     except FAILURES as error:
-        logger.info("engine %s failed", backend.name, exc_info=True)
-        entry, run = Entry(backend.name, why=f"it failed ({type(error).__name__})"), None
-    if entry.why is None:
-        return entry, run
-    if folder is not None:
-        kept.drop(folder.name)
-    return replace(entry, folder=None, files=None), None
+        if folder is not None:
+            kept.drop(folder.name)
+        return _failed(Entry(backend.name), error), None
+
+
+def _tried(
+    entry: Entry, case: Case, run: Run, windows: Tensor, reference: Tensor, labels: Labels
+) -> tuple[Entry, tuple[Tensor, float] | None]:
+    """The entry of a back-end that has run; what it gave and in how many seconds, where it agrees."""
+    try:
+        scores, seconds = _timed(case, run, windows)
+        entry = _compared(entry, scores, reference, labels, case.precision)
+    except FAILURES as error:
+        entry = _failed(entry, error)
+    return entry, None if entry.why is not None else (scores, seconds)
+
+
+def _failed(entry: Entry, error: BaseException) -> Entry:
+    logger.info("engine %s failed", entry.engine, exc_info=error)
+    return replace(entry, why=f"it failed ({type(error).__name__})")
 
 
 def _compared(entry: Entry, scores: Tensor, reference: Tensor, labels: Labels, precision: str) -> Entry:
     """The entry with how near its scores come. precision: what they must then fulfil; "": nothing."""
     if scores.shape != reference.shape:
         return replace(entry, why=f"it gives {tuple(scores.shape)}, expected {tuple(reference.shape)}")
-    scores = scores.float()
-    scale = float(reference.abs().max())
-    difference = float((scores - reference).abs().max()) / max(scale, torch.finfo(torch.float32).tiny)
-    agreement = float((labels(scores) == labels(reference)).double().mean())
+    axis = min(2, scores.ndim - 1)
+    sizes, differences, same = [], [], []
+    pieces = (torch.split(whole, _AT_ONCE, axis) for whole in (scores, reference))
+    for ours, theirs in zip(*pieces, strict=True):
+        ours = ours.float()
+        sizes.append(theirs.abs().max())
+        differences.append((ours - theirs).abs().max())
+        same.append((labels(ours) == labels(theirs)).flatten())
+    difference = float(torch.stack(differences).max()) / max(
+        float(torch.stack(sizes).max()), torch.finfo(torch.float32).tiny
+    )
+    agreement = float(torch.cat(same).double().mean())
     why = None
     if precision == "fp32" and not difference <= CLOSE:  # NaN is not either
         why = f"its scores are {difference:.1e} of their scale away from torch's, at most {CLOSE:.0e} is allowed"
@@ -262,19 +296,37 @@ def _compared(entry: Entry, scores: Tensor, reference: Tensor, labels: Labels, p
     return replace(entry, difference=difference, agreement=agreement, why=why)
 
 
-def _times(case: Case, runs: dict[str, Run], windows: Tensor, waiting: Callable[[], None]) -> dict[str, float]:
-    """Median seconds a window of each, in turns; each has run before."""
+def _times(
+    case: Case, runs: dict[str, Run], first_s: dict[str, float], windows: Tensor, waiting: Callable[[], None]
+) -> dict[str, float]:
+    """Seconds a window of each: those of its first run where that is long; else medians of others, in turns."""
+    if max(first_s.values()) > _VERY_LONG_S:
+        return {name: first_s[name] / len(windows) for name in runs}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(5):
         for name, run in runs.items():
             waiting()
-            begin = time.perf_counter()
-            run(windows)
-            _wait(case)
-            seconds[name].append((time.perf_counter() - begin) / len(windows))
-        if turn and max(map(max, seconds.values())) * len(windows) > _LONG_S:
+            seconds[name].append(_timed(case, run, windows)[1] / len(windows))
+        if turn and max(first_s.values()) > _LONG_S:
             break
     return {name: statistics.median(taken) for name, taken in seconds.items()}
+
+
+def _timed(case: Case, run: Run, windows: Tensor) -> tuple[Tensor, float]:
+    """What a run gives, and after how many seconds."""
+
+    def wait_too() -> Tensor:
+        scores = run(windows)
+        _wait(case)
+        return scores
+
+    return _clocked(wait_too)
+
+
+def _clocked(work: Callable[[], T]) -> tuple[T, float]:
+    begin = time.perf_counter()
+    done = work()
+    return done, time.perf_counter() - begin
 
 
 def _meanwhile(work: Callable[[], T], waiting: Callable[[], None]) -> T:

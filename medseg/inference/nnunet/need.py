@@ -11,8 +11,6 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-import torch
-
 from medseg.bundle.bundle import Bundle
 from medseg.bundle.nnunet.model import NnUNet
 from medseg.dicom.series import Stack
@@ -22,6 +20,7 @@ from medseg.inference.arriving.decoding import AHEAD
 from medseg.inference.engines import gpu
 from medseg.inference.engines.device import CPU
 from medseg.inference.engines.engine import Engine
+from medseg.inference.engines.held import held_by
 from medseg.inference.nnunet.prepare import Grids
 from medseg.inference.nnunet.resample import target_shape
 from medseg.inference.nnunet.windows import extent
@@ -61,9 +60,9 @@ def check_scores(stack: Stack, bundle: Bundle, grids: Grids, engine: Engine, *, 
     if passing:
         needed += _DOUBLE * bundle.in_channels * (_SOURCE_PLANES * source + _SPLINE_PLANES * plane)
     free = memory.free_bytes(CPU)
-    activations = 512 * _SINGLE * window  # more than networks have (`memory.ample`)
+    activations = 512 * _SINGLE * window  # more than networks have
     if engine.device == CPU and free is not None and needed + activations > free:
-        activations = memory.held_by(engine.network, bundle.in_channels, model.patch, torch.device("cpu"))
+        activations = held_by(engine.network, (bundle.in_channels, *model.patch), CPU)
     needed += activations if engine.device == CPU else 0
     _compare(stack, bundle, needed, f"for {heads} classes on {' x '.join(map(str, shape))} voxels")
 
@@ -77,7 +76,7 @@ def at_a_time(engine: Engine, shape: Sequence[int]) -> tuple[int, int]:
     window, heads, depth = math.prod(model.patch), model.labels.heads, extent(model.patch)[0]
     plane = math.prod(max(pair) for pair in list(zip(shape, extent(model.patch), strict=True))[1:])
     beside = plane * depth * (_HALF * (heads + 1) + _SINGLE * bundle.in_channels)
-    each = memory.held_by(engine.network, bundle.in_channels, model.patch, engine.device)
+    each = held_by(engine.network, (bundle.in_channels, *model.patch), engine.device)
     each += _SINGLE * window * (bundle.in_channels + 2 * heads)
     most = max(engine.batch, engine.mirrored)
     images = gpu.most_that_fit(gpu.share_bytes(engine.device), beside, each, most)

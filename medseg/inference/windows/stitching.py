@@ -1,4 +1,4 @@
-"""Weighted windows put together again: a voxel's score is sum(weight * score) / sum(weight) over its windows.
+"""Windows put together again: a voxel's score is sum(weight * score) / sum(weight) over its windows.
 
 Additions of floating-point numbers do not commute when there are three of them, so each way of stitching has one order
 of its own, whichever end the slices come from:
@@ -26,13 +26,14 @@ Room = Callable[..., Tensor]
 """Zeros of a shape, on the device where scores are to be stitched."""
 
 _TOGETHER: Final = 8  # slices whose weights are added up at once
+_WEIGHTED: Final = 1 << 21  # scores that a CPU weights at once, or those of one class
 
 
 class Stitch(Protocol):
     """Takes windows row by row, from slice 0 up; within a row in the order of `Layout.in_plane`."""
 
     def add(self, k: int, j: int, i: int, window: Tensor) -> None:
-        """window: (K, *extent), weighted, in stored order; it begins at (k, j, i)."""
+        """window: scores (K, *extent) in stored order; it begins at (k, j, i)."""
         ...
 
     def final(self, begin: int | None) -> Iterator[tuple[int, Tensor]]:
@@ -53,6 +54,7 @@ class RowSums:
         self._held: dict[int, list[Tensor]] = {}  # slice: sums of rows, in the order in which they came
         self._begins: list[int] = []
         self._weights = weights.contiguous()
+        self._weighted = torch.empty(0)  # scores of a few classes
 
     def add(self, k: int, j: int, i: int, window: Tensor) -> None:
         depth, height, width = self._layout.extent
@@ -65,7 +67,10 @@ class RowSums:
         if k not in self._begins[-1:]:
             self._begins.append(k)
         at = k - self._begin
-        self._row[:, at : at + depth, j : j + height, i : i + width] += window.to(self._row.device)
+        under = self._row[:, at : at + depth, j : j + height, i : i + width]
+        few = len(self._weighted)
+        for sums, scores in zip(torch.split(under, few), torch.split(window, few), strict=True):
+            sums += torch.mul(scores.to(sums.device), self._weights, out=self._weighted[: len(scores)])
 
     def final(self, begin: int | None) -> Iterator[tuple[int, Tensor]]:
         if self._begin is None:
@@ -111,6 +116,8 @@ class RowSums:
 
     def _move(self, row: Tensor) -> None:
         self._row, self._weights = row, self._weights.to(row.device)
+        classes = max(_WEIGHTED // self._weights.numel(), 1) if row.device.type == "cpu" else len(row)
+        self._weighted = row.new_empty((min(classes, len(row)), *self._weights.shape))
         self._held = {k: [old.to(row.device) for old in sums] for k, sums in self._held.items()}
 
 
@@ -123,7 +130,7 @@ class AsMonai:
         self._first = 0
 
     def add(self, k: int, j: int, i: int, window: Tensor) -> None:
-        self._windows.append((k, j, i, window))
+        self._windows.append((k, j, i, window * self._weights.to(window.device)))
 
     def final(self, begin: int | None) -> Iterator[tuple[int, Tensor]]:
         depth, height, width = self._layout.extent

@@ -101,7 +101,7 @@ def stream(
     stored = layout.uncut(weights)
     stitch: Stitch = AsMonai(layout, stored, room) if exact else RowSums(layout, stored, deep, room)
     groups = iter(lambda: list(islice(rows, together)), [])
-    scorer = _Scorer(network, weights, batch, exact=exact)
+    scorer = _Scorer(network, batch, exact=exact)
     due = chain.from_iterable(_windows_of(group, planes, scorer, steady) for group in groups)
     with closing(_in_turn(due, scorer)) as scored:
         for window, scores in scored:
@@ -111,6 +111,7 @@ def stream(
             if window.done:
                 tick(window.layout, window.done)
             stitch.add(*window.place, scores)
+            del window, scores  # before the next ones come
     yield from stitch.final(None)
 
 
@@ -140,6 +141,7 @@ def _in_turn(due: Iterator[_Due], scorer: _Scorer) -> Generator[tuple[_Due, Tens
     try:
         for window in due:
             begun.append(window)
+            del window  # and its scores, once they were handed on
             while len(begun) > scorer.ahead:
                 yield _answered(begun.popleft())
         while begun:
@@ -172,14 +174,14 @@ def _windows_of(
 
 
 class _Scorer:
-    """Windows -> their scores, times their weights; has room for the windows that run at a time."""
+    """Windows -> their scores (K, *extent), in stored order; has room for the windows that run at a time."""
 
-    def __init__(self, network: Network, weights: Tensor, batch: int, *, exact: bool) -> None:
-        self._network, self._weights, self._batch, self._exact = network, weights, batch, exact
+    def __init__(self, network: Network, batch: int, *, exact: bool) -> None:
+        self._network, self._batch, self._exact = network, batch, exact
         self._goes_on = network if isinstance(network, Begins) else None
         self._windows = torch.empty(0)
         self._begun = 0
-        self._blank: tuple[int, Answer] | None = None  # the bits of its voxels, and its weighted scores
+        self._blank: tuple[int, Answer] | None = None  # the bits of its voxels, and its scores
 
     @property
     def ahead(self) -> int:
@@ -217,18 +219,14 @@ class _Scorer:
         for n, place in enumerate(batch.places):
             self._windows[n] = slab.cut(place)
         scores = self._network(self._windows if batch.filled else self._windows[:count])[:count]
-        return [partial(self._weighted, slab.layout, window) for window in scores]
+        return [partial(slab.layout.uncut, window) for window in scores]
 
     def _on_its_way(self, network: Begins, slab: _Slab, place: Triple) -> Answer:
         window = self._windows[self._begun % self._batch][None]  # of none that is on its way
         self._begun += 1
         window[0] = slab.cut(place)
         answer, layout = network.begin(window), slab.layout  # the slab itself may go
-        return lambda: self._weighted(layout, answer()[0])
-
-    def _weighted(self, layout: Layout, scores: Tensor) -> Tensor:
-        self._weights = self._weights.to(scores.device)
-        return layout.uncut(scores * self._weights)
+        return lambda: layout.uncut(answer()[0])
 
 
 def _blank(slab: _Slab, places: Iterable[Triple]) -> dict[Triple, int]:

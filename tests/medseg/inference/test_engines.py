@@ -184,7 +184,7 @@ def test_short_jobs_pay_for_a_race_together(stable: Stable, monkeypatch: pytest.
 
 def test_a_longer_job_lets_the_slow_to_make_join(stable: Stable) -> None:
     stable.add("openvino", 0.5)
-    stable.add("compile", 0.1, cost_s=1000.0)
+    stable.add("compile", 0.1, cost_s=500.0)
     assert chosen(small_case(), expected=500)[0] == "openvino"
     assert chosen(small_case(), expected=500)[0] == "openvino"
     assert stable.made == ["openvino"]

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from torch import nn
 
 from medseg.bundle.bundle import Bundle
@@ -15,8 +14,9 @@ from medseg.dicom.series import Stack, StackSource
 from medseg.errors import OutOfMemory
 from medseg.inference import memory
 from medseg.inference.engines.device import CPU
+from medseg.inference.engines.held import held_by
 from medseg.inference.grids.grid import Axes
-from medseg.inference.memory import fitting, free_bytes, held_by, need
+from medseg.inference.memory import fitting, free_bytes, need
 from medseg.inference.segment import NETWORKS, segment
 from medseg.inference.settings import Settings
 from medseg.inference.windows.layout import lay_out
@@ -70,13 +70,13 @@ def test_a_whole_volume_that_does_not_fit_is_seen_before_it_is_read() -> None:
 def test_what_a_network_holds_is_measured_as_operations_make_it() -> None:
     """Input 1, then 1 + 4, then 4 + 4 while the next is made of it, in numbers a voxel."""
     network = nn.Sequential(nn.Conv3d(1, 4, 1), nn.Conv3d(4, 4, 1), nn.Conv3d(4, 2, 1))
-    assert held_by(network, 1, (96, 64, 48), CPU) == (1 + 4 + 4) * 4 * 96 * 64 * 48
+    assert held_by(network, (1, 96, 64, 48), CPU) == (1 + 4 + 4) * 4 * 96 * 64 * 48
 
 
 def test_a_network_for_one_size_alone_is_measured_at_that() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(96 * 96, 5))
-    assert held_by(network, 1, (96, 96), CPU) >= 96 * 96 * 4
-    assert held_by(network, 1, (80, 80), CPU) == 0
+    assert held_by(network, (1, 96, 96), CPU) >= 96 * 96 * 4
+    assert held_by(network, (1, 80, 80), CPU) == 0
 
 
 def test_the_least_of_machine_and_control_groups_is_free(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def one_window_needs(bundle: Bundle, stack: Stack) -> int:
     """Bytes, by the refusal of a job that has none."""
     window = bundle.recipe.window
     where = lay_out(stack.shape, AS_IT_LIES, window)
-    held = held_by(NETWORKS.get(bundle, torch.device("cpu")), 1, window.roi, CPU)
+    held = held_by(NETWORKS.get(bundle, CPU), (1, *window.roi), CPU)
     sizes = {"channels": 1, "classes": bundle.out_channels, "exclusive": True, "activations": held}
     return need(where, stack.shape[1:], **sizes).of(1)
 
