@@ -38,6 +38,8 @@ def keys(kind: type[Any]) -> Iterator[Key]:
     """The keys of a group, by its fields, their forms, and its docstring."""
     known, means = forms_of(kind), _meanings(kind)
     for one in fields(kind):
+        if one.name not in known and one.name != "when":  # which no file has
+            continue
         text, default, example = _parted(means[one.name])
         value = None if one.default is MISSING else one.default
         allowed = known[one.name].allowed if one.name in known else "a table of conditions"

@@ -179,9 +179,12 @@ def run_jobs(
         find_bundle(bundle)
     by = named or (Rule(BY_HAND, bundle=bundle) if bundle is not None else None)
     with open_ledger(settings) as ledger:
-        if by is not None and SeveralChannels().of(by):
-            _run_study(ledger, study_uid, series_uid, by)
+        alone, together = SeveralChannels().parted(by)
+        for one in together:
+            _run_study(ledger, study_uid, series_uid, one)
+        if together and not alone:
             return
+        named = named and replace(named, bundle=alone[0].bundle, beside=tuple(one.bundle or "" for one in alone[1:]))
         said = ledger.write(_run, study_uid, series_uid, bundle, named, time.time())
     done = "the rules are asked" if bundle is None and rule is None else "queued"
     for series, why in said.items():
@@ -227,7 +230,7 @@ def _run(
             continue
         before = jobs.latest_job(db, study_uid, row.series_uid)
         by = rule or replace(Rule(BY_HAND) if before is None else rule_of(before), bundle=bundle)
-        new = job_for(by, study_uid, row.series_uid, row.revision, now)
+        new = [job_for(one, study_uid, row.series_uid, row.revision, now) for one in by.each]
         reasons[row.series_uid] = replays.run_by_hand(db, new, now)
     return reasons
 

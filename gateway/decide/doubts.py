@@ -106,7 +106,8 @@ def of_rule(rule: Rule, earlier: Sequence[Rule], settings: GatewaySettings, bund
         yield Doubt(about, f"never asked: {names} takes every series that matches it", "put it before that rule")
     if rule.mode is Mode.OFF:
         return
-    yield from _of_bundles(rule, possible, bundles_of)
+    for one in rule.each:
+        yield from _of_bundles(one, possible, bundles_of)
     if rule.mode is not Mode.SHADOW:
         yield from _of_destinations(rule, possible, settings)
 
@@ -182,7 +183,7 @@ def _of_channels(rule: Rule, bundles: Sequence[Bundle]) -> Iterator[Doubt]:
 def _of_words(settings: GatewaySettings, bundles_of: BundlesOf) -> Iterator[Doubt]:
     """Words of a site's own for channels that no bundle of a rule has."""
     known: dict[str, Channels | None] = {}
-    for rule in settings.rules:
+    for rule in (one for several in settings.rules for one in several.each):
         with suppress(BundleError, OSError):
             known |= {bundle.name: bundle.channels for bundle in bundles_of(rule) if rule.bundle}
     for name, channels in settings.channels.items():

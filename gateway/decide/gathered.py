@@ -66,10 +66,12 @@ def rule_of(bundle: str, asked: Sequence[Explanation], rules: Sequence[Rule], sa
     """The rule by which a study is looked at for a bundle: the first of those that decide on one of its series, or the
     one that a person named."""
     if said.rule is not None:
-        named = next((one for one in rules if one.name == said.rule and one.bundle == bundle), None)
+        each = (one for rule in rules if rule.name == said.rule for one in rule.each)
+        named = next((one for one in each if one.bundle == bundle), None)
         return named or Rule(BY_HAND, bundle=bundle)
     deciding = [one.chosen.rule for one in asked if one.chosen is not None]
-    return next((one for one in rules if one.bundle == bundle and one in deciding and one.mode is not Mode.OFF), None)
+    wanted = (rule for rule in rules if rule in deciding and rule.mode is not Mode.OFF)
+    return next((one for rule in wanted for one in rule.each if one.bundle == bundle), None)
 
 
 def let_go(db: Connection, row: GatheringRow, now: float, *, wanted: bool) -> None:

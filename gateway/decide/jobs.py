@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 
 from sqlalchemy import Connection
@@ -65,11 +66,13 @@ def study_job_for(
     )
 
 
-def begun_for(rule: Rule, facts: SeriesFacts, now: float) -> NewJob | None:
-    """The job that a rule makes of a series while it is arriving; None where the rule must see the whole of it."""
-    if rule.takes_one or rule.mode not in (Mode.ON, Mode.SHADOW):
-        return None
-    return replace(job_for(rule, facts.study_uid, facts.series_uid, 0, now), state=JobState.WAITING)
+def begun_for(rules: Sequence[Rule], facts: SeriesFacts, now: float) -> tuple[NewJob, ...]:
+    """The jobs that a rule, once for each of its bundles, makes of a series while it is arriving; none where it must
+    see the whole of it."""
+    if any(rule.takes_one or rule.mode not in (Mode.ON, Mode.SHADOW) for rule in rules):
+        return ()
+    made = (job_for(rule, facts.study_uid, facts.series_uid, 0, now) for rule in rules)
+    return tuple(replace(one, state=JobState.WAITING) for one in made)
 
 
 def _rule_snapshot(rule: Rule, *, assume_registered: bool = False) -> str:

@@ -137,7 +137,7 @@ def takes(explanation: Explanation, rule: Rule) -> bool:
     return (
         chosen is not None
         and chosen.rule.mode is not Mode.OFF
-        and any(one.matches for one in explanation.decisions if one.rule is rule)
+        and any(one.matches for one in explanation.decisions if one.rule.name == rule.name)
     )
 
 

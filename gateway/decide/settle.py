@@ -12,6 +12,7 @@ later result names it as replaced (IHE RAD PIR leaves it to them to correct thei
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -71,7 +72,7 @@ def _several(db: Connection, study_uid: str) -> tuple[str, ...]:
 
 def _made_anew(db: Connection, study_uid: str, at: float, winner: frozenset[str] | None) -> SettledPatients:
     """Jobs for the results that were made under another identity. What is held or arriving is decided upon anyway."""
-    jobs: list[int] = []
+    anew: dict[str, list[NewJob]] = defaultdict(list)
     gone: list[str] = []
     for row, keys in list(_current(db, study_uid)):
         wanted = _wanted(db, row) if winner is None else [winner]
@@ -100,8 +101,9 @@ def _made_anew(db: Connection, study_uid: str, at: float, winner: frozenset[str]
             state=JobState.QUEUED,
             due=at,
         )
-        jobs.append(jobs_rows.make_job(db, new, at))
-    return SettledPatients(tuple(jobs), tuple(gone))
+        anew[row.series_uid].append(new)
+    jobs = [job_id for new_jobs in anew.values() for job_id in jobs_rows.make_jobs(db, new_jobs, at)]
+    return SettledPatients(tuple(jobs), tuple(dict.fromkeys(gone)))
 
 
 def _wanted(db: Connection, row: ResultRow) -> list[frozenset[str]]:

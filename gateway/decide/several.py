@@ -19,8 +19,14 @@ class SeveralChannels:
         self._known: dict[str, bool] = {}
         self._unread_s: dict[str, float] = {}
 
+    def parted(self, rule: Rule | None) -> tuple[tuple[Rule, ...], tuple[Rule, ...]]:
+        """A rule once for each of its bundles of one channel, and once for each of several."""
+        each = () if rule is None else rule.each
+        return tuple(one for one in each if not self.of(one)), tuple(one for one in each if self.of(one))
+
     def of(self, rule: Rule) -> bool:
-        """Whether a rule's bundle is of several channels; one that cannot be read has none, and fails as a job does."""
+        """Whether a rule's bundle, the first of a list, is of several channels; one that cannot be read has none, and
+        fails as a job does."""
         name = rule.bundle
         if name is None:
             return False

@@ -27,7 +27,8 @@ class Trial:
 
     rule: that decides; None where nothing is done. passed_over: why not this series, but another of its study.
     bundles: what would segment it, a name for each of its volumes. refused: why it, or a part of it, would not be.
-    destinations: names of peers. of_study: the rule's bundle is of several channels (`try_studies`).
+    destinations: names of peers. alone, of_study: the rule once for each of its bundles of one channel, and of several
+    (`try_studies`).
     """
 
     series: Series
@@ -38,7 +39,8 @@ class Trial:
     bundles: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
     destinations: tuple[str, ...] = ()
-    of_study: bool = False
+    alone: tuple[Rule, ...] = ()
+    of_study: tuple[Rule, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +61,8 @@ class StudyTrial:
 
 def try_studies(trials: Sequence[Trial], settings: GatewaySettings, calling_ae: str | None = None) -> list[StudyTrial]:
     """What comes of the series that rules of several channels take, study by study."""
-    wanted = dict.fromkeys((one.series.study_uid, one.rule) for one in trials if one.rule is not None and one.of_study)
-    return [_study(study_uid, rule, trials, settings, calling_ae) for study_uid, rule in wanted if rule is not None]
+    wanted = dict.fromkeys((one.series.study_uid, rule) for one in trials if one.rule for rule in one.of_study)
+    return [_study(study_uid, rule, trials, settings, calling_ae) for study_uid, rule in wanted]
 
 
 def _study(
@@ -83,7 +85,8 @@ def try_rules(
     """Ask the rules about each series. calling_ae, called_ae: as if it came so; None where nobody has said."""
     several = SeveralChannels()
     trials = [_explained(one, settings, calling_ae, called_ae) for one in series]
-    trials = [replace(one, of_study=one.rule is not None and several.of(one.rule)) for one in trials]
+    parted = [several.parted(one.rule) for one in trials]
+    trials = [replace(one, alone=a, of_study=b) for one, (a, b) in zip(trials, parted, strict=True)]
     passed_over = _passed_over(trials)
     return [
         replace(trial, rule=None, passed_over=passed_over[trial.series.series_uid])
@@ -106,7 +109,7 @@ def _passed_over(trials: Sequence[Trial]) -> dict[str, str]:
     """Where a rule takes one series of a study: the others, with the reason."""
     rivals: dict[tuple[str, str], list[Trial]] = defaultdict(list)
     for trial in trials:
-        if trial.rule is not None and trial.rule.takes_one and not trial.of_study:
+        if trial.rule is not None and trial.rule.takes_one and trial.alone:
             rivals[trial.series.study_uid, trial.rule.name].append(trial)
     found: dict[str, str] = {}
     for group in rivals.values():
@@ -118,21 +121,23 @@ def _passed_over(trials: Sequence[Trial]) -> dict[str, str]:
 
 def _planned(trial: Trial, settings: GatewaySettings, calling_ae: str | None) -> Trial:
     rule = trial.rule
-    if rule is None or trial.of_study:
+    if rule is None or not trial.alone:
         return trial
-    try:
-        bundles = (find_bundle(rule.bundle),) if rule.bundle else tuple(installed())
-    except BundleError as error:
-        return replace(trial, refused=(str(error),))
-    planned = plan(
-        [trial.series],
-        bundles,
-        explicit=rule.bundle is not None,
-        assume_frame_of_reference=rule.assume_frame_of_reference,
-    )
+    bundles: list[str] = []
+    refused: list[str] = []
+    for one in trial.alone:
+        try:
+            found = (find_bundle(one.bundle),) if one.bundle else tuple(installed())
+        except BundleError as error:
+            refused.append(str(error))
+            continue
+        assume, explicit = one.assume_frame_of_reference, one.bundle is not None
+        planned = plan([trial.series], found, explicit=explicit, assume_frame_of_reference=assume)
+        bundles += [job.bundle.name for job in planned.jobs]
+        refused += [str(some.error) for some in planned.refused]
     return replace(
         trial,
-        bundles=tuple(job.bundle.name for job in planned.jobs),
-        refused=tuple(str(one.error) for one in planned.refused),
+        bundles=tuple(bundles),
+        refused=tuple(dict.fromkeys(refused)),
         destinations=rules.destinations(rule, calling_ae, settings.peers) if rule.mode is not Mode.SHADOW else (),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -44,9 +44,29 @@ def _claimable(now: float) -> ColumnElement[bool]:
     return and_(free, or_(job.c.revision == 0, decided), ~patients.stopped(job.c.study_uid).correlate(job))
 
 
-def awaited(db: Connection, now: float, *, arriving: bool) -> bool:
-    """Whether a job could be claimed whose series is complete, or still `arriving`."""
+def claim_beside(db: Connection, of: JobRow, owner: str, now: float, until: float) -> Claim | None:
+    """Take another job on the series of a job, for the same images, whatever else is due: they are at hand."""
+    first = select(job.c.id).where(_claimable(now), _beside(of), job.c.revision == of.revision).order_by(job.c.id)
+    claim = claim_first(db, job, first, lease(job, JobState.RUNNING, owner, now, until) | {"started_at": now})
+    if claim is not None:
+        stages.job_claimed(db, claim.id, now)
+    return claim
+
+
+def has_others(db: Connection, of: JobRow) -> bool:
+    """Whether more is to be done with the series of a job."""
+    return bool(db.execute(select(exists().where(_beside(of), job.c.state.in_(LIVE)))).scalar())
+
+
+def _beside(of: JobRow) -> ColumnElement[bool]:
+    return and_(of_job(job, of.study_uid, of.series_uid), job.c.series_uid.is_not(None), job.c.id != of.id)
+
+
+def awaited(db: Connection, now: float, *, arriving: bool, but: JobRow | None = None) -> bool:
+    """Whether a job could be claimed whose series is complete, or still `arriving`. but: on another series than its."""
     wanted = job.c.revision == 0 if arriving else job.c.revision > 0
+    if but is not None:
+        wanted = and_(wanted, ~of_job(job, but.study_uid, but.series_uid))
     return bool(db.execute(select(exists().where(_claimable(now), wanted))).scalar())
 
 
@@ -105,22 +125,36 @@ class NewJob:
 
 
 def make_job(db: Connection, new: NewJob, at: float) -> int:
-    """A job for a series, which takes the place of whatever was to be done with it before. Returns its id.
+    """The one job for a series, see `make_jobs`. Returns its id."""
+    return make_jobs(db, [new], at)[0]
+
+
+def make_jobs(db: Connection, new: Sequence[NewJob], at: float) -> list[int]:
+    """The jobs for a series, one for each bundle: they take the place of whatever was to be done with it before.
+    Returns their ids.
 
     Where the same was begun while the series was arriving, that becomes the job, and goes on if it runs.
     """
-    begun = _same_begun(db, new)
-    if begun is not None:
-        fixed: dict[str, Any] = {"revision": new.revision, "due": new.due, "ready_at": at, "started_at": at}
-        state = case((job.c.state == JobState.WAITING, JobState.QUEUED), else_=job.c.state)
-        for name in ("error_code", "error"):  # why it was not begun with; that an attempt failed is kept
-            fixed[name] = case((job.c.failures > 0, job.c[name]), else_=null())
-        db.execute(update(job).where(job.c.id == begun).values(state=state, **fixed))
-        stages.job_claimed(db, begun, at)
-        return begun
-    cancel_jobs(db, new.study_uid, new.series_uid, at)
-    facts = asdict(new) | {"ready_at": at, "created_at": at, "attempt": 0}
-    return int(db.execute(insert(job).returning(job.c.id), facts).scalar_one())
+    begun = [_same_begun(db, one) for one in new]
+    cancel_jobs(db, new[0].study_uid, new[0].series_uid, at, but=[number for number in begun if number is not None])
+    return [
+        _insert(db, one, {"ready_at": at, "created_at": at}) if number is None else _take_up(db, number, one, at)
+        for one, number in zip(new, begun, strict=True)
+    ]
+
+
+def _take_up(db: Connection, begun: int, new: NewJob, at: float) -> int:
+    fixed: dict[str, Any] = {"revision": new.revision, "due": new.due, "ready_at": at, "started_at": at}
+    state = case((job.c.state == JobState.WAITING, JobState.QUEUED), else_=job.c.state)
+    for name in ("error_code", "error"):  # why it was not begun with; that an attempt failed is kept
+        fixed[name] = case((job.c.failures > 0, job.c[name]), else_=null())
+    db.execute(update(job).where(job.c.id == begun).values(state=state, **fixed))
+    stages.job_claimed(db, begun, at)
+    return begun
+
+
+def _insert(db: Connection, new: NewJob, facts: Mapping[str, Any]) -> int:
+    return int(db.execute(insert(job).returning(job.c.id), asdict(new) | {"attempt": 0} | dict(facts)).scalar_one())
 
 
 def _same_begun(db: Connection, new: NewJob) -> int | None:
@@ -136,17 +170,26 @@ def _same_begun(db: Connection, new: NewJob) -> int | None:
     return db.execute(select(job.c.id).where(begun, *same)).scalar_one_or_none()
 
 
-def begin_job(db: Connection, new: NewJob, at: float) -> int | None:
-    """A job for a series that is still arriving; None where it has, or had, one already. Returns its id."""
-    if db.execute(select(exists().where(of_series(job, new.study_uid, new.series_uid)))).scalar():
-        return None
-    facts = asdict(new) | {"state": JobState.WAITING, "revision": 0, "ready_at": at, "created_at": at, "attempt": 0}
-    return int(db.execute(insert(job).returning(job.c.id), facts).scalar_one())
+def begin_jobs(db: Connection, new: Sequence[NewJob], at: float) -> list[int]:
+    """Jobs for a series that is still arriving, one for each bundle; none where it has, or had, some already. Returns
+    their ids."""
+    if not new or db.execute(select(exists().where(of_series(job, new[0].study_uid, new[0].series_uid)))).scalar():
+        return []
+    facts = {"state": JobState.WAITING, "revision": 0, "ready_at": at, "created_at": at}
+    return [_insert(db, one, facts) for one in new]
 
 
-def cancel_jobs(db: Connection, study_uid: str, series_uid: str, at: float, *, begun: bool = False) -> None:
-    """Whatever was to be done with a series is not, any more. begun: only what was begun on its first slices."""
-    old = and_(of_series(job, study_uid, series_uid), job.c.state.in_(LIVE), job.c.revision == 0 if begun else true())
+def cancel_jobs(
+    db: Connection, study_uid: str, series_uid: str, at: float, *, begun: bool = False, but: Collection[int] = ()
+) -> None:
+    """Whatever was to be done with a series is not, any more, `but` some jobs. begun: only what was begun on its first
+    slices."""
+    old = and_(
+        of_series(job, study_uid, series_uid),
+        job.c.state.in_(LIVE),
+        job.c.revision == 0 if begun else true(),
+        job.c.id.not_in(but),
+    )
     over = {"state": JobState.CANCELLED, "finished_at": at, "error": LATER} | NO_LEASE
     for _ in range(db.execute(update(job).where(old).values(**over)).rowcount):
         stages.job_ended(db, JobState.CANCELLED, "series_changed")
@@ -196,6 +239,15 @@ def latest_job(db: Connection, study_uid: str, series_uid: str) -> JobRow | None
     return JobRow.one_or_none(db, mine.order_by(job.c.id.desc()).limit(1))
 
 
+def made_last(db: Connection, study_uid: str, series_uid: str) -> list[JobRow]:
+    """The jobs of a series, one for each bundle, that were made for it as it was at last; newest first."""
+    last = latest_job(db, study_uid, series_uid)
+    if last is None:
+        return []
+    same = and_(of_series(job, study_uid, series_uid), job.c.revision == last.revision, job.c.rule == last.rule)
+    return JobRow.all(db, select(job).where(same).order_by(job.c.id.desc()))
+
+
 def release_held(db: Connection, job_id: int, at: float) -> bool:
     """A held job may run; False where it is not held, or lacks something."""
     held = and_(job.c.id == job_id, job.c.state == JobState.HELD, job.c.error_code.is_(None))
@@ -239,7 +291,8 @@ def retry_job(db: Connection, job_id: int, at: float) -> str:
         return f"job {job_id} {'is not there' if row is None else f'is {row.state}'}: only a failed job is run again"
     arriving = any(one.state != SeriesState.COMPLETE for one in _inputs(db, row))
     later = and_(of_job(job, row.study_uid, row.series_uid), job.c.id > job_id)
-    later = and_(later, job.c.bundle == row.bundle) if row.series_uid is None else later
+    same = job.c.bundle == row.bundle  # those of other bundles of its rule are made with it
+    later = and_(later, same if row.series_uid is None else or_(same, job.c.revision > row.revision))
     if (arriving and row.revision) or db.execute(select(exists().where(later))).scalar():
         return f"job {job_id} is not run again: another job has the images of its series, or will have them"
     if not arriving:

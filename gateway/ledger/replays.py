@@ -9,6 +9,8 @@ Each function takes a connection inside a transaction, as `Ledger.write` gives i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlalchemy import Connection, and_, func, select, update
 
 from gateway.ledger import events, instances, jobs, patients, study_jobs
@@ -32,17 +34,25 @@ def sent_again(db: Connection, before: float) -> list[SeriesRow]:
     return SeriesRow.all(db, select(series).where(again))
 
 
-def decide_again(db: Connection, of: SeriesRow, new: NewJob | NewStudyJob | None, at: float) -> bool:
+def decide_again(db: Connection, of: SeriesRow, new: Sequence[NewJob | NewStudyJob], at: float) -> bool:
     """A series was sent again, and the rules of now make `new` of it, or nothing. Returns whether it is asked anew."""
-    if isinstance(new, NewStudyJob):
-        last = study_jobs.latest_job(db, of.study_uid, new.bundle)
-    else:
-        last = jobs.latest_job(db, of.study_uid, of.series_uid)
-    if new is not None and (last is None or last.state == JobState.CANCELLED or _work(last) != _work(new)):
+    if any(_is_other(_last(db, of, one), one) for one in new):
         return reopen(db, of.study_uid, of.series_uid)
     still = and_(of_series(series, of.study_uid, of.series_uid), series.c.last_at == of.last_at)
     db.execute(update(series).where(still, series.c.state == SeriesState.COMPLETE).values(taken_at=at))
     return False
+
+
+def _last(db: Connection, of: SeriesRow, new: NewJob | NewStudyJob) -> JobRow | None:
+    """What was made last in place of a job."""
+    if isinstance(new, NewStudyJob):
+        return study_jobs.latest_job(db, of.study_uid, new.bundle)
+    made = jobs.made_last(db, of.study_uid, of.series_uid)
+    return next((one for one in made if one.bundle == new.bundle), made[0] if made else None)
+
+
+def _is_other(last: JobRow | None, new: NewJob | NewStudyJob) -> bool:
+    return last is None or last.state == JobState.CANCELLED or _work(last) != _work(new)
 
 
 def reopen(db: Connection, study_uid: str, series_uid: str) -> bool:
@@ -61,8 +71,9 @@ def reopen(db: Connection, study_uid: str, series_uid: str) -> bool:
     return db.execute(anew).rowcount == 1
 
 
-def run_by_hand(db: Connection, new: NewJob, at: float) -> str:
-    """A job that a person asks for, on a series as it is now. Returns why it cannot be, or an empty text."""
+def run_by_hand(db: Connection, jobs_: Sequence[NewJob], at: float) -> str:
+    """Jobs that a person asks for, on a series as it is now. Returns why they cannot be, or an empty text."""
+    new = jobs_[0]
     of = series_rows.series_row(db, new.study_uid, new.series_uid)
     if of.state != SeriesState.COMPLETE:
         return "images of it may still come: it has its job when it is complete"
@@ -70,7 +81,7 @@ def run_by_hand(db: Connection, new: NewJob, at: float) -> str:
         return "its study has images of two patients: `medseg studies` settles that first"
     if instances.deleted_instances(db, new.study_uid, new.series_uid):
         return "images of it were deleted by retention: send it again"
-    jobs.make_job(db, new, at)
+    jobs.make_jobs(db, jobs_, at)
     return ""
 
 

@@ -53,7 +53,7 @@ class Director:
         self._watch = Watch(spool, self._describe)
         self._known: dict[tuple[str, str], tuple[Sequence[ImageFacts], SeriesFacts | None]] = {}
         self._held: dict[tuple[str, str], int] = {}
-        self._begun: dict[tuple[str, str], NewJob | None] = {}
+        self._begun: dict[tuple[str, str], tuple[NewJob, ...]] = {}
         self._stopped: set[str] = set()  # studies with images of two patients
         self._several = SeveralChannels()
 
@@ -95,7 +95,11 @@ class Director:
                 self._watch.recall(db, row.study_uid, now_s, wall_s)
         for row in again:
             rule = self._rule(row.study_uid, row.series_uid)
-            new = None if rule is None else self._job(rule, row.study_uid, row.series_uid, row.revision, wall_s)
+            alone, together = self._several.parted(rule)
+            new: tuple[NewJob | NewStudyJob, ...] = (
+                *(job_for(one, row.study_uid, row.series_uid, row.revision, wall_s) for one in alone),
+                *(study_job_for(one, row.study_uid, (), wall_s) for one in together),
+            )
             if self._ledger.write(replays.decide_again, row, new, wall_s):
                 extra = {"event": "series.asked_anew", "study": row.study_uid, "series": row.series_uid}
                 logger.info("series sent again: the rules of now are asked", extra=extra)
@@ -111,20 +115,19 @@ class Director:
         if series.decided_s is not None or known is None:
             return
         rule = rules.choose_early(known, self._settings.rules) if known.slices else None
-        new = None if rule is None or self._several.of(rule) else begun_for(rule, known, wall_s)
-        same = new and replace(new, due=0.0)
-        before = self._begun.get(key)
+        new = begun_for(self._several.parted(rule)[0], known, wall_s)
+        same = tuple(replace(one, due=0.0) for one in new)
+        before = self._begun.get(key, ())
         self._begun[key] = same
         if same == before:
             return
 
-        def commit(db: Connection) -> int | None:
-            if before is not None:
+        def commit(db: Connection) -> list[int]:
+            if before:
                 jobs.cancel_jobs(db, study_uid, series_uid, wall_s, begun=True)
-            return None if new is None else jobs.begin_job(db, new, wall_s)
+            return jobs.begin_jobs(db, new, wall_s)
 
-        job_id = self._ledger.write(commit)
-        if job_id is not None:
+        for job_id in self._ledger.write(commit):
             extra = {"event": "job.begun", "job": job_id, "study": study_uid, "series": series_uid}
             logger.info("job %d begun on the first slices", job_id, extra=extra)
 
@@ -132,7 +135,7 @@ class Director:
         whole: dict[str, tuple[Rule, str]] = {}
         for series_uid in undecided:
             rule = self._rule(study_uid, series_uid)
-            among = rule is not None and rule.takes_one and not self._several.of(rule)
+            among = rule is not None and rule.takes_one and bool(self._several.parted(rule)[0])
             decision = decide(
                 self._watch.arrivals, study_uid, None if among else series_uid, now_s, self._settings.complete
             )
@@ -151,12 +154,6 @@ class Director:
             chosen = select(self._candidates(study_uid, rule), rule)
             passed_over = chosen.passed_over.get(series_uid, "")
             yield _Verdict(series_uid, by, None if passed_over else rule, passed_over)
-
-    def _job(self, rule: Rule, study_uid: str, series_uid: str, revision: int, wall_s: float) -> NewJob | NewStudyJob:
-        """What a rule makes of a series, or of its study."""
-        if self._several.of(rule):
-            return study_job_for(rule, study_uid, (), wall_s)
-        return job_for(rule, study_uid, series_uid, revision, wall_s)
 
     def _rule(self, study_uid: str, series_uid: str) -> Rule | None:
         known = self._facts(study_uid, series_uid)
@@ -245,7 +242,7 @@ class Director:
             return
         revision = self._watch.revisions[study_uid, series_uid]
         passed_by = facts.passed_by(self._watch.described(study_uid, series_uid))
-        several = verdict.rule is not None and self._several.of(verdict.rule)
+        alone, together = self._several.parted(verdict.rule)
         whole = known_whole(self._watch.arrivals, study_uid)
 
         def commit(db: Connection) -> bool:
@@ -255,12 +252,12 @@ class Director:
                 jobs.cancel_jobs(db, study_uid, series_uid, wall_s, begun=verdict.by == LATE)
                 detail = {"why": verdict.why}
                 events.record(db, events.PASSED_OVER, wall_s, detail, study_uid=study_uid, series_uid=series_uid)
-            elif several:
-                jobs.cancel_jobs(db, study_uid, series_uid, wall_s)
+            elif alone:
+                jobs.make_jobs(db, [job_for(one, study_uid, series_uid, revision, wall_s) for one in alone], wall_s)
             else:
-                jobs.make_job(db, job_for(verdict.rule, study_uid, series_uid, revision, wall_s), wall_s)
+                jobs.cancel_jobs(db, study_uid, series_uid, wall_s)
             if verdict.by != LATE:
-                bundles = [verdict.rule.bundle or ""] if verdict.rule is not None and several else []
+                bundles = [one.bundle or "" for one in together]
                 gatherings.came(db, study_uid, bundles, wall_s, whole=whole)
             return True
 

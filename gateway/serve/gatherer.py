@@ -148,4 +148,4 @@ class Gatherer:
 
 
 def _is_wanted(row: GatheringRow, settings: GatewaySettings, said: Said) -> bool:
-    return said.rule is not None or any(rule.bundle == row.bundle for rule in settings.rules)
+    return said.rule is not None or any(one.bundle == row.bundle for rule in settings.rules for one in rule.each)

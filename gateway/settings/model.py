@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias
@@ -184,6 +184,10 @@ class Peer:
 PREFERENCES = Allowed(f"a list of {PREFERENCE.allowed}", several(PREFERENCE.read, least=1))
 
 
+#: A list is read into `bundle` and `beside` (`gateway.settings.read`).
+BUNDLE = Allowed("a text, or a list of them", text)
+
+
 class Select(StrEnum):
     """Which of a study's series that match a rule are segmented."""
 
@@ -231,8 +235,9 @@ class Rule:
     select: Which of a study's series that match are segmented: each, that of the thinnest slices, that of the most.
     prefer: One of them is segmented: what goes before what, by one after the other until one is left; then the lowest
         series number. Default: as `select` says. Example: ["ImageType:PRIMARY", "thinnest", "latest"]
-    bundle: A name, or a folder: with a slash; a relative path starts at the file. Default: the default bundle that
-        fits. Example: "hippocampus_t1_unet3d"
+    bundle: A name, or a folder: with a slash; a relative path starts at the file. Of a list each gives a result, and a
+        series is decoded once. Default: the default bundle that fits. Example: "hippocampus_t1_unet3d"
+    beside: The others of a list of bundles.
     send_to: The peers that get the results, by name. Default: the caller, where it is a known peer. Example:
         ["pacs"]
     results: What is made: a segmentation, a structured report. Example: ["sr"]
@@ -251,7 +256,8 @@ class Rule:
     when: tuple[Term, ...] = ()
     select: Annotated[Select, one_of(Select)] = Select.EVERY
     prefer: Annotated[tuple[str, ...], PREFERENCES] = ()
-    bundle: Annotated[str | None, TEXT] = None
+    bundle: Annotated[str | None, BUNDLE] = None
+    beside: tuple[str, ...] = ()
     send_to: Annotated[tuple[str, ...] | None, TEXTS] = None
     results: Annotated[tuple[ResultForm, ...], some_of(ResultForm)] = (ResultForm.SEG, ResultForm.SR)
     priority: Annotated[Priority, one_of(Priority)] = Priority.ROUTINE
@@ -259,6 +265,14 @@ class Rule:
     at_cap: Annotated[AtCap, one_of(AtCap)] = AtCap.HOLD
     assume_frame_of_reference: Annotated[bool, FLAG] = False
     channels_within_s: Annotated[float, values.SECONDS] = 3600.0
+
+    @property
+    def each(self) -> tuple[Rule, ...]:
+        """The rule once for each of its bundles."""
+        if not self.beside:
+            return (self,)
+        named = (self.bundle, *self.beside)
+        return tuple(replace(self, bundle=bundle, beside=()) for bundle in named)
 
     @property
     def takes_one(self) -> bool:

@@ -149,9 +149,15 @@ class _Reader:
     def _rule(self, table: Any, key: Key) -> Rule:
         if not isinstance(table, dict):
             return self._group(Rule, table, key)
-        given = {"name": f"rule {int(key[1]) + 1}"} | table
+        given: dict[str, Any] = {"name": f"rule {int(key[1]) + 1}"} | table
         when: Any = given.pop("when", {})
-        return replace(self._group(Rule, given, key), when=read_when(when, (*key, "when"), self._problem))
+        bundles: Any = given.get("bundle")
+        beside: tuple[str, ...] = ()
+        if isinstance(bundles, list) and bundles and all(isinstance(one, str) and one.strip() for one in bundles):
+            given["bundle"], *others = bundles
+            beside = tuple(others)
+        rule = replace(self._group(Rule, given, key), beside=beside)
+        return replace(rule, when=read_when(when, (*key, "when"), self._problem))
 
     def _words(self, bundles: Any) -> dict[str, dict[str, ChannelWords]]:
         """[channels.BUNDLE.NAME], by both."""
@@ -222,6 +228,9 @@ def _contradictions(settings: GatewaySettings) -> Iterator[tuple[Key, str]]:
     yield from ((("rule", number, "name"), message) for number, message in _repeated(settings.rules))
     known = [peer.name for peer in settings.peers]
     for number, rule in enumerate(settings.rules):
+        called = [Path(one).name for one in (rule.bundle or "", *rule.beside)]
+        if len(set(called)) < len(called):
+            yield ("rule", number, "bundle"), f"expected bundles of different names, found {', '.join(called)}"
         if rule.prefer and rule.select is not Select.EVERY:
             yield ("rule", number, "prefer"), f'expected either prefer or select = "{rule.select}", found both'
         for name in rule.send_to or ():
@@ -246,9 +255,16 @@ def _anchored(settings: GatewaySettings, folder: Path) -> GatewaySettings:
     gateway = settings.gateway
     database = re.sub(r"^sqlite:///(?=[^/])", lambda _: f"sqlite:///{folder}/", gateway.database)
     rules = tuple(
-        replace(rule, bundle=str(folder / Path(rule.bundle).expanduser()))
-        if rule.bundle and "/" in rule.bundle
-        else rule
+        replace(
+            rule,
+            bundle=rule.bundle and _in(folder, rule.bundle),
+            beside=tuple(_in(folder, one) for one in rule.beside),
+        )
         for rule in settings.rules
     )
     return replace(settings, gateway=replace(gateway, spool=folder / gateway.spool, database=database), rules=rules)
+
+
+def _in(folder: Path, bundle: str) -> str:
+    """A bundle by its name, or its folder."""
+    return str(folder / Path(bundle).expanduser()) if "/" in bundle else bundle

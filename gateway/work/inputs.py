@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from sqlalchemy import Connection
@@ -12,15 +12,18 @@ from gateway.ledger import patients, study_jobs
 from gateway.ledger.patients import Basis
 from gateway.ledger.records import JobChannelRow, JobRow
 from gateway.settings.model import Rule
+from gateway.work.beside import Beside
 from medseg.bundle.bundle import Bundle
 from medseg.dicom.instance import Instance
 from medseg.dicom.series import Series, SliceSource, Stack
 from medseg.dicom.sources import instance_digest
 from medseg.errors import InputError, MedsegError
+from medseg.inference.arriving.shared import Share, SharedSource
 from medseg.inference.settings import Settings
 from medseg.job.channels import volumes_of
 from medseg.job.follow import Followed, follow
 from medseg.job.plan import plan
+from medseg.job.together import shared
 from medseg.progress import Cancelled
 
 
@@ -91,14 +94,20 @@ def of_series(
     settings: Settings,
     put_off: Callable[[MedsegError], None],
     cancelled: Cancelled,
+    beside: Beside,
+    share: Share | None,
 ) -> Inputs | None:
-    """A series, whole or as it arrives; None where it has changed, or its study is stopped."""
+    """A series, whole or as it arrives; None where it has changed, or its study is stopped.
+
+    share: in the planes that other jobs on it look at, too; what was read of it for one of them is `beside`.
+    """
     explicit, followed = bool(job.bundle), None
     if job.revision:
-        series, revision = images.read(job, cancelled), job.revision
+        series, revision = beside.series(job.revision) or images.read(job, cancelled), job.revision
     else:
         source = images.follow(job, cancelled)
-        followed = follow(source, bundles, put_off, explicit=explicit, settings=settings, cancelled=cancelled)
+        slices = source if share is None else SharedSource(source, share)
+        followed = follow(slices, bundles, put_off, explicit=explicit, settings=settings, cancelled=cancelled)
         series, revision = source.series, source.revision
     parts = None if series is None else images.parted(series, cancelled)
     if parts is None:
@@ -109,6 +118,9 @@ def of_series(
         assume, parted = rule.assume_frame_of_reference, [part for _, part in parts.series]
         whole = plan(parted, bundles, explicit=explicit, assume_frame_of_reference=assume)
         done = Followed(whole, None, parts.digest)
+    if share is not None and series is not None:
+        beside.keep(revision, series)
+        done = replace(done, plan=replace(done.plan, jobs=tuple(shared(one, share) for one in done.plan.jobs)))
 
     def holds(db: Connection, now: JobRow) -> bool:
         same = patients.basis(db, job.study_uid, job.series_uid) == parts.basis

@@ -35,12 +35,14 @@ from gateway.ledger.records import JobRow
 from gateway.retry import Effort
 from gateway.settings.model import Mode, Rule
 from gateway.work import inputs
+from gateway.work.beside import Beside
 from gateway.work.coverage import LessComplete, Sources, lacks, replaced
 from gateway.work.freeze import freeze
 from gateway.work.inputs import Images
 from medseg.bundle.bundle import Bundle
 from medseg.bundle.catalog import find_bundle, installed
 from medseg.errors import DoesNotFit, Interrupted, MedsegError, UsageError
+from medseg.inference.arriving.shared import Share
 from medseg.inference.settings import Settings
 from medseg.job.folder import RECORD, Format
 from medseg.job.follow import Followed
@@ -123,7 +125,7 @@ class Lease:
             job.revision == 0 and jobs_rows.awaited(db, now, arriving=False)
         ):
             self.yields_until = now
-        elif job.revision == 0 and _is_silent(db, job, now) and jobs_rows.awaited(db, now, arriving=True):
+        elif job.revision == 0 and _is_silent(db, job, now) and jobs_rows.awaited(db, now, arriving=True, but=job):
             self.yields_until = WHEN_COMPLETE
 
 
@@ -154,6 +156,7 @@ class Worker:
     def __init__(self, ledger: Ledger, spool: Path, desk: WorkerContext, stop: threading.Event, *, owner: str) -> None:
         self._ledger, self._spool, self._desk, self._stop, self._owner = ledger, spool, desk, stop, owner
         self._bundles: dict[str, tuple[Bundle, ...]] = {}
+        self._beside = Beside()
 
     def run(self) -> None:
         read_tables()
@@ -162,20 +165,40 @@ class Worker:
                 self._stop.wait(POLL_S)
 
     def step(self) -> bool:
-        """Do one job, whatever comes of it; False where none is to be done."""
+        """Do one job, whatever comes of it, and the others on the same images; False where none is to be done.
+
+        Each has a claim and a lease of its own: one that fails, or dies with us, leaves the others as they are.
+        """
         now = time.time()
         claim = self._ledger.write(jobs_rows.claim_job, self._owner, now, now + LEASE_S)
         if claim is None:
             return False
+        while claim is not None:
+            claim = self._next_beside(claim) if self._claimed(claim) and not self._stop.is_set() else None
+        self._beside.forget()
+        return True
+
+    def _next_beside(self, after: Claim) -> Claim | None:
+        with self._ledger.read() as db:
+            job = jobs_rows.find_job(db, after.id)
+        now = time.time()
+        if job is None or not job.revision:
+            return None
+        return self._ledger.write(jobs_rows.claim_beside, job, self._owner, now, now + LEASE_S)
+
+    def _claimed(self, claim: Claim) -> bool:
+        """Do a job that was claimed; False where it was dropped for now, or is not there any more."""
         with self._ledger.read() as db:
             job = jobs_rows.job_under(db, claim)
+            others = job is not None and jobs_rows.has_others(db, job)
         if job is None:  # its study was purged at this very moment
-            return True
+            return False
+        share = self._beside.begin(job, others=others)
         facts = {"job": job.id, "attempt": job.attempt, "study": job.study_uid, "series": job.series_uid}
         logger.info("job %d claimed", job.id, extra={"event": "job.claimed"} | facts)
         try:
             with Lease(self._ledger, claim) as lease:
-                done = self._do(job, claim, lease)
+                done = self._do(job, claim, lease, share)
         except (Interrupted, PutOff) as error:
             until = WHEN_COMPLETE if isinstance(error, PutOff) else lease.yields_until
             if until is None:
@@ -184,6 +207,7 @@ class Worker:
                 why = error.why if isinstance(error, PutOff) else None
                 self._ledger.write(jobs_rows.give_way, claim, until, why)
             logger.info("job %d dropped for now", job.id, extra={"event": "job.dropped"} | facts)
+            return False
         except (MedsegError, OSError, MemoryError, RuntimeError) as error:
             mine = self._fail(claim, error)
             logger.warning("job %d: %s", job.id, error, extra={"event": "job.error", "current": mine} | facts)
@@ -195,7 +219,7 @@ class Worker:
         now = time.time()
         return self._ledger.write(self._desk.failed, claim, error, now)
 
-    def _do(self, job: JobRow, claim: Claim, lease: Lease) -> bool:
+    def _do(self, job: JobRow, claim: Claim, lease: Lease, share: Share | None) -> bool:
         def cancelled() -> bool:
             return self._stop.is_set() or lease.lost.is_set() or lease.yields_until is not None
 
@@ -205,7 +229,7 @@ class Worker:
         if job.series_uid is None:
             read = inputs.of_study(job, self._desk, bundles[0], rule, cancelled)
         else:
-            read = inputs.of_series(job, self._desk, bundles, rule, settings, _put_off, cancelled)
+            read = inputs.of_series(job, self._desk, bundles, rule, settings, _put_off, cancelled, self._beside, share)
         if read is None:
             return self._keep(claim)
         done = read.done

@@ -187,6 +187,9 @@ def test_relative_paths_start_at_the_file(tmp_path: Path, monkeypatch: pytest.Mo
     assert settings.gateway.spool == tmp_path / "etc" / "data" / "in"
     assert settings.gateway.database == f"sqlite:///{tmp_path}/etc/ledger.db"
     assert [rule.bundle for rule in settings.rules] == [str(tmp_path / "etc" / "mine"), "spleen"]
+    file.write_text('[[rule]]\nbundle = ["./mine", "spleen"]\n')
+    (rule,) = load_settings(file).rules
+    assert [one.bundle for one in rule.each] == [str(tmp_path / "etc" / "mine"), "spleen"]
 
 
 def test_an_absolute_database_stays() -> None:
@@ -261,6 +264,13 @@ def test_a_peer_by_dicomweb_is_refused_by_a_sentence() -> None:
         ("[[rule]]\nresults = []", 2, "rule.results", ['"seg", "sr"']),
         ('[[rule]]\nsend_to = ["pacs"]', 2, "rule.send_to", ['"pacs"', "there is no [[peer]]"]),
         ('[[rule]]\nname = "rule 2"\n[[rule]]', 3, "rule.name", ["twice"]),
+        ("[[rule]]\nbundle = []", 2, "rule.bundle", ["a text, or a list of them", "[]"]),
+        ('[[rule]]\nbundle = ["a", 3]', 2, "rule.bundle", ["a text, or a list of them"]),
+        ('[[rule]]\nbundle = ["x/a", "a"]', 2, "rule.bundle", ["different names", "a, a"]),
+        ('[[rule]]\nprefer = ["newest"]', 2, "rule.prefer", ["most_slices", "KEYWORD:VALUE"]),
+        ('[[rule]]\nselect = "thinnest"\nprefer = ["latest"]', 3, "rule.prefer", ["either"]),
+        ('[[rule]]\nwhen = { contrast = "maybe" }', 2, "rule.when.contrast", ['"given", "none", "not known"']),
+        ('[[rule]]\nwhen = { plane = "axial 90" }', 2, "rule.when.plane", ['"axial 10"']),
         ('[[rule]]\nwhen = "MR"', 2, "rule.when", ['a table such as { modality = "MR" }']),
         ('[[rule]]\nwhen = { modalty = "MR" }', 2, "rule.when.modalty", ["no such condition", "modality", "keyword"]),
         ("[[rule]]\nwhen = { modality = 3 }", 2, "rule.when.modality", ["a text", "list", "3"]),

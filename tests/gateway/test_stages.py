@@ -151,7 +151,7 @@ def test_a_job_that_followed_its_series_has_not_waited(ledger: Ledger) -> None:
     def follow(db: Connection, uid: str, claimed_at: float) -> None:
         new = NewJob(STUDY, uid, 0, "spleen", "rule", "on", "queued", 0.0)
         instances.file_instance(db, stored(series=uid, at=100))
-        job_id = jobs.begin_job(db, new, 101)
+        (job_id,) = jobs.begin_jobs(db, [new], 101)
         if claimed_at < 108:
             assert jobs.claim_job(db, "worker", claimed_at, 200)
         assert series.complete_series(db, STUDY, uid, 1, "quiet", 108)
