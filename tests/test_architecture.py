@@ -25,7 +25,7 @@ MEDSEG: tuple[tuple[str, ...], ...] = (
     ("inference",),
     ("results",),
     ("job",),
-    ("training",),
+    ("cohort", "training"),
     ("cli",),
 )
 # The rooms in the middle of the gateway hand work on through rows of the ledger; `serve` puts them together.
@@ -56,6 +56,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "typer": ("medseg/cli", "gateway/cli"),
     "rich": ("medseg/cli",),
     "PIL": ("medseg/results",),
+    "pyarrow": ("medseg/cohort",),
     "pynetdicom": ("gateway/dimse",),
     "alembic": ("gateway/ledger", "gateway/ledger/migrations"),
     "torch": ("medseg/bundle", "medseg/inference", "medseg/networks", "medseg/training", "medseg/cli"),

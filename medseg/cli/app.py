@@ -17,8 +17,8 @@ import typer
 from medseg import __version__
 from medseg.cli import bench, bundles, demo, doctor, infer, inspect, train
 from medseg.cli.console import fail
-from medseg.cli.exits import exit_code
 from medseg.errors import MedsegError
+from medseg.job.exits import exit_code
 
 EXTENSIONS = "medseg.commands"  # entry points: functions that take the application and add commands to it
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medseg.cli import console
-from medseg.cli.exits import OK, RESOURCES
 from medseg.errors import BundleError
+from medseg.job.exits import OK, RESOURCES
 
 if TYPE_CHECKING:
     import torch

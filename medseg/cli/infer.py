@@ -9,22 +9,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medseg.cli import channels, console
-from medseg.cli.exits import INPUT, OK, RESOURCES, SOME_FAILED, exit_code
+from medseg.cli import channels, cohort, console
 from medseg.errors import (
     AmbiguousBundle,
     DoesNotFit,
     GeometryRefused,
     Incomplete,
-    InputError,
     Interrupted,
     MedsegError,
-    OutOfMemory,
-    ResourceError,
     Unforeseen,
     UsageError,
     boundary,
 )
+from medseg.job.exits import INPUT, OK, SOME_FAILED, as_ours, exit_code
 from medseg.job.places import result_folders
 from medseg.texts import shown
 
@@ -52,6 +49,10 @@ EXAMPLES = """
   medseg infer study/ --bundle ./brats --channel T1c=1.2.840.9      several series as one input
 
   medseg infer one.nii.gz two.nii.gz -o results        results/one/ and results/two/
+
+  medseg infer cohort/ -o results                      every study in it: results.csv, failures.csv; resumes
+
+  medseg infer list.csv -o results --shard 3/10        a table of studies (path, id, ...), a part of it
 """
 
 
@@ -94,6 +95,13 @@ def infer(
         bool, typer.Option("--trust-bundle", help="Let the bundle's configuration execute code. Only your own.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace other results in the result folder.")] = False,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Cohort: worker processes; default: one a core, or one a GPU.")
+    ] = None,
+    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Cohort: only the I-th of N parts.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Cohort: say what would be done, and why not, and do nothing.")
+    ] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Fail where a file, slice or announced image is missing from a result.")
     ] = False,
@@ -121,6 +129,24 @@ def infer(
     paths = paths or channels.only_path(given, alone)
     if series and any(one.channels is not None for one in named):
         raise UsageError("--series goes with bundles of one channel: name series with --channel")
+    of_cohort = cohort.CohortOptions(jobs, cohort.read_shard(shard), dry_run, as_json)
+    if not (given or series) and cohort.is_wanted(paths, out, of_cohort):
+        from medseg.cohort.study import Task
+
+        folder = out or result_folders(paths)[0]
+        task = Task(
+            tuple(str(one.path) for one in bundles),
+            settings,
+            wanted,
+            folder,
+            explicit=bundle is not None,
+            overwrite=overwrite,
+            strict=strict,
+            assume_registered=assume_registered,
+            trust=trust_bundle,
+        )
+        with console.interruptible() as cancelled:
+            raise typer.Exit(cohort.infer_cohort(paths, task, bundles, of_cohort, cancelled))
     with console.interruptible() as cancelled:
         run = _Inference(
             choices,
@@ -206,7 +232,7 @@ class _Inference:
         except Interrupted:
             raise
         except (MedsegError, MemoryError, OSError) as error:
-            self._unreadable(_as_ours(shown(path), error))
+            self._unreadable(as_ours(shown(path), error))
 
     def _path(self, path: Path, root: Path, formats: frozenset[Format] | None, only: frozenset[str]) -> None:
         from medseg.job.folder import Format
@@ -296,7 +322,7 @@ class _Inference:
         except DoesNotFit as error:  # its voxels show it
             self._refuse(Refused(job.stack.series, job.bundle.name, error, job.stack.left_out))
         except (MedsegError, MemoryError, OSError) as error:
-            ours = _as_ours(what, error)
+            ours = as_ours(what, error)
             self.failed.append(ours)
             self._tell(Refused(job.stack.series, job.bundle.name, ours, job.stack.left_out), "failed")
         else:
@@ -353,13 +379,3 @@ def _only(planned: StudyPlan, series_uids: frozenset[str]) -> StudyPlan:
         jobs=tuple(job for job in planned.jobs if job.stack.series.series_uid in series_uids),
         refused=tuple(one for one in planned.refused if one.series and one.series.series_uid in series_uids),
     )
-
-
-def _as_ours(what: str, error: MedsegError | MemoryError | OSError) -> MedsegError:
-    """An error as one of ours: as it is, or of the machine."""
-    if isinstance(error, MedsegError):
-        return error
-    if isinstance(error, MemoryError):
-        return OutOfMemory(f"{what}: {console.sentence(error)}")
-    kind = ResourceError if exit_code(error) == RESOURCES else InputError
-    return kind(f"{what}: {error.strerror or error}")

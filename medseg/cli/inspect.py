@@ -9,9 +9,9 @@ import typer
 
 from medseg.cli import console
 from medseg.cli.channels import choice_record, show_choices
-from medseg.cli.exits import INPUT, OK
 from medseg.cli.hints import with_hint
 from medseg.errors import EmptyInput
+from medseg.job.exits import INPUT, OK
 
 if TYPE_CHECKING:
     from medseg.bundle.bundle import Bundle

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from gateway.cli import client
 from gateway.dimse.scu import NoAssociation
-from medseg.cli.exits import exit_code
+from medseg.job.exits import exit_code
 from tests.gateway.pacs import SEG, FakePacs, listening
 from tests.gateway.receiving import make_ct, write_file
 from tests.ports import free_port

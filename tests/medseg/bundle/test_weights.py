@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from medseg.bundle.describe import details
 from medseg.bundle.load import load_bundle
 from medseg.bundle.network import load_network
-from medseg.cli.exits import exit_code
 from medseg.errors import InvalidBundle
+from medseg.job.exits import exit_code
 from tests.medseg.bundle import zoo
 
 CPU = torch.device("cpu")

@@ -20,7 +20,6 @@ from medseg.bundle.catalog import bundle_folders, find_bundle
 from medseg.bundle.describe import verify
 from medseg.bundle.load import load_bundle
 from medseg.cli.app import make_app
-from medseg.cli.exits import exit_code
 from medseg.dicom.geometry import classify
 from medseg.dicom.phantom import make_affine, volume_to_series, write_series
 from medseg.dicom.series import SliceSource, Stack, StackSource
@@ -29,6 +28,7 @@ from medseg.inference import memory
 from medseg.inference.nnunet.cleanup import cleaned
 from medseg.inference.planes import LabelSpool
 from medseg.inference.segment import segment
+from medseg.job.exits import exit_code
 from tests.medseg.dicom.made import series_of
 from tests.medseg.inference.phantoms import Arriving
 from tests.medseg.nnunet_folders import WEIGHTS, described, plans, rewrite, rewrite_checkpoint, write

@@ -1,4 +1,4 @@
-"""Which exit code an error ends in: the command line's one table."""
+"""Which exit code an error ends in: one table for the command line and cohorts."""
 
 from __future__ import annotations
 
@@ -32,3 +32,15 @@ def exit_code(error: BaseException) -> int:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return RESOURCES
     return next((code for kind, code in TABLE if isinstance(error, kind)), SOME_FAILED)
+
+
+def as_ours(what: str, error: errors.MedsegError | MemoryError | OSError) -> errors.MedsegError:
+    """An error as one of ours: as it is, or of the machine. what: it was about, for the message."""
+    if isinstance(error, errors.MedsegError):
+        return error
+    if isinstance(error, MemoryError):
+        return errors.OutOfMemory(
+            f"{what}: out of memory: close other programs, or choose a bundle with a smaller window"
+        )
+    kind = errors.ResourceError if exit_code(error) == RESOURCES else errors.InputError
+    return kind(f"{what}: {error.strerror or error}")

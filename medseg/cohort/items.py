@@ -1,0 +1,89 @@
+"""What a cohort is made of: studies, and NIfTI volumes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from medseg.dicom.candidates import Candidate, Skipped, candidate_of, entries_of
+from medseg.names import file_name
+
+
+@dataclass(frozen=True)
+class Files:
+    """Files that are looked at together. archive: the zip archive that they are entries of, None for files on disk."""
+
+    names: tuple[str, ...]
+    archive: Path | None = None
+
+
+@dataclass(frozen=True)
+class Item:
+    """A study, or a NIfTI volume, of a cohort.
+
+    name: of its folder in the output, unlike every other's. files: of a study. nifti: the volume's file. absent: what a
+    DICOMDIR says is of the study and is not there. bundle, channels: what a table says of it, of channels name and UID
+    or path. folder: of the table, from which paths in it are meant.
+    """
+
+    name: str
+    study_uid: str = ""
+    files: tuple[Files, ...] = ()
+    nifti: Path | None = None
+    absent: tuple[Skipped, ...] = ()
+    bundle: str | None = None
+    channels: tuple[tuple[str, str], ...] = ()
+    folder: Path | None = None
+
+    def candidates(self) -> list[Candidate]:
+        """The files of a study, to be read. Raises UnsafeArchive."""
+        found = []
+        for files in self.files:
+            if files.archive is None:
+                found += [candidate_of(Path(name)) for name in files.names]
+            else:
+                wanted = set(files.names)
+                found += [entry for entry in entries_of(files.archive) if entry.name in wanted]
+        return found
+
+    @property
+    def mark(self) -> str:
+        """What tells it from another of the same name: of what it is and where it lies."""
+        places = [(files.names, str(files.archive)) for files in self.files]
+        said = repr((self.study_uid, str(self.nifti), places, self.bundle, self.channels))
+        return hashlib.sha256(said.encode("utf-8", "backslashreplace")).hexdigest()[:12]
+
+    def stamp(self) -> str:
+        """SHA-256 (hex) that changes when a file of the item does, by its size and time; contents are not read."""
+        digest = hashlib.sha256()
+        for path in self._paths():
+            try:
+                told = path.stat()
+                digest.update(f"{path}\0{told.st_size}\0{told.st_mtime_ns}\0".encode("utf-8", "surrogateescape"))
+            except OSError:
+                digest.update(f"{path}\0gone\0".encode("utf-8", "surrogateescape"))
+        said = (self.study_uid, self.bundle, self.channels, [files.names for files in self.files if files.archive])
+        digest.update(repr(said).encode("utf-8", "backslashreplace"))
+        return digest.hexdigest()
+
+    def _paths(self) -> Iterable[Path]:
+        if self.nifti is not None:
+            yield self.nifti
+        for _, what in self.channels:
+            path = (self.folder or Path()) / what
+            if path.is_file():
+                yield path
+        for files in self.files:
+            yield from [files.archive] if files.archive is not None else map(Path, files.names)
+
+
+def with_own_names(items: Sequence[Item]) -> list[Item]:
+    """The items in order of their names, each with a name that can be a folder's and is no other's, whatever case."""
+    named = [replace(item, name=file_name(item.name)) for item in items]
+    often = Counter(item.name.casefold() for item in named)
+    alike = {item.name for item in named if often[item.name.casefold()] > 1}
+    apart = (replace(item, name=f"{item.name[:80]}~{item.mark}") if item.name in alike else item for item in named)
+    return sorted(apart, key=lambda item: item.name)

@@ -1,0 +1,212 @@
+"""One item of a cohort: planned, segmented, written; whatever goes wrong with it is its own failure."""
+
+from __future__ import annotations
+
+import hmac
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from pathlib import Path, PurePath
+from typing import Any
+
+from medseg.bundle.bundle import Bundle
+from medseg.bundle.catalog import find_bundle
+from medseg.cohort.finished import Failure, Finished
+from medseg.cohort.items import Item
+from medseg.dicom import left_out
+from medseg.dicom.headers import look
+from medseg.dicom.series import Series, Stack
+from medseg.dicom.sources import read_candidates, read_series
+from medseg.errors import (
+    EmptyInput,
+    Incomplete,
+    InputError,
+    Interrupted,
+    MedsegError,
+    Unforeseen,
+    UnreadableInstance,
+    boundary,
+)
+from medseg.inference.settings import Settings
+from medseg.job import exits
+from medseg.job.channels import volumes_of
+from medseg.job.exits import as_ours
+from medseg.job.folder import Format
+from medseg.job.plan import Job, Refused, StudyPlan, plan, plan_nifti
+from medseg.job.run import run
+from medseg.progress import Cancelled, never
+from medseg.texts import shown
+
+_find = cache(find_bundle)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked of every item.
+
+    bundles: folders or names of those that may be chosen from. explicit: the one was named by a person. formats: None
+    for what is usual (SEG and SR, NIfTI for NIfTI). secret: of the output, see `_patient`.
+    """
+
+    bundles: tuple[str, ...]
+    settings: Settings
+    formats: frozenset[Format] | None
+    out: Path
+    explicit: bool = False
+    overwrite: bool = False
+    strict: bool = False
+    assume_registered: bool = False
+    trust: bool = False
+    secret: bytes = b""
+
+    def bundles_for(self, item: Item) -> tuple[tuple[Bundle, ...], bool]:
+        """Those that may be chosen from, and whether the one was named. Raises NoSuchBundle, InvalidBundle."""
+        if item.bundle is not None:
+            return (_find(item.bundle, trust=False),), True
+        return tuple(_find(name, trust=self.trust) for name in self.bundles), self.explicit
+
+
+def plan_item(task: Task, item: Item, cancelled: Cancelled = never) -> StudyPlan:
+    """What is to be done with an item. Raises MedsegError where nothing of it can be."""
+    bundles, explicit = task.bundles_for(item)
+    if item.nifti is not None:
+        files = {name: (item.folder or Path()) / what for name, what in item.channels}
+        return plan_nifti(item.nifti, bundles, explicit=explicit, channels=files)
+    candidates = item.candidates()
+    found = read_candidates(candidates, item.absent, cancelled=cancelled)
+    if not found.instances:
+        if found.skipped:
+            raise UnreadableInstance(found.skipped[0].name, found.skipped[0].why)
+        raise EmptyInput(Path(item.name), len(candidates))
+    series = [one for one in left_out.series_of(found) if one.study_uid == item.study_uid]
+    return plan(
+        series,
+        bundles,
+        explicit=explicit,
+        assume_frame_of_reference=task.settings.assume_frame_of_reference,
+        channels=_channels(task, item, series),
+        assume_registered=task.assume_registered,
+    )
+
+
+def _channels(task: Task, item: Item, series: Sequence[Series]) -> Mapping[str, Sequence[Stack]] | None:
+    """The volumes of the series that a table names for channels. Raises InputError."""
+    named: dict[str, Sequence[Stack]] = {}
+    for name, what in item.channels:
+        path = (item.folder or Path()) / what
+        found = read_series(path) if path.exists() else [one for one in series if one.series_uid == what]
+        if len(found) != 1:
+            raise InputError(f"channel {name}: {what}: {len(found) or 'no'} series, expected one: name its UID or path")
+        named[name], _ = volumes_of(found[0], assume_frame_of_reference=task.settings.assume_frame_of_reference)
+    return named or None
+
+
+def try_plan(task: Task, item: Item, cancelled: Cancelled = never) -> StudyPlan | MedsegError:
+    """As `plan_item`, its error given back. Raises Interrupted."""
+    try:
+        with boundary(_called(item)):
+            return plan_item(task, item, cancelled)
+    except Interrupted:
+        raise
+    except (MedsegError, MemoryError, OSError) as error:
+        return as_ours(_called(item), error)
+
+
+def do_item(
+    task: Task, item: Item, planned: StudyPlan | MedsegError, settings: str, cancelled: Cancelled = never
+) -> Finished:
+    """Everything of an item. planned: what `try_plan` gave. settings: see `Finished`. Raises Interrupted."""
+    begin = time.perf_counter()
+    results: list[dict[str, Any]] = []
+    failed: list[Failure] = []
+    refused: list[Failure] = []
+    if isinstance(planned, MedsegError):
+        failed.append(failure_of(planned, item.study_uid, "", item.bundle))
+    else:
+        for one in planned.refused:
+            (failed if isinstance(one.error, Unforeseen) else refused).append(_refusal(item, one))
+        for job in planned.jobs:
+            outcome = _outcome(task, item, job, cancelled)
+            if isinstance(outcome, MedsegError):
+                series = job.stack.series
+                failed.append(failure_of(outcome, series.study_uid, series.series_uid, job.bundle.name))
+            else:
+                results.append(outcome)
+    patient, day = ("", None) if isinstance(planned, MedsegError) else _patient(planned, task.secret)
+    return Finished(
+        name=item.name,
+        source=shown(item.nifti) if item.nifti else item.study_uid,
+        stamp=item.stamp(),
+        settings=settings,
+        results=tuple(results),
+        failures=(*failed, *(() if results else refused)),
+        passed_over=tuple(refused) if results else (),
+        patient=patient,
+        day=day,
+        seconds=round(time.perf_counter() - begin, 3),
+        lasting=all(one.exit_code in (exits.USAGE, exits.INPUT, exits.BUNDLE) for one in failed),
+    )
+
+
+def _outcome(task: Task, item: Item, job: Job, cancelled: Cancelled) -> dict[str, Any] | MedsegError:
+    """The record of a result, with its folder within the output, or what went wrong. Raises Interrupted."""
+    what = f"series {job.stack.series.series_uid}" if job.stack.series.series_uid else _called(item)
+    formats = task.formats or frozenset({Format.NIFTI} if item.nifti else {Format.SEG, Format.SR})
+    lost = [one.sentence for one in job.stack.left_out if one.lost]
+    try:
+        if task.strict and lost:
+            raise Incomplete(what, lost)
+        with boundary(what):
+            made = run(
+                job,
+                task.out / item.name,
+                formats,
+                settings=task.settings,
+                overwrite=task.overwrite,
+                cancelled=cancelled,
+            )
+    except Interrupted:
+        raise
+    except (MedsegError, MemoryError, OSError) as error:
+        return as_ours(what, error)
+    return dict(made.record) | {"folder": made.folder.relative_to(task.out).as_posix()}
+
+
+def _called(item: Item) -> str:
+    """For messages."""
+    return f"study {item.study_uid}" if item.study_uid else shown(item.nifti or PurePath(item.name))
+
+
+def _refusal(item: Item, refused: Refused) -> Failure:
+    study_uid = refused.study_uid or (refused.series.study_uid if refused.series else item.study_uid)
+    series_uid = refused.series.series_uid if refused.series else ""
+    return failure_of(refused.error, study_uid, series_uid, refused.bundle, refused=True)
+
+
+def failure_of(
+    error: MedsegError, study_uid: str, series_uid: str, bundle: str | None, *, refused: bool = False
+) -> Failure:
+    """An error as a row. refused: by what the study or series is."""
+    kind = "refused" if refused and not isinstance(error, Unforeseen) else "failed"
+    return Failure(study_uid, series_uid, bundle or "", kind, error.code, str(error), exits.exit_code(error))
+
+
+def _patient(planned: StudyPlan, secret: bytes) -> tuple[str, int | None]:
+    """Whose study it is and of which day, so that studies of one patient can be put in their order and nobody is named.
+
+    The mark is of this output alone; days are moved by as much for all studies of a patient (PS3.15 E.3.6).
+    """
+    series = next((job.stack.series for job in planned.jobs), None)
+    if series is None or not series.instances:
+        return "", None
+    view = look(series.instances[0].header)
+    patient, date = view.text("PatientID"), view.text("StudyDate")
+    if not patient:
+        return "", None
+    mark = hmac.digest(secret, patient.encode("utf-8", "backslashreplace"), "sha256")
+    with suppress(ValueError):
+        return mark.hex()[:12], datetime.strptime(date, "%Y%m%d").toordinal() + int.from_bytes(mark[:2])
+    return mark.hex()[:12], None
