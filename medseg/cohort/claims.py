@@ -18,7 +18,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -76,21 +75,31 @@ class Claims:
     def holds(self, name: str) -> bool:
         """Whether an item is still ours: no other run has taken us for gone."""
         number = self._held.get(name)
-        return number is not None and self._claim(name, number).exists() and self._last(name) == number
+        return number is not None and self._last(name) == number and self._is_mine(self._claim(name, number))
 
     def release(self, name: str) -> None:
         """Give an item back, done or not."""
         with self._lock:
             number = self._held.pop(name)
-        for each in range(number, 0, -1):  # from the highest, so that there is never one above a number that is free
-            self._claim(name, each).unlink(missing_ok=True)
+        if self._is_mine(
+            self._claim(name, number)
+        ):  # else another took it, and gave it back
+            for each in range(number, 0, -1):  # from the highest: those below it belong to nobody any more
+                self._claim(name, each).unlink(missing_ok=True)
+
+    def _is_mine(self, claim: Path) -> bool:
+        try:
+            return claim.samefile(self._mine)
+        except OSError:
+            return False
 
     def _claim(self, name: str, number: int) -> Path:
         return self._folder / f"{name}@{number}"
 
     def _last(self, name: str) -> int:
-        """The highest claim of an item, 0 where there is none."""
-        return next(number for number in count() if not self._claim(name, number + 1).exists())
+        """The highest claim of an item, 0 where there is none. The folder holds what is worked on, and no more."""
+        named = (entry.name.rpartition("@") for entry in os.scandir(self._folder))
+        return max((int(number) for of, _, number in named if of == name and number.isdecimal()), default=0)
 
     def _is_stale(self, claim: Path) -> bool:
         try:
