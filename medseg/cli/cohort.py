@@ -77,11 +77,16 @@ def read_shard(text: str | None) -> tuple[int, int]:
 
 
 def infer_cohort(
-    paths: Sequence[Path], task: Task, bundles: Sequence[Bundle], options: CohortOptions, cancelled: Cancelled
+    paths: Sequence[Path],
+    task: Task,
+    choices: Sequence[Sequence[Bundle]],
+    options: CohortOptions,
+    cancelled: Cancelled,
 ) -> int:
     """Segment every study and volume under the paths; the exit code. Raises Interrupted, UsageError, ResourceError."""
     from medseg.cohort.finished import Output
 
+    bundles = [bundle for some in choices for bundle in some]
     output = Output(task.out)
     task = replace(task, secret=output.secret)
     found = _scanned(paths, task.out, bundles, cancelled)
@@ -159,6 +164,8 @@ class _Command:
         """Say what would be done, and why not; nothing is computed or written."""
         from medseg.cohort.study import failure_of, try_plan
         from medseg.errors import Interrupted
+        from medseg.job.together import refused as refused_of
+        from medseg.job.together import together
 
         jobs = 0
         for name, failure in self._unreadable:
@@ -170,10 +177,10 @@ class _Command:
             if isinstance(planned, MedsegError):
                 self._fail(item.name, failure_of(planned, item.study_uid, "", item.bundle))
                 continue
-            for refused in planned.refused:
+            for refused in refused_of(planned):
                 series = refused.series.series_uid if refused.series else ""
                 self._fail(item.name, failure_of(refused.error, item.study_uid, series, refused.bundle, refused=True))
-            for job in planned.jobs:
+            for job in together(planned):
                 jobs += 1
                 record = {"item": item.name, "study_uid": item.study_uid, "series_uid": job.stack.series.series_uid}
                 record |= {"bundle": job.bundle.name, "folder": f"{item.name}/{job.folder}"}

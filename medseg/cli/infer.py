@@ -135,18 +135,18 @@ def infer(
 
         folder = out or result_folders(paths)[0]
         task = Task(
-            tuple(str(one.path) for one in bundles),
+            tuple(tuple(str(one.path) for one in bundles) for bundles in choices),
             settings,
             wanted,
             folder,
-            explicit=bundle is not None,
+            explicit=bool(bundle),
             overwrite=overwrite,
             strict=strict,
             assume_registered=assume_registered,
             trust=trust_bundle,
         )
         with console.interruptible() as cancelled:
-            raise typer.Exit(cohort.infer_cohort(paths, task, bundles, of_cohort, cancelled))
+            raise typer.Exit(cohort.infer_cohort(paths, task, choices, of_cohort, cancelled))
     with console.interruptible() as cancelled:
         run = _Inference(
             choices,

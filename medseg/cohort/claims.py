@@ -81,9 +81,7 @@ class Claims:
         """Give an item back, done or not."""
         with self._lock:
             number = self._held.pop(name)
-        if self._is_mine(
-            self._claim(name, number)
-        ):  # else another took it, and gave it back
+        if self._is_mine(self._claim(name, number)):  # else another took it, and gave it back
             for each in range(number, 0, -1):  # from the highest: those below it belong to nobody any more
                 self._claim(name, each).unlink(missing_ok=True)
 

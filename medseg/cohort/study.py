@@ -21,6 +21,7 @@ from medseg.dicom.headers import look
 from medseg.dicom.series import Series, Stack
 from medseg.dicom.sources import read_candidates, read_series
 from medseg.errors import (
+    DoesNotFit,
     EmptyInput,
     Incomplete,
     InputError,
@@ -36,7 +37,10 @@ from medseg.job.channels import volumes_of
 from medseg.job.exits import as_ours
 from medseg.job.folder import Format
 from medseg.job.plan import Job, Refused, StudyPlan, plan, plan_nifti
+from medseg.job.prefer import with_preferred
 from medseg.job.run import run
+from medseg.job.together import refused as refused_of
+from medseg.job.together import together
 from medseg.progress import Cancelled, never
 from medseg.texts import shown
 
@@ -47,11 +51,11 @@ _find = cache(find_bundle)
 class Task:
     """What is asked of every item.
 
-    bundles: folders or names of those that may be chosen from. explicit: the one was named by a person. formats: None
-    for what is usual (SEG and SR, NIfTI for NIfTI). secret: of the output, see `_patient`.
+    choices: folders of bundles to choose from, once for each result of a volume. explicit: they were named one by one,
+    by a person. formats: None for what is usual (SEG and SR, NIfTI for NIfTI). secret: of the output, see `_patient`.
     """
 
-    bundles: tuple[str, ...]
+    choices: tuple[tuple[str, ...], ...]
     settings: Settings
     formats: frozenset[Format] | None
     out: Path
@@ -62,19 +66,19 @@ class Task:
     trust: bool = False
     secret: bytes = b""
 
-    def bundles_for(self, item: Item) -> tuple[tuple[Bundle, ...], bool]:
-        """Those that may be chosen from, and whether the one was named. Raises NoSuchBundle, InvalidBundle."""
+    def choices_for(self, item: Item) -> tuple[list[tuple[Bundle, ...]], bool]:
+        """The bundles to choose from, and whether they were named. Raises NoSuchBundle, InvalidBundle."""
         if item.bundle is not None:
-            return (_find(item.bundle, trust=False),), True
-        return tuple(_find(name, trust=self.trust) for name in self.bundles), self.explicit
+            return [(_find(item.bundle, trust=False),)], True
+        return [tuple(_find(name, trust=self.trust) for name in names) for names in self.choices], self.explicit
 
 
-def plan_item(task: Task, item: Item, cancelled: Cancelled = never) -> StudyPlan:
-    """What is to be done with an item. Raises MedsegError where nothing of it can be."""
-    bundles, explicit = task.bundles_for(item)
+def plan_item(task: Task, item: Item, cancelled: Cancelled = never) -> list[StudyPlan]:
+    """What is to be done with an item, for each choice of bundles. Raises MedsegError where nothing of it can be."""
+    choices, explicit = task.choices_for(item)
     if item.nifti is not None:
         files = {name: (item.folder or Path()) / what for name, what in item.channels}
-        return plan_nifti(item.nifti, bundles, explicit=explicit, channels=files)
+        return [plan_nifti(item.nifti, bundles, explicit=explicit, channels=files) for bundles in choices]
     candidates = item.candidates()
     found = read_candidates(candidates, item.absent, cancelled=cancelled)
     if not found.instances:
@@ -82,14 +86,19 @@ def plan_item(task: Task, item: Item, cancelled: Cancelled = never) -> StudyPlan
             raise UnreadableInstance(found.skipped[0].name, found.skipped[0].why)
         raise EmptyInput(Path(item.name), len(candidates))
     series = [one for one in left_out.series_of(found) if one.study_uid == item.study_uid]
-    return plan(
-        series,
-        bundles,
-        explicit=explicit,
-        assume_frame_of_reference=task.settings.assume_frame_of_reference,
-        channels=_channels(task, item, series),
-        assume_registered=task.assume_registered,
+    named = _channels(task, item, series)
+    planned = (
+        plan(
+            series,
+            bundles,
+            explicit=explicit,
+            assume_frame_of_reference=task.settings.assume_frame_of_reference,
+            channels=named,
+            assume_registered=task.assume_registered,
+        )
+        for bundles in choices
     )
+    return [with_preferred(one) for one in planned]
 
 
 def _channels(task: Task, item: Item, series: Sequence[Series]) -> Mapping[str, Sequence[Stack]] | None:
@@ -104,7 +113,7 @@ def _channels(task: Task, item: Item, series: Sequence[Series]) -> Mapping[str, 
     return named or None
 
 
-def try_plan(task: Task, item: Item, cancelled: Cancelled = never) -> StudyPlan | MedsegError:
+def try_plan(task: Task, item: Item, cancelled: Cancelled = never) -> list[StudyPlan] | MedsegError:
     """As `plan_item`, its error given back. Raises Interrupted."""
     try:
         with boundary(_called(item)):
@@ -116,7 +125,7 @@ def try_plan(task: Task, item: Item, cancelled: Cancelled = never) -> StudyPlan 
 
 
 def do_item(
-    task: Task, item: Item, planned: StudyPlan | MedsegError, settings: str, cancelled: Cancelled = never
+    task: Task, item: Item, planned: list[StudyPlan] | MedsegError, settings: str, cancelled: Cancelled = never
 ) -> Finished:
     """Everything of an item. planned: what `try_plan` gave. settings: see `Finished`. Raises Interrupted."""
     begin = time.perf_counter()
@@ -126,13 +135,16 @@ def do_item(
     if isinstance(planned, MedsegError):
         failed.append(failure_of(planned, item.study_uid, "", item.bundle))
     else:
-        for one in planned.refused:
+        for one in refused_of(planned):
             (failed if isinstance(one.error, Unforeseen) else refused).append(_refusal(item, one))
-        for job in planned.jobs:
+        for job in together(planned):
             outcome = _outcome(task, item, job, cancelled)
             if isinstance(outcome, MedsegError):
-                series = job.stack.series
-                failed.append(failure_of(outcome, series.study_uid, series.series_uid, job.bundle.name))
+                series, by_its_voxels = job.stack.series, isinstance(outcome, DoesNotFit)
+                failure = failure_of(
+                    outcome, series.study_uid, series.series_uid, job.bundle.name, refused=by_its_voxels
+                )
+                (refused if by_its_voxels else failed).append(failure)
             else:
                 results.append(outcome)
     patient, day = ("", None) if isinstance(planned, MedsegError) else _patient(planned, task.secret)
@@ -194,12 +206,12 @@ def failure_of(
     return Failure(study_uid, series_uid, bundle or "", kind, error.code, str(error), exits.exit_code(error))
 
 
-def _patient(planned: StudyPlan, secret: bytes) -> tuple[str, int | None]:
+def _patient(planned: Sequence[StudyPlan], secret: bytes) -> tuple[str, int | None]:
     """Whose study it is and of which day, so that studies of one patient can be put in their order and nobody is named.
 
     The mark is of this output alone; days are moved by as much for all studies of a patient (PS3.15 E.3.6).
     """
-    series = next((job.stack.series for job in planned.jobs), None)
+    series = next((job.stack.series for one in planned for job in one.jobs), None)
     if series is None or not series.instances:
         return "", None
     view = look(series.instances[0].header)

@@ -49,12 +49,13 @@ class Stopped:
 
 
 Message: TypeAlias = Ready | Done | Stopped
-_Next: TypeAlias = tuple[Item, Future[StudyPlan | MedsegError | Finished]] | None
+_Next: TypeAlias = tuple[Item, Future[list[StudyPlan] | MedsegError | Finished]] | None
 
 
 def settings_of(task: Task, item: Item | None = None) -> tuple[str, dict[str, str]]:
     """Digest of all that an item's results depend on beside its files, and that of each bundle. Raises BundleError."""
-    bundles, explicit = task.bundles_for(item or Item(""))
+    choices, explicit = task.choices_for(item or Item(""))
+    bundles = [bundle for some in choices for bundle in some]
     said = {
         "bundles": {bundle.name: [bundle.digest, key_settings(bundle, task.settings)] for bundle in bundles},
         "explicit": explicit,
@@ -110,7 +111,7 @@ class _Worker:
             self._stop.set()  # who gave us work has gone: it is somebody else's now
         self._waiting.put(None)
 
-    def _look(self, item: Item) -> StudyPlan | MedsegError | Finished:
+    def _look(self, item: Item) -> list[StudyPlan] | MedsegError | Finished:
         """What was done of an item before, else what is to be done."""
         before = self._output.finished(item.name)
         if before is not None and self._is_still_so(before, item):
