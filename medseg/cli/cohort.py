@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rich.live import Live
 
 from medseg.cli import console
+from medseg.cli.hints import with_hint
 from medseg.errors import MedsegError, UsageError
 from medseg.job.exits import INPUT, OK, SOME_FAILED
 from medseg.progress import Cancelled
@@ -54,13 +55,16 @@ class CohortOptions:
 
 
 def is_wanted(paths: Sequence[Path], out: Path | None, options: CohortOptions) -> bool:
-    """Whether paths are a cohort. Raises UsageError where options ask for one that cannot be."""
+    """Whether paths are a cohort: a table, or a folder or archive of several studies; or since options say so.
+
+    Studies that are named one by one keep a folder each, by their names. Raises UsageError where it is not said where
+    the results of several paths are to lie.
+    """
     from medseg.cohort.listed import is_table
     from medseg.cohort.scan import is_cohort
 
-    tables = any(is_table(path) for path in paths)
-    if not (options.given or tables):
-        return is_cohort(paths, out)
+    if not (options.given or any(is_table(path) or is_cohort(path) for path in paths)):
+        return False
     if len(paths) > 1 and out is None:
         raise UsageError("several paths are one cohort: name the folder of its results with -o")
     return True
@@ -223,7 +227,7 @@ class _Command:
             error = {"code": failure.code, "message": failure.message}
             record = {"study_uid": failure.study_uid or None, "series_uid": failure.series_uid or None}
             console.show_json(record | {"bundle": failure.bundle or None, "error": error, "left_out": []})
-        console.say(f"{failure.kind}: {name}: {failure.message}")
+        console.say(f"{failure.kind}: {name}: {with_hint(failure.message, failure.code)}")
 
     def _look(self, totals: Totals, look: Callable[[Totals], None]) -> None:
         look(totals)

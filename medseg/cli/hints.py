@@ -14,6 +14,7 @@ HINTS = {
     "no_device": "use --device auto or cpu",
     "no_frame_of_reference": "--assume-frame-of-reference derives one from the SeriesInstanceUID",
     "no_study": "ask for --format nifti or png",
+    "other_output": "choose another folder with -o, or, of the same version, replace it with --overwrite",
     "output_exists": "choose another folder with -o, or replace it with --overwrite",
     "training_stopped": "go on with --resume",
     "unchecked_precision": "use --precision fp32",

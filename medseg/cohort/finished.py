@@ -27,6 +27,12 @@ STATE: Final = ".medseg"
 _LAYOUT: Final = 1
 
 
+class OtherOutput(UsageError):
+    """The output folder holds what another version, bundle or settings made."""
+
+    code = "other_output"
+
+
 @dataclass(frozen=True)
 class Failure:
     """A study, series or input without a result. kind: "refused", where it cannot be segmented by what it is, or
@@ -79,7 +85,7 @@ class Output:
     """The output folder of a cohort."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises OutputNotWritable, UsageError where another version made it."""
+        """Raises OutputNotWritable, OtherOutput where another version made it."""
         self.folder, self._state = folder, folder / STATE
         self._finished = self._state / "finished"
         self.claims = self._state / "claims"
@@ -98,11 +104,10 @@ class Output:
             record = json.loads(path.read_text("utf-8"))
             layout, secret = record["layout"], bytes.fromhex(record["secret"])
         except (ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"{self.folder}: {path.name} in {STATE} cannot be read: choose another folder") from error
+            raise OtherOutput(f"{self.folder}: {path.name} in {STATE} cannot be read") from error
         if layout != _LAYOUT:
-            raise UsageError(
-                f"{self.folder} holds a cohort in form {layout}, expected {_LAYOUT}, as this version makes it: choose "
-                "another folder with -o"
+            raise OtherOutput(
+                f"{self.folder} holds a cohort in form {layout}, expected {_LAYOUT}, as this version makes it"
             )
         return secret
 
@@ -123,7 +128,7 @@ class Output:
                 temporary.unlink(missing_ok=True)
 
     def settle(self, settings: str, bundles: Mapping[str, str], *, overwrite: bool) -> None:
-        """Note what results here are made with. Raises UsageError where others are there, and may not be replaced."""
+        """Note what results here are made with. Raises OtherOutput where others are there, and may not be replaced."""
         said = {"settings": settings, "bundles": dict(bundles)}
         before: dict[str, Any] = said
         with suppress(OSError, ValueError):
@@ -131,10 +136,7 @@ class Output:
         if before.get("settings") != settings and not overwrite:
             changed = [name for name, digest in bundles.items() if before["bundles"].get(name, digest) != digest]
             why = f"bundle {', '.join(changed)} has changed since" if changed else "they were made with other settings"
-            raise UsageError(
-                f"{self.folder} holds results of another run, and {why}: choose another folder with -o, or replace "
-                "them with --overwrite"
-            )
+            raise OtherOutput(f"{self.folder} holds results of another run, and {why}")
         try:
             self.write(self._settings, said)
         except OSError as error:

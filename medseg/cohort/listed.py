@@ -1,7 +1,7 @@
 """A cohort as a table: a CSV or Parquet file with a row for each study.
 
     path,id,bundle,T1,FLAIR            path: a file, folder, zip or DICOMDIR, from the table's folder; needed unless
-    s1/,patient-01,,,                  channels are. id: the result folder's name. bundle: instead of `--bundle`.
+    s1/,patient-01,,,                  channels are. id: the result folder's name. bundle: instead of that of all.
     ,patient-02,glioma,t1.nii,f.nii    Any other column is a channel by its name: a path, or a series' UID.
 
 What is wrong with a row is the failure of that row; what is wrong with the table is told before anything begins.
@@ -35,7 +35,7 @@ class ListedTwice(InputError):
 
 def is_table(path: Path) -> bool:
     """Whether a path names a table of studies, by its ending."""
-    return path.name.lower().endswith(ENDINGS) and not path.is_dir()
+    return path.name.lower().endswith(ENDINGS)
 
 
 def read_table(path: Path, channels: Sequence[str], *, cancelled: Cancelled = never) -> Scan:

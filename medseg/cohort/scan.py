@@ -24,7 +24,9 @@ from medseg.dicom.left_out import may_be_an_image
 from medseg.dicom.nifti import is_nifti
 from medseg.dicom.sources import look_at
 from medseg.errors import Interrupted, MedsegError, NoSuchInput
+from medseg.job.exits import as_ours
 from medseg.progress import Cancelled, Progress, Report, Stage, never, silent
+from medseg.texts import shown
 
 _READERS: Final = 4
 _AHEAD: Final = 256  # files that are looked at before the first of them is asked for
@@ -44,24 +46,17 @@ class Scan:
     unreadable: tuple[tuple[str, MedsegError], ...] = ()
 
 
-def is_cohort(paths: Sequence[Path], out: Path | None) -> bool:
-    """Whether paths are several studies or volumes: by a few files of each, since looking at all takes long.
-
-    Several paths are one cohort where one folder takes their results (`-o`). A folder of NIfTI files is one.
-    """
-    if len(paths) != 1:
-        return out is not None
-    path = paths[0]
-    if is_nifti(path) or not path.exists():
+def is_cohort(path: Path) -> bool:
+    """Whether a path holds several studies, or NIfTI volumes: by a few of its files, since all would take long."""
+    if is_nifti(path):
         return False
     try:
-        candidates, _ = candidates_of(path)
-    except MedsegError:
+        candidates = candidates_of(path)[0] if path.exists() else []
+    except (MedsegError, OSError):  # which whoever reads it will say
         return False
     if any(is_nifti(Path(one.name)) for one in candidates):
         return True
-    spread = candidates[:: max(len(candidates) // _SAMPLE, 1)]
-    looked = (look_at(one) for one in spread)
+    looked = (look_at(one) for one in candidates[:: max(len(candidates) // _SAMPLE, 1)])
     return len({look(one.header).text("StudyInstanceUID") for one in looked if isinstance(one, Instance)} - {""}) > 1
 
 
@@ -96,8 +91,8 @@ def scan(
                 on_progress(Progress(Stage.READ, done, len(images)))
         except Interrupted:
             raise
-        except MedsegError as error:
-            unreadable.append((str(path), error))
+        except (MedsegError, OSError) as error:
+            unreadable.append((shown(path), as_ours(shown(path), error)))
     return Scan((*found.items(), *volumes), found.passed_over, tuple(unreadable))
 
 

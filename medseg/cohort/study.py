@@ -23,6 +23,7 @@ from medseg.dicom.sources import read_candidates, read_series
 from medseg.errors import (
     DoesNotFit,
     EmptyInput,
+    GeometryRefused,
     Incomplete,
     InputError,
     Interrupted,
@@ -98,7 +99,17 @@ def plan_item(task: Task, item: Item, cancelled: Cancelled = never) -> list[Stud
         )
         for bundles in choices
     )
-    return [with_preferred(one) for one in planned]
+    plans = [with_preferred(one) for one in planned]
+    return [*plans, _lost(item, series, plans)] if task.strict else plans
+
+
+def _lost(item: Item, series: Sequence[Series], plans: Sequence[StudyPlan]) -> StudyPlan:
+    """What was lost of a study that no series with a job answers for."""
+    answered = {left_out.key(one) for plan in plans for job in plan.jobs for one in job.series}
+    unanswered = (one for one in series if left_out.key(one) not in answered)
+    lost = sorted({file.sentence for one in unanswered for file in one.left_out if file.lost})
+    refused = (Refused(None, None, Incomplete(called(item), lost), study_uid=item.study_uid),) if lost else ()
+    return StudyPlan((), refused)
 
 
 def _channels(task: Task, item: Item, series: Sequence[Series]) -> Mapping[str, Sequence[Stack]] | None:
@@ -116,12 +127,12 @@ def _channels(task: Task, item: Item, series: Sequence[Series]) -> Mapping[str, 
 def try_plan(task: Task, item: Item, cancelled: Cancelled = never) -> list[StudyPlan] | MedsegError:
     """As `plan_item`, its error given back. Raises Interrupted."""
     try:
-        with boundary(_called(item)):
+        with boundary(called(item)):
             return plan_item(task, item, cancelled)
     except Interrupted:
         raise
     except (MedsegError, MemoryError, OSError) as error:
-        return as_ours(_called(item), error)
+        return as_ours(called(item), error)
 
 
 def do_item(
@@ -136,7 +147,8 @@ def do_item(
         failed.append(failure_of(planned, item.study_uid, "", item.bundle))
     else:
         for one in refused_of(planned):
-            (failed if isinstance(one.error, Unforeseen) else refused).append(_refusal(item, one))
+            failure = _refusal(item, one, strict=task.strict)
+            (failed if failure.kind == "failed" else refused).append(failure)
         for job in together(planned):
             outcome = _outcome(task, item, job, cancelled)
             if isinstance(outcome, MedsegError):
@@ -165,7 +177,7 @@ def do_item(
 
 def _outcome(task: Task, item: Item, job: Job, cancelled: Cancelled) -> dict[str, Any] | MedsegError:
     """The record of a result, with its folder within the output, or what went wrong. Raises Interrupted."""
-    what = f"series {job.stack.series.series_uid}" if job.stack.series.series_uid else _called(item)
+    what = f"series {job.stack.series.series_uid}" if job.stack.series.series_uid else called(item)
     formats = task.formats or frozenset({Format.NIFTI} if item.nifti else {Format.SEG, Format.SR})
     lost = [one.sentence for one in job.stack.left_out if one.lost]
     try:
@@ -187,22 +199,29 @@ def _outcome(task: Task, item: Item, job: Job, cancelled: Cancelled) -> dict[str
     return dict(made.record) | {"folder": made.folder.relative_to(task.out).as_posix()}
 
 
-def _called(item: Item) -> str:
+def called(item: Item) -> str:
     """For messages."""
     return f"study {item.study_uid}" if item.study_uid else shown(item.nifti or PurePath(item.name))
 
 
-def _refusal(item: Item, refused: Refused) -> Failure:
+def _is_failure(error: MedsegError, *, strict: bool) -> bool:
+    """Whether a refusal is one: an error of ours, and where nothing may be missing what may have been a volume."""
+    lost = isinstance(error, Incomplete) or (isinstance(error, GeometryRefused) and left_out.is_volume(error.reason))
+    return isinstance(error, Unforeseen) or (strict and lost)
+
+
+def _refusal(item: Item, refused: Refused, *, strict: bool) -> Failure:
     study_uid = refused.study_uid or (refused.series.study_uid if refused.series else item.study_uid)
     series_uid = refused.series.series_uid if refused.series else ""
-    return failure_of(refused.error, study_uid, series_uid, refused.bundle, refused=True)
+    is_refused = not _is_failure(refused.error, strict=strict)
+    return failure_of(refused.error, study_uid, series_uid, refused.bundle, refused=is_refused)
 
 
 def failure_of(
     error: MedsegError, study_uid: str, series_uid: str, bundle: str | None, *, refused: bool = False
 ) -> Failure:
     """An error as a row. refused: by what the study or series is."""
-    kind = "refused" if refused and not isinstance(error, Unforeseen) else "failed"
+    kind = "refused" if refused else "failed"
     return Failure(study_uid, series_uid, bundle or "", kind, error.code, str(error), exits.exit_code(error))
 
 

@@ -64,15 +64,14 @@ def test_a_study_may_lie_in_folders_and_archives_all_over(tmp_path: Path) -> Non
     found = scan([tmp_path])
     assert {item.study_uid: images(item) for item in found.items} == {datasets[0].StudyInstanceUID: 3, other: 3}
     assert found.passed_over == 1
-    assert is_cohort([tmp_path], None)
+    assert is_cohort(tmp_path)
 
 
 def test_one_study_is_no_cohort(tmp_path: Path) -> None:
     study(tmp_path / "study" / "deep")
-    assert not is_cohort([tmp_path / "study"], tmp_path / "out")
-    assert not is_cohort([volume(tmp_path / "brain.nii.gz")], None)
-    assert is_cohort([tmp_path / "study", tmp_path / "brain.nii.gz"], tmp_path / "out")
-    assert not is_cohort([tmp_path / "study", tmp_path / "brain.nii.gz"], None)
+    assert not is_cohort(tmp_path / "study")
+    assert not is_cohort(volume(tmp_path / "brain.nii.gz"))
+    assert is_cohort(tmp_path)
 
 
 def test_volumes_are_named_by_their_files(tmp_path: Path) -> None:
