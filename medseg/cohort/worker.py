@@ -59,8 +59,7 @@ def settings_of(task: Task, item: Item | None = None) -> tuple[str, dict[str, st
     said = {
         "bundles": {bundle.name: [bundle.digest, key_settings(bundle, task.settings)] for bundle in bundles},
         "explicit": explicit,
-        "formats": sorted(task.formats) if task.formats else None,
-        "assumed": [task.settings.assume_frame_of_reference, task.assume_registered, task.strict],
+        "assumed": [task.settings.assume_frame_of_reference, task.assume_registered],
     }
     text = json.dumps(said, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest(), {bundle.name: bundle.digest for bundle in bundles}
@@ -127,10 +126,12 @@ class _Worker:
         )
 
     def _settings(self, bundle: str | None) -> str:
-        """See `settings_of`; empty where the bundle cannot be loaded, which its items will say."""
+        """`settings_of`, and what else is asked for; empty where the bundle cannot be loaded."""
         if bundle not in self._known:
             try:
-                self._known[bundle], _ = settings_of(self._task, Item("", bundle=bundle))
+                settings, _ = settings_of(self._task, Item("", bundle=bundle))
             except BundleError:
                 return ""
+            formats = ",".join(sorted(self._task.formats or ()))
+            self._known[bundle] = f"{settings} {formats}{' strict' if self._task.strict else ''}"
         return self._known[bundle]

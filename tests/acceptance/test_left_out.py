@@ -162,7 +162,7 @@ def test_a_loss_beside_a_series_that_no_bundle_fits_is_one_of_the_input(
     ran = medseg("infer", "study", "--bundle", spleen, "--json", "--strict")
     assert ran.code == 1
     assert len([record for record in ran.records if "outputs" in record]) == 1
-    assert "1 file left out: not a DICOM file" in ran.error
+    assert "1 file left out: not a DICOM file" in ran.err
 
 
 def test_a_loss_makes_it_another_result(medseg: Medseg, bundle: Path, tmp_path: Path) -> None:
