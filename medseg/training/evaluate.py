@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TextIO
 
@@ -24,6 +24,7 @@ from medseg.bundle.bundle import Bundle, Segment
 from medseg.dicom.nifti import read_nifti
 from medseg.dicom.series import Stack, StackSource
 from medseg.errors import UsageError
+from medseg.inference.labels import SegmentationResult
 from medseg.inference.planes import LabelSpool
 from medseg.inference.segment import segment
 from medseg.inference.settings import Settings
@@ -45,7 +46,7 @@ MEASURES: dict[str, bool | None] = {  # name: whether higher is better, None whe
     "lesion_sensitivity": True,
     "false_positives": False,
 }
-COLUMNS = ("case", "structure", *MEASURES)
+COLUMNS = ("case", "structure", *MEASURES, "confidence", "flags")
 # row: field of Summary
 STATISTICS = {"mean": "mean", "median": "median", "ci95_low": "low", "ci95_high": "high", "worst": "worst"}
 
@@ -70,10 +71,14 @@ OnCase = Callable[[EvaluationProgress], None]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores by case and structure; their summaries by structure and measure."""
+    """Scores by case and structure; their summaries by structure and measure.
+
+    results: what the pipeline said of each case, where it was asked.
+    """
 
     cases: Mapping[str, Mapping[str, Score]]
     summaries: Mapping[str, Mapping[str, Summary]]
+    results: Mapping[str, SegmentationResult] = field(default_factory=dict)
 
 
 def evaluate(
@@ -103,11 +108,15 @@ def evaluate(
     if not cases:
         raise NoCases(data, "at all" if everything else "set aside")
 
+    results: dict[str, SegmentationResult] = {}
+
     def predict(case: LabelledCase) -> Masks:
         given = {name: file for name, file in case.channels.items() if name not in without}
-        return segment_nifti(case.image, bundle, settings, cancelled, given=given)
+        masks, results[case.id] = segmented(case.image, bundle, settings, cancelled, given)
+        return masks
 
-    return evaluate_cases(cases, bundle.segments, predict, on_case=on_case, cancelled=cancelled)
+    evaluation = evaluate_cases(cases, bundle.segments, predict, on_case=on_case, cancelled=cancelled)
+    return replace(evaluation, results=results)
 
 
 def evaluate_cases(
@@ -135,24 +144,22 @@ def evaluate_cases(
     return Evaluation(scores, {name: summaries(scores, name) for name in structures})
 
 
-def segment_nifti(
-    image: Path,
-    bundle: Bundle,
-    settings: Settings,
-    cancelled: Cancelled = never,
-    *,
-    given: Mapping[str, Path] | None = None,
-) -> Masks:
-    """The pipeline's labels of a NIfTI volume: (segments, i, j, k), on the file's own grid.
+def segment_nifti(image: Path, bundle: Bundle, settings: Settings) -> Masks:
+    """The pipeline's labels of a NIfTI volume: (segments, i, j, k), on the file's own grid."""
+    return segmented(image, bundle, settings, never, {})[0]
 
-    given: the files of a bundle's channels; `image` is the reference's.
-    """
+
+def segmented(
+    image: Path, bundle: Bundle, settings: Settings, cancelled: Cancelled, given: Mapping[str, Path]
+) -> tuple[Masks, SegmentationResult]:
+    """The same, and what the pipeline says of it. given: the files of a bundle's channels; `image` the reference's."""
     sink = LabelSpool()
     stack = of_files(image, bundle, given)[0] if given else read_nifti(image)
-    segment(StackSource(stack), bundle, sink, settings=settings, cancelled=cancelled)
+    result = segment(StackSource(stack), bundle, sink, settings=settings, cancelled=cancelled)
     masks = np.moveaxis(_masks(sink), (1, 2, 3), (3, 2, 1))  # (k, j, i) -> (i, j, k)
     turned = np.linalg.det(nibabel.load(image).affine) * np.linalg.det(_ijk_to_lps(sink.stack)) < 0
-    return masks[..., ::-1] if turned else masks  # a left-handed volume's slices are turned round when read
+    # a left-handed volume's slices are turned round when read
+    return masks[..., ::-1] if turned else masks, result
 
 
 def _masks(found: LabelSpool) -> Masks:
@@ -185,15 +192,28 @@ def rows(evaluation: Evaluation) -> Iterator[dict[str, str | float | None]]:
     """A record per case and structure, then the summary records; None where a measure is not defined."""
     for case, by_structure in evaluation.cases.items():
         for structure, one in by_structure.items():
-            yield _row(case, structure, {measure: getattr(one, measure) for measure in MEASURES})
-    for name, field in STATISTICS.items():
+            row = _row(case, structure, {measure: getattr(one, measure) for measure in MEASURES})
+            yield row | _doubts(evaluation.results.get(case), structure)
+    for name, field_ in STATISTICS.items():
         for structure, by_measure in evaluation.summaries.items():
-            yield _row(name, structure, {measure: getattr(by_measure[measure], field) for measure in MEASURES})
+            row = _row(name, structure, {measure: getattr(by_measure[measure], field_) for measure in MEASURES})
+            yield row | _doubts(None, structure)
 
 
 def _row(case: str, structure: str, values: Mapping[str, float]) -> dict[str, str | float | None]:
     known = {measure: None if math.isnan(value) else round(value, 4) for measure, value in values.items()}
     return {"case": case, "structure": structure, **known}
+
+
+def _doubts(result: SegmentationResult | None, structure: str) -> dict[str, str | float | None]:
+    """How sure the pipeline is of a structure, and its flags: those of the structure and of the whole."""
+    if result is None:
+        return {"confidence": None, "flags": None}
+    measured = next((one for one in result.measured if one.segment.label == structure), None)
+    numbers = {None, *(one.segment.number for one in result.measured if measured in (None, one))}
+    codes = dict.fromkeys(flag.code for flag in result.flags if flag.segment in numbers)
+    sure = None if measured is None or measured.confidence is None else round(measured.confidence, 4)
+    return {"confidence": sure, "flags": " ".join(codes)}
 
 
 def write_csv(evaluation: Evaluation, file: TextIO) -> None:

@@ -19,7 +19,7 @@ from medseg.bundle.recipe import Normalize, ScaleRange, Step
 from medseg.errors import UsageError
 from medseg.training.batches import make_batch
 from medseg.training.data import UnusableCase, digest, find_cases
-from medseg.training.evaluate import evaluate
+from medseg.training.evaluate import evaluate, rows
 from medseg.training.plan import make_plan
 from medseg.training.prepare import Sample, has_units, intensity, load_sample, prepared_sample, slice_stack
 from medseg.training.train import plan_of, train
@@ -98,6 +98,10 @@ def test_learnt_and_scored_with_an_image_and_without(small_bundle: Path, cases: 
         assert min(score.dice for case in found.cases.values() for score in case.values()) > 0.8
     apart = [name for name in both.cases if both.cases[name] != alone.cases[name]]
     assert apart and not {"case_2", "case_5"} & set(apart), "these two have no T1 to leave out"
+    flagged = {str(row["case"]): row["flags"] for row in rows(both) if row["structure"] != "whole"}
+    assert {name for name, codes in flagged.items() if "channel_absent" in str(codes).split()} == {"case_2", "case_5"}
+    assert all("channel_absent" in str(row["flags"]) for row in rows(alone) if row["flags"] is not None)
+    assert min(float(row["confidence"]) for row in rows(both) if row["confidence"] is not None) > 0.5
     with pytest.raises(UsageError, match="no channel 'FLAIR' that is optional"):
         evaluate(trained, cases, without=["FLAIR"])
 
