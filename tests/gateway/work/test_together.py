@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 
+from gateway.decide import settle
 from gateway.ledger import jobs
 from medseg.dicom import slices
 from tests.gateway.phantoms import phantom
 from tests.gateway.spooling import Inbox, inbox
 from tests.gateway.work import test_arriving as arriving
+from tests.gateway.work import test_whose as whose
 from tests.gateway.work import test_worker as whole
 from tests.medseg.bundle.zoo import rewrite, spleen_like
 from tests.waiting import wait_for
@@ -148,3 +150,18 @@ def test_images_that_come_late_replace_each_result(box: Inbox, tmp_path: Path, b
     assert [(row.bundle, row.predecessor_id) for row in rows] == [
         ("one", None), ("two", None), ("one", rows[0].id), ("two", rows[1].id),
     ]  # fmt: skip
+
+
+def test_a_study_that_is_settled_has_each_result_made_anew(
+    box: Inbox, tmp_path: Path, bundles: tuple[Path, Path]
+) -> None:
+    here = whole.room(box, tmp_path, rule(*bundles, more='results = ["sr"]'))
+    mine = phantom(1, PatientID="A")
+    whose.handle(here, mine)
+    whose.handle(here, whose.other_series(phantom(2, PatientID="B"), mine[0].StudyInstanceUID))
+    assert len(whose.current(here)) == 2
+    box.ledger.write(settle.merge, mine[0].StudyInstanceUID, "B", time.time())
+    whose.handle(here, [])
+    found = {(row.series_uid, row.bundle) for row in whose.current(here)}
+    assert len(found) == len(whose.current(here)) == 4  # two bundles on two series
+    assert {report.PatientID for report in whose.reports(here)[-4:]} == {"B"}
