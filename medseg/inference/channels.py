@@ -21,6 +21,7 @@ from medseg.inference.arriving.decoding import AHEAD
 from medseg.inference.channel_images import ImagePlanes, Slabs, along, nearest_axis, reach
 from medseg.inference.context import PipelineContext
 from medseg.inference.grids.resample import InPlane, resample_plane, span_of_plane, taps
+from medseg.inference.registration import LikelyRegistration
 
 _LINEAR: Final = Interpolation.LINEAR
 _EDGE: Final = Padding.BORDER
@@ -37,6 +38,8 @@ class ChannelPlanes:
     channels, its own planes alone."""
 
     def __init__(self, context: PipelineContext, stack: Stack, *, backwards: bool = False) -> None:
+        self._context = context
+        self._lying = LikelyRegistration(stack) if len(stack.channels) > 1 else None
         self._images: list[ImagePlanes] = []
         self.held_bytes = 0  # about as much as is at hand of images
         self._each = [self._of(context, stack, channel, backwards) for channel in stack.channels] or [_own]
@@ -46,12 +49,17 @@ class ChannelPlanes:
 
     def at(self, k: int, own: Pixels) -> tuple[Pixels, ...]:
         """Slice k in each channel. own: that of the stack itself."""
-        return tuple(channel(k, own) for channel in self._each)
+        planes = tuple(channel(k, own) for channel in self._each)
+        if self._lying is not None:
+            self._lying.add(k, planes)
+        return planes
 
     def tell(self) -> None:
         """Say what is to be said of all that was read."""
         for image in self._images:
             image.tell()
+        if self._lying is not None:
+            self._context.flags.extend(self._lying.flags())
 
     def _of(self, context: PipelineContext, stack: Stack, channel: ChannelImage, backwards: bool) -> _PlaneOf:
         if channel.stack is None:

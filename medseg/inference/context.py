@@ -11,6 +11,7 @@ from medseg.bundle.recipe import Recipe
 from medseg.dicom.instance import Pixels
 from medseg.inference.arriving.decoding import Decoder
 from medseg.inference.engines.engine import Engine
+from medseg.inference.labels import Flag
 from medseg.inference.pieces.collect import LabelCollector
 from medseg.inference.settings import Settings
 from medseg.progress import Cancelled, Progress, Report, Stage, StageClock, check
@@ -25,7 +26,7 @@ class PipelineContext:
     recipe: the bundle's, as the settings want it. floor: what the network is given where a voxel has no value.
     engine: of the bundle's network, or the first of them. engines: makes those of others.
     present: how many slices there are, where none has to come; then they are read as they are decoded.
-    warnings: what a result must say of how it came about, attempts that were given up included.
+    warnings, flags: what a result must say of how it came about, attempts that were given up included.
     """
 
     series_uid: str
@@ -41,6 +42,7 @@ class PipelineContext:
     cancelled: Cancelled
     clock: StageClock = field(default_factory=StageClock)
     warnings: list[str] = field(default_factory=list)
+    flags: list[Flag] = field(default_factory=list)
 
     def tell(self, stage: Stage, done: int, total: int | None) -> None:
         """Raises Interrupted once somebody has asked to stop."""

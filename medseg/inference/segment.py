@@ -246,6 +246,7 @@ def _result(context: PipelineContext, taken: Taken, cleaned: CleanedLabels, valu
         measured=measured,
         flags=(
             *taken.flags,
+            *dict.fromkeys(context.flags),
             *no_value(collector.valueless.voxels, stack, context.floor),
             *flags(stack, context.bundle, measured, at_edge, values),
         ),

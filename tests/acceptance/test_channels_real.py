@@ -164,7 +164,13 @@ def in_the_object(seg: Path, stack: Stack) -> NDArray[np.uint8]:
     return np.moveaxis(planes, -1, 0).astype(np.uint8)
 
 
-@pytest.mark.parametrize("study", STUDIES.values(), ids=STUDIES)
+QUICK = ("PET and CT of a sarcoma", "T2, ADC and the highest b-value of a prostate")
+
+
+@pytest.mark.parametrize(
+    "study",
+    [pytest.param(study, marks=() if name in QUICK else pytest.mark.slow, id=name) for name, study in STUDIES.items()],
+)
 def test_a_study_from_files_to_labels(
     study: Study, medseg: Medseg, unpacked: Callable[[Study], Path], tmp_path: Path
 ) -> None:
@@ -185,10 +191,30 @@ def test_a_study_from_files_to_labels(
     series = {one.series_uid: one.number for one in read_series(folder)}
     told = [(series[one["series_uid"]], one["phase"]) for one in record["channels"].values()]
     assert told == study.found
+    assert "registration_doubtful" not in [flag["code"] for flag in record["flags"]]
     labels = in_the_object(next((tmp_path / "out").rglob("seg.dcm")), stack)
     expected = labels_by_monai(by_scipy(stack), stack, bundle).swapaxes(0, 1)
     assert 0.01 < expected.mean() < 0.99
     assert (labels == expected).mean() >= 0.9999
+
+
+def test_a_channel_that_has_moved_is_doubted(medseg: Medseg, unpacked: Callable[[Study], Path], tmp_path: Path) -> None:
+    """The ADC map of a prostate, 10 mm aside: in the result, and in the report."""
+    study = STUDIES["T2, ADC and the highest b-value of a prostate"]
+    where = zoo.brats_like(tmp_path / "bundle", study.channels[:2], own=True)
+    zoo.rewrite(where, lambda content: content["preprocessing"]["transforms"][0].update(pixdim=[6.0, 6.0, 6.0]))
+    zoo.rewrite(where, lambda content: content["medseg"].update(coverage=0.75), "metadata.json")
+    folder = unpacked(study)
+    for path in folder.rglob("*"):
+        if path.is_file() and is_dicom(path) and "ADC" in (image := dcmread(path)).ImageType:
+            image.ImagePositionPatient[0] += 10.0
+            image.save_as(path)
+    (record,) = medseg("infer", folder, "--bundle", where, "--json", "-o", "out").records
+    (flag,) = [flag for flag in record["flags"] if flag["code"] == "registration_doubtful"]
+    assert "channel ADC may not lie on channel T2" in flag["message"]
+    report = dcmread(next((tmp_path / "out").rglob("sr.dcm")))
+    told = [str(element.value) for element in report.iterall() if element.keyword == "TextValue"]
+    assert any(flag["message"] in text for text in told)
 
 
 # --- SUV ---------------------------------------------------------------------------------------------------------
