@@ -35,7 +35,7 @@ import torch
 from nnunet import smoothen
 from numpy.typing import NDArray
 from scipy import ndimage
-from streaming import find_engine, write_mirrored  # beside this file; makes the checkout importable
+from streaming import find_engine  # beside this file; makes the checkout importable
 from torch import nn
 from torch.nn import functional
 
@@ -43,7 +43,7 @@ from medseg.bundle.bundle import Bundle
 from medseg.bundle.load import load_bundle
 from medseg.bundle.region import ByThreshold, LookMode, Region, Statistics
 from medseg.dicom.geometry import classify
-from medseg.dicom.phantom import Ellipsoid, make_series
+from medseg.dicom.phantom import Ellipsoid, make_affine, volume_to_series, write_series
 from medseg.dicom.series import Stack, StackSource
 from medseg.dicom.sources import find_instances, to_series
 from medseg.inference.planes import LabelSpool
@@ -63,6 +63,7 @@ REGIONS = {
     "box": Region(FIRST, LookMode.BOX, (40.0,) * 3, min_volume_ml=1.0),
 }
 HU = (-100.0, 250.0)
+LEARNED = 64  # voxels of the windows that the network learns from, at most
 
 
 def make_bundle(folder: Path, widths: list[int], window: int, steps: int) -> Bundle:
@@ -89,7 +90,7 @@ def make_bundle(folder: Path, widths: list[int], window: int, steps: int) -> Bun
     torch.manual_seed(0)
     network = PlainConvUNet(3, 1, 2, **shape)
     if steps:
-        learn(network, window, steps)
+        learn(network, min(window, LEARNED), steps)
     else:
         smoothen(network)
     torch.save(network.state_dict(), folder / "models/model.pt")
@@ -133,17 +134,22 @@ def sample(rng: np.random.Generator, window: int) -> tuple[torch.Tensor, torch.T
 
 
 def make_stack(folder: Path, slices: int, size: int) -> Stack:
+    shape = slices, size, size
+    affine = make_affine("axial", MM, shape)
     body = Ellipsoid((0, 0, 0), (180, 130, 10_000), 40)
     organs = [
         Ellipsoid((70 * side, 30 * up, 90 * up), (45, 40, 60), 60 + 20 * up) for side in (-1, 1) for up in (-1, 1)
     ]
     small = Ellipsoid(PLACE_MM, (10, 10, 10), OBJECT_HU)
-    rng = np.random.default_rng(0)
-    once = make_series(shape=(slices, size, size), spacing_mm=MM, objects=[body, *organs, small])
-    for slice_ in once:
-        stored = slice_.pixel_array + np.rint(rng.normal(0, NOISE, (size, size)))
-        slice_.PixelData = np.clip(stored, 0, 4095).astype(slice_.pixel_array.dtype).tobytes()
-    write_mirrored(folder, once, slices, MM[0])
+    rng, values = np.random.default_rng(0), np.empty(shape, np.int16)
+    j, i = np.meshgrid(np.arange(size), np.arange(size), indexing="ij")
+    for k in range(slices):
+        points = np.stack([np.full_like(j, k), j, i, np.ones_like(j)], axis=-1) @ affine[:3].T
+        plane = np.full((size, size), -1000.0)
+        for one in (body, *organs, small):
+            plane[one.contains(points)] = one.value
+        values[k] = np.rint(plane + rng.normal(0, NOISE, plane.shape))
+    write_series(volume_to_series(values, affine, "CT", "Phantom"), folder)
     series = to_series(find_instances(folder).instances)
     (stack,) = classify(series).stacks
     return stack
