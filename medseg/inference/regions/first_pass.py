@@ -121,6 +121,7 @@ def _coarse(bundle: Bundle, region: Region, modality: str) -> tuple[Bundle, nn.M
         postprocess=Postprocess(keep_largest=keep),
         nnunet=None,
         parts=(),
+        averaged=(),
         previous=None,
         channels=None,
         region=None,
