@@ -51,7 +51,8 @@ class Look:
 
     channels: as far as there are series for them. missing: why they make no job; None where they do. absent: optional
     channels for which there is none. no_channel: why each other series is none, by its UID. fits: whether any series
-    fits any channel, and the bundle what they show. choices: what was found for each channel, and why.
+    fits any channel, and the bundle what they show. choices: what was found for each channel, and why. unfit: series
+    that fit no channel whatever else comes.
     """
 
     channels: tuple[NewChannel, ...]
@@ -60,6 +61,7 @@ class Look:
     no_channel: Mapping[str, str]
     fits: bool
     choices: tuple[Choice, ...] = ()
+    unfit: frozenset[str] = frozenset()
 
 
 class NotThere(InputError):
@@ -77,10 +79,12 @@ def with_site_words(bundle: Bundle, words: Mapping[str, Mapping[str, ChannelWord
     return replace(bundle, channels=with_words(bundle.channels, own)) if bundle.channels is not None else bundle
 
 
-def look(series: Sequence[Series], revisions: Mapping[str, int], bundle: Bundle, rule: Rule, said: Said) -> Look:
+def look(
+    study_uid: str, series: Sequence[Series], revisions: Mapping[str, int], bundle: Bundle, rule: Rule, said: Said
+) -> Look:
     """series: those of a study that may be channels. revisions: of each, by UID."""
     study = study_of(series, assume_frame_of_reference=rule.assume_frame_of_reference)
-    study = replace(study, uid=study.uid or next((one.study_uid for one in series), ""))
+    study = replace(study, uid=study_uid)
     try:
         given = _given(study, series, said, rule)
     except NotThere as error:
@@ -94,7 +98,15 @@ def look(series: Sequence[Series], revisions: Mapping[str, int], bundle: Bundle,
         _no_channel(study, bundle, choices),
         fits and any(one.chosen or one.tied for one in choices),
         choices,
+        _unfit(series, choices),
     )
+
+
+def _unfit(series: Sequence[Series], choices: Sequence[Choice]) -> frozenset[str]:
+    judged = [one for choice in choices for one in choice.judged]
+    fitting = {volume.series_uid for volume, one in judged if one.alternative is not None}
+    named = {one.chosen.series_uid for one in choices if one.chosen is not None}
+    return frozenset(one.series_uid for one in series) - fitting - named
 
 
 def _wrong(study: Study, bundle: Bundle, given: Named, said: Said) -> tuple[MedsegError | None, bool]:

@@ -26,11 +26,15 @@ NO_RULE = "no rule names its bundle any more"
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """The series of a study that may be channels of a rule's bundle. revisions: at which they are complete, by UID."""
+    """The series of a study that may be channels of a rule's bundle. revisions: at which they are complete, by UID.
+
+    explanations: what rules say to each.
+    """
 
     rule: Rule
     series: tuple[Series, ...]
     revisions: Mapping[str, int]
+    explanations: Mapping[str, Explanation]
 
 
 def carry_out(

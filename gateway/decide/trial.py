@@ -74,7 +74,7 @@ def _study(
         return StudyTrial(study_uid, rule, None, None, str(error))
     of_study = [one for one in trials if one.series.study_uid == study_uid]
     taken = [one.series for one in of_study if rules.takes(one.explanation, rule)]
-    found = look(taken, {one.series_uid: 1 for one in taken}, bundle, rule, Said())
+    found = look(study_uid, taken, {one.series_uid: 1 for one in taken}, bundle, rule, Said())
     to = rules.destinations(rule, calling_ae, settings.peers) if rule.mode is not Mode.SHADOW else ()
     return StudyTrial(study_uid, rule, bundle, found, "" if found.missing is None else str(found.missing), to)
 

@@ -14,6 +14,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gateway.decide import facts, gather, gathered, rules
@@ -36,7 +37,17 @@ from medseg.errors import BundleError, InputError, MedsegError, UsageError, boun
 logger = logging.getLogger(__name__)
 
 LOOK_S = 0.2
+MOST_UNFIT = 5000  # series that are remembered
 AGAIN_S = 60.0  # after a look that failed for a reason that nobody foresaw
+
+
+@dataclass(frozen=True)
+class _Unfit:
+    """A series that fits no channel, as it was at a revision: its headers need not be read again. why: it is none."""
+
+    revision: int
+    explanation: Explanation
+    why: str
 
 
 class Gatherer:
@@ -45,6 +56,8 @@ class Gatherer:
     def __init__(self, ledger: Ledger, spool: Path) -> None:
         self._ledger, self._spool = ledger, spool
         self._bundles: dict[str, Bundle] = {}
+        self._settings: GatewaySettings | None = None
+        self._unfit: dict[tuple[str, str, str], _Unfit] = {}  # by bundle, study and series
 
     def run(self, live: Live, stop: threading.Event) -> None:
         """Look until told to stop; never raises."""
@@ -56,6 +69,8 @@ class Gatherer:
 
     def step(self, settings: GatewaySettings, now: float) -> None:
         """Look at each study that is due."""
+        if self._settings is not settings or len(self._unfit) > MOST_UNFIT:
+            self._settings, self._unfit = settings, {}
         with self._ledger.read() as db:
             due = gatherings.due(db, now)
         for row in due:
@@ -83,7 +98,8 @@ class Gatherer:
             return
         try:
             bundle = gather.with_site_words(self._bundle(row.bundle), settings.channels)
-            found = gather.look(candidates.series, candidates.revisions, bundle, candidates.rule, said)
+            found = gather.look(row.study_uid, candidates.series, candidates.revisions, bundle, candidates.rule, said)
+            found = self._remember(row, candidates, found)
         except (BundleError, UsageError) as error:
             found = Look((), error, (), {}, fits=True)
         job_id = self._ledger.write(gathered.carry_out, row, candidates, found, said, now)
@@ -98,24 +114,51 @@ class Gatherer:
 
     def _candidates(self, row: GatheringRow, settings: GatewaySettings, said: Said) -> Candidates | None:
         """None where no rule of now takes a series of the study for the bundle."""
-        asked = self._explained(row.study_uid, settings)
+        asked = self._explained(row, settings, said)
         rule = gathered.rule_of(row.bundle, [explanation for _, explanation, _ in asked], settings.rules, said)
         if rule is None:
             return None
         taken = [
-            (one, revision)
+            (one, explanation, revision)
             for one, explanation, revision in asked
-            if (not explanation.barred if said.rule is not None else rules.takes(explanation, rule))
+            if one is not None and (not explanation.barred if said.rule is not None else rules.takes(explanation, rule))
         ]
-        return Candidates(rule, tuple(one for one, _ in taken), {one.series_uid: number for one, number in taken})
+        revisions = {one.series_uid: revision for one, _, revision in taken}
+        explained = {one.series_uid: explanation for one, explanation, _ in taken}
+        return Candidates(rule, tuple(one for one, _, _ in taken), revisions, explained)
 
-    def _explained(self, study_uid: str, settings: GatewaySettings) -> Sequence[tuple[Series, Explanation, int]]:
-        """The complete series of a study whose images are here, and what rules say to each."""
+    def _explained(
+        self, of: GatheringRow, settings: GatewaySettings, said: Said
+    ) -> Sequence[tuple[Series | None, Explanation, int]]:
+        """The complete series of a study whose images are here, and what rules say to each; none where it is known to
+        be no channel."""
         with self._ledger.read() as db:
-            rows = [row for row in series_rows.series_of(db, study_uid) if row.state is SeriesState.COMPLETE]
-            here = [row for row in rows if not instances.deleted_instances(db, study_uid, row.series_uid)]
-        read = ((row, self._read(row)) for row in here)
-        return [(one, self._explain(one, settings), row.revision) for row, one in read if one is not None]
+            rows = [row for row in series_rows.series_of(db, of.study_uid) if row.state is SeriesState.COMPLETE]
+            here = [row for row in rows if not instances.deleted_instances(db, of.study_uid, row.series_uid)]
+        asked: list[tuple[Series | None, Explanation, int]] = []
+        for row in here:
+            known = None if said.channels else self._unfit.get((of.bundle, of.study_uid, row.series_uid))
+            if known is not None and known.revision == row.revision:
+                asked.append((None, known.explanation, row.revision))
+            elif (series := self._read(row)) is not None:
+                asked.append((series, self._explain(series, settings), row.revision))
+        return asked
+
+    def _remember(self, row: GatheringRow, candidates: Candidates, found: Look) -> Look:
+        """What was found, with what is known of the series that were not read again."""
+        for series_uid in found.unfit & candidates.revisions.keys():
+            known = _Unfit(
+                candidates.revisions[series_uid],
+                candidates.explanations[series_uid],
+                found.no_channel.get(series_uid, ""),
+            )
+            self._unfit[row.bundle, row.study_uid, series_uid] = known
+        before = {
+            series_uid: one.why
+            for (bundle, study_uid, series_uid), one in self._unfit.items()
+            if (bundle, study_uid) == (row.bundle, row.study_uid) and one.why
+        }
+        return replace(found, no_channel=before | dict(found.no_channel))
 
     def _read(self, row: SeriesRow) -> Series | None:
         """None where none of its images can be read, or more has come."""

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LOOK_S = 0.1
-GRACE_S = 10.0  # for associations, at a stop
+GRACE_S = 10.0  # for associations, and what is looked at, at a stop
 ORPHAN_S = 5.0  # for a process without its supervisor
 WORKER = "worker"
 
@@ -158,8 +158,10 @@ def worker(live: Live, stop: threading.Event) -> None:
 
     with Ledger(live.now.gateway.database) as ledger:
         gatherer = Gatherer(ledger, live.now.gateway.spool)
-        threading.Thread(target=gatherer.run, args=(live, stop), name="gatherer", daemon=True).start()
+        gathering = threading.Thread(target=gatherer.run, args=(live, stop), name="gatherer", daemon=True)
+        gathering.start()
         Worker(ledger, live.now.gateway.spool, LedgerContext(ledger, live), stop, owner=WORKER).run()
+        gathering.join(GRACE_S)  # before the ledger is closed
 
 
 def sender(live: Live, stop: threading.Event) -> None:

@@ -24,6 +24,7 @@ from gateway.keep.purge import purge
 from gateway.keep.retention import Retention
 from gateway.ledger import commitments, instances, jobs
 from gateway.ledger.tables import delivery
+from gateway.receive.source import read_series as read_series_of
 from gateway.serve.gatherer import Gatherer
 from gateway.serve.processes import LedgerContext
 from gateway.settings.current import Live
@@ -175,10 +176,15 @@ def by_hand(study: Sequence[list[Dataset]], bundle: Path, folder: Path, **how: A
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
-def test_series_in_any_order_are_one_job(order: Sequence[int], box: Inbox, two: Path, tmp_path: Path) -> None:
+def test_series_in_any_order_are_one_job(
+    order: Sequence[int], box: Inbox, two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     here = Room(box, tmp_path, rule(two))
     study = [series("t1_mprage", 1), series("t2_flair", 2), series("localizer", 3, slices=3)]
+    read: list[str] = []
+    monkeypatch.setattr("gateway.serve.gatherer.read_series", lambda *of: read.append(of[3]) or read_series_of(*of))
     here.send(*(study[number] for number in order))
+    assert read.count(uid(study[2])) == 1  # of what fits no channel nothing is read again
     (job,) = here.jobs
     assert (job.state, job.series_uid, job.rule) == ("queued", None, "heads")
     assert here.channels(job.id) == {"T1": uid(study[0]), "FLAIR": uid(study[1])}
