@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from medseg.bundle.bundle import Bundle
     from medseg.cohort.finished import Failure, Finished
-    from medseg.cohort.items import Item
+    from medseg.cohort.items import CohortItem
     from medseg.cohort.run import Totals
     from medseg.cohort.scan import Scan
     from medseg.cohort.study import Task
@@ -119,7 +119,7 @@ def _scanned(paths: Sequence[Path], out: Path, bundles: Sequence[Bundle], cancel
     )
 
 
-def _mine(items: Sequence[Item], shard: tuple[int, int]) -> list[Item]:
+def _mine(items: Sequence[CohortItem], shard: tuple[int, int]) -> list[CohortItem]:
     """The part of a cohort that a shard has: the same in every run, whatever the other items are."""
     number, of = shard
     return [item for item in items if int(item.mark, 16) % of == number - 1]
@@ -138,7 +138,7 @@ class _Command:
         self._ready: Ready | None = None
         self._written, self._took = 0.0, 0.0
 
-    def run(self, items: Sequence[Item], cancelled: Cancelled) -> int:
+    def run(self, items: Sequence[CohortItem], cancelled: Cancelled) -> int:
         from medseg.cohort.run import CohortRun, workers_for
 
         for name, failure in self._unreadable:
@@ -164,7 +164,7 @@ class _Command:
         console.say(f"tables: {shown(self._task.out / 'results.csv')}")
         return self._exit_code([self._finished[item.name] for item in items if item.name in self._finished])
 
-    def dry_run(self, items: Sequence[Item], cancelled: Cancelled) -> int:
+    def dry_run(self, items: Sequence[CohortItem], cancelled: Cancelled) -> int:
         """Say what would be done, and why not; nothing is computed or written."""
         from medseg.cohort.study import failure_of, try_plan
         from medseg.errors import Interrupted
@@ -205,7 +205,7 @@ class _Command:
             self._output.settle(ready.settings, ready.bundles, overwrite=self._task.overwrite)
             self._ready = ready
 
-    def _tell(self, item: Item, done: Done) -> None:
+    def _tell(self, item: CohortItem, done: Done) -> None:
         self._finished[item.name] = done.item
         if done.kept and not self._options.as_json:
             return

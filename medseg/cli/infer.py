@@ -133,18 +133,9 @@ def infer(
     if not (given or series) and cohort.is_wanted(paths, out, of_cohort):
         from medseg.cohort.study import Task
 
+        names = tuple(tuple(str(one.path) for one in bundles) for bundles in choices)
         folder = out or result_folders(paths)[0]
-        task = Task(
-            tuple(tuple(str(one.path) for one in bundles) for bundles in choices),
-            settings,
-            wanted,
-            folder,
-            explicit=bool(bundle),
-            overwrite=overwrite,
-            strict=strict,
-            assume_registered=assume_registered,
-            trust=trust_bundle,
-        )
+        task = Task(names, settings, wanted, folder, bool(bundle), overwrite, strict, assume_registered, trust_bundle)
         with console.interruptible() as cancelled:
             raise typer.Exit(cohort.infer_cohort(paths, task, choices, of_cohort, cancelled))
     with console.interruptible() as cancelled:

@@ -15,7 +15,7 @@ import secrets
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -51,9 +51,9 @@ class Failure:
 class Finished:
     """An item that has been worked on.
 
-    stamp: of its files (`Item.stamp`). settings: of bundles and everything else that results depend on. results: each
-    `result.json`, with `folder` within the output. passed_over: series of a study with results that have none. patient,
-    day: of the study, as `patient_mark` and `day_mark` hide them.
+    stamp: of its files (`CohortItem.stamp`). settings: of bundles and everything else that results depend on. results:
+    each `result.json`, with `folder` within the output. passed_over: series of a study with results that have none.
+    patient, day: of the study, hidden (`medseg.cohort.study`). lasting: False where the next run is to try again.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Finished:
     patient: str = ""
     day: int | None = None
     seconds: float = 0.0
-    lasting: bool = field(default=True)  # False: to be tried again by the next run
+    lasting: bool = True
 
     @property
     def record(self) -> dict[str, Any]:

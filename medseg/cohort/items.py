@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medseg.dicom.candidates import Candidate, Skipped, candidate_of, entries_of
+from medseg.dicom.candidates import CandidateFile, Skipped, candidate_of, entries_of
 from medseg.names import file_name
 
 
@@ -21,7 +21,7 @@ class Files:
 
 
 @dataclass(frozen=True)
-class Item:
+class CohortItem:
     """A study, or a NIfTI volume, of a cohort.
 
     name: of its folder in the output, unlike every other's. files: of a study. nifti: the volume's file. absent: what a
@@ -38,7 +38,7 @@ class Item:
     channels: tuple[tuple[str, str], ...] = ()
     folder: Path | None = None
 
-    def candidates(self) -> list[Candidate]:
+    def candidates(self) -> list[CandidateFile]:
         """The files of a study, to be read. Raises UnsafeArchive."""
         found = []
         for files in self.files:
@@ -80,7 +80,7 @@ class Item:
             yield from [files.archive] if files.archive is not None else map(Path, files.names)
 
 
-def with_own_names(items: Sequence[Item]) -> list[Item]:
+def with_own_names(items: Sequence[CohortItem]) -> list[CohortItem]:
     """The items in order of their names, each with a name that can be a folder's and is no other's, whatever case."""
     named = [replace(item, name=file_name(item.name)) for item in items]
     often = Counter(item.name.casefold() for item in named)

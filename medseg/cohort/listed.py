@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from medseg.cohort.items import Item
+from medseg.cohort.items import CohortItem
 from medseg.cohort.scan import Scan, scan
 from medseg.dicom.nifti import is_nifti
 from medseg.errors import InputError, MedsegError, NoSuchInput
@@ -56,7 +56,7 @@ def read_table(path: Path, channels: Sequence[str], *, cancelled: Cancelled = ne
     doubled = [name for name, count in Counter(names).items() if count > 1]
     if doubled:
         raise InputError(f"{path}: column {doubled[0]!r} stands there twice")
-    items: list[Item] = []
+    items: list[CohortItem] = []
     unreadable: list[tuple[str, MedsegError]] = []
     row_of: dict[object, int] = {}
     passed_over = 0
@@ -77,7 +77,7 @@ def read_table(path: Path, channels: Sequence[str], *, cancelled: Cancelled = ne
     return Scan(tuple(items), passed_over, tuple(unreadable))
 
 
-def _what(item: Item) -> str:
+def _what(item: CohortItem) -> str:
     return f"study {item.study_uid}" if item.study_uid else f"file {item.nifti}"
 
 
@@ -92,7 +92,7 @@ def _of_row(table: Path, row: Mapping[str, str], channels: int, cancelled: Cance
         file = path or files[0]
         if not file.exists():
             return Scan((), unreadable=(("", NoSuchInput(file)),))
-        found = Scan((Item(file.name[: file.name.lower().rindex(".nii")], nifti=file),))
+        found = Scan((CohortItem(file.name[: file.name.lower().rindex(".nii")], nifti=file),))
     else:
         found = scan([path], channels=channels, cancelled=cancelled)
     said = [replace(item, bundle=row.get("bundle"), channels=given, folder=table.parent) for item in found.items]

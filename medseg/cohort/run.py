@@ -21,7 +21,7 @@ from typing import Final
 
 from medseg.cohort.claims import Claims
 from medseg.cohort.finished import Failure, Finished, Output
-from medseg.cohort.items import Item
+from medseg.cohort.items import CohortItem
 from medseg.cohort.study import Task
 from medseg.cohort.worker import Done, Message, Ready, Stopped, work
 from medseg.errors import Interrupted, ResourceError
@@ -85,16 +85,16 @@ class CohortRun:
         self,
         output: Output,
         task: Task,
-        items: Sequence[Item],
+        items: Sequence[CohortItem],
         places: Sequence[tuple[str, int]],
         *,
         on_ready: Callable[[Ready], None],
-        on_done: Callable[[Item, Done], None],
+        on_done: Callable[[CohortItem, Done], None],
         on_look: Callable[[Totals], None],
         cancelled: Cancelled,
     ) -> None:
         self._output, self._task, self._cancelled = output, task, cancelled
-        self._pending, self._elsewhere = deque(items), deque[Item]()
+        self._pending, self._elsewhere = deque(items), deque[CohortItem]()
         self._places, self._workers = places, list[_Worker]()
         self._on_ready, self._on_done, self._on_look = on_ready, on_done, on_look
         self.totals = Totals(len(items))
@@ -143,7 +143,7 @@ class CohortRun:
                 if failure is not None:
                     raise CohortStopped(failure)
 
-    def _end(self, item: Item, done: Done) -> None:
+    def _end(self, item: CohortItem, done: Done) -> None:
         self._claims.release(item.name)
         self.totals.done += 1
         self.totals.kept += done.kept
@@ -200,7 +200,7 @@ class _Worker:
 
     def __init__(self, task: Task, device: str, threads: int) -> None:
         self.device, self.threads = device, threads
-        self.items: deque[Item] = deque()
+        self.items: deque[CohortItem] = deque()
         self.ready = False
         context = get_context("spawn")
         self.connection, other = context.Pipe()
@@ -212,7 +212,7 @@ class _Worker:
             self.process.start()
         other.close()
 
-    def give(self, item: Item) -> None:
+    def give(self, item: CohortItem) -> None:
         self.items.append(item)
         with suppress(BrokenPipeError):  # it has died: found out when it is heard
             self.connection.send(item)
@@ -257,7 +257,7 @@ def _environment(**values: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _of_dead(item: Item, how: str) -> Finished:
+def _of_dead(item: CohortItem, how: str) -> Finished:
     """The failure of the item that a worker died with."""
     what = f"study {item.study_uid}" if item.study_uid else str(item.nifti or item.name)
     message = f"{what}: the process that worked on it {how}: run it again by itself to see why"

@@ -15,8 +15,8 @@ from itertools import islice
 from pathlib import Path, PurePath
 from typing import Final
 
-from medseg.cohort.items import Files, Item
-from medseg.dicom.candidates import Candidate, Skipped, SkipReason, candidates_of, directory_references, not_there
+from medseg.cohort.items import CohortItem, Files
+from medseg.dicom.candidates import CandidateFile, Skipped, SkipReason, candidates_of, directory_references, not_there
 from medseg.dicom.dicomdir import resolve
 from medseg.dicom.headers import is_directory, look
 from medseg.dicom.instance import Instance
@@ -41,7 +41,7 @@ class Scan:
     passed_over: how many files are neither. unreadable: inputs that could not be looked at, with the reason.
     """
 
-    items: tuple[Item, ...]
+    items: tuple[CohortItem, ...]
     passed_over: int = 0
     unreadable: tuple[tuple[str, MedsegError], ...] = ()
 
@@ -75,7 +75,7 @@ def scan(
     """
     found = _Studies()
     unreadable: list[tuple[str, MedsegError]] = []
-    volumes: list[Item] = []
+    volumes: list[CohortItem] = []
     for path in paths:
         try:
             if not path.exists():
@@ -96,7 +96,7 @@ def scan(
     return Scan((*found.items(), *volumes), found.passed_over, tuple(unreadable))
 
 
-_Listed = tuple[Path | None, Candidate]
+_Listed = tuple[Path | None, CandidateFile]
 
 
 def _listed(path: Path, leave: Path | None) -> tuple[list[_Listed], list[Skipped]]:
@@ -121,7 +121,7 @@ def _listed(path: Path, leave: Path | None) -> tuple[list[_Listed], list[Skipped
     return listed, skipped
 
 
-def _looked_at(listed: Sequence[_Listed]) -> Iterator[tuple[Path | None, Candidate, Instance | Skipped]]:
+def _looked_at(listed: Sequence[_Listed]) -> Iterator[tuple[Path | None, CandidateFile, Instance | Skipped]]:
     """Each file with its header, in order; a few are read ahead, so that not all headers are held."""
     with ThreadPoolExecutor(_READERS, thread_name_prefix="scan") as pool:
         waiting = iter(listed)
@@ -154,7 +154,7 @@ class _Studies:
         self._absent += [one for one in skipped if one.series_uid]
         self._others += [(None, one) for one in skipped if not one.series_uid]
 
-    def add(self, archive: Path | None, candidate: Candidate, outcome: Instance | Skipped) -> None:
+    def add(self, archive: Path | None, candidate: CandidateFile, outcome: Instance | Skipped) -> None:
         if isinstance(outcome, Skipped):
             self._others.append((archive, outcome))
             return
@@ -176,7 +176,7 @@ class _Studies:
             absent = (one for one in listed if not one.name or resolve(Path(path.parent), one.name) is None)
             self._absent += [not_there(directory, one) for one in absent]
 
-    def items(self) -> Iterator[Item]:
+    def items(self) -> Iterator[CohortItem]:
         loose: dict[tuple[Path | None, PurePath], list[str]] = defaultdict(list)
         for archive, skipped in self._others:
             folder = archive, PurePath(skipped.name).parent
@@ -193,12 +193,12 @@ class _Studies:
                     study.absent.append(absent)
         for uid, study in sorted(self._studies.items()):
             files = (Files(tuple(sorted(names)), archive) for archive, names in sorted(study.files.items(), key=str))
-            yield Item(uid, uid, tuple(files), absent=tuple(study.absent))
+            yield CohortItem(uid, uid, tuple(files), absent=tuple(study.absent))
         for (archive, around), names in sorted(loose.items(), key=str):
-            yield Item(around.name or "unreadable", files=(Files(tuple(sorted(names)), archive),))
+            yield CohortItem(around.name or "unreadable", files=(Files(tuple(sorted(names)), archive),))
 
 
-def _volumes(listed: Sequence[_Listed], root: Path, channels: int) -> Iterator[Item]:
+def _volumes(listed: Sequence[_Listed], root: Path, channels: int) -> Iterator[CohortItem]:
     """NIfTI volumes, named by their files; of several that are the channels of one, the first."""
     files = {Path(one.name) for archive, one in listed if archive is None}
     for file in sorted(files):
@@ -209,4 +209,4 @@ def _volumes(listed: Sequence[_Listed], root: Path, channels: int) -> Iterator[I
         name = "_".join(relative.parts)
         stem = name[: name.lower().rindex(".nii")]
         whole = stem.removesuffix("_0000") if matched and stem.endswith("_0000") else stem
-        yield Item(whole, nifti=file)
+        yield CohortItem(whole, nifti=file)

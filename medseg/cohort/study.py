@@ -15,7 +15,7 @@ from typing import Any
 from medseg.bundle.bundle import Bundle
 from medseg.bundle.catalog import find_bundle
 from medseg.cohort.finished import Failure, Finished
-from medseg.cohort.items import Item
+from medseg.cohort.items import CohortItem
 from medseg.dicom import left_out
 from medseg.dicom.headers import look
 from medseg.dicom.series import Series, Stack
@@ -67,14 +67,14 @@ class Task:
     trust: bool = False
     secret: bytes = b""
 
-    def choices_for(self, item: Item) -> tuple[list[tuple[Bundle, ...]], bool]:
+    def choices_for(self, item: CohortItem) -> tuple[list[tuple[Bundle, ...]], bool]:
         """The bundles to choose from, and whether they were named. Raises NoSuchBundle, InvalidBundle."""
         if item.bundle is not None:
             return [(_find(item.bundle, trust=False),)], True
         return [tuple(_find(name, trust=self.trust) for name in names) for names in self.choices], self.explicit
 
 
-def plan_item(task: Task, item: Item, cancelled: Cancelled = never) -> list[StudyPlan]:
+def plan_item(task: Task, item: CohortItem, cancelled: Cancelled = never) -> list[StudyPlan]:
     """What is to be done with an item, for each choice of bundles. Raises MedsegError where nothing of it can be."""
     choices, explicit = task.choices_for(item)
     if item.nifti is not None:
@@ -103,7 +103,7 @@ def plan_item(task: Task, item: Item, cancelled: Cancelled = never) -> list[Stud
     return [*plans, _lost(item, series, plans)] if task.strict else plans
 
 
-def _lost(item: Item, series: Sequence[Series], plans: Sequence[StudyPlan]) -> StudyPlan:
+def _lost(item: CohortItem, series: Sequence[Series], plans: Sequence[StudyPlan]) -> StudyPlan:
     """What was lost of a study that no series with a job answers for."""
     answered = {left_out.key(one) for plan in plans for job in plan.jobs for one in job.series}
     unanswered = (one for one in series if left_out.key(one) not in answered)
@@ -112,7 +112,7 @@ def _lost(item: Item, series: Sequence[Series], plans: Sequence[StudyPlan]) -> S
     return StudyPlan((), refused)
 
 
-def _channels(task: Task, item: Item, series: Sequence[Series]) -> Mapping[str, Sequence[Stack]] | None:
+def _channels(task: Task, item: CohortItem, series: Sequence[Series]) -> Mapping[str, Sequence[Stack]] | None:
     """The volumes of the series that a table names for channels. Raises InputError."""
     named: dict[str, Sequence[Stack]] = {}
     for name, what in item.channels:
@@ -124,7 +124,7 @@ def _channels(task: Task, item: Item, series: Sequence[Series]) -> Mapping[str, 
     return named or None
 
 
-def try_plan(task: Task, item: Item, cancelled: Cancelled = never) -> list[StudyPlan] | MedsegError:
+def try_plan(task: Task, item: CohortItem, cancelled: Cancelled = never) -> list[StudyPlan] | MedsegError:
     """As `plan_item`, its error given back. Raises Interrupted."""
     try:
         with boundary(called(item)):
@@ -136,7 +136,7 @@ def try_plan(task: Task, item: Item, cancelled: Cancelled = never) -> list[Study
 
 
 def do_item(
-    task: Task, item: Item, planned: list[StudyPlan] | MedsegError, settings: str, cancelled: Cancelled = never
+    task: Task, item: CohortItem, planned: list[StudyPlan] | MedsegError, settings: str, cancelled: Cancelled = never
 ) -> Finished:
     """Everything of an item. planned: what `try_plan` gave. settings: see `Finished`. Raises Interrupted."""
     begin = time.perf_counter()
@@ -175,7 +175,7 @@ def do_item(
     )
 
 
-def _outcome(task: Task, item: Item, job: Job, cancelled: Cancelled) -> dict[str, Any] | MedsegError:
+def _outcome(task: Task, item: CohortItem, job: Job, cancelled: Cancelled) -> dict[str, Any] | MedsegError:
     """The record of a result, with its folder within the output, or what went wrong. Raises Interrupted."""
     what = f"series {job.stack.series.series_uid}" if job.stack.series.series_uid else called(item)
     formats = task.formats or frozenset({Format.NIFTI} if item.nifti else {Format.SEG, Format.SR})
@@ -199,7 +199,7 @@ def _outcome(task: Task, item: Item, job: Job, cancelled: Cancelled) -> dict[str
     return dict(made.record) | {"folder": made.folder.relative_to(task.out).as_posix()}
 
 
-def called(item: Item) -> str:
+def called(item: CohortItem) -> str:
     """For messages."""
     return f"study {item.study_uid}" if item.study_uid else shown(item.nifti or PurePath(item.name))
 
@@ -210,7 +210,7 @@ def _is_failure(error: MedsegError, *, strict: bool) -> bool:
     return isinstance(error, Unforeseen) or (strict and lost)
 
 
-def _refusal(item: Item, refused: Refused, *, strict: bool) -> Failure:
+def _refusal(item: CohortItem, refused: Refused, *, strict: bool) -> Failure:
     study_uid = refused.study_uid or (refused.series.study_uid if refused.series else item.study_uid)
     series_uid = refused.series.series_uid if refused.series else ""
     is_refused = not _is_failure(refused.error, strict=strict)

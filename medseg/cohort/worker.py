@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from typing import TypeAlias
 
 from medseg.cohort.finished import Failure, Finished, Output
-from medseg.cohort.items import Item
+from medseg.cohort.items import CohortItem
 from medseg.cohort.study import Task, do_item, failure_of, try_plan
 from medseg.errors import BundleError, Interrupted, MedsegError
 from medseg.job.plan import StudyPlan
@@ -49,12 +49,12 @@ class Stopped:
 
 
 Message: TypeAlias = Ready | Done | Stopped
-_Next: TypeAlias = tuple[Item, Future[list[StudyPlan] | MedsegError | Finished]] | None
+_Next: TypeAlias = tuple[CohortItem, Future[list[StudyPlan] | MedsegError | Finished]] | None
 
 
-def settings_of(task: Task, item: Item | None = None) -> tuple[str, dict[str, str]]:
+def settings_of(task: Task, item: CohortItem | None = None) -> tuple[str, dict[str, str]]:
     """Digest of all that an item's results depend on beside its files, and that of each bundle. Raises BundleError."""
-    choices, explicit = task.choices_for(item or Item(""))
+    choices, explicit = task.choices_for(item or CohortItem(""))
     bundles = [bundle for some in choices for bundle in some]
     said = {
         "bundles": {bundle.name: [bundle.digest, key_settings(bundle, task.settings)] for bundle in bundles},
@@ -110,14 +110,14 @@ class _Worker:
             self._stop.set()  # who gave us work has gone: it is somebody else's now
         self._waiting.put(None)
 
-    def _look(self, item: Item) -> list[StudyPlan] | MedsegError | Finished:
+    def _look(self, item: CohortItem) -> list[StudyPlan] | MedsegError | Finished:
         """What was done of an item before, else what is to be done."""
         before = self._output.finished(item.name)
         if before is not None and self._is_still_so(before, item):
             return before
         return try_plan(self._task, item, self._stop.is_set)
 
-    def _is_still_so(self, before: Finished, item: Item) -> bool:
+    def _is_still_so(self, before: Finished, item: CohortItem) -> bool:
         return (
             before.lasting
             and before.settings == self._settings(item.bundle)
@@ -129,7 +129,7 @@ class _Worker:
         """`settings_of`, and what else is asked for; empty where the bundle cannot be loaded."""
         if bundle not in self._known:
             try:
-                settings, _ = settings_of(self._task, Item("", bundle=bundle))
+                settings, _ = settings_of(self._task, CohortItem("", bundle=bundle))
             except BundleError:
                 return ""
             formats = ",".join(sorted(self._task.formats or ()))

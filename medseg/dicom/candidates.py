@@ -40,7 +40,7 @@ class Skipped:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class CandidateFile:
     """A file that may be DICOM. peek: opens it for a look at its header; open: for everything."""
 
     name: str
@@ -48,7 +48,7 @@ class Candidate:
     open: Callable[[], BinaryIO]
 
 
-def candidates_of(path: Path) -> tuple[list[Candidate], list[Skipped]]:
+def candidates_of(path: Path) -> tuple[list[CandidateFile], list[Skipped]]:
     """The files of an input, and what cannot be looked at.
 
     Raises UnsafeArchive, UnreadableInstance for a DICOMDIR whose records are malformed.
@@ -65,17 +65,17 @@ def candidates_of(path: Path) -> tuple[list[Candidate], list[Skipped]]:
     return _referenced(path, instance) if is_directory(instance.header) else ([candidate_of(path)], [])
 
 
-def candidate_of(path: Path) -> Candidate:
+def candidate_of(path: Path) -> CandidateFile:
     """A file."""
-    return Candidate(str(path), _opener(path), _opener(path))
+    return CandidateFile(str(path), _opener(path), _opener(path))
 
 
-def entries_of(archive: Path) -> list[Candidate]:
+def entries_of(archive: Path) -> list[CandidateFile]:
     """The files of a zip archive. Raises UnsafeArchive."""
-    return [Candidate(f"{archive.name}/{name}", peek, whole) for name, peek, whole in open_archive(archive)]
+    return [CandidateFile(f"{archive.name}/{name}", peek, whole) for name, peek, whole in open_archive(archive)]
 
 
-def _referenced(path: Path, directory: Instance) -> tuple[list[Candidate], list[Skipped]]:
+def _referenced(path: Path, directory: Instance) -> tuple[list[CandidateFile], list[Skipped]]:
     candidates, missing = [], []
     for reference in directory_references(path, directory):
         file = resolve(path.parent, reference.name)

@@ -14,7 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
-from medseg.dicom.candidates import Candidate, Skipped, SkipReason, candidates_of, directory_references, not_there
+from medseg.dicom.candidates import (
+    CandidateFile,
+    Skipped,
+    SkipReason,
+    candidates_of,
+    directory_references,
+    not_there,
+)
 from medseg.dicom.classes import class_name, why_no_image
 from medseg.dicom.encoding import find_encoding
 from medseg.dicom.headers import MALFORMED, is_directory, look, read_instance, transfer_syntax
@@ -72,7 +79,7 @@ def find_instances(path: Path, *, on_progress: Report = silent, cancelled: Cance
 
 
 def read_candidates(
-    candidates: Sequence[Candidate],
+    candidates: Sequence[CandidateFile],
     skipped: Iterable[Skipped] = (),
     *,
     on_progress: Report = silent,
@@ -98,7 +105,7 @@ def read_candidates(
     return FoundInstances(tuple(images), (*skipped, *told, *repeated, *beside), len(candidates))
 
 
-def _told_by(directories: Iterable[Instance], candidates: Iterable[Candidate]) -> list[Skipped]:
+def _told_by(directories: Iterable[Instance], candidates: Iterable[CandidateFile]) -> list[Skipped]:
     """Directories among the files, and what they refer to and is not there."""
     there = {str(PurePath(candidate.name)).casefold() for candidate in candidates}
     skipped = []
@@ -117,7 +124,7 @@ def _told_by(directories: Iterable[Instance], candidates: Iterable[Candidate]) -
     return skipped
 
 
-def look_at(candidate: Candidate) -> Instance | Skipped:
+def look_at(candidate: CandidateFile) -> Instance | Skipped:
     """The header of an image or of a DICOMDIR, or why it is neither."""
     try:
         instance = read_instance(candidate.peek, candidate.name)

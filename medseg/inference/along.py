@@ -52,11 +52,7 @@ def along_axis(
         room=context.engine.room_for_voxels,
     )
     layout = volume.plan.layout
-    held = 0 if channels is None else channels.held_bytes
-    batch, warning = memory.fit(context.engine, layout, axis.shape, context.series_uid, images=held)
-    context.warn(warning)
-    # Of a series that arrives, the windows of the first row are all that is known.
-    context.engine.begin_job(layout.count if volume.ended else len(layout.in_plane()), batch)
+    _begin(context, volume, axis, 0 if channels is None else channels.held_bytes)
 
     def planes(first: int, last: int) -> Tensor:
         slab = volume.planes(first, last)
@@ -86,3 +82,12 @@ def along_axis(
     if channels is not None:
         channels.tell()
     return collector
+
+
+def _begin(context: PipelineContext, volume: StreamedVolume, axis: SliceAxis, held_bytes: int) -> None:
+    """Tell the engine of its windows, as many at once as memory has room for. Raises OutOfMemory."""
+    layout = volume.plan.layout
+    batch, warning = memory.fit(context.engine, layout, axis.shape, context.series_uid, images=held_bytes)
+    context.warn(warning)
+    # Of a series that arrives, the windows of the first row are all that is known.
+    context.engine.begin_job(layout.count if volume.ended else len(layout.in_plane()), batch)

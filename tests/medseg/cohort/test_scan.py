@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from pydicom import Dataset
 
-from medseg.cohort.items import Item, with_own_names
+from medseg.cohort.items import CohortItem, with_own_names
 from medseg.cohort.scan import is_cohort, scan
 from medseg.dicom.phantom import make_series, write_series
 from medseg.dicom.sources import read_candidates
@@ -45,11 +45,11 @@ def zipped(folder: Path, archive: Path) -> Path:
     return archive
 
 
-def images(item: Item) -> int:
+def images(item: CohortItem) -> int:
     return len(read_candidates(item.candidates(), item.absent).instances)
 
 
-def named(items: Sequence[Item]) -> list[str]:
+def named(items: Sequence[CohortItem]) -> list[str]:
     return [item.name for item in with_own_names(items)]
 
 
