@@ -123,12 +123,9 @@ def infer(
     )
     wanted = _formats(formats)
     choices = _bundles(bundle or (), trust=trust_bundle)
-    named = [bundles[0] for bundles in choices] if bundle else []
-    alone = named[0] if len(named) == 1 else None
+    alone = _alone(choices if bundle else (), with_series=bool(series))
     given = channels.read_given(channel or (), alone)
     paths = paths or channels.only_path(given, alone)
-    if series and any(one.channels is not None for one in named):
-        raise UsageError("--series goes with bundles of one channel: name series with --channel")
     of_cohort = cohort.CohortOptions(jobs, cohort.read_shard(shard), dry_run, as_json)
     if not (given or series) and cohort.is_wanted(paths, out, of_cohort):
         from medseg.cohort.study import Task
@@ -178,6 +175,13 @@ def _bundles(names: Sequence[str], *, trust: bool) -> list[tuple[Bundle, ...]]:
     if len(set(called)) < len(called):
         raise UsageError(f"--bundle: expected bundles of different names, found {', '.join(called)}")
     return [(one,) for one in found] or [tuple(installed())]
+
+
+def _alone(named: Sequence[tuple[Bundle, ...]], *, with_series: bool) -> Bundle | None:
+    """The bundle that was named, where it is one. Raises UsageError where it goes with no --series."""
+    if with_series and any(bundle.channels is not None for bundle, *_ in named):
+        raise UsageError("--series goes with bundles of one channel: name series with --channel")
+    return named[0][0] if len(named) == 1 else None
 
 
 @dataclass(frozen=True, eq=False)
