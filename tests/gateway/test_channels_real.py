@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -155,10 +156,9 @@ def test_glioma_in_three_sequences_one_of_them_twice(glioma: Study, box: Inbox, 
     )
     here = Room(box, tmp_path, rule(bundle))
     t1, flair, t1ce = glioma
-    again = [one.copy() for one in flair]
+    again = deepcopy(flair)
     for k, one in enumerate(again):
         one.SeriesInstanceUID, one.SeriesNumber, one.SOPInstanceUID = "2.25.77", 9, f"2.25.77.{k}"
-        one.file_meta = one.file_meta.copy()
         one.file_meta.MediaStorageSOPInstanceUID = one.SOPInstanceUID
     here.send(flair, again, t1ce, t1)
     here.look(100)
