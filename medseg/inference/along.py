@@ -51,7 +51,6 @@ def along_axis(
         to_device=context.engine.to_device,
         room=context.engine.room_for_voxels,
     )
-    layout = volume.plan.layout
     _begin(context, volume, axis, 0 if channels is None else channels.held_bytes)
 
     def planes(first: int, last: int) -> Tensor:
@@ -74,7 +73,7 @@ def along_axis(
                 context.tell(Stage.RESTORE, len(collector), None)
             return slice_
 
-        for slab in slabs(context, planes, volume.rows(pull), layout, windows):
+        for slab in slabs(context, planes, volume.rows(pull), volume.plan.layout, windows):
             beside.put(slab)
             tell_found()
     tell_found()
