@@ -47,6 +47,8 @@ def make_studies(folder: Path, count: int, images: Path | None) -> list[Path]:
             nibabel.save(nibabel.Nifti1Image(voxels, np.diag([-1.0, -1.0, 1.0, 1.0])), path)
             made.append(path)
         else:
+            for image in series:
+                image.BodyPartExamined = "HEAD"
             write_series(series, folder / f"s{number}")
             made.append(folder / f"s{number}")
     return made
