@@ -4,10 +4,10 @@
         [--steps 150] [--engine auto] > regions.jsonl
     python benchmarks/regions.py --rounds 1 --widths 32,64,128,256,320,320 --window 128 --steps 0 --engine openvino
 
-The image is a phantom of 0.8 x 0.8 x 1 mm with noise (temporary files, deleted): a body, four organs, and an object of
-20 mm that is brighter. The network is nnU-Net's PlainConvUNet in a MONAI bundle at 1.5 mm, whose windows overlap by one
-half. It learns to mark such objects in --steps windows of other phantoms, made on the way; with no steps its weights
-are random, and smooth (`nnunet.smoothen`), and it has labels everywhere.
+The image is a phantom of 410 x 410 x 400 mm with noise (temporary files, deleted): a body, four organs, and a brighter
+object of 20 mm. The network is nnU-Net's PlainConvUNet in a MONAI bundle at 1.5 mm (3 with --size 256), whose windows
+overlap by one half. It learns to mark such objects in --steps windows of other phantoms, made on the way; with no steps
+its weights are random, and smooth (`nnunet.smoothen`), and it has labels everywhere.
 
 full: all windows. windows: those that meet the region, with a margin of 5 mm. box: the region cut out, with 40 mm,
 since a box is all of the image that the network sees. The first pass is a threshold at 4 mm. Each turn is one call of
@@ -52,8 +52,8 @@ from medseg.inference.settings import Settings
 from medseg.networks.plain_conv_unet import PlainConvUNet
 from tests.medseg.bundle import zoo
 
-MM = (1.0, 0.8, 0.8)
-MODEL_MM = 1.5
+FIELD_MM = (400.0, 410.0, 410.0)
+MODEL_MM = 1.5  # where the image has 512 rows; more where it has fewer
 PLACE_MM = (52.0, -31.0, 18.0)  # of the object
 OBJECT_HU, NOISE = 130.0, 15.0
 FIRST = ByThreshold(100.0, None, 4.0)
@@ -66,7 +66,7 @@ HU = (-100.0, 250.0)
 LEARNED = 64  # voxels of the windows that the network learns from, at most
 
 
-def make_bundle(folder: Path, widths: list[int], window: int, steps: int) -> Bundle:
+def make_bundle(folder: Path, widths: list[int], window: int, steps: int, model_mm: float) -> Bundle:
     stages = len(widths)
     shape: dict[str, Any] = {
         "widths": widths,
@@ -82,7 +82,7 @@ def make_bundle(folder: Path, widths: list[int], window: int, steps: int) -> Bun
         config["network_def"] |= {"in_channels": 1, "out_channels": 2} | shape
         config["inferer"] |= {"mode": "gaussian", "sw_batch_size": 1}
         transforms = config["preprocessing"]["transforms"]
-        next(one for one in transforms if one["_target_"] == "Spacingd")["pixdim"] = [MODEL_MM] * 3
+        next(one for one in transforms if one["_target_"] == "Spacingd")["pixdim"] = [model_mm] * 3
         scaling = next(one for one in transforms if one["_target_"] == "ScaleIntensityRanged")
         scaling |= {"a_min": HU[0], "a_max": HU[1]}
 
@@ -90,19 +90,19 @@ def make_bundle(folder: Path, widths: list[int], window: int, steps: int) -> Bun
     torch.manual_seed(0)
     network = PlainConvUNet(3, 1, 2, **shape)
     if steps:
-        learn(network, min(window, LEARNED), steps)
+        learn(network, min(window, LEARNED), steps, model_mm)
     else:
         smoothen(network)
     torch.save(network.state_dict(), folder / "models/model.pt")
     return load_bundle(folder)
 
 
-def learn(network: nn.Module, window: int, steps: int) -> None:
+def learn(network: nn.Module, window: int, steps: int, model_mm: float) -> None:
     """To mark bright objects in windows of phantoms."""
     rng, optimizer = np.random.default_rng(1), torch.optim.AdamW(network.parameters(), 2e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
     for step in range(steps):
-        image, labels = sample(rng, window)
+        image, labels = sample(rng, window, model_mm)
         scores = network(image)
         found = scores.softmax(1)[:, 1]
         dice = 1 - (2 * (found * labels).sum() + 1) / (found.sum() + labels.sum() + 1)
@@ -115,9 +115,9 @@ def learn(network: nn.Module, window: int, steps: int) -> None:
             print(f"step {step}: loss {float(loss.detach()):.3f}", file=sys.stderr)
 
 
-def sample(rng: np.random.Generator, window: int) -> tuple[torch.Tensor, torch.Tensor]:
+def sample(rng: np.random.Generator, window: int, model_mm: float) -> tuple[torch.Tensor, torch.Tensor]:
     """A window of a phantom (1, 1, *S), as the network sees it, and where there is an object in it (1, *S)."""
-    grid = np.stack(np.meshgrid(*[np.arange(window) * MODEL_MM] * 3, indexing="ij"), axis=-1)
+    grid = np.stack(np.meshgrid(*[np.arange(window) * model_mm] * 3, indexing="ij"), axis=-1)
     values = np.full((window,) * 3, -1000.0)
     edge = rng.normal(size=3)
     values[(grid - grid.mean()) @ (edge / np.linalg.norm(edge)) < rng.uniform(-40, 120)] = 40.0
@@ -125,7 +125,7 @@ def sample(rng: np.random.Generator, window: int) -> tuple[torch.Tensor, torch.T
     for hu, count in ((rng.uniform(50, 90), 2), (rng.uniform(115, 150), rng.integers(0, 4))):
         for _ in range(count):
             radii = rng.uniform(25, 60, 3) if hu < 100 else rng.uniform(6, 16, 3)
-            inside = (((grid - rng.uniform(0, window * MODEL_MM, 3)) / radii) ** 2).sum(-1) < 1
+            inside = (((grid - rng.uniform(0, window * model_mm, 3)) / radii) ** 2).sum(-1) < 1
             values[inside & (values > -500)] = hu
             labels[inside & (values > -500)] = hu > 100
     values = ndimage.gaussian_filter(values, 0.5) + rng.normal(0, NOISE * rng.uniform(0.4, 1), values.shape)
@@ -135,7 +135,8 @@ def sample(rng: np.random.Generator, window: int) -> tuple[torch.Tensor, torch.T
 
 def make_stack(folder: Path, slices: int, size: int) -> Stack:
     shape = slices, size, size
-    affine = make_affine("axial", MM, shape)
+    deep, high, wide = (field / count for field, count in zip(FIELD_MM, shape, strict=True))
+    affine = make_affine("axial", (deep, high, wide), shape)
     body = Ellipsoid((0, 0, 0), (180, 130, 10_000), 40)
     organs = [
         Ellipsoid((70 * side, 30 * up, 90 * up), (45, 40, 60), 60 + 20 * up) for side in (-1, 1) for up in (-1, 1)
@@ -148,7 +149,7 @@ def make_stack(folder: Path, slices: int, size: int) -> Stack:
         plane = np.full((size, size), -1000.0)
         for one in (body, *organs, small):
             plane[one.contains(points)] = one.value
-        values[k] = np.rint(plane + rng.normal(0, NOISE, plane.shape))
+        values[k] = np.rint(plane + rng.normal(0, NOISE, plane.shape)).clip(-1024, 3000)
     write_series(volume_to_series(values, affine, "CT", "Phantom"), folder)
     series = to_series(find_instances(folder).instances)
     (stack,) = classify(series).stacks
@@ -205,7 +206,7 @@ def main() -> None:
     found: dict[str, tuple[NDArray[np.uint8], Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
         widths = [int(width) for width in asked.widths.split(",")]
-        bundle = make_bundle(Path(folder) / "phantom", widths, asked.window, asked.steps)
+        bundle = make_bundle(Path(folder) / "phantom", widths, asked.window, asked.steps, MODEL_MM * 512 / asked.size)
         if asked.engine == "auto":
             find_engine(bundle, Path(folder) / "cache")
         stack = make_stack(Path(folder) / "study", asked.slices, asked.size)
