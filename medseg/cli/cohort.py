@@ -92,6 +92,7 @@ def infer_cohort(
 
     bundles = [bundle for some in choices for bundle in some]
     output = Output(task.out)
+    output.sweep_files()
     task = replace(task, secret=output.secret)
     found = _scanned(paths, task.out, bundles, cancelled)
     items = _mine(found.items, options.shard)

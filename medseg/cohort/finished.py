@@ -12,7 +12,9 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -25,6 +27,7 @@ from medseg.texts import to_json
 
 STATE: Final = ".medseg"
 _LAYOUT: Final = 1
+_LEFT_S: Final = 3600.0  # nobody writes one of these files for so long
 
 
 class OtherOutput(UsageError):
@@ -141,6 +144,18 @@ class Output:
             self.write(self._settings, said)
         except OSError as error:
             raise OutputNotWritable(self.folder, error.strerror or str(error)) from error
+
+    def sweep(self, name: str) -> None:
+        """Remove what a run that was killed left half-written of an item; whoever has claimed it may do so."""
+        for left in (self.folder / name).glob(".*.part"):
+            shutil.rmtree(left, ignore_errors=True)
+
+    def sweep_files(self) -> None:
+        """Remove half-written files of runs that were killed; those of the last minutes may be somebody's."""
+        for left in (*self.folder.glob(".*.part"), *self._state.glob(".part-*")):
+            with suppress(OSError):
+                if time.time() - left.stat().st_mtime > _LEFT_S:
+                    left.unlink()
 
     def finish(self, item: Finished) -> None:
         """Raises OutputNotWritable."""

@@ -97,6 +97,7 @@ class _Worker:
                 if isinstance(planned, Finished):
                     self._connection.send(Done(planned, kept=True))
                     continue
+                self._output.sweep(item.name)
                 done = do_item(self._task, item, planned, self._settings(item.bundle), self._stop.is_set)
                 self._output.finish(done)
                 self._connection.send(Done(done, kept=False))
