@@ -81,8 +81,9 @@ class Moments:
             return None
 
     def covers(self, other: Pattern) -> bool:
-        same = isinstance(other, Moments) and other.clock is self.clock
-        return same and self.low <= other.low and other.high <= self.high  # type: ignore[union-attr]
+        if not isinstance(other, Moments) or other.clock is not self.clock:
+            return False
+        return self.low <= other.low and other.high <= self.high
 
     def __str__(self) -> str:
         return self.text
@@ -158,8 +159,9 @@ class Ages:
         return None if completed is None else self.low <= completed <= self.high
 
     def covers(self, other: Pattern) -> bool:
-        same = isinstance(other, Ages) and other.unit == self.unit
-        return same and self.low <= other.low and other.high <= self.high  # type: ignore[union-attr]
+        if not isinstance(other, Ages) or other.unit != self.unit:
+            return False
+        return self.low <= other.low and other.high <= self.high
 
     def __str__(self) -> str:
         return self.text

@@ -156,8 +156,9 @@ class PlanePattern:
         return self.name == PLANES[-1]
 
     def covers(self, other: Pattern) -> bool:
-        same = isinstance(other, PlanePattern) and other.name == self.name
-        return same and (self.deg <= other.deg if self.is_oblique else self.deg >= other.deg)  # type: ignore[union-attr]
+        if not isinstance(other, PlanePattern) or other.name != self.name:
+            return False
+        return self.deg <= other.deg if self.is_oblique else self.deg >= other.deg
 
     def excludes(self, other: PlanePattern) -> bool:
         """Whether no image lies in both."""

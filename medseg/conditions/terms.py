@@ -181,14 +181,14 @@ def _of_bundles(form: Allowed[Any], value: Any) -> tuple[Pattern, ...]:
     return tuple(_text_of_bundle(form, item) for item in (value if isinstance(value, list) and value else [value]))
 
 
-def _text_of_bundle(form: Allowed[Any], item: Any) -> Pattern:
+def _text_of_bundle(form: Allowed[Pattern], item: Any) -> Pattern:
     if form in SUBJECTS.values():
-        return form.read(item)  # type: ignore[no-any-return]
+        return form.read(item)
     if item in PRESENCES:
         return Presence(item)
     if form in _TEXTS or (isinstance(item, str) and re.search(r"[*?]", item)):
         return Wildcard(text(item))
-    return form.read(item)  # type: ignore[no-any-return]
+    return form.read(item)
 
 
 _TEXTS: Final = (patterns.GLOB, patterns.EXACT_AE, patterns.EXACT_UID)

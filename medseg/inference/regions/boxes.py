@@ -23,7 +23,7 @@ FEWEST = 3  # voxels along an axis: fewer form no volume
 
 
 @dataclass(frozen=True)
-class Box:
+class RegionBox:
     """Voxels (slice, row, column) from `low` up to `high`, which is beyond. label: of the first pass, else 0."""
 
     low: Triple
@@ -39,11 +39,11 @@ class Box:
     def voxels(self) -> int:
         return math.prod(self.shape)
 
-    def meets(self, other: Box) -> bool:
+    def meets(self, other: RegionBox) -> bool:
         both = zip(self.low, self.high, other.low, other.high, strict=True)
         return all(low < its_high and its_low < high for low, high, its_low, its_high in both)
 
-    def with_(self, other: Box) -> Box:
+    def with_(self, other: RegionBox) -> RegionBox:
         """The box around both."""
         (k, j, i), (z, y, x) = (
             [choice(pair) for pair in zip(mine, its, strict=True)]
@@ -56,7 +56,7 @@ class Box:
 class Piece:
     """One connected thing that was found (26-connected), and the box around it."""
 
-    box: Box
+    box: RegionBox
     volume_ml: float
 
 
@@ -113,7 +113,7 @@ class PieceFinder:
         label = np.zeros(len(volume), np.intp)
         label[piece] = parts[:, 0]
         pieces = [
-            Piece(Box(_triple(low[n]), _triple(high[n] + 1), self._labels[label[n]]), float(volume[n]))
+            Piece(RegionBox(_triple(low[n]), _triple(high[n] + 1), self._labels[label[n]]), float(volume[n]))
             for n in range(len(volume))
         ]
         return sorted(pieces, key=lambda one: (-one.volume_ml, one.box.low))
@@ -124,7 +124,7 @@ def _triple(numbers: NDArray[np.int64]) -> Triple:
     return k, j, i
 
 
-def with_margin(box: Box, stack: Stack, margin_mm: Sequence[float]) -> Box:
+def with_margin(box: RegionBox, stack: Stack, margin_mm: Sequence[float]) -> RegionBox:
     """A box that is larger by so much along the patient's axes, as far as the image goes."""
     axes = grid_axes(stack)  # of the grid, for each of the patient's
     by_grid = [margin_mm[axes.index(axis)] for axis in range(3)]
@@ -149,7 +149,7 @@ def _within(coordinates: Vector, low: float, high: float) -> NDArray[np.intp]:
     return np.arange(max(first, 0), min(last, len(coordinates) - 1) + 1)
 
 
-def merged(boxes: Iterable[Box], together: Callable[[Box, Box], bool]) -> tuple[Box, ...]:
+def merged(boxes: Iterable[RegionBox], together: Callable[[RegionBox, RegionBox], bool]) -> tuple[RegionBox, ...]:
     """Boxes, of which two that belong together become the one around both, until none do. Those of other labels of
     the first pass stay apart."""
     left = list(boxes)
@@ -161,7 +161,7 @@ def merged(boxes: Iterable[Box], together: Callable[[Box, Box], bool]) -> tuple[
         left = [pair[0].with_(pair[1]), *(box for box in left if box not in pair)]
 
 
-def share_of(boxes: Sequence[Box], shape: Triple) -> float:
+def share_of(boxes: Sequence[RegionBox], shape: Triple) -> float:
     """Of an image's voxels, how many lie in a box; each counts once."""
     inside = np.zeros(shape[0], np.int64)
     for k in range(shape[0]):

@@ -20,7 +20,7 @@ from medseg.bundle.region import Mirror
 from medseg.dicom.instance import Pixels, Slice, Vector
 from medseg.dicom.series import ChannelImage, Stack
 from medseg.inference.labels import LabelPlane
-from medseg.inference.regions.boxes import Box
+from medseg.inference.regions.boxes import RegionBox
 
 T = TypeVar("T", bound=np.generic)
 Read: TypeAlias = Callable[[Slice], Pixels]
@@ -31,7 +31,7 @@ Read: TypeAlias = Callable[[Slice], Pixels]
 class Cut:
     """A box of a stack. stack: its voxels as the network sees them. flipped: along k, j, i."""
 
-    box: Box
+    box: RegionBox
     stack: Stack
     flipped: tuple[bool, bool, bool]
 
@@ -41,7 +41,7 @@ class Cut:
         return _turned(plane, self.flipped)
 
 
-def cut_out(stack: Stack, box: Box, mirror: Sequence[Mirror], read: Read) -> Cut:
+def cut_out(stack: Stack, box: RegionBox, mirror: Sequence[Mirror], read: Read) -> Cut:
     """A box of a stack, and of its channels."""
     axes = grid_axes(stack)
     turned = {axes[one.axis] for one in mirror}
@@ -52,7 +52,7 @@ def cut_out(stack: Stack, box: Box, mirror: Sequence[Mirror], read: Read) -> Cut
 
 
 def _channel(
-    channel: ChannelImage, stack: Stack, cut: Stack, box: Box, flipped: tuple[bool, bool, bool], read: Read
+    channel: ChannelImage, stack: Stack, cut: Stack, box: RegionBox, flipped: tuple[bool, bool, bool], read: Read
 ) -> ChannelImage:
     image = channel.stack
     if image is None:
@@ -64,7 +64,7 @@ def _channel(
     return replace(channel, matrix=channel.matrix @ _from_box(stack, box, flipped))
 
 
-def _from_box(stack: Stack, box: Box, flipped: tuple[bool, bool, bool]) -> Vector:
+def _from_box(stack: Stack, box: RegionBox, flipped: tuple[bool, bool, bool]) -> Vector:
     """4x4: from the grid of what is cut out to the stack's."""
     ends = stack.coordinates[box.low[0]], stack.coordinates[box.high[0] - 1]
     first = (float(ends[0]), *box.low[1:])
@@ -76,7 +76,7 @@ def _from_box(stack: Stack, box: Box, flipped: tuple[bool, bool, bool]) -> Vecto
     return matrix
 
 
-def _cut(stack: Stack, box: Box, flipped: tuple[bool, bool, bool], read: Read) -> Stack:
+def _cut(stack: Stack, box: RegionBox, flipped: tuple[bool, bool, bool], read: Read) -> Stack:
     slices = slice(box.low[0], box.high[0])
     own = stack.slices[slices]
     coordinates, thickness = stack.coordinates[slices], stack.thickness_mm[slices]
@@ -96,7 +96,7 @@ def _cut(stack: Stack, box: Box, flipped: tuple[bool, bool, bool], read: Read) -
     )
 
 
-def _slice(at: Slice, of: Slice, box: Box, flipped: tuple[bool, bool, bool], read: Read) -> Slice:
+def _slice(at: Slice, of: Slice, box: RegionBox, flipped: tuple[bool, bool, bool], read: Read) -> Slice:
     """The part of a slice, with the values of another where slices are turned round."""
     plane, (_, rows, columns) = at.plane, box.shape
     position = (
@@ -108,7 +108,7 @@ def _slice(at: Slice, of: Slice, box: Box, flipped: tuple[bool, bool, bool], rea
     return replace(at, plane=part, read=partial(_read, of, box, flipped, read))
 
 
-def _read(of: Slice, box: Box, flipped: tuple[bool, bool, bool], read: Read) -> Pixels:
+def _read(of: Slice, box: RegionBox, flipped: tuple[bool, bool, bool], read: Read) -> Pixels:
     plane = read(of)[box.low[1] : box.high[1], box.low[2] : box.high[2]]
     return np.ascontiguousarray(_turned(plane, flipped))
 

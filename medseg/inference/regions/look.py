@@ -28,7 +28,7 @@ from medseg.inference.context import PipelineContext
 from medseg.inference.labels import Flag, LookedAt, RegionFound
 from medseg.inference.pieces.collect import CleanedLabels, LabelCollector
 from medseg.inference.planes import PlaneSpool
-from medseg.inference.regions.boxes import Box, merged, share_of, with_margin
+from medseg.inference.regions.boxes import RegionBox, merged, share_of, with_margin
 from medseg.inference.regions.crop import Cut, cut_out
 from medseg.inference.regions.first_pass import Open, look_first, pieces_found
 from medseg.inference.regions.paste import Looked, Paste
@@ -77,16 +77,18 @@ def look_at_regions(context: PipelineContext, source: SliceSource, run: Run, ope
     return Taken(stack, collector, first.waited or WAITED, found, flags)
 
 
-def _boxes(stack: Stack, first: Taken, region: Region) -> tuple[Box, ...]:
+def _boxes(stack: Stack, first: Taken, region: Region) -> tuple[RegionBox, ...]:
     """What is looked at; boxes have a label of the first pass where each has its view."""
     pieces = pieces_found(first, region)
     boxes = [with_margin(piece.box, stack, region.margin_mm) for piece in pieces]
     if not region.views:
         boxes = [replace(box, label=0) for box in boxes]
-    return merged(boxes, Box.meets)
+    return merged(boxes, RegionBox.meets)
 
 
-def _in_windows(inner: PipelineContext, windows: Windows, boxes: Iterable[Box]) -> Iterator[tuple[Cut, LabelCollector]]:
+def _in_windows(
+    inner: PipelineContext, windows: Windows, boxes: Iterable[RegionBox]
+) -> Iterator[tuple[Cut, LabelCollector]]:
     """What the image's windows find in each box."""
     for box in boxes:
         cut = cut_out(windows.stack, box, (), inner.decoder.again)
@@ -94,7 +96,7 @@ def _in_windows(inner: PipelineContext, windows: Windows, boxes: Iterable[Box]) 
 
 
 def _in_boxes(
-    inner: PipelineContext, stack: Stack, boxes: Iterable[Box], region: Region, run: Run
+    inner: PipelineContext, stack: Stack, boxes: Iterable[RegionBox], region: Region, run: Run
 ) -> Iterator[tuple[Cut, LabelCollector]]:
     """What is found in each box, as if that were the image."""
     recipe = settled_recipe(inner, stack) if region.statistics is Statistics.IMAGE else inner.recipe
@@ -182,11 +184,11 @@ def _flag_everywhere(found: RegionFound) -> Flag:
     return Flag("region_everywhere", message)
 
 
-def _all(stack: Stack) -> Box:
-    return Box((0, 0, 0), stack.shape)
+def _all(stack: Stack) -> RegionBox:
+    return RegionBox((0, 0, 0), stack.shape)
 
 
-def _told(box: Box, stack: Stack, view: View | None) -> LookedAt:
+def _told(box: RegionBox, stack: Stack, view: View | None) -> LookedAt:
     """A box in the patient's millimetres."""
     places = stack.coordinates[[box.low[0], box.high[0] - 1]]
     edges = [

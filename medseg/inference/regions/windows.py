@@ -28,7 +28,7 @@ from medseg.inference.grids.prepare import prepare
 from medseg.inference.grids.resample import InPlane, Taps
 from medseg.inference.grids.restore import Certainty, Parallel, Slanted, ToSource, so_far, to_source
 from medseg.inference.pieces.collect import LabelCollector
-from medseg.inference.regions.boxes import Box, Triple
+from medseg.inference.regions.boxes import RegionBox, Triple
 from medseg.inference.regions.crop import Cut
 from medseg.inference.regions.settled import passing, settled_recipe
 from medseg.inference.scores import Slab, restoring, slabs
@@ -68,12 +68,12 @@ class Windows:
         back = to_source(prepared, stack.coordinates, stack.shape[1:], context.recipe.finish)
         return cls(stack, layout, back, False, lambda _: lambda first, last: prepared.voxels[:, first:last])
 
-    def _slices(self, box: Box) -> tuple[int, int]:
+    def _slices(self, box: RegionBox) -> tuple[int, int]:
         """The first slice of a box, and the one after its last, as the windows meet them."""
         count = self.stack.shape[0]
         return (count - box.high[0], count - box.low[0]) if self.backwards else (box.low[0], box.high[0])
 
-    def under(self, box: Box) -> Box:
+    def under(self, box: RegionBox) -> RegionBox:
         """The voxels of the model's grid that labels in a box are made of."""
         (first, last), back = self._slices(box), self.back
         if isinstance(back, Parallel):
@@ -90,9 +90,9 @@ class Windows:
             assert isinstance(back, Slanted)
             spans = _slanted_spans(back, first, last, box, self.layout.shape)
         (k, z), (j, y), (i, x) = spans
-        return Box((k, j, i), (z, y, x))
+        return RegionBox((k, j, i), (z, y, x))
 
-    def meeting(self, box: Box) -> tuple[Layout, Triple]:
+    def meeting(self, box: RegionBox) -> tuple[Layout, Triple]:
         """The windows that meet a box of the model's grid, as a layout of their own, and where that begins."""
         layout, spans, begins = self.layout, [], []
         sides = layout.axes.order[layout.slice_axis] if layout.slices > 1 else None
@@ -107,15 +107,15 @@ class Windows:
         part = replace(layout, shape=(z - k, y - j, x - i), begins=(begins[0], begins[1], begins[2]))
         return part, (k, j, i)
 
-    def fewer_together(self, one: Box, other: Box) -> bool:
+    def fewer_together(self, one: RegionBox, other: RegionBox) -> bool:
         """Whether the box around both meets no more windows than they do, each of which would run for both."""
         both = one.with_(other)
         return one.meets(other) or self._count(both) <= self._count(one) + self._count(other)
 
-    def _count(self, box: Box) -> int:
+    def _count(self, box: RegionBox) -> int:
         return self.meeting(self.under(box))[0].count
 
-    def back_to(self, box: Box, under: Box) -> ToSource:
+    def back_to(self, box: RegionBox, under: RegionBox) -> ToSource:
         """From the model's slices under a box, whole, to the box's slices."""
         (first, last), back = self._slices(box), self.back
         if isinstance(back, Parallel):
@@ -168,7 +168,7 @@ def collect_in_box(context: PipelineContext, windows: Windows, cut: Cut) -> Labe
 class PartCertainty(Certainty):
     """Of the voxels in a box of the model's grid, whose planes pass whole."""
 
-    def __init__(self, channels: int, under: Box) -> None:
+    def __init__(self, channels: int, under: RegionBox) -> None:
         super().__init__(channels)
         self._rows, self._columns = (slice(under.low[axis], under.high[axis]) for axis in (1, 2))
 
@@ -190,7 +190,9 @@ def _within(planes: Planes, at: Triple, layout: Layout) -> Planes:
     return lambda first, last: planes(first + k, last + k)[:, :, j : j + rows, i : i + columns]
 
 
-def _on_whole_planes(scored: Iterator[Slab], at: Triple, under: Box, shape: Triple, finish: Finish) -> Iterator[Slab]:
+def _on_whole_planes(
+    scored: Iterator[Slab], at: Triple, under: RegionBox, shape: Triple, finish: Finish
+) -> Iterator[Slab]:
     """Of scores (K, k, j, i) the voxels in a box, on planes as large as the model's."""
     fill = 0.0 if finish.threshold is None else OUTSIDE
     rows, columns = (slice(under.low[axis], under.high[axis]) for axis in (1, 2))
@@ -229,7 +231,7 @@ def _moved(k: float, j: float, i: float) -> Vector:
     return matrix
 
 
-def _slanted_spans(back: Slanted, first: int, last: int, box: Box, shape: Triple) -> list[tuple[int, int]]:
+def _slanted_spans(back: Slanted, first: int, last: int, box: RegionBox, shape: Triple) -> list[tuple[int, int]]:
     ends = (back.coordinates[first], back.coordinates[last - 1])
     corners = np.array(
         [[k, j, i, 1.0] for k in ends for j in (box.low[1], box.high[1] - 1) for i in (box.low[2], box.high[2] - 1)]

@@ -31,7 +31,7 @@ from medseg.bundle.region import (
 from medseg.dicom.series import ChannelImage, Stack, StackSource
 from medseg.errors import MedsegError, RegionNotFound, Unforeseen, UsageError
 from medseg.inference.labels import SegmentationResult
-from medseg.inference.regions.boxes import Box, PieceFinder, merged, share_of, with_margin
+from medseg.inference.regions.boxes import PieceFinder, RegionBox, merged, share_of, with_margin
 from medseg.inference.segment import segment
 from medseg.inference.settings import Settings
 from tests.medseg.inference.phantoms import (
@@ -359,16 +359,16 @@ def test_pieces_are_scipys() -> None:
 def test_margins_are_the_patients_and_end_with_the_image() -> None:
     sagittal = np.array([[1.0, 0, 0], [0, 0, -1.0], [0, 1.0, 0]])  # slices left, rows feet, columns back
     stack = make_stack(np.zeros((10, 20, 30), np.float32), spacing_mm=(3.0, 1.0, 2.0), axes=sagittal)
-    box = with_margin(Box((4, 9, 2), (6, 11, 5), 7), stack, (4.0, 6.0, 2.0))
+    box = with_margin(RegionBox((4, 9, 2), (6, 11, 5), 7), stack, (4.0, 6.0, 2.0))
     assert (box.low, box.high, box.label) == ((2, 7, 0), (8, 13, 8), 7)
     uneven = replace(stack, coordinates=np.array([0, 1, 2, 3, 4, 5, 9, 10, 11, 12.0]))
-    assert with_margin(Box((4, 9, 2), (6, 11, 5)), uneven, (4.0, 0, 0)).high[0] == 7
-    assert with_margin(Box((0, 0, 0), (1, 1, 1)), stack, (0.0, 0.0, 0.0)).shape == (3, 3, 3)
+    assert with_margin(RegionBox((4, 9, 2), (6, 11, 5)), uneven, (4.0, 0, 0)).high[0] == 7
+    assert with_margin(RegionBox((0, 0, 0), (1, 1, 1)), stack, (0.0, 0.0, 0.0)).shape == (3, 3, 3)
 
 
 def test_boxes_of_one_label_that_meet_become_one() -> None:
-    a, b, c = Box((0, 0, 0), (4, 4, 4)), Box((3, 3, 3), (6, 6, 6)), Box((5, 5, 5), (7, 7, 7))
-    assert merged([a, c, b], Box.meets) == (Box((0, 0, 0), (7, 7, 7)),)
+    a, b, c = RegionBox((0, 0, 0), (4, 4, 4)), RegionBox((3, 3, 3), (6, 6, 6)), RegionBox((5, 5, 5), (7, 7, 7))
+    assert merged([a, c, b], RegionBox.meets) == (RegionBox((0, 0, 0), (7, 7, 7)),)
     apart = replace(b, label=1)
-    assert merged([a, apart], Box.meets) == (a, apart)
+    assert merged([a, apart], RegionBox.meets) == (a, apart)
     assert share_of([a, apart], (8, 8, 8)) == pytest.approx((64 + 27 - 1) / 512)
