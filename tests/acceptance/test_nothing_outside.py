@@ -31,6 +31,7 @@ from medseg.dicom.phantom import Box, make_series, write_series
 from medseg.dicom.series import StackSource
 from medseg.dicom.sources import find_instances, read_series
 from medseg.errors import MedsegError
+from medseg.inference.engines import cache
 from medseg.inference.planes import LabelSpool
 from medseg.inference.segment import segment
 from medseg.inference.settings import Settings
@@ -46,16 +47,25 @@ from tests.gateway.spooling import Inbox, inbox
 from tests.writing import hostile, outside, writes
 
 EVERY = frozenset(Format)
+
+
+@pytest.fixture(autouse=True)
+def engines(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engines' cache is a folder of its own."""
+    monkeypatch.setenv(cache.VARIABLE, str(tmp_path_factory.mktemp("engines")))
+
+
 quick = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @contextmanager
 def nothing_outside(given: Path) -> Iterator[None]:
-    """What happens within creates nothing that is not below a folder."""
-    scratch = tempfile.gettempdir()
+    """What happens within creates nothing that is not below a folder, or the engines' own, whose names are digests."""
+    scratch, engines = tempfile.gettempdir(), os.environ[cache.VARIABLE]
     with writes() as paths:
         yield
-    wrong = outside([path for path in paths if os.path.dirname(path) != scratch], given)  # noqa: PTH120
+    others = [path for path in paths if os.path.dirname(path) != scratch and not path.startswith(engines)]  # noqa: PTH120
+    wrong = outside(others, given)
     assert not wrong, wrong
 
 

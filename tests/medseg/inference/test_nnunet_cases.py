@@ -42,7 +42,7 @@ def test_so_they_are_as_a_gpu_makes_them(
     monkeypatch.setattr(case, "label_planes", lambda *given, all_heads: planes(*given, all_heads=True))
     monkeypatch.setattr(case, "Placing", lambda _, *given: Placing(lambda: 5, *given))
     mirrored = 3 if "mirrored" in name else 1
-    monkeypatch.setattr(engine, "Case", lambda *given: eager(*given[:6], mirrored))
+    monkeypatch.setattr(engine, "Case", lambda *given, plain: eager(*given[:6], mirrored, plain=plain))
     check(name, expected, tmp_path)
 
 
