@@ -199,7 +199,7 @@ def test_a_cohort_counts_its_failures(medseg: Medseg, spleen: Path, tmp_path: Pa
         ct(tmp_path / "cohort" / str(seed), seed=seed)
     broken = sorted((tmp_path / "cohort" / "2").iterdir())[3]
     broken.write_bytes(broken.read_bytes()[:-400])
-    ran = medseg("infer", "cohort", "--bundle", spleen, "--json")
+    ran = medseg("infer", "cohort", "--bundle", spleen, "--json", "--jobs", 1)
     assert ran.code == 1
     assert len([record for record in ran.records if "error" not in record]) == 1
     done = next(record for record in ran.records if "error" not in record)
