@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from medseg.dicom.instance import Pixels, Plane, Vector
 from medseg.dicom.series import Stack
-from medseg.inference.labels import LabelPlane
+from medseg.inference.labels import Box, LabelPlane, boxes
 from medseg.inference.planes import LabelSpool
 
 UNITS: Final = {"CT": "HU"}
@@ -31,11 +31,11 @@ class SegmentStatistics:
     centroid_mm: tuple[float, float, float] | None = None
 
 
-class Voxels(NamedTuple):
-    """Voxels of a plane."""
+class Mask(NamedTuple):
+    """Voxels of a plane: those of a box that are inside."""
 
-    rows: NDArray[np.intp]
-    columns: NDArray[np.intp]
+    box: Box
+    inside: NDArray[np.bool_]
 
 
 def unit_of(stack: Stack) -> str | None:
@@ -57,24 +57,19 @@ def statistics_of(labels: LabelSpool) -> tuple[SegmentStatistics, ...]:
     for k, (labelled, slice_) in enumerate(zip(labels, labels.stack.slices, strict=True)):
         if labelled.any():
             values = slice_.read()
-            for index, voxels in _voxels(labelled, numbers, exclusive=labels.exclusive):
-                sums.add(index, voxels, values, slice_.plane, labels.stack.voxel_ml(k))
+            for index, mask in _masks(labelled, numbers, exclusive=labels.exclusive):
+                sums.add(index, mask, values, slice_.plane, labels.stack.voxel_ml(k))
     return sums.end()
 
 
-def _voxels(labelled: LabelPlane, numbers: Sequence[int], *, exclusive: bool) -> list[tuple[int, Voxels]]:
-    """Of each segment in a plane its index and where its voxels are."""
+def _masks(labelled: LabelPlane, numbers: Sequence[int], *, exclusive: bool) -> Iterator[tuple[int, Mask]]:
+    """Of each segment in a plane its index, and where it is."""
     if not exclusive:
-        found = [(index, Voxels(*np.nonzero(plane))) for index, plane in enumerate(labelled)]
-        return [(index, there) for index, there in found if there.rows.size]
-    rows, columns = np.nonzero(labelled)
-    values = labelled[rows, columns]
-    order = np.argsort(values, kind="stable")
-    labels, begins = np.unique(values[order], return_index=True)
-    parts = np.split(order, begins[1:])
-    index_of = {number: index for index, number in enumerate(numbers)}
-    voxels = (Voxels(rows[part], columns[part]) for part in parts)
-    return [(index_of[int(label)], there) for label, there in zip(labels, voxels, strict=True)]
+        found = ((index, box, plane[box] != 0) for index, plane in enumerate(labelled) for box in boxes(plane).values())
+    else:
+        index_of = {number: index for index, number in enumerate(numbers)}
+        found = ((index_of[label], box, labelled[box] == label) for label, box in boxes(labelled).items())
+    return ((index, Mask(box, inside)) for index, box, inside in found)
 
 
 class _Sums:
@@ -85,13 +80,16 @@ class _Sums:
         self._mean, self._squares = np.zeros(count), np.zeros(count)
         self._volume, self._moments = np.zeros(count), np.zeros((count, 3))
 
-    def add(self, index: int, voxels: Voxels, values: Pixels, plane: Plane, voxel_ml: float) -> None:
+    def add(self, index: int, mask: Mask, values: Pixels, plane: Plane, voxel_ml: float) -> None:
         """What a plane has of a segment."""
-        rows, columns = voxels
-        volume = rows.size * voxel_ml
+        inside = values[mask.box][mask.inside].astype(np.float64)
+        volume = inside.size * voxel_ml
+        row, column = (
+            begin.start + float(mask.inside.sum(axis=1 - axis) @ np.arange(mask.inside.shape[axis])) / inside.size
+            for axis, begin in enumerate(mask.box)
+        )
         self._volume[index] += volume
-        self._moments[index] += volume * _place(plane, float(rows.mean()), float(columns.mean()))
-        inside = values[rows, columns].astype(np.float64)
+        self._moments[index] += volume * _place(plane, row, column)
         count, before = inside.size, self._voxels[index]
         mean = float(inside.mean())
         squares, apart = float(((inside - mean) ** 2).sum()), mean - self._mean[index]
