@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medseg.cli import console
+from medseg.errors import UsageError
 
 if TYPE_CHECKING:
     from medseg.training.evaluate import EvaluationProgress
@@ -32,6 +34,11 @@ EVALUATE_EXAMPLES = """
   medseg evaluate hippocampus_t1_unet3d --data msd_hippocampus/ > scores.csv
 
   medseg evaluate ./my_bundle --data other_cases/ --all
+
+  medseg evaluate ./sarcoma --data studies/ --all --structure "Sarcoma=GTV*"     DICOM with RTSTRUCT
+
+The data folder holds images/ and labels/, NIfTI volumes of the same names, or a folder for each case with the DICOM
+images of one study and a SEG or RTSTRUCT of them, whose structures are named as the bundle's segments.
 """
 
 Named = Annotated[str, typer.Argument(metavar="BUNDLE", help="An installed bundle, or a bundle's folder.")]
@@ -109,6 +116,10 @@ def evaluate(
     without: Annotated[
         list[str] | None, typer.Option(metavar="CHANNEL", help="An optional channel that is taken to be missing.")
     ] = None,
+    structures: Annotated[
+        list[str] | None,
+        typer.Option("--structure", metavar="SEGMENT=NAME", help="What DICOM references call a segment; * allowed."),
+    ] = None,
     device: Device = "auto",
     precision: Annotated[str, typer.Option(help="fp32, auto, bf16 or fp16, as the bundle allows.")] = "fp32",
     as_json: AsJson = False,
@@ -126,6 +137,7 @@ def evaluate(
             data,
             everything=everything,
             without=without or (),
+            structures=_pairs(structures or ()),
             settings=Settings(device=device, precision=precision),
             on_case=_tell_case,
             cancelled=cancelled,
@@ -135,6 +147,14 @@ def evaluate(
             console.show_json(row)
     else:
         write_csv(evaluation, sys.stdout)
+
+
+def _pairs(texts: Iterable[str]) -> dict[str, str]:
+    parts = [text.partition("=") for text in texts]
+    for label, equals, name in parts:
+        if not (label and equals and name):
+            raise UsageError(f"--structure {label}{equals}{name}: expected SEGMENT=NAME")
+    return {label: name for label, _, name in parts}
 
 
 def _tell_case(progress: EvaluationProgress) -> None:

@@ -4,6 +4,8 @@
       images/ID.nii.gz        one volume a case; for a bundle of several channels ID_T1.nii.gz, ID_FLAIR.nii.gz ...
       labels/ID.nii.gz        the same grid, a whole number a voxel, 0 for background
 
+To be scored, a case may also be a folder DATA/ID with the DICOM images of one study and a SEG or RTSTRUCT of them.
+
 An id names a patient: what is set aside is set aside by id.
 """
 
@@ -13,13 +15,14 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from medseg.allowed import INTEGER
 from medseg.bundle.channels import Channels
 from medseg.errors import InputError
 
 SUFFIXES = (".nii.gz", ".nii")
+IMAGES, LABELS = "images", "labels"
 
 
 class UnusableCase(InputError):
@@ -38,7 +41,10 @@ class NoCases(InputError):
     code = "no_cases"
 
     def __init__(self, folder: Path, which: str) -> None:
-        super().__init__(f"{folder}: no cases {which}: expected NIfTI pairs of one name in images/ and labels/")
+        super().__init__(
+            f"{folder}: no cases {which}: expected NIfTI pairs of one name in images/ and labels/, or, to be scored, a "
+            "folder for each case with DICOM images and their SEG or RTSTRUCT"
+        )
         self.folder, self.which = folder, which
 
 
@@ -53,6 +59,17 @@ class LabelledCase:
     image: Path
     label: Path
     channels: Mapping[str, Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DicomCase:
+    """One patient's images and their reference, as DICOM in a folder."""
+
+    id: str
+    folder: Path
+
+
+_Case = TypeVar("_Case", bound=LabelledCase | DicomCase)
 
 
 @dataclass(frozen=True)
@@ -82,7 +99,7 @@ def find_cases(folder: Path, channels: Channels | None = None) -> list[LabelledC
     """Pairs under ``images/`` and ``labels/``, ordered by id. channels: the bundle's; of several, those that are not
     optional must be there.
     """
-    images, labels = ({case_id(p): p for p in _volumes(folder / part)} for part in ("images", "labels"))
+    images, labels = ({case_id(p): p for p in _volumes(folder / part)} for part in (IMAGES, LABELS))
     if channels is None or len(channels.each) == 1:
         return [LabelledCase(name, images[name], labels[name]) for name in sorted(images.keys() & labels.keys())]
     wanted = {channel.name for channel in channels.each if not channel.optional} | {channels.reference}
@@ -96,10 +113,17 @@ def find_cases(folder: Path, channels: Channels | None = None) -> list[LabelledC
     return cases
 
 
-def split(cases: Iterable[LabelledCase], held_out: HeldOut) -> tuple[list[LabelledCase], list[LabelledCase]]:
+def find_dicom_cases(folder: Path) -> list[DicomCase]:
+    """The folders in DATA but for images/ and labels/, ordered by id: the folder's name."""
+    inside = sorted(folder.iterdir()) if folder.is_dir() else []
+    kept = (path for path in inside if path.is_dir() and path.name not in (IMAGES, LABELS))
+    return [DicomCase(path.name, path) for path in kept if not path.name.startswith(".")]
+
+
+def split(cases: Iterable[_Case], held_out: HeldOut) -> tuple[list[_Case], list[_Case]]:
     """(for training, set aside)."""
-    training: list[LabelledCase] = []
-    aside: list[LabelledCase] = []
+    training: list[_Case] = []
+    aside: list[_Case] = []
     for case in cases:
         (aside if held_out(case.id) else training).append(case)
     return training, aside

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, TypeVar
 
 import nibabel
 import numpy as np
@@ -23,15 +23,18 @@ from numpy.typing import NDArray
 from medseg.bundle.bundle import Bundle, Segment
 from medseg.dicom.nifti import read_nifti
 from medseg.dicom.series import Stack, StackSource
+from medseg.dicom.studies import read_study
 from medseg.errors import UsageError
 from medseg.inference.labels import SegmentationResult
 from medseg.inference.planes import LabelSpool
 from medseg.inference.segment import segment
 from medseg.inference.settings import Settings
 from medseg.job.channel_files import of_files
+from medseg.job.plan import plan
 from medseg.progress import Cancelled, check, never
-from medseg.training.data import LabelledCase, NoCases, UnusableCase, find_cases, split
+from medseg.training.data import DicomCase, LabelledCase, NoCases, UnusableCase, find_cases, find_dicom_cases, split
 from medseg.training.plan import read_plan
+from medseg.training.references import masks_of, read_references
 from medseg.training.scores import Score, Summary, score, summarise
 
 MEASURES: dict[str, bool | None] = {  # name: whether higher is better, None where neither is
@@ -56,6 +59,15 @@ Masks = NDArray[np.bool_]
 Predict = Callable[[LabelledCase], Masks]
 
 
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """What was found in a case and what is true: (segments, *S) each, of voxels of spacing_mm."""
+
+    found: Masks
+    true: Masks
+    spacing_mm: tuple[float, ...]
+
+
 @dataclass(frozen=True)
 class EvaluationProgress:
     """`done` of `total` cases; `case` is the one that was scored last."""
@@ -66,6 +78,7 @@ class EvaluationProgress:
     scores: Mapping[str, Score]
 
 
+_Case = TypeVar("_Case", bound=LabelledCase | DicomCase)
 OnCase = Callable[[EvaluationProgress], None]
 
 
@@ -87,36 +100,49 @@ def evaluate(
     *,
     everything: bool = False,
     without: Sequence[str] = (),
+    structures: Mapping[str, str] | None = None,
     settings: Settings = AS_SHIPPED,
     on_case: OnCase | None = None,
     cancelled: Cancelled = never,
 ) -> Evaluation:
     """Segment the cases that training set aside, or all of them (everything), and score them.
 
-    data: a folder with images/ and labels/, NIfTI volumes of the same names; labels are the numbers of segments.
+    data: a folder with images/ and labels/, NIfTI volumes of the same names, where labels are the numbers of segments,
+    or with a folder for each case: DICOM images of one study and a SEG or RTSTRUCT of them, where structures are named
+    as the bundle's segments, or as `structures` says (segment's label: name or pattern).
     without: channels that are taken to be missing.
 
     Raises NoCases, UnusableCase, UsageError, and what `segment` raises.
     """
     data = Path(data)
-    cases = find_cases(data, bundle.channels)
-    for name in without:
-        if not any(one.optional and one.name == name for one in (bundle.channels.each if bundle.channels else ())):
-            raise UsageError(f"bundle {bundle.name} has no channel {name!r} that is optional")
+    _check_names(bundle, without, structures or {})
+    cases: list[LabelledCase | DicomCase] = [*find_cases(data, bundle.channels), *find_dicom_cases(data)]
     if not everything:
         _, cases = split(cases, read_plan(bundle.path).held_out)
     if not cases:
         raise NoCases(data, "at all" if everything else "set aside")
-
     results: dict[str, SegmentationResult] = {}
 
-    def predict(case: LabelledCase) -> Masks:
+    def compare(case: LabelledCase | DicomCase) -> Compared:
+        if isinstance(case, DicomCase):
+            compared, results[case.id] = compare_dicom(case, bundle, settings, cancelled, without, structures or {})
+            return compared
         given = {name: file for name, file in case.channels.items() if name not in without}
         masks, results[case.id] = segmented(case.image, bundle, settings, cancelled, given)
-        return masks
+        return _with_label(case, bundle.segments, masks)
 
-    evaluation = evaluate_cases(cases, bundle.segments, predict, on_case=on_case, cancelled=cancelled)
+    evaluation = _score_cases(cases, bundle.segments, compare, on_case, cancelled)
     return replace(evaluation, results=results)
+
+
+def _check_names(bundle: Bundle, without: Sequence[str], structures: Mapping[str, str]) -> None:
+    for name in without:
+        if not any(one.optional and one.name == name for one in (bundle.channels.each if bundle.channels else ())):
+            raise UsageError(f"bundle {bundle.name} has no channel {name!r} that is optional")
+    labels = [segment.label for segment in bundle.segments]
+    for label in structures:
+        if label not in labels:
+            raise UsageError(f"bundle {bundle.name} has no segment {label!r}, it has {', '.join(map(repr, labels))}")
 
 
 def evaluate_cases(
@@ -128,20 +154,63 @@ def evaluate_cases(
     cancelled: Cancelled = never,
 ) -> Evaluation:
     """Score `predict`, which gives a mask per segment (len(segments), *S) on the image's own grid."""
+    return _score_cases(cases, segments, lambda case: _with_label(case, segments, predict(case)), on_case, cancelled)
+
+
+def _score_cases(
+    cases: Sequence[_Case],
+    segments: Sequence[Segment],
+    compare: Callable[[_Case], Compared],
+    on_case: OnCase | None,
+    cancelled: Cancelled,
+) -> Evaluation:
     names, scores = [one.label for one in segments], {}
     for done, case in enumerate(cases, start=1):
         check(cancelled)
-        reference = nibabel.load(case.label)
-        truth = np.asanyarray(reference.dataobj)
-        found = predict(case)
-        if found.shape[1:] != truth.shape:
-            raise UnusableCase(case.id, f"image {found.shape[1:]} and label {truth.shape} differ in grid")
-        true = np.stack([truth == one.number for one in segments])
-        scores[case.id] = score(found, true, spacing_mm(reference.affine), names)
+        compared = compare(case)
+        scores[case.id] = score(compared.found, compared.true, compared.spacing_mm, names)
         if on_case:
             on_case(EvaluationProgress(done, len(cases), case.id, scores[case.id]))
     structures = next(iter(scores.values()), {})
     return Evaluation(scores, {name: summaries(scores, name) for name in structures})
+
+
+def _with_label(case: LabelledCase, segments: Sequence[Segment], found: Masks) -> Compared:
+    """What was found in a case of NIfTI files beside its label."""
+    reference = nibabel.load(case.label)
+    truth = np.asanyarray(reference.dataobj)
+    if found.shape[1:] != truth.shape:
+        raise UnusableCase(case.id, f"image {found.shape[1:]} and label {truth.shape} differ in grid")
+    true = np.stack([truth == one.number for one in segments])
+    return Compared(found, true, spacing_mm(reference.affine))
+
+
+def compare_dicom(
+    case: DicomCase,
+    bundle: Bundle,
+    settings: Settings,
+    cancelled: Cancelled,
+    without: Sequence[str],
+    structures: Mapping[str, str],
+) -> tuple[Compared, SegmentationResult]:
+    """What the pipeline finds in a case's DICOM series beside its SEG or RTSTRUCT, and what it says of it."""
+    references = read_references(case.folder, case.id)
+    drawn_on = frozenset[str]().union(*(one.series for one in references))
+    planned = plan(read_study(case.folder), [bundle], explicit=True)
+    stacks = [job.stack for job in planned.jobs if job.stack.series.series_uid in drawn_on]
+    if len(stacks) != 1:
+        why = "; ".join(str(refused.error) for refused in planned.refused) or "it was drawn on other series"
+        raise UnusableCase(
+            case.id, f"expected one stack with a reference for {bundle.name}, found {len(stacks)}: {why}"
+        )
+    stack = stacks[0]
+    if without:
+        given = (replace(one, stack=None, matrix=None) if one.name in without else one for one in stack.channels)
+        stack = replace(stack, channels=tuple(given))
+    sink = LabelSpool()
+    result = segment(StackSource(stack), bundle, sink, settings=settings, cancelled=cancelled)
+    true = masks_of(references, stack, bundle.segments, structures)
+    return Compared(_masks(sink), true, stack.spacing_mm), result
 
 
 def segment_nifti(image: Path, bundle: Bundle, settings: Settings) -> Masks:
