@@ -4,7 +4,8 @@
     ├── UsageError               the call cannot be carried out as given
     │   ├── AmbiguousBundle          several bundles fit, none is the default
     │   ├── OutputExists             the result folder holds something else
-    │   └── UncheckedPrecision       the bundle was not checked in that precision
+    │   ├── UncheckedPrecision       the bundle was not checked in that precision
+    │   └── MayOverlap               a label map is asked of segments that may overlap
     ├── InputError               what was given cannot be read or segmented
     │   ├── NoSuchInput
     │   ├── EmptyInput
@@ -85,6 +86,16 @@ class UncheckedPrecision(UsageError):
         allowed = ", ".join(checked) or "fp32"
         super().__init__(f"bundle {bundle} was not checked in {precision}: it allows {allowed}")
         self.bundle, self.precision, self.checked = bundle, precision, tuple(checked)
+
+
+class MayOverlap(UsageError):
+    """A label map, in which each voxel has one label, is asked of a bundle whose segments may overlap."""
+
+    code = "may_overlap"
+
+    def __init__(self, bundle: str) -> None:
+        super().__init__(f"bundle {bundle}: its segments may overlap, and a label map holds one for each voxel")
+        self.bundle = bundle
 
 
 class InputError(MedsegError):

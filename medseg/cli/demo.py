@@ -61,7 +61,7 @@ def demo(
             outcome = run(
                 job,
                 folder / "results",
-                frozenset(Format),
+                frozenset({Format.SEG, Format.SR, Format.NIFTI, Format.PNG}),
                 settings=Settings(),
                 overwrite=True,
                 on_progress=report,

@@ -13,6 +13,7 @@ HINTS = {
     "incomplete": "without --strict what is here is segmented, and the report tells of the rest",
     "no_device": "use --device auto or cpu",
     "no_frame_of_reference": "--assume-frame-of-reference derives one from the SeriesInstanceUID",
+    "may_overlap": "ask for --format seg",
     "no_study": "ask for --format nifti or png",
     "other_output": "choose another folder with -o, or, of the same version, replace it with --overwrite",
     "output_exists": "choose another folder with -o, or replace it with --overwrite",

@@ -70,7 +70,9 @@ def infer(
     ] = None,
     formats: Annotated[
         str | None,
-        typer.Option("--format", metavar="LIST", help="Of seg, sr, nifti, png; default seg,sr (nifti for NIfTI)."),
+        typer.Option(
+            "--format", metavar="LIST", help="Of seg, labelmap, sr, nifti, png; default seg,sr (nifti for NIfTI)."
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto",
     engine: Annotated[

@@ -23,13 +23,23 @@ class Format(StrEnum):
     """What a result can be written as."""
 
     SEG = "seg"
+    LABELMAP = "labelmap"
     SR = "sr"
     NIFTI = "nifti"
     PNG = "png"
 
 
-FILES = {Format.SEG: "seg.dcm", Format.SR: "sr.dcm", Format.NIFTI: "labels.nii.gz", Format.PNG: "overlay.png"}
-DICOM = frozenset({Format.SEG, Format.SR})
+FILES = {
+    Format.SEG: "seg.dcm",
+    Format.LABELMAP: "labelmap.dcm",
+    Format.SR: "sr.dcm",
+    Format.NIFTI: "labels.nii.gz",
+    Format.PNG: "overlay.png",
+}
+DICOM = frozenset(Format) - {Format.NIFTI, Format.PNG}
+USUAL = frozenset({Format.SEG, Format.SR})
+OF_FOUND = frozenset({Format.SEG, Format.LABELMAP})
+"""Those that there are not where nothing was found."""
 
 
 @contextmanager

@@ -14,13 +14,14 @@ from typing import Any
 from medseg.bundle.bundle import Bundle
 from medseg.dicom.series import StackSource
 from medseg.dicom.sources import instance_digest
-from medseg.errors import NoStudy, OutOfMemory, OutputExists
+from medseg.errors import MayOverlap, NoStudy, OutOfMemory, OutputExists
 from medseg.inference.engines.device import choose_device, choose_precision
 from medseg.inference.planes import LabelSpool
 from medseg.inference.segment import segment
 from medseg.inference.settings import Settings
-from medseg.job.folder import DICOM, FILES, RECORD, Format, kept_record, staged
+from medseg.job.folder import DICOM, FILES, OF_FOUND, RECORD, USUAL, Format, kept_record, staged
 from medseg.job.follow import Digest, Segmented
+from medseg.job.forms import write_planes
 from medseg.job.plan import Job
 from medseg.progress import Cancelled, Report, Stage, check, never, silent
 from medseg.results.identity import stack_key
@@ -29,9 +30,7 @@ from medseg.results.picture import write_picture
 from medseg.results.provenance import Predecessor, Provenance
 from medseg.results.record import result_record, write_record
 from medseg.results.report import write_report
-from medseg.results.seg import SegWriter
 from medseg.results.statistics import statistics_of
-from medseg.results.verify import verify_seg
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +45,7 @@ class Outcome:
 def run(
     job: Job,
     out: Path | str,
-    formats: Set[Format] = DICOM,
+    formats: Set[Format] = USUAL,
     *,
     settings: Settings = Settings(),
     overwrite: bool = False,
@@ -68,6 +67,8 @@ def run(
     stack = job.stack
     if formats & DICOM and job.nifti is not None:
         raise NoStudy
+    if Format.LABELMAP in formats and not job.bundle.recipe.exclusive:
+        raise MayOverlap(job.bundle.name)
     folder = Path(out) / job.folder
     key = stack_key(stack, job.bundle.digest, key_settings(job.bundle, settings), digest)
     kept = kept_record(folder, key)
@@ -115,21 +116,11 @@ def _written(
     """Write what was found into `staging`, which will be `folder`; the record of it."""
     begin = time.perf_counter()
     result, labels = found.result, found.labels
-    seg = SegWriter(staging / FILES[Format.SEG], made)
-    if Format.SEG in formats:
-        seg.begin(labels.stack, labels.segments, exclusive=labels.exclusive)
-        for k, plane in enumerate(labels):
-            check(cancelled)
-            seg.plane(k, plane)
-        seg.end()
-    written = set(formats)
-    if not seg.written:
-        written.discard(Format.SEG)
-    else:
-        verify_seg(seg.path, job.stack, job.bundle.segments, labels, exclusive=labels.exclusive)
+    planes = write_planes(staging, formats, labels, made, cancelled)
+    written = planes | (formats & {Format.SR, Format.NIFTI, Format.PNG})
     check(cancelled)
     if Format.SR in formats:
-        write_report(staging / FILES[Format.SR], result, made, with_seg=seg.written)
+        write_report(staging / FILES[Format.SR], result, made, with_seg=Format.SEG in planes)
     if Format.NIFTI in formats:
         write_nifti(staging / FILES[Format.NIFTI], labels, made, like=job.nifti)
     if Format.PNG in formats:
@@ -154,7 +145,7 @@ def _peak_rss_mb() -> float:
 
 
 def _holds(record: Mapping[str, Any], formats: Set[Format]) -> bool:
-    """Whether a kept result has every format that is asked for; where nothing was found there is no SEG to have."""
+    """Whether a kept result has every format that is asked for, and that there is where nothing was found."""
     found = any(one["voxels"] for one in record["segments"])
-    asked = formats if found else formats - {Format.SEG}
+    asked = formats if found else formats - OF_FOUND
     return asked <= set(record["outputs"])

@@ -1,4 +1,4 @@
-"""Frames of a BINARY segmentation: bits packed as planes come, and their functional groups as bytes.
+"""Frames of a segmentation: bits packed as planes come, and their functional groups as bytes.
 
 Building 7,000 frames of functional groups as pydicom data sets takes many seconds; but a frame's groups are those of
 its plane and those of its segment side by side, so frames are put together from the bytes of these.
@@ -76,14 +76,25 @@ def functional_groups(frames: Sequence[SegFrame], slices: tuple[Slice, ...], use
     used: planes with at least one frame, in order; a frame's second DimensionIndexValue is its place among them.
     """
     place = {k: index for index, k in enumerate(used, start=1)}
-    purpose, derived = (item(encode(concept)) for concept in (_PURPOSE, _DERIVATION))
-    planes = {k: (_derivation(slices[k], purpose, derived), _position(slices[k])) for k in used}
+    planes = _planes(slices, used)
     segments = {number: _identification(number) for number in {frame.segment for frame in frames}}
     items = []
     for frame in frames:
         derivation, position = planes[frame.k]
         items.append(item(derivation, _frame_content(frame.segment, place[frame.k]), position, segments[frame.segment]))
     return b"".join(items)
+
+
+def plane_groups(slices: tuple[Slice, ...], used: Sequence[int]) -> bytes:
+    """The value of PerFrameFunctionalGroupsSequence of a label map: one item per plane, in order."""
+    planes = enumerate(_planes(slices, used).values(), start=1)
+    return b"".join(item(derivation, _frame_content(place), position) for place, (derivation, position) in planes)
+
+
+def _planes(slices: tuple[Slice, ...], used: Sequence[int]) -> dict[int, tuple[bytes, bytes]]:
+    """What a frame says of the slice that it lies on: where it is from, and where it is."""
+    purpose, derived = (item(encode(concept)) for concept in (_PURPOSE, _DERIVATION))
+    return {k: (_derivation(slices[k], purpose, derived), _position(slices[k])) for k in used}
 
 
 def _frame_content(*dimension_index_values: int) -> bytes:

@@ -152,8 +152,13 @@ def placeholder_image(stack: Stack) -> Dataset:
     return image
 
 
-def add_common_modules(dataset: Dataset, stack: Stack, provenance: Provenance) -> None:
-    """Lay the source's patient and study over an object of highdicom's, and put our equipment and time in."""
+def add_common_modules(
+    dataset: Dataset, stack: Stack, provenance: Provenance, syntax: UID = ExplicitVRLittleEndian
+) -> None:
+    """Lay the source's patient and study over an object of highdicom's, and put our equipment and time in.
+
+    syntax: the transfer syntax in which it is written.
+    """
     headers = [part.instance.header for part in stack.slices if part.instance is not None]
     made_at = provenance.made_at
     dataset.InstanceCreationDate = dataset.ContentDate = made_at.strftime("%Y%m%d")
@@ -162,7 +167,7 @@ def add_common_modules(dataset: Dataset, stack: Stack, provenance: Provenance) -
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.TransferSyntaxUID = syntax
     dataset.file_meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     dataset.file_meta.ImplementationVersionName = f"MEDSEG_{medseg.__version__}"[:16]
     dataset.StudyInstanceUID = stack.series.study_uid
@@ -171,6 +176,14 @@ def add_common_modules(dataset: Dataset, stack: Stack, provenance: Provenance) -
     for keyword in _TYPE_2:
         if keyword not in dataset:
             setattr(dataset, keyword, "")
+
+
+def copy_lossy(headers: Iterable[Dataset], dataset: Dataset) -> None:
+    """What is made of images that were once compressed with loss says so (PS3.3 C.7.6.1.1.5)."""
+    lossy = next((header for header in headers if header.get("LossyImageCompression") == "01"), None)
+    if lossy is not None:
+        for keyword in ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"):
+            copy_element(lossy, dataset, keyword)
 
 
 def under_identity(header: Dataset, identity: Dataset) -> Dataset:

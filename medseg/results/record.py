@@ -14,6 +14,8 @@ from medseg.results.provenance import Provenance
 from medseg.results.statistics import SegmentStatistics, unit_of
 from medseg.texts import shown, to_json
 
+_OBJECTS = ("seg", "labelmap", "sr")  # formats of one DICOM object
+
 
 def result_record(
     result: SegmentationResult,
@@ -25,10 +27,10 @@ def result_record(
 ) -> dict[str, Any]:
     """The record of a result.
 
-    statistics: of each segment. outputs: format ("seg", "sr", "nifti", "png") to the file written.
+    statistics: of each segment. outputs: format ("seg", "nifti" ...) to the file written.
     timings_s: seconds by stage and in total. flags, warnings: what a reader must know.
     """
-    uids = {name: str(provenance.key.uid(name)) for name in ("seg", "sr") if name in outputs}
+    uids = {name: str(provenance.key.uid(name)) for name in _OBJECTS if name in outputs}
     return {
         "study_uid": result.stack.series.study_uid,
         "series_uid": result.stack.series.series_uid,

@@ -9,7 +9,7 @@ modules; frames are put in behind it, so memory grows with what was found and no
 from __future__ import annotations
 
 import zlib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import highdicom
@@ -18,7 +18,7 @@ from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, Segmentation
 from highdicom.sr import CodedConcept
 from pydicom import Dataset
 from pydicom.tag import Tag
-from pydicom.uid import SegmentationStorage
+from pydicom.uid import UID, SegmentationStorage
 
 import medseg
 from medseg.bundle.bundle import Code, Segment
@@ -31,6 +31,7 @@ from medseg.results.files import replacing
 from medseg.results.frames import SegFrame, functional_groups, pack_plane, pixel_data
 from medseg.results.modules import (
     add_common_modules,
+    copy_lossy,
     instance_reference,
     placeholder_image,
     series_number,
@@ -41,8 +42,11 @@ from medseg.results.provenance import MANUFACTURER, Provenance
 REPLACED = CodedConcept("REPLACED", "99MEDSEG", "Predecessor, replaced by this object")
 """Purpose of reference to an earlier result: the standard has a code for it in no context group (CID 7201, 7202)."""
 
+LABELMAP_STORAGE = UID("1.2.840.10008.5.1.4.1.1.66.7")
+"""Label Map Segmentation Storage (PS3.3 A.51), which pydicom's dictionary has no name for."""
+
 _MODEL = "medseg"
-_PER_FRAME_GROUPS = Tag(0x5200, 0x9230)
+PER_FRAME_GROUPS = Tag(0x5200, 0x9230)
 _LARGEST_ELEMENT_BYTES = 2**32 - 2
 _NOTHING = zlib.compress(b"")
 
@@ -76,17 +80,9 @@ class SegWriter:
 
     def begin(self, stack: Stack, segments: tuple[Segment, ...], *, exclusive: bool) -> None:
         """Raises GeometryRefused for a stack with no frame of reference, InvalidBundle for segments not 1 .. N."""
-        if not stack.frame_of_reference_uid:
-            raise GeometryRefused(
-                stack.series.series_uid,
-                Reason.NO_FRAME_OF_REFERENCE,
-                "no FrameOfReferenceUID, which a SEG must share",
-            )
-        numbers = [segment.number for segment in segments]
-        if numbers != list(range(1, len(segments) + 1)):
-            raise InvalidBundle(self.provenance.bundle, "medseg.segments", f"numbers are {numbers}, not 1, 2, 3 ...")
+        check_segments(stack, segments, self.provenance.bundle)
         self._stack, self._segments, self._exclusive = stack, segments, exclusive
-        self._frames = {number: [] for number in numbers}
+        self._frames = {segment.number: [] for segment in segments}
 
     def plane(self, k: int, labels: LabelPlane) -> None:
         if self._exclusive:
@@ -110,10 +106,12 @@ class SegWriter:
         if size > _LARGEST_ELEMENT_BYTES:
             raise OutputNotWritable(self.path, f"{len(frames)} frames need {size} bytes of PixelData, over 4 GiB")
         used = tuple(sorted({frame.k for frame in frames}))
-        head = self._head(used[0])
+        head = seg_head(BINARY, self._stack, self._segments, self.provenance, used[0])
+        head.SegmentsOverlap = "YES" if self._overlap else "NO"
+        _refer_to_replaced(head, self.provenance)
         head.NumberOfFrames = len(frames)
         groups = functional_groups(frames, self._stack.slices, used)
-        head[_PER_FRAME_GROUPS] = raw_element(_PER_FRAME_GROUPS, "SQ", groups)
+        head[PER_FRAME_GROUPS] = raw_element(PER_FRAME_GROUPS, "SQ", groups)
         with replacing(self.path) as temporary, temporary.open("wb") as out:
             out.write(file_head(head))
             out.write(b"\xe0\x7f\x10\x00OB\x00\x00" + size.to_bytes(4, "little"))
@@ -121,54 +119,79 @@ class SegWriter:
             out.write(b"\0" * (size - written))
         self.written = True
 
-    def _head(self, first: int) -> Dataset:
-        """Everything but frames and pixels."""
-        stack, made = self._stack, self.provenance
-        image = placeholder_image(stack)
-        head = Segmentation(
-            source_images=[image],
-            pixel_array=np.zeros((1, image.Rows, image.Columns), np.uint8),
-            segmentation_type=SegmentationTypeValues.BINARY,
-            segment_descriptions=[describe(segment, made) for segment in self._segments],
-            series_instance_uid=made.key.uid("seg.series"),
-            series_number=series_number(stack.series.number, 1),
-            sop_instance_uid=made.key.uid("seg"),
-            instance_number=1,
-            manufacturer=MANUFACTURER,
-            manufacturer_model_name=_MODEL,
-            software_versions=medseg.__version__,
-            device_serial_number=made.bundle_digest[:64],
-            content_label="SEGMENTATION",
-            content_description=f"AI segmentation by {plain(made.bundle)}"[:64],
-            series_description=made.description("SEG"),
-            content_qualification="RESEARCH" if made.research_use else "PRODUCT",
-            omit_empty_frames=False,
+
+@dataclass(frozen=True)
+class SegKind:
+    """One of the forms of a segmentation. role: of its UIDs. number: of its series, behind the source's."""
+
+    role: str
+    type: SegmentationTypeValues
+    sop_class: UID
+    number: int
+    description: str
+
+
+BINARY = SegKind("seg", SegmentationTypeValues.BINARY, SegmentationStorage, 1, "SEG")
+LABELMAP = SegKind("labelmap", SegmentationTypeValues.LABELMAP, LABELMAP_STORAGE, 3, "SEG, label map")
+
+
+def seg_head(kind: SegKind, stack: Stack, segments: tuple[Segment, ...], made: Provenance, first: int) -> Dataset:
+    """Everything of a segmentation but its frames and pixels. first: the slice that the first frame lies on."""
+    image = placeholder_image(stack)
+    head = Segmentation(
+        source_images=[image],
+        pixel_array=np.zeros((1, image.Rows, image.Columns), np.uint8),
+        segmentation_type=kind.type,
+        segment_descriptions=[describe(segment, made) for segment in segments],
+        series_instance_uid=made.key.uid(f"{kind.role}.series"),
+        series_number=series_number(stack.series.number, kind.number),
+        sop_instance_uid=made.key.uid(kind.role),
+        instance_number=1,
+        manufacturer=MANUFACTURER,
+        manufacturer_model_name=_MODEL,
+        software_versions=medseg.__version__,
+        device_serial_number=made.bundle_digest[:64],
+        content_label="SEGMENTATION",
+        content_description=f"AI segmentation by {plain(made.bundle)}"[:64],
+        series_description=made.description(kind.description),
+        content_qualification="RESEARCH" if made.research_use else "PRODUCT",
+        omit_empty_frames=False,
+    )
+    head.ContentCreatorName = ""
+    del head.PixelData
+    del head.SourceImageSequence  # each frame names its own source; a list beside it misleads viewers
+    head.SegmentsOverlap = "NO"
+    add_common_modules(head, stack, made)
+    headers = [part.instance.header for part in stack.slices if part.instance is not None]
+    copy_lossy(headers, head)
+    copy_element(headers[first], head, "PositionReferenceIndicator")
+    if "PositionReferenceIndicator" not in head:
+        head.PositionReferenceIndicator = ""
+    head.ReferencedSeriesSequence = [_referenced_series(stack)]
+    organization = made.key.uid(f"{kind.role}.dimensions")
+    head.DimensionOrganizationSequence[0].DimensionOrganizationUID = organization
+    for index in head.DimensionIndexSequence:
+        index.DimensionOrganizationUID = organization
+    shared = head.SharedFunctionalGroupsSequence[0]
+    if "SegmentIdentificationSequence" in shared:  # highdicom shares that of an only segment; ours is per frame
+        del shared.SegmentIdentificationSequence
+    measures = shared.PixelMeasuresSequence[0]
+    if "SpacingBetweenSlices" in measures:
+        del measures.SpacingBetweenSlices
+    if stack.uniform and len(stack.slices) > 1:
+        measures.SpacingBetweenSlices = decimal(stack.spacing_mm[0])
+    return head
+
+
+def check_segments(stack: Stack, segments: tuple[Segment, ...], bundle: str) -> None:
+    """Raises GeometryRefused for a stack with no frame of reference, InvalidBundle for segments not 1 .. N."""
+    if not stack.frame_of_reference_uid:
+        raise GeometryRefused(
+            stack.series.series_uid, Reason.NO_FRAME_OF_REFERENCE, "no FrameOfReferenceUID, which a SEG must share"
         )
-        head.ContentCreatorName = ""
-        del head.PixelData
-        del head.SourceImageSequence  # each frame names its own source; a list beside it misleads viewers
-        head.SegmentsOverlap = "YES" if self._overlap else "NO"
-        add_common_modules(head, stack, made)
-        headers = [part.instance.header for part in stack.slices if part.instance is not None]
-        lossy = next((header for header in headers if header.get("LossyImageCompression") == "01"), None)
-        if lossy is not None:
-            for keyword in ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"):
-                copy_element(lossy, head, keyword)
-        copy_element(headers[first], head, "PositionReferenceIndicator")
-        if "PositionReferenceIndicator" not in head:
-            head.PositionReferenceIndicator = ""
-        head.ReferencedSeriesSequence = [_referenced_series(stack)]
-        _refer_to_replaced(head, made)
-        organization = made.key.uid("seg.dimensions")
-        head.DimensionOrganizationSequence[0].DimensionOrganizationUID = organization
-        for index in head.DimensionIndexSequence:
-            index.DimensionOrganizationUID = organization
-        shared = head.SharedFunctionalGroupsSequence[0]
-        if "SegmentIdentificationSequence" in shared:  # highdicom shares that of an only segment; ours is per frame
-            del shared.SegmentIdentificationSequence
-        if stack.uniform and len(stack.slices) > 1:
-            shared.PixelMeasuresSequence[0].SpacingBetweenSlices = decimal(stack.spacing_mm[0])
-        return head
+    numbers = [segment.number for segment in segments]
+    if numbers != list(range(1, len(segments) + 1)):
+        raise InvalidBundle(bundle, "medseg.segments", f"numbers are {numbers}, not 1, 2, 3 ...")
 
 
 def _refer_to_replaced(head: Dataset, made: Provenance) -> None:

@@ -33,7 +33,7 @@ TOLERANCE_MM = 1e-3
 
 _PER_FRAME_GROUPS = Tag(0x5200, 0x9230)
 # What pydicom and struct raise for a file that is cut short or lacks something.
-_MALFORMED = (InvalidDicomError, AttributeError, LookupError, ValueError, TypeError, EOFError, OSError, struct.error)
+MALFORMED = (InvalidDicomError, AttributeError, LookupError, ValueError, TypeError, EOFError, OSError, struct.error)
 _LONG_FORM = frozenset((b"SQ", b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"UN", b"UT", b"UC", b"UR", b"SV", b"UV"))
 
 
@@ -56,15 +56,27 @@ def verify_seg(
     """
     try:
         return _verify(path, stack, segments, planes, exclusive=exclusive)
-    except _MALFORMED as error:
+    except MALFORMED as error:
         raise VerificationFailed(f"{path.name}: cannot be read back: {error}") from error
 
 
 @dataclass(frozen=True)
-class _Frame:
-    segment: int
+class Frame:
+    """What a frame's functional groups say. segment: None where they name none, as in a label map."""
+
+    segment: int | None
     source: tuple[str, int | None]
     position_mm: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a segmentation must be."""
+
+    sop_class: str
+    syntax: str
+    type: str
+    numbers: tuple[int, ...]
 
 
 def _verify(
@@ -73,14 +85,15 @@ def _verify(
     with path.open("rb") as file:
         seg = pydicom.dcmread(file, stop_before_pixels=True)
         pixel_element = file.tell()
-        _check_identity(seg, stack, segments)
-        frames = tuple(_frames(seg))
+        numbers = tuple(segment.number for segment in segments)
+        check_identity(seg, stack, segments, Written(SegmentationStorage, ExplicitVRLittleEndian, "BINARY", numbers))
+        frames = tuple(frames_of(seg))
         pixels = _pixel_data(file, pixel_element, len(frames), stack.shape[1] * stack.shape[2])
         return _compare(frames, pixels, stack, segments, planes, exclusive=exclusive)
 
 
 def _compare(
-    frames: tuple[_Frame, ...],
+    frames: tuple[Frame, ...],
     pixels: _PixelData,
     stack: Stack,
     segments: tuple[Segment, ...],
@@ -88,18 +101,11 @@ def _compare(
     *,
     exclusive: bool,
 ) -> Verified:
-    slices = _slices_by_reference(stack)
     counts = dict.fromkeys((segment.number for segment in segments), 0)
     where: list[dict[int, int]] = [{} for _ in stack.slices]  # of each slice: segment -> frame
-    for number, frame in enumerate(frames):
-        k = slices.get(frame.source)
-        if k is None:
-            raise VerificationFailed(f"frame {number + 1}: its source {frame.source} is not a slice of the stack")
-        distance = math.dist(frame.position_mm, _source_position_mm(stack, k))
-        if not distance <= TOLERANCE_MM:
-            raise VerificationFailed(
-                f"frame {number + 1}: lies {distance:.4f} mm from its source {frame.source}, allowed {TOLERANCE_MM} mm"
-            )
+    for number, (frame, k) in enumerate(zip(frames, placed(frames, stack), strict=True)):
+        if frame.segment is None:
+            raise VerificationFailed(f"frame {number + 1}: no SegmentIdentification")
         if frame.segment not in counts:
             raise VerificationFailed(f"frame {number + 1}: there is no segment {frame.segment}")
         if frame.segment in where[k]:
@@ -127,6 +133,21 @@ def _compare(
     return Verified(len(frames), counts)
 
 
+def placed(frames: Iterable[Frame], stack: Stack) -> Iterator[int]:
+    """Of each frame the slice that it is of, and lies on by its own attributes and by the source's header."""
+    slices = _slices_by_reference(stack)
+    for number, frame in enumerate(frames):
+        k = slices.get(frame.source)
+        if k is None:
+            raise VerificationFailed(f"frame {number + 1}: its source {frame.source} is not a slice of the stack")
+        distance = math.dist(frame.position_mm, source_position_mm(stack, k))
+        if not distance <= TOLERANCE_MM:
+            raise VerificationFailed(
+                f"frame {number + 1}: lies {distance:.4f} mm from its source {frame.source}, allowed {TOLERANCE_MM} mm"
+            )
+        yield k
+
+
 def _missing(plane: LabelPlane, in_file: Mapping[int, int], *, exclusive: bool) -> str:
     """What a label plane has that the frames of its slice have not. in_file: segment -> voxels."""
     wanted = np.bincount(plane.reshape(-1)) if exclusive else [0, *(np.count_nonzero(mask) for mask in plane)]
@@ -138,24 +159,25 @@ def _missing(plane: LabelPlane, in_file: Mapping[int, int], *, exclusive: bool) 
     return ", ".join(wrong)
 
 
-def _check_identity(seg: Dataset, stack: Stack, segments: tuple[Segment, ...]) -> None:
+def check_identity(seg: Dataset, stack: Stack, segments: tuple[Segment, ...], written: Written) -> None:
+    """What the whole says of itself. Raises VerificationFailed."""
     plane = stack.slices[0].plane
     directions = (*plane.row_direction, *plane.column_direction)
     shared = seg.SharedFunctionalGroupsSequence[0]
     series = seg.ReferencedSeriesSequence
     facts = [
-        ("SOPClassUID", SegmentationStorage, seg.SOPClassUID),
-        ("TransferSyntaxUID", ExplicitVRLittleEndian, seg.file_meta.TransferSyntaxUID),
-        ("SegmentationType", "BINARY", seg.SegmentationType),
+        ("SOPClassUID", written.sop_class, seg.SOPClassUID),
+        ("TransferSyntaxUID", written.syntax, seg.file_meta.TransferSyntaxUID),
+        ("SegmentationType", written.type, seg.SegmentationType),
         ("StudyInstanceUID", stack.series.study_uid, seg.StudyInstanceUID),
         ("FrameOfReferenceUID", stack.frame_of_reference_uid, seg.FrameOfReferenceUID),
         ("ReferencedSeriesSequence", stack.series.series_uid, series[0].SeriesInstanceUID),
         ("Rows, Columns", (plane.rows, plane.columns), (seg.Rows, seg.Columns)),
-        ("SegmentNumber", [s.number for s in segments], [item.SegmentNumber for item in seg.SegmentSequence]),
+        ("SegmentNumber", written.numbers, tuple(item.SegmentNumber for item in seg.SegmentSequence)),
         (
             "SegmentedPropertyTypeCodeSequence",
             [s.type.value for s in segments],
-            [item.SegmentedPropertyTypeCodeSequence[0].CodeValue for item in seg.SegmentSequence],
+            [item.SegmentedPropertyTypeCodeSequence[0].CodeValue for item in seg.SegmentSequence if item.SegmentNumber],
         ),
     ]
     for name, expected, found in facts:
@@ -172,7 +194,7 @@ def _check_identity(seg: Dataset, stack: Stack, segments: tuple[Segment, ...]) -
         raise VerificationFailed(f"PixelSpacing: expected {plane.spacing_mm}, found {spacing}")
 
 
-def _frames(seg: Dataset) -> Iterator[_Frame]:
+def frames_of(seg: Dataset) -> Iterator[Frame]:
     """The functional groups of each frame.
 
     Frames of one plane repeat the same bytes, so elements are read by pydicom once each and remembered.
@@ -190,9 +212,9 @@ def _frames(seg: Dataset) -> Iterator[_Frame]:
             position_mm = _position_mm(elements[b"\x20\x00\x13\x91"])
         if b"\x62\x00\x0a\x00" in elements:
             segment = _segment(elements[b"\x62\x00\x0a\x00"])
-        if source is None or position_mm is None or segment is None:
-            raise VerificationFailed(f"frame {number}: no DerivationImage, PlanePosition or SegmentIdentification")
-        yield _Frame(segment, source, position_mm)
+        if source is None or position_mm is None:
+            raise VerificationFailed(f"frame {number}: no DerivationImage or PlanePosition")
+        yield Frame(segment, source, position_mm)
     if number != seg.NumberOfFrames:
         raise VerificationFailed(f"NumberOfFrames is {seg.NumberOfFrames}, functional groups are {number}")
 
@@ -251,7 +273,7 @@ def _slices_by_reference(stack: Stack) -> dict[tuple[str, int | None], int]:
     }
 
 
-def _source_position_mm(stack: Stack, k: int) -> list[float]:
+def source_position_mm(stack: Stack, k: int) -> list[float]:
     """ImagePositionPatient as the source's own header has it."""
     part = stack.slices[k]
     if part.instance is None:

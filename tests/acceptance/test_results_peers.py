@@ -19,10 +19,12 @@ from medseg.dicom.phantom import Box, Ellipsoid
 from medseg.dicom.series import Stack
 from medseg.dicom.sources import read_series
 from medseg.inference.labels import Flag, SegmentationResult
+from medseg.results.labelmap import LabelmapWriter
 from medseg.results.provenance import Predecessor
 from medseg.results.report import write_report
 from medseg.results.seg import SegWriter
 from medseg.results.verify import verify_seg
+from medseg.results.verify_labelmap import verify_labelmap
 from tests.medseg.results.stacks import (
     SEGMENTS,
     blobs,
@@ -34,8 +36,8 @@ from tests.medseg.results.stacks import (
     save_source,
 )
 from tests.orientations import ROW_AND_COLUMN, Direction
-from tests.peers.allowed import ALLOWED, unexpected
-from tests.peers.programs import dciodvfy, dsrdump, ohif, segimage2itkimage, tid1500reader
+from tests.peers.allowed import ALLOWED, LABELMAP, unexpected
+from tests.peers.programs import dciodvfy, dcmdump, dsrdump, ohif, segimage2itkimage, tid1500reader
 
 # Three things without any symmetry, in LPS mm.
 OBJECTS = (
@@ -134,6 +136,8 @@ def assert_ohif_agrees(path: Path, stack: Stack, labels: np.ndarray, folder: Pat
         if (labels == segment.number).any()
     }
     assert seen["voxels"] == counted
+    background = seen["segments"].pop("0", "Background")  # which a label map describes, too
+    assert background == "Background"
     assert seen["segments"] == {str(segment.number): segment.label for segment in SEGMENTS}
 
 
@@ -176,6 +180,18 @@ def test_ohif_shows_the_rest_where_a_segment_is_empty(tmp_path: Path) -> None:
     labels = blobs(stack.shape)
     labels[labels == 2] = 0
     assert_ohif_agrees(write(tmp_path, stack, labels), stack, labels, tmp_path / "source")
+
+
+def test_a_label_map_in_dcmqi_ohif_and_dcmtk(tmp_path: Path) -> None:
+    stack = make_stack(shape=(16, 40, 36), objects=OBJECTS, orientation=OBLIQUE, spacing_mm=(2.0, 1.0, 1.0))
+    labels = place(stack)
+    path = tmp_path / "labelmap.dcm"
+    feed(LabelmapWriter(path, made()), stack, SEGMENTS, labels)
+    verify_labelmap(path, stack, SEGMENTS, labels)
+    assert [error for error in dciodvfy(path) if not any(known in error for known in LABELMAP)] == []
+    assert "LABELMAP" in dcmdump(path)
+    assert_dcmqi_agrees(path, stack, labels, tmp_path / "dcmqi")
+    assert_ohif_agrees(path, stack, labels, tmp_path / "source")
 
 
 def test_overlap_is_two_layers_in_ohif_and_several_images_in_dcmqi(tmp_path: Path) -> None:

@@ -44,6 +44,11 @@ def dsrdump(path: Path) -> str:
     return _run("dsrdump", "+Pl", path).stdout
 
 
+def dcmdump(path: Path) -> str:
+    """DCMTK's rendering of any object."""
+    return _run("dcmdump", "-q", path).stdout
+
+
 def ohif(seg: Path, source: Path) -> dict[str, Any]:
     """What OHIF's own loader (cornerstone adapters) makes of a SEG: labels, and voxels by segment and instance.
 

@@ -1,0 +1,63 @@
+"""A result's label planes as the files that are asked for, each read back before it counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Set
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from medseg.inference.labels import LabelSink
+from medseg.inference.planes import LabelSpool
+from medseg.job.folder import FILES, Format
+from medseg.progress import Cancelled, check
+from medseg.results.labelmap import LabelmapWriter
+from medseg.results.provenance import Provenance
+from medseg.results.seg import SegWriter
+from medseg.results.verify import verify_seg
+from medseg.results.verify_labelmap import verify_labelmap
+
+
+class FormWriter(LabelSink, Protocol):
+    """A sink that puts a file, or a folder of them, in its place at the end, unless nothing was found."""
+
+    written: bool
+
+
+class Form(NamedTuple):
+    """One way to write label planes. verify: by a reader that shares no code with the writer."""
+
+    format: Format
+    writer: FormWriter
+    verify: Callable[[], object]
+
+
+def write_planes(
+    folder: Path, formats: Set[Format], labels: LabelSpool, made: Provenance, cancelled: Cancelled
+) -> frozenset[Format]:
+    """Write those of the formats that are made plane by plane, in one pass, and read each back; which there are now.
+
+    Raises VerificationFailed, OutputNotWritable, MayOverlap, GeometryRefused.
+    """
+    forms = [form for form in _forms(folder, labels, made) if form.format in formats]
+    for form in forms:
+        form.writer.begin(labels.stack, labels.segments, exclusive=labels.exclusive)
+    for k, plane in enumerate(labels) if forms else ():
+        check(cancelled)
+        for form in forms:
+            form.writer.plane(k, plane)
+    for form in forms:
+        form.writer.end()
+    there = [form for form in forms if form.writer.written]
+    for form in there:
+        check(cancelled)
+        form.verify()
+    return frozenset(form.format for form in there)
+
+
+def _forms(folder: Path, labels: LabelSpool, made: Provenance) -> Iterator[Form]:
+    stack, segments, exclusive = labels.stack, labels.segments, labels.exclusive
+    seg, labelmap = folder / FILES[Format.SEG], folder / FILES[Format.LABELMAP]
+    yield Form(Format.SEG, SegWriter(seg, made), lambda: verify_seg(seg, stack, segments, labels, exclusive=exclusive))
+    yield Form(
+        Format.LABELMAP, LabelmapWriter(labelmap, made), lambda: verify_labelmap(labelmap, stack, segments, labels)
+    )
