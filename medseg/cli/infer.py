@@ -71,7 +71,9 @@ def infer(
     formats: Annotated[
         str | None,
         typer.Option(
-            "--format", metavar="LIST", help="Of seg, labelmap, sr, nifti, png; default seg,sr (nifti for NIfTI)."
+            "--format",
+            metavar="LIST",
+            help="Of seg, labelmap, sr, rtstruct, nifti, png; default seg,sr (nifti for NIfTI).",
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto",

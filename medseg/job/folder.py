@@ -25,6 +25,7 @@ class Format(StrEnum):
     SEG = "seg"
     LABELMAP = "labelmap"
     SR = "sr"
+    RTSTRUCT = "rtstruct"
     NIFTI = "nifti"
     PNG = "png"
 
@@ -33,12 +34,13 @@ FILES = {
     Format.SEG: "seg.dcm",
     Format.LABELMAP: "labelmap.dcm",
     Format.SR: "sr.dcm",
+    Format.RTSTRUCT: "rtstruct.dcm",
     Format.NIFTI: "labels.nii.gz",
     Format.PNG: "overlay.png",
 }
 DICOM = frozenset(Format) - {Format.NIFTI, Format.PNG}
 USUAL = frozenset({Format.SEG, Format.SR})
-OF_FOUND = frozenset({Format.SEG, Format.LABELMAP})
+OF_FOUND = frozenset({Format.SEG, Format.LABELMAP, Format.RTSTRUCT})
 """Those that there are not where nothing was found."""
 
 

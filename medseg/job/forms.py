@@ -13,8 +13,10 @@ from medseg.progress import Cancelled, check
 from medseg.results.labelmap import LabelmapWriter
 from medseg.results.provenance import Provenance
 from medseg.results.seg import SegWriter
+from medseg.results.structures import StructureWriter
 from medseg.results.verify import verify_seg
 from medseg.results.verify_labelmap import verify_labelmap
+from medseg.results.verify_structures import verify_structures
 
 
 class FormWriter(LabelSink, Protocol):
@@ -56,8 +58,13 @@ def write_planes(
 
 def _forms(folder: Path, labels: LabelSpool, made: Provenance) -> Iterator[Form]:
     stack, segments, exclusive = labels.stack, labels.segments, labels.exclusive
-    seg, labelmap = folder / FILES[Format.SEG], folder / FILES[Format.LABELMAP]
+    seg, labelmap, structures = (folder / FILES[kind] for kind in (Format.SEG, Format.LABELMAP, Format.RTSTRUCT))
     yield Form(Format.SEG, SegWriter(seg, made), lambda: verify_seg(seg, stack, segments, labels, exclusive=exclusive))
     yield Form(
         Format.LABELMAP, LabelmapWriter(labelmap, made), lambda: verify_labelmap(labelmap, stack, segments, labels)
+    )
+    yield Form(
+        Format.RTSTRUCT,
+        StructureWriter(structures, made),
+        lambda: verify_structures(structures, stack, segments, labels, exclusive=exclusive),
     )

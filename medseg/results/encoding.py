@@ -73,7 +73,7 @@ def element(keyword: str, vr: str, value: str | bytes) -> bytes:
     if len(data) % 2:
         data += b"\0" if vr == VR.UI else b" "
     length = struct.pack("<HI", 0, len(data)) if vr == VR.SQ else struct.pack("<H", len(data))
-    return _tag(keyword) + vr.encode("ascii") + length + data
+    return tag_bytes(keyword) + vr.encode("ascii") + length + data
 
 
 def item(*elements: bytes) -> bytes:
@@ -83,7 +83,8 @@ def item(*elements: bytes) -> bytes:
 
 
 @cache
-def _tag(keyword: str) -> bytes:
+def tag_bytes(keyword: str) -> bytes:
+    """Group and element of an attribute, little endian."""
     tag = Tag(tag_for_keyword(keyword) or 0)
     return struct.pack("<HH", tag.group, tag.element)
 

@@ -19,7 +19,7 @@ import medseg
 from medseg.dicom.series import Stack
 from medseg.names import IMPLEMENTATION_CLASS_UID, named_uid
 from medseg.results.encoding import BAD_VALUE, copy_element, decimal, element, item, raw_element
-from medseg.results.provenance import Provenance
+from medseg.results.provenance import MANUFACTURER, Provenance
 
 # Patient, General Study, Patient Study, Clinical Trial Subject and Clinical Trial Study modules (PS3.3 C.7.1, C.7.2)
 # without retired attributes; study attributes outside them (RequestingService ...) are not part of our IODs.
@@ -176,6 +176,27 @@ def add_common_modules(
     for keyword in _TYPE_2:
         if keyword not in dataset:
             setattr(dataset, keyword, "")
+
+
+def begin_object(
+    sop_class: UID, modality: str, stack: Stack, provenance: Provenance, role: str, number: int, instance: str = ""
+) -> Dataset:
+    """An object of a series of ours, with what all of them share.
+
+    role: of its UIDs, and its name in descriptions. number: of its series, behind the source's. instance: what tells it
+    from others of the series.
+    """
+    dataset = Dataset()
+    dataset.SOPClassUID, dataset.SOPInstanceUID = sop_class, provenance.key.uid(f"{role}{instance}")
+    dataset.Modality = modality
+    dataset.SeriesInstanceUID = provenance.key.uid(f"{role}.series")
+    dataset.SeriesNumber = series_number(stack.series.number, number)
+    dataset.SeriesDescription = provenance.description(role.upper())
+    dataset.Manufacturer, dataset.ManufacturerModelName = MANUFACTURER, "medseg"
+    dataset.SoftwareVersions = medseg.__version__
+    dataset.DeviceSerialNumber = provenance.bundle_digest[:64]
+    add_common_modules(dataset, stack, provenance)
+    return dataset
 
 
 def copy_lossy(headers: Iterable[Dataset], dataset: Dataset) -> None:

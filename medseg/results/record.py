@@ -14,7 +14,7 @@ from medseg.results.provenance import Provenance
 from medseg.results.statistics import SegmentStatistics, unit_of
 from medseg.texts import shown, to_json
 
-_OBJECTS = ("seg", "labelmap", "sr")  # formats of one DICOM object
+_OBJECTS = ("seg", "labelmap", "sr", "rtstruct")  # formats of one DICOM object
 
 
 def result_record(

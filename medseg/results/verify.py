@@ -135,7 +135,7 @@ def _compare(
 
 def placed(frames: Iterable[Frame], stack: Stack) -> Iterator[int]:
     """Of each frame the slice that it is of, and lies on by its own attributes and by the source's header."""
-    slices = _slices_by_reference(stack)
+    slices = slices_by_reference(stack)
     for number, frame in enumerate(frames):
         k = slices.get(frame.source)
         if k is None:
@@ -204,7 +204,7 @@ def frames_of(seg: Dataset) -> Iterator[Frame]:
         raise VerificationFailed("PerFrameFunctionalGroupsSequence is missing or of undefined length")
     number = 0
     for number, item in enumerate(_items(groups.value), start=1):
-        elements = dict(_elements(item))
+        elements = dict(elements_of(item))
         source, position_mm, segment = None, None, None
         if b"\x08\x00\x24\x91" in elements:
             source = _source(elements[b"\x08\x00\x24\x91"])
@@ -230,7 +230,7 @@ def _items(value: bytes) -> Iterator[bytes]:
         at += 8 + length
 
 
-def _elements(item: bytes) -> Iterator[tuple[bytes, bytes]]:
+def elements_of(item: bytes) -> Iterator[tuple[bytes, bytes]]:
     """The elements of an item: tag bytes, and the whole element (PS3.5 7.1.2)."""
     at = 0
     while at < len(item):
@@ -241,13 +241,14 @@ def _elements(item: bytes) -> Iterator[tuple[bytes, bytes]]:
         at = end
 
 
-def _read(element: bytes) -> Dataset:
+def read_element(element: bytes) -> Dataset:
+    """The bytes of one element as a data set."""
     return read_dataset(BytesIO(element), is_implicit_VR=False, is_little_endian=True)
 
 
 @lru_cache(maxsize=4096)
 def _source(element: bytes) -> tuple[str, int | None] | None:
-    derivations = _read(element).DerivationImageSequence
+    derivations = read_element(element).DerivationImageSequence
     images = [image for item in derivations for image in item.get("SourceImageSequence", ())]
     if len(images) != 1:
         return None
@@ -257,15 +258,16 @@ def _source(element: bytes) -> tuple[str, int | None] | None:
 
 @lru_cache(maxsize=4096)
 def _position_mm(element: bytes) -> tuple[float, ...]:
-    return tuple(float(value) for value in _read(element).PlanePositionSequence[0].ImagePositionPatient)
+    return tuple(float(value) for value in read_element(element).PlanePositionSequence[0].ImagePositionPatient)
 
 
 @lru_cache(maxsize=4096)
 def _segment(element: bytes) -> int:
-    return int(_read(element).SegmentIdentificationSequence[0].ReferencedSegmentNumber)
+    return int(read_element(element).SegmentIdentificationSequence[0].ReferencedSegmentNumber)
 
 
-def _slices_by_reference(stack: Stack) -> dict[tuple[str, int | None], int]:
+def slices_by_reference(stack: Stack) -> dict[tuple[str, int | None], int]:
+    """Number of each slice, by its instance and frame."""
     return {
         (part.instance.sop_instance_uid, part.frame): k
         for k, part in enumerate(stack.slices)

@@ -23,8 +23,10 @@ from medseg.results.labelmap import LabelmapWriter
 from medseg.results.provenance import Predecessor
 from medseg.results.report import write_report
 from medseg.results.seg import SegWriter
+from medseg.results.structures import StructureWriter
 from medseg.results.verify import verify_seg
 from medseg.results.verify_labelmap import verify_labelmap
+from medseg.results.verify_structures import verify_structures
 from tests.medseg.results.stacks import (
     SEGMENTS,
     blobs,
@@ -37,7 +39,7 @@ from tests.medseg.results.stacks import (
 )
 from tests.orientations import ROW_AND_COLUMN, Direction
 from tests.peers.allowed import ALLOWED, LABELMAP, unexpected
-from tests.peers.programs import dciodvfy, dcmdump, dsrdump, ohif, segimage2itkimage, tid1500reader
+from tests.peers.programs import dciodvfy, dcmdump, dsrdump, ohif, plastimatch, segimage2itkimage, tid1500reader
 
 # Three things without any symmetry, in LPS mm.
 OBJECTS = (
@@ -192,6 +194,31 @@ def test_a_label_map_in_dcmqi_ohif_and_dcmtk(tmp_path: Path) -> None:
     assert "LABELMAP" in dcmdump(path)
     assert_dcmqi_agrees(path, stack, labels, tmp_path / "dcmqi")
     assert_ohif_agrees(path, stack, labels, tmp_path / "source")
+
+
+@pytest.mark.parametrize("grid", ["anisotropic", "oblique", "feet first prone"])
+def test_contours_filled_by_plastimatch(tmp_path: Path, grid: str) -> None:
+    """A smooth object with a cavity, a box and three voxels: each voxel, or at the very least a Dice of 0.99."""
+    how = {"shape": (16, 60, 44)} | GRIDS[grid] | {"objects": OBJECTS}
+    stack = make_stack(**how)
+    labels = place(stack)
+    cavity = Ellipsoid((4.0, -3.0, 2.0), (4.0, 3.0, 3.0))
+    for k, part in enumerate(stack.slices):
+        labels[k][cavity.contains(centres(part.instance.header))] = 0
+    path = tmp_path / "rtstruct.dcm"
+    feed(StructureWriter(path, made()), stack, SEGMENTS, labels)
+    verify_structures(path, stack, SEGMENTS, labels, exclusive=True)
+    assert dciodvfy(path) == []
+    filled = plastimatch(path, save_source(stack, tmp_path / "source"), tmp_path / "filled")
+    to_ras = np.diag([-1.0, -1.0, 1.0, 1.0]) @ stack.affine
+    for segment in SEGMENTS:
+        image, affine = filled[segment.label]
+        voxels = np.argwhere(image)
+        ours = np.rint((np.linalg.inv(to_ras) @ affine @ np.c_[voxels, np.ones(len(voxels))].T)[:3]).astype(int)
+        back = np.zeros(stack.shape, bool)
+        back[tuple(ours)] = True
+        wanted = labels == segment.number
+        assert 2 * (back & wanted).sum() / (back.sum() + wanted.sum()) >= 0.99
 
 
 def test_overlap_is_two_layers_in_ohif_and_several_images_in_dcmqi(tmp_path: Path) -> None:

@@ -49,6 +49,14 @@ def dcmdump(path: Path) -> str:
     return _run("dcmdump", "-q", path).stdout
 
 
+def plastimatch(structures: Path, source: Path, folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """What plastimatch fills of a structure set on the grid of a series: by name, (i, j, k) and affine to RAS mm."""
+    options = ("--referenced-ct", source, "--output-prefix", folder, "--prefix-format", "nii")
+    _run("plastimatch", "convert", "--input", structures, *options)
+    images = {file.stem: nibabel.load(file) for file in folder.iterdir()}
+    return {name: (np.asarray(image.dataobj) != 0, image.affine) for name, image in images.items()}
+
+
 def ohif(seg: Path, source: Path) -> dict[str, Any]:
     """What OHIF's own loader (cornerstone adapters) makes of a SEG: labels, and voxels by segment and instance.
 
