@@ -63,6 +63,19 @@ class Flag:
 
 
 @dataclass(frozen=True)
+class Within:
+    """The image in a segment; all None where nothing was found.
+
+    mean, sd: of its values in the modality's unit, each voxel counted once; sd of the population.
+    centroid_mm: LPS (patient coordinates), each voxel counted by its volume.
+    """
+
+    mean: float | None = None
+    sd: float | None = None
+    centroid_mm: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True)
 class Measured:
     """One segment as found. components: 26-connected pieces. confidence: mean winning probability, 0-1.
 
@@ -75,6 +88,7 @@ class Measured:
     components: int
     confidence: float | None
     left_out_ml: float = 0.0
+    within: Within = Within()
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,10 @@ class LabelSpool(PlaneSpool):
 
 
 class PlaneStore:
-    """Planes in a file without a name: the same values out as in, gone when it is dropped or when we die."""
+    """Planes in a file without a name: the same values out as in, gone when it is dropped or when we die.
+
+    They are not compressed: that takes several times what it takes to read most slices again.
+    """
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile(buffering=0, prefix="medseg-")  # noqa: SIM115 - closed when we are dropped
@@ -98,19 +101,16 @@ class PlaneStore:
         """Where the plane lies; for `get`. Safe to call from many threads. Raises OSError."""
         with np.errstate(invalid="ignore"):
             whole = plane.astype(np.int16)
-        if np.array_equal(whole, plane):  # as they mostly come: a quarter of the bytes
-            kind, packed = whole.dtype.str, zlib.compress(whole.tobytes(), 1)
-        else:
-            kind, packed = plane.dtype.str, plane.tobytes()
+        values = whole if np.array_equal(whole, plane) else plane  # as they mostly come: half of the bytes
+        packed = values.tobytes()
         with self._lock:
             begin, self._end = self._end, self._end + len(packed)
         written = 0
         while written < len(packed):
             written += os.pwrite(self._file.fileno(), packed[written:], begin + written)
-        return begin, len(packed), kind
+        return begin, len(packed), values.dtype.str
 
     def get(self, where: tuple[int, int, str], shape: tuple[int, int]) -> Pixels:
         begin, size, kind = where
-        packed = os.pread(self._file.fileno(), size, begin)
-        whole = zlib.decompress(packed) if np.dtype(kind).kind == "i" else packed
-        return np.frombuffer(whole, kind).reshape(shape).astype(np.float32)
+        values = np.frombuffer(os.pread(self._file.fileno(), size, begin), kind)
+        return values.reshape(shape).astype(np.float32)

@@ -68,7 +68,7 @@ def segment(
     """
     _refuse(source, bundle)
     with memory_errors():
-        with Decoder(keeps=bundle.region is not None) as decoder:
+        with Decoder(keeps=True) as decoder:
 
             def context_of(bundle: Bundle, settings: Settings) -> PipelineContext:
                 return _context(source, bundle, settings, decoder, on_progress, cancelled)
@@ -84,7 +84,7 @@ def segment(
         gpu.give_back(context.engine.device)
         values = _values(context, taken)
         with context.clock.time(Stage.RESTORE):
-            cleaned = CleanedLabels(taken.collector, stack)
+            cleaned = CleanedLabels(taken.collector, stack, decoder.again)
         _deliver(context, stack, cleaned, sink)
         return _result(context, taken, cleaned, values)
 

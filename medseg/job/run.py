@@ -30,7 +30,6 @@ from medseg.results.picture import write_picture
 from medseg.results.provenance import Predecessor, Provenance
 from medseg.results.record import result_record, write_record
 from medseg.results.report import write_report
-from medseg.results.statistics import statistics_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,11 +125,10 @@ def _written(
     if Format.PNG in formats:
         write_picture(staging / FILES[Format.PNG], labels, result, made)
     check(cancelled)
-    statistics = statistics_of(labels)
     spent = time.perf_counter() - begin
     timings = result.timings_s | {name: round(result.timings_s[name] + spent, 4) for name in (Stage.ENCODE, "total")}
     outputs = {str(kind): folder / FILES[kind] for kind in sorted(written)}
-    record = result_record(replace(result, timings_s=timings), statistics, made, outputs, peak_rss_mb=_peak_rss_mb())
+    record = result_record(replace(result, timings_s=timings), made, outputs, peak_rss_mb=_peak_rss_mb())
     record["decoded"] = None if job.share is None else job.share.decoded
     write_record(staging / RECORD, record)
     return record

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from medseg.dicom.series import ChannelImage, LeftOut, Stack
 from medseg.errors import ChannelsMissing, MedsegError
 from medseg.inference.labels import RegionFound, SegmentationResult
 from medseg.results.files import replacing
 from medseg.results.provenance import Provenance
-from medseg.results.statistics import SegmentStatistics, unit_of
 from medseg.texts import shown, to_json
+
+UNITS: Final = {"CT": "HU"}
+"""Of what modality's values are in. Those of MR have none; those of PET are in what the series says (PS3.3 C.8.9.1)."""
 
 _OBJECTS = ("seg", "labelmap", "sr", "rtstruct")  # formats of one DICOM object
 
 
 def result_record(
     result: SegmentationResult,
-    statistics: Sequence[SegmentStatistics],
     provenance: Provenance,
     outputs: Mapping[str, Path],
     *,
@@ -27,7 +28,7 @@ def result_record(
 ) -> dict[str, Any]:
     """The record of a result.
 
-    statistics: of each segment. outputs: format ("seg", "nifti" ...) to the file written.
+    outputs: format ("seg", "nifti" ...) to the file written.
     timings_s: seconds by stage and in total. flags, warnings: what a reader must know.
     """
     uids = {name: str(provenance.key.uid(name)) for name in _OBJECTS if name in outputs}
@@ -45,11 +46,11 @@ def result_record(
                 "voxels": found.voxels,
                 "components": found.components,
                 "confidence": None if found.confidence is None else round(found.confidence, 4),
-                "mean": _rounded(within.mean),
-                "sd": _rounded(within.sd),
-                "centroid_mm": within.centroid_mm and [round(value, 3) for value in within.centroid_mm],
+                "mean": _rounded(found.within.mean),
+                "sd": _rounded(found.within.sd),
+                "centroid_mm": _point(found.within.centroid_mm),
             }
-            for found, within in zip(result.measured, statistics, strict=True)
+            for found in result.measured
         ],
         "unit": unit_of(result.stack),
         "flags": [{"code": flag.code, "message": flag.message, "segment": flag.segment} for flag in result.flags],
@@ -96,6 +97,18 @@ def region_record(region: RegionFound | None) -> dict[str, Any] | None:
             for box in region.boxes
         ],
     }
+
+
+def unit_of(stack: Stack) -> str | None:
+    """Of the values that the slices of a stack are read in; None where they have none, or it is not known."""
+    instance = stack.slices[0].instance
+    if stack.series.modality == "PT" and instance is not None:
+        return str(instance.header.get("Units", "")) or None
+    return UNITS.get(stack.series.modality) if instance is not None else None
+
+
+def _point(mm: tuple[float, float, float] | None) -> list[float] | None:
+    return None if mm is None else [round(value, 3) for value in mm]
 
 
 def _rounded(value: float | None) -> float | None:

@@ -22,6 +22,7 @@ from medseg.inference.grids.restore import Certainty
 from medseg.inference.labels import LabelPlane, Measured
 from medseg.inference.pieces.cleanup import decide
 from medseg.inference.pieces.quality import Samples, measure, tally
+from medseg.inference.pieces.statistics import SegmentSums
 from medseg.inference.pieces.survey import ComponentFinder
 from medseg.inference.planes import PlaneSpool
 from medseg.inference.valueless import Valueless
@@ -100,10 +101,16 @@ class LabelCollector:
 
 
 class CleanedLabels:
-    """What was found in a stack, all of whose planes have come: iterate to the end, then `measured`."""
+    """What was found in a stack, all of whose planes have come: iterate to the end, then `measured`.
 
-    def __init__(self, collector: LabelCollector, stack: Stack) -> None:
-        self._collector = collector
+    values: of a slice that has labels; without them nothing is said of the image within segments.
+    """
+
+    def __init__(
+        self, collector: LabelCollector, stack: Stack, values: Callable[[Slice], Pixels] | None = None
+    ) -> None:
+        self._collector, self._slices, self._values = collector, stack.slices, values
+        self._sums = SegmentSums(collector.numbers, exclusive=collector.exclusive)
         self._backwards = collector.first is not None and collector.first is not stack.slices[0]
         self._voxel_ml = np.array([stack.voxel_ml(k) for k in range(len(stack.slices))])
         voxel_ml = self._voxel_ml[::-1] if self._backwards else self._voxel_ml
@@ -130,6 +137,9 @@ class CleanedLabels:
             if self._changed:
                 plane = collector.valueless.clear(n, plane)  # which may lie in a hole that was filled
                 self._again.add(plane if collector.exclusive else plane[self._changed])
+            if self._values is not None and plane.any():
+                slice_ = self._slices[k]
+                self._sums.add(plane, self._values(slice_), slice_.plane, float(self._voxel_ml[k]))
             yield plane
 
     def measured(self) -> tuple[tuple[Measured, ...], tuple[int, ...]]:
@@ -140,4 +150,4 @@ class CleanedLabels:
                 tallies[index] = again
         channels = (number - (0 if collector.exclusive else 1) for number in collector.numbers)
         confidence = [collector.certainty.mean(channel) for channel in channels]
-        return measure(tallies, collector.segments, confidence, self._cleaning.left_out_ml)
+        return measure(tallies, collector.segments, confidence, self._cleaning.left_out_ml, self._sums.end())

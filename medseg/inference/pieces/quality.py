@@ -30,7 +30,7 @@ from medseg.bundle.catalog import hinted
 from medseg.bundle.pixel_check import Values, differences
 from medseg.dicom.instance import Pixels, Vector
 from medseg.dicom.series import Level, Stack
-from medseg.inference.labels import Flag, Measured
+from medseg.inference.labels import Flag, Measured, Within
 from medseg.inference.pieces.cleanup import exact_sum
 from medseg.inference.pieces.survey import Components
 
@@ -127,13 +127,16 @@ def measure(
     segments: Sequence[Segment],
     confidence: Sequence[float | None],
     left_out_ml: Sequence[float],
+    within: Sequence[Within],
 ) -> tuple[tuple[Measured, ...], tuple[int, ...]]:
     """Each segment as found, and the numbers of those that touch the edge; all arguments are per segment."""
     measured = tuple(
-        Measured(segment, counted.voxels, counted.volume_ml, counted.components, sure, left_ml)
+        Measured(segment, counted.voxels, counted.volume_ml, counted.components, sure, left_ml, image)
         if counted.voxels
         else Measured(segment, 0, 0.0, 0, None)
-        for counted, segment, sure, left_ml in zip(tallies, segments, confidence, left_out_ml, strict=True)
+        for counted, segment, sure, left_ml, image in zip(
+            tallies, segments, confidence, left_out_ml, within, strict=True
+        )
     )
     return measured, tuple(
         segment.number for segment, counted in zip(segments, tallies, strict=True) if counted.at_edge

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 
 from medseg.bundle.bundle import Bundle, Expects
 from medseg.dicom.series import Finding, Level, Stack
-from medseg.inference.labels import Flag, Measured
+from medseg.inference.labels import Flag, Measured, Within
 from medseg.inference.pieces.quality import LOW_CONFIDENCE, Samples, Tally, Values, flags, measure, tally
 from tests.medseg.inference import whole
 from tests.medseg.inference.phantoms import make_bundle, make_segment, make_stack
@@ -54,12 +54,12 @@ def test_volume_counts_each_slice_at_its_own_thickness() -> None:
     labels = np.zeros((4, 5, 6), np.uint8)
     labels[1, 2, 2:4] = 1
     labels[3, 2, 2] = 1
-    measured, _ = measure(tallies(labels, np.array([1.0, 2.0, 3.0, 5.0])), [EARS], [0.9], [0.0])
-    assert measured == (Measured(EARS, 3, 9.0, 2, 0.9),)
+    measured, _ = measure(tallies(labels, np.array([1.0, 2.0, 3.0, 5.0])), [EARS], [0.9], [0.0], [Within(1.0)])
+    assert measured == (Measured(EARS, 3, 9.0, 2, 0.9, within=Within(1.0)),)
 
 
 def test_nothing_found_has_no_confidence() -> None:
-    measured, edge = measure(tallies(np.zeros((2, 3, 3), np.uint8), np.ones(2)), [EARS], [None], [0.0])
+    measured, edge = measure(tallies(np.zeros((2, 3, 3), np.uint8), np.ones(2)), [EARS], [None], [0.0], [Within()])
     assert (measured, edge) == ((Measured(EARS, 0, 0.0, 0, None),), ())
 
 
@@ -72,7 +72,7 @@ def test_the_edge_of_the_field_of_view(voxel: tuple[int, int, int], touches: boo
     labels = np.zeros((4, 5, 6), np.uint8)
     labels[voxel] = 1
     found = tallies(labels if exclusive else labels[None], np.ones(4), exclusive=exclusive)
-    assert measure(found, [EARS], [0.9], [0.0])[1] == ((1,) if touches else ())
+    assert measure(found, [EARS], [0.9], [0.0], [Within(1.0)])[1] == ((1,) if touches else ())
 
 
 @pytest.mark.parametrize(

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from medseg.dicom.series import LeftOut
 from medseg.errors import GeometryRefused, OutputNotWritable
-from medseg.inference.labels import Flag
+from medseg.inference.labels import Flag, Within
 from medseg.results.files import replacing
-from medseg.results.record import refusal_record, result_record, write_record
-from medseg.results.statistics import SegmentStatistics
+from medseg.results.record import refusal_record, result_record, unit_of, write_record
 from tests.medseg.inference.whole import pieces
 from tests.medseg.results.stacks import SEGMENTS, blobs, made, make_result, make_stack
 
@@ -23,8 +23,11 @@ def test_the_record_of_a_result(tmp_path: Path) -> None:
     result = make_result(
         stack, SEGMENTS, labels, flags=(Flag("edge", "touches the edge", 1),), warnings=("one slice was bridged",)
     )
-    statistics = (SegmentStatistics(40.1234567, 2.5, (1.00049, -2.0, 3.0)), SegmentStatistics(), SegmentStatistics())
-    record = result_record(result, statistics, made(), {"seg": Path("out/seg.dcm")}, peak_rss_mb=123.456)
+    first, *others = result.measured
+    first = replace(first, within=Within(40.1234567, 2.5, (1.00049, -2.0, 3.0)))
+    record = result_record(
+        replace(result, measured=(first, *others)), made(), {"seg": Path("out/seg.dcm")}, peak_rss_mb=123.456
+    )
     assert list(record)[:18] == [
         "study_uid",
         "series_uid",
@@ -68,10 +71,15 @@ def test_the_record_of_a_result(tmp_path: Path) -> None:
 def test_why_a_result_did_not_stream_is_told() -> None:
     stack = make_stack()
     result = make_result(stack, SEGMENTS, blobs(stack.shape), streamed=False, streamed_reason="percentiles")
-    record = result_record(result, [SegmentStatistics()] * 3, made(), {}, peak_rss_mb=1)
+    record = result_record(result, made(), {}, peak_rss_mb=1)
     assert record["streamed"] is False
     assert record["streamed_reason"] == "percentiles"
     assert record["warnings"] == []
+
+
+@pytest.mark.parametrize(("modality", "unit"), [("CT", "HU"), ("MR", None)])
+def test_the_unit_of_values(modality: str, unit: str | None) -> None:
+    assert unit_of(make_stack(modality=modality)) == unit
 
 
 def test_the_record_of_a_refusal() -> None:

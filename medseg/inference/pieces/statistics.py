@@ -1,34 +1,15 @@
-"""Where a segment lies, and what the image's values are within it."""
+"""Where segments lie, and what the image's values are within them, from planes that pass."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medseg.dicom.instance import Pixels, Plane, Vector
-from medseg.dicom.series import Stack
-from medseg.inference.labels import Box, LabelPlane, boxes
-from medseg.inference.planes import LabelSpool
-
-UNITS: Final = {"CT": "HU"}
-"""Of what modality's values are in. Those of MR have none; those of PET are in what the series says (PS3.3 C.8.9.1)."""
-
-
-@dataclass(frozen=True)
-class SegmentStatistics:
-    """Of one segment; all None where nothing was found.
-
-    mean, sd: of the image's values in the modality's unit (`unit_of`), each voxel counted once; sd of the population.
-    centroid_mm: LPS (patient coordinates), each voxel counted by its volume.
-    """
-
-    mean: float | None = None
-    sd: float | None = None
-    centroid_mm: tuple[float, float, float] | None = None
+from medseg.inference.labels import Box, LabelPlane, Within, boxes
 
 
 class Mask(NamedTuple):
@@ -36,30 +17,6 @@ class Mask(NamedTuple):
 
     box: Box
     inside: NDArray[np.bool_]
-
-
-def unit_of(stack: Stack) -> str | None:
-    """Of the values that the slices of a stack are read in; None where they have none, or it is not known."""
-    instance = stack.slices[0].instance
-    if stack.series.modality == "PT" and instance is not None:
-        return str(instance.header.get("Units", "")) or None
-    return UNITS.get(stack.series.modality) if instance is not None else None
-
-
-def statistics_of(labels: LabelSpool) -> tuple[SegmentStatistics, ...]:
-    """Of each segment, from labels that are final and the slices that they lie on.
-
-    Slices with labels are read once more, one after the other: memory does not grow with their number.
-    Raises UndecodablePixels.
-    """
-    sums = _Sums(len(labels.segments))
-    numbers = [segment.number for segment in labels.segments]
-    for k, (labelled, slice_) in enumerate(zip(labels, labels.stack.slices, strict=True)):
-        if labelled.any():
-            values = slice_.read()
-            for index, mask in _masks(labelled, numbers, exclusive=labels.exclusive):
-                sums.add(index, mask, values, slice_.plane, labels.stack.voxel_ml(k))
-    return sums.end()
 
 
 def _masks(labelled: LabelPlane, numbers: Sequence[int], *, exclusive: bool) -> Iterator[tuple[int, Mask]]:
@@ -72,16 +29,24 @@ def _masks(labelled: LabelPlane, numbers: Sequence[int], *, exclusive: bool) -> 
     return ((index, Mask(box, inside)) for index, box, inside in found)
 
 
-class _Sums:
-    """Of each segment: voxels, mean and squared deviations so far (Chan, Golub, LeVeque 1979), volume, moments."""
+class SegmentSums:
+    """Of each segment: voxels, mean and squared deviations so far (Chan, Golub, LeVeque 1979), volume, moments.
 
-    def __init__(self, count: int) -> None:
+    numbers, exclusive: see `ComponentFinder`.
+    """
+
+    def __init__(self, numbers: Sequence[int], *, exclusive: bool) -> None:
+        self._numbers, self._exclusive, count = numbers, exclusive, len(numbers)
         self._voxels = np.zeros(count)
         self._mean, self._squares = np.zeros(count), np.zeros(count)
         self._volume, self._moments = np.zeros(count), np.zeros((count, 3))
 
-    def add(self, index: int, mask: Mask, values: Pixels, plane: Plane, voxel_ml: float) -> None:
-        """What a plane has of a segment."""
+    def add(self, labels: LabelPlane, values: Pixels, plane: Plane, voxel_ml: float) -> None:
+        """A plane's labels, its values and where it lies."""
+        for index, mask in _masks(labels, self._numbers, exclusive=self._exclusive):
+            self._add(index, mask, values, plane, voxel_ml)
+
+    def _add(self, index: int, mask: Mask, values: Pixels, plane: Plane, voxel_ml: float) -> None:
         inside = values[mask.box][mask.inside].astype(np.float64)
         volume = inside.size * voxel_ml
         row, column = (
@@ -97,15 +62,15 @@ class _Sums:
         self._mean[index] += apart * count / together
         self._squares[index] += squares + apart**2 * before * count / together
 
-    def end(self) -> tuple[SegmentStatistics, ...]:
+    def end(self) -> tuple[Within, ...]:
         return tuple(
-            SegmentStatistics(
+            Within(
                 float(self._mean[index]),
                 float(np.sqrt(self._squares[index] / count)),
                 (float(centre[0]), float(centre[1]), float(centre[2])),
             )
             if count
-            else SegmentStatistics()
+            else Within()
             for index, count in enumerate(self._voxels)
             for centre in [self._moments[index] / (self._volume[index] or 1.0)]
         )
