@@ -63,6 +63,8 @@ class Plane:
     row_direction: (3,) unit vector along increasing column index i (first triple of ImageOrientationPatient).
     column_direction: (3,) unit vector along increasing row index j (second triple).
     spacing_mm: (between rows j, between columns i), as PixelSpacing.
+    cosines: (6,) ImageOrientationPatient, where it was rounded: both directions as they are written, before they were
+        given length one and a right angle between them.
     """
 
     position_mm: Vector
@@ -71,6 +73,7 @@ class Plane:
     spacing_mm: tuple[float, float]
     rows: int
     columns: int
+    cosines: Vector | None = None
 
     @property
     def normal(self) -> Vector:

@@ -132,6 +132,15 @@ class Stack:
         return float(abs(self.affine[:3, 0] @ plane.normal)), *plane.spacing_mm
 
     @property
+    def as_read(self) -> Vector:
+        """The affine as MONAI's reader has it: rows and columns along the cosines as they are written."""
+        plane, affine = self.slices[0].plane, self.affine.copy()
+        if plane.cosines is not None:
+            affine[:3, 1] = plane.cosines[3:] * plane.spacing_mm[0]
+            affine[:3, 2] = plane.cosines[:3] * plane.spacing_mm[1]
+        return affine
+
+    @property
     def uniform(self) -> bool:
         """Whether slice number and grid coordinate are the same thing."""
         return bool(np.allclose(self.coordinates, np.arange(len(self.slices)), atol=1e-3))

@@ -99,6 +99,7 @@ def _plane(instance: Instance, view: Attributes) -> Plane:
         )
     row = row / lengths[0]
     column = column - (column @ row) * row
+    column = column / np.linalg.norm(column)
     spacing = view.numbers("PixelSpacing")
     if len(spacing) != 2 or not all(0 < size < np.inf for size in spacing):
         found = _found(view, "PixelSpacing")
@@ -109,10 +110,11 @@ def _plane(instance: Instance, view: Attributes) -> Plane:
     return Plane(
         position_mm=_triples(instance, view, "ImagePositionPatient", 3, Reason.NO_POSITION),
         row_direction=row,
-        column_direction=column / np.linalg.norm(column),
+        column_direction=column,
         spacing_mm=(spacing[0], spacing[1]),
         rows=int(rows),
         columns=int(columns),
+        cosines=None if np.array_equal(directions, [*row, *column]) else directions,
     )
 
 

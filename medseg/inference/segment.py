@@ -28,7 +28,7 @@ from medseg.dicom.series import Level, Series, SliceSource, Stack, StackSource
 from medseg.dicom.stored import floor_of
 from medseg.errors import DoesNotFit, GeometryRefused, InputError, InvalidBundle
 from medseg.inference.along import along_axis
-from medseg.inference.arriving.axis import SliceAxis, axis_through, reasons
+from medseg.inference.arriving.axis import SliceAxis, axis_through, reasons, waits_for_last
 from medseg.inference.arriving.decoding import Decoder
 from medseg.inference.arriving.intake import ArrivedSlices, StreamInvalid, start
 from medseg.inference.context import PipelineContext
@@ -153,7 +153,7 @@ def _arriving(context: PipelineContext, source: SliceSource) -> Taken:
     if isinstance(axis, SliceAxis):
         try:
             collector = along_axis(context, axis, intake.pull, lambda: _final_axis(context, intake, stack))
-            return Taken(stack(), collector, _barrier(context))
+            return Taken(stack(), collector, _barrier(context, stack()))
         except StreamInvalid as error:
             axis = str(error)
     with context.clock.time(Stage.READ):
@@ -186,7 +186,7 @@ def _all_there(context: PipelineContext, stack: Stack) -> Taken:
     axis = axis_through(stack, context.recipe)
     if isinstance(axis, SliceAxis):
         try:
-            return Taken(stack, along_axis(context, axis, stack=stack), _barrier(context))
+            return Taken(stack, along_axis(context, axis, stack=stack), _barrier(context, stack))
         except StreamInvalid as error:
             why = str(error)
     else:
@@ -196,9 +196,9 @@ def _all_there(context: PipelineContext, stack: Stack) -> Taken:
     return Taken(stack, through_whole(context, stack), why)
 
 
-def _barrier(context: PipelineContext) -> str | None:
+def _barrier(context: PipelineContext, stack: Stack) -> str | None:
     """Why windows wait for the last slice though they lie along an axis."""
-    return next(iter(context.recipe.barriers()), None)
+    return next(iter(context.recipe.barriers()), None) or waits_for_last(stack, context.recipe)
 
 
 def _one_stack(context: PipelineContext, series: Series, slices: Sequence[Slice]) -> Stack:

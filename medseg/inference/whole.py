@@ -43,7 +43,7 @@ def through_whole(context: PipelineContext, stack: Stack) -> LabelCollector:
 def _fitting(context: PipelineContext, stack: Stack) -> int:
     """Windows at a time. What MONAI's transforms take nobody knows; ours are told before the volume is read."""
     grid = (round(float(stack.coordinates[-1])) + 1, *stack.shape[1:])
-    frame = preprocessing_plan(stack.affine, grid, context.recipe, tilted=stack.tilt_deg != 0).frame
+    frame = preprocessing_plan(stack.as_read, grid, context.recipe, tilted=stack.tilt_deg != 0).frame
     layout = lay_out(frame.stored_shape, frame.axes, context.recipe.window)
     volumes = (math.prod(grid), math.prod(layout.shape))
     batch, warning = memory.fit(context.engine, layout, stack.shape[1:], context.series_uid, volumes)
@@ -74,7 +74,7 @@ def _by_ourselves(
 ) -> None:
     with context.clock.time(Stage.PREPARE):
         context.tell(Stage.PREPARE, 0, 1)
-        prepared = prepare(volume, stack.affine, context.recipe, tilted=stack.tilt_deg != 0)
+        prepared = prepare(volume, stack.as_read, context.recipe, tilted=stack.tilt_deg != 0)
         del volume
         back = to_source(prepared, stack.coordinates, stack.shape[1:], context.recipe.finish)
         context.tell(Stage.PREPARE, 1, 1)
@@ -90,7 +90,7 @@ def _by_monai(context: PipelineContext, stack: Stack, volume: Tensor, collector:
     bundle = replace(context.bundle, recipe=context.recipe)
     batch = None if context.engine.device == CPU else context.recipe.window.batch  # what MONAI leaves is not known
     scores = partial(slabs_of_volume, context, batch=batch)
-    planes = fallback.label_planes(volume, stack.affine, stack.coordinates, bundle, scores, collector.certainty)
+    planes = fallback.label_planes(volume, stack.as_read, stack.coordinates, bundle, scores, collector.certainty)
     with collector:
         for plane in context.timed(Stage.RESTORE, planes):
             collector.add(plane)

@@ -22,11 +22,12 @@ import numpy as np
 from medseg.bundle.recipe import Orient, Padding, Recipe, Resample, needs_whole
 from medseg.dicom.instance import Slice, Vector
 from medseg.dicom.series import Stack
+from medseg.inference.arriving.oblique import reason_to_wait
 from medseg.inference.fallback import reason_for_fallback
-from medseg.inference.grids.grid import parallel
-from medseg.inference.grids.prepare import PreprocessingPlan, preprocessing_plan
-from medseg.inference.grids.resample import InPlane, Taps, axis_taps
-from medseg.inference.grids.restore import Parallel, to_source
+from medseg.inference.grids.grid import index_map, parallel
+from medseg.inference.grids.prepare import PreprocessingPlan, Resampling, preprocessing_plan
+from medseg.inference.grids.resample import Across, InPlane, Taps, axis_taps
+from medseg.inference.grids.restore import Parallel, Slanted, to_source
 from medseg.inference.grids.zeros import Sampler
 from medseg.inference.windows.layout import Layout, lay_out
 
@@ -34,6 +35,8 @@ MANY: Final = 1 << 13  # slices: stands for a number that is not known
 _OFF_NORMAL_PIXELS: Final = 0.01  # what moves no voxel by more is no slant, as in `grid.parallel`
 _ON_GRID: Final = 0.05  # of the spacing: positions are rounded
 _ROUNDED: Final = 5e-7  # of the spacing
+_STILL: Final = 1e-3  # of a voxel: less slant than that changes one label of 20,000 where labels flicker
+_FROM_FIRST: Final = "an axis that is known from the first slices is at right angles to them"
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,18 +92,15 @@ def axis_through(stack: Stack, recipe: Recipe) -> SliceAxis | str:
     if axis is None:
         return "slices that lie aslant are resampled as a whole"
     # To the last bit, so that the grid is the one that MONAI reads; but not where slices may come one by one.
-    as_read = recipe.zeros_matter or len(stack.channels) > 1
+    as_read = recipe.zeros_matter or len(stack.channels) > 1 or waits_for_last(stack, recipe) is not None
     if as_read:
-        axis = replace(axis, affine=stack.affine)
+        axis = replace(axis, affine=stack.as_read)
     axes = preprocessing_plan(axis.affine, stack.shape, recipe).frame.axes
     if axes.flipped[axes.model_axis(0)]:
         if not _oriented_first(recipe):
             return "the recipe turns slices round after it has resampled them"
         axis = replace(axis.reversed(len(stack.slices)), count=None) if as_read else _along(stack.slices[::-1])
         assert axis is not None
-    how = preprocessing_plan(axis.affine, stack.shape, recipe).resampling
-    if how is not None and not (parallel(how.old, how.new) and parallel(how.new, how.old)):
-        return "slices that lie aslant are resampled as a whole"
     roi = list(recipe.window.roi)
     if len(roi) == 2:
         roi.insert(recipe.window.slice_axis, 1)
@@ -122,6 +122,12 @@ def reasons(recipe: Recipe) -> tuple[str, ...]:
         if isinstance(step, Resample) and step.padding is Padding.REFLECTION:
             barriers = (*barriers, "resampling reflects the slices about the last one")
     return barriers
+
+
+def waits_for_last(stack: Stack, recipe: Recipe) -> str | None:
+    """Why the axis through a stack is not the one through its first slices; None where it is, or there is none."""
+    axis = _along(stack.slices)
+    return None if axis is None else reason_to_wait(axis.affine, stack, recipe)
 
 
 def _oriented_first(recipe: Recipe) -> bool:
@@ -166,21 +172,21 @@ def _on_grid(places: Vector) -> bool:
     return bool(np.abs(places - np.arange(len(places))).max() <= _ON_GRID)
 
 
-There: TypeAlias = tuple[Taps, InPlane] | Sampler | None
+There: TypeAlias = tuple[Taps, InPlane] | Sampler | Across | None
 
 
 @dataclass(frozen=True, eq=False)
 class AxisPlan:
     """Everything that is to be done with the slices of an axis, where there are `count` of them.
 
-    there: to the model's grid along k, and in the plane, or as MONAI's zeros ask for; None where that is the source's
-        grid. back: from there.
+    there: to the model's grid along k, and in the plane, as MONAI's zeros ask for, or across; None where that is the
+        source's grid. back: from there.
     """
 
     count: int
     preprocessing_plan: PreprocessingPlan
     there: There
-    back: Parallel
+    back: Parallel | Slanted
     layout: Layout
 
     def needed(self, prepared: int) -> int:
@@ -188,7 +194,7 @@ class AxisPlan:
         match self.there:
             case None:
                 return prepared
-            case Sampler():  # its coordinates depend on the number of slices
+            case Sampler() | Across():  # where these lie depends on the number of slices
                 return self.count
             case slices, _:
                 return int(slices.upper[prepared - 1]) + 1
@@ -214,6 +220,7 @@ class AxisPlan:
                 there = there.reversed()
             case slices, in_plane:
                 there = slices.reversed(), in_plane
+        assert isinstance(self.back, Parallel), _FROM_FIRST
         back = replace(self.back, slices=self.back.slices.reversed())
         return replace(self, there=there, back=back, layout=self.layout.mirrored())
 
@@ -224,17 +231,24 @@ def plan(axis: SliceAxis, count: int, recipe: Recipe) -> AxisPlan:
         return plan(axis.forward(count), count, recipe).mirrored()
     steps = preprocessing_plan(axis.affine, (count, *axis.shape), recipe)
     how = steps.resampling
-    there: There = Sampler.between(how.old, how.new, how.step) if how is not None and recipe.zeros_matter else None
-    if how is not None and there is None:
-        step = how.step
-        k, j, i = axis_taps(how.old, how.new, step.interpolation, step.padding, align_corners=step.align_corners)
-        there = k, InPlane.of(j, i)
-    back = to_source(steps, np.arange(count, dtype=float), axis.shape, recipe.finish)
-    assert isinstance(back, Parallel)
+    there = None if how is None else _there(how, recipe)
+    back = to_source(steps, np.arange(count, dtype=float), axis.shape, recipe.finish, still=_STILL)
     return AxisPlan(count, steps, there, back, lay_out(steps.frame.stored_shape, steps.frame.axes, recipe.window))
 
 
+def _there(how: Resampling, recipe: Recipe) -> There:
+    step, old, new = how.step, how.old, how.new
+    sampler = Sampler.between(old, new, step) if recipe.zeros_matter else None
+    if sampler is not None:
+        return sampler
+    if not (parallel(old, new, still=_STILL) and parallel(new, old, still=_STILL)):
+        return Across(step, index_map(old, new), new.stored_shape[1:], old.stored_shape[0])
+    k, j, i = axis_taps(old, new, step.interpolation, step.padding, align_corners=step.align_corners)
+    return k, InPlane.of(j, i)
+
+
 def _to_source(plan: AxisPlan) -> tuple[Taps, InPlane]:
+    assert isinstance(plan.back, Parallel), _FROM_FIRST
     return plan.back.slices, plan.back.in_plane
 
 

@@ -15,7 +15,7 @@ from medseg.bundle.recipe import Recipe
 from medseg.dicom.geometry import classify
 from medseg.dicom.instance import Slice
 from medseg.dicom.series import SliceSource
-from medseg.inference.arriving.axis import MANY, SliceAxis, axis_through, plan
+from medseg.inference.arriving.axis import MANY, SliceAxis, axis_through, plan, waits_for_last
 from medseg.inference.arriving.decoding import Decoder
 
 _FEWEST: Final = 3
@@ -92,7 +92,8 @@ def _axis(intake: ArrivedSlices, source: SliceSource, recipe: Recipe, *, assume_
     verdict = classify(source.series, slices, assume_frame_of_reference=assume_frame)
     if len(verdict.stacks) != 1 or verdict.refusals:
         return "slices came in no order, or do not form one volume"
-    axis = axis_through(verdict.stacks[0], recipe)
+    (stack,) = verdict.stacks
+    axis = waits_for_last(stack, recipe) or axis_through(stack, recipe)
     if isinstance(axis, SliceAxis):
         came = {id(slice_): number for number, slice_ in enumerate(slices)}
         order = np.array([came[id(slice_)] for slice_ in axis.slices], dtype=float)

@@ -20,7 +20,7 @@ from medseg.inference.arriving.axis import MANY, SliceAxis, plan
 from medseg.inference.arriving.decoding import AHEAD, Decoder
 from medseg.inference.arriving.intake import StreamInvalid
 from medseg.inference.grids.deferred import DeferredPlanes, scaled
-from medseg.inference.grids.resample import InPlane
+from medseg.inference.grids.resample import Across, InPlane
 from medseg.inference.grids.restore import ToSource, so_far
 from medseg.inference.grids.zeros import Sampler, Sampling
 from medseg.inference.windows.streaming import Rows
@@ -61,7 +61,8 @@ class StreamedVolume:
         self._first = self._held = 0
         self._restored, self._restoring = 0, Lock()  # source slices whose way back was given, to a thread beside
         self._exact, self._to_device, self._room = exact, to_device, room
-        self.plan = plan(axis, axis.count or MANY, recipe)
+        whole = end()
+        self.plan = plan(axis, axis.count or (MANY if whole is None else len(whole.slices)), recipe)
         steps = self.plan.preprocessing_plan.before, self.plan.preprocessing_plan.after
         first, then = (DeferredPlanes(some) if any(map(needs_whole, some)) else None for some in steps)
         self._deferred, self._defers_source = then if first is None else first, first is not None
@@ -87,7 +88,7 @@ class StreamedVolume:
         match there:
             case None:
                 self._decoded = prepared
-            case Sampler():
+            case Sampler() | Across():
                 self._decoded = there.span(prepared)[0]
             case slices, _:
                 self._decoded = int(slices.lower[prepared])
@@ -231,6 +232,10 @@ class StreamedVolume:
             if self._sampling is None or self._sampling.sampler is not there:
                 self._sampling = Sampling(there, self._raw.__getitem__)
             return self._sampling.plane(m)
+        if isinstance(there, Across):
+            low, high = there.span(m)
+            self._hold(low, high)
+            return there.plane(torch.stack([self._raw[n] for n in range(low, high + 1)], dim=1), low, m)
         slices, in_plane = there
         early = slices.dense  # once for each slice to the model's rows and columns
         lower, upper = int(slices.lower[m]), int(slices.upper[m])

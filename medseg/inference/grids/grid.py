@@ -19,6 +19,7 @@ from medseg.bundle.recipe import Resample
 from medseg.dicom.instance import Vector
 from medseg.dicom.nifti import LPS_TO_RAS
 
+STILL = 0.01  # of a voxel
 SAME_MM = 1e-3  # MONAI's AFFINE_TOL: spacings and affines that differ by less are the same
 
 
@@ -167,11 +168,11 @@ def index_map(old: ModelFrame, new: ModelFrame) -> Vector:
     return result
 
 
-def parallel(old: ModelFrame, new: ModelFrame) -> bool:
+def parallel(old: ModelFrame, new: ModelFrame, *, still: float = STILL) -> bool:
     """Whether the axes of two frames run along each other, so that each can be resampled on its own.
 
-    Directions in headers are rounded: what moves no voxel by a hundredth of one is no slant.
+    Directions in headers are rounded: what moves no voxel by as much of one as `still` is no slant.
     """
     matrix = between(old, new)[:3, :3]
     slant = np.abs(matrix - np.diag(np.diag(matrix)))
-    return bool((slant @ np.array(new.shape)).max() < 0.01)
+    return bool((slant @ np.array(new.shape)).max() < still)

@@ -286,21 +286,43 @@ def resample_plane(
     return functional.grid_sample(slab[None], grid, str(interpolation), outside, align_corners=False)[0, :, 0]
 
 
-def resample_affine(volume: Tensor, matrix: Vector, shape: Shape, step: Resample) -> Tensor:
-    """(C, k, j, i) -> (C, *shape) through `matrix` (new to old index), one plane at a time."""
-    depth = volume.shape[1]
-    result = torch.empty((volume.shape[0], *shape), dtype=volume.dtype, device=volume.device)
-    for k in range(shape[0]):
-        low, high = span_of_plane(matrix, k, shape[1:], depth)
-        result[:, k] = resample_plane(
-            volume[:, low : high + 1],
-            low,
-            matrix,
+@dataclass(frozen=True, eq=False)
+class Across:
+    """New planes of (rows, columns) = `shape` that may lie in any way to the old slices, `depth` of them.
+
+    matrix: new to old index, stored order.
+    """
+
+    step: Resample
+    matrix: Vector
+    shape: tuple[int, int]
+    depth: int
+
+    def span(self, k: int) -> tuple[int, int]:
+        """First and last old slice that new plane k is made of."""
+        return span_of_plane(self.matrix, k, self.shape, self.depth)
+
+    def plane(self, slab: Tensor, first: int, k: int) -> Tensor:
+        """New plane k (C, rows, columns) out of old slices (C, d, j, i), from number `first` on."""
+        step = self.step
+        return resample_plane(
+            slab,
+            first,
+            self.matrix,
             k,
-            shape[1:],
-            depth,
+            self.shape,
+            self.depth,
             step.interpolation,
             step.padding,
             align_corners=step.align_corners,
         )
+
+
+def resample_affine(volume: Tensor, matrix: Vector, shape: Shape, step: Resample) -> Tensor:
+    """(C, k, j, i) -> (C, *shape) through `matrix` (new to old index), one plane at a time."""
+    across = Across(step, matrix, shape[1:], volume.shape[1])
+    result = torch.empty((volume.shape[0], *shape), dtype=volume.dtype, device=volume.device)
+    for k in range(shape[0]):
+        low, high = across.span(k)
+        result[:, k] = across.plane(volume[:, low : high + 1], low, k)
     return result

@@ -22,7 +22,7 @@ from torch import Tensor
 from medseg.bundle.recipe import Activation, Finish, Interpolation, Order, Padding, Resample
 from medseg.dicom.instance import Vector
 from medseg.inference.gathered import Gathered
-from medseg.inference.grids.grid import between, index_map, parallel
+from medseg.inference.grids.grid import STILL, between, index_map, parallel
 from medseg.inference.grids.prepare import PreparedVolume, PreprocessingPlan, Resampling
 from medseg.inference.grids.resample import InPlane, Taps, axis_taps, resample_plane, span_of_plane
 
@@ -75,18 +75,23 @@ class Slanted:
 
 
 def to_source(
-    prepared: PreparedVolume | PreprocessingPlan, coordinates: Vector, shape: tuple[int, int], finish: Finish
-) -> ToSource:
+    prepared: PreparedVolume | PreprocessingPlan,
+    coordinates: Vector,
+    shape: tuple[int, int],
+    finish: Finish,
+    *,
+    still: float = STILL,
+) -> Parallel | Slanted:
     """From the model's grid to source slices at `coordinates` (K,) with (rows, columns) = `shape`.
 
     Interpolation and padding are those of the step that led to the model's grid (Invertd), or nearest if `finish`
-    says so.
+    says so. still: see `parallel`.
     """
     how = prepared.resampling or Resampling(Resample(()), prepared.frame, prepared.frame)
     interpolation = Interpolation.NEAREST if finish.nearest else how.step.interpolation
     # The affine that MONAI has kept for the model's grid, to the last bit
     model = replace(how.new, affine=how.old.affine @ between(how.old, how.new))
-    if not parallel(model, how.old):
+    if not parallel(model, how.old, still=still):
         matrix, depth = index_map(model, how.old), model.stored_shape[0]
         return Slanted(matrix, coordinates, shape, depth, interpolation, how.step.padding)
     slices, rows, columns = axis_taps(

@@ -67,7 +67,7 @@ def _of_whole(context: PipelineContext, stack: Stack) -> list[Intensity]:
     """As `prepare` carries the steps out, of a volume that is read as a whole."""
     voxels = read_whole(context, stack, LabelCollector(context.bundle, context.floor))
     k, j, i = voxels.shape[1:]
-    way = preprocessing_plan(stack.affine, (k, j, i), context.recipe, tilted=stack.tilt_deg != 0)
+    way = preprocessing_plan(stack.as_read, (k, j, i), context.recipe, tilted=stack.tilt_deg != 0)
     steps: list[Intensity] = []
     for after, some in enumerate((way.before, way.after)):
         if after and way.resampling is not None:

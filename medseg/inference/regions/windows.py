@@ -62,7 +62,7 @@ class Windows:
             backwards = axis.slices[0] is not stack.slices[0]
             return cls(stack, way.layout, way.back, backwards, partial(_along, context, stack, axis, recipe))
         voxels = read_whole(context, stack, LabelCollector(context.bundle, context.floor))
-        prepared = prepare(voxels, stack.affine, context.recipe, tilted=stack.tilt_deg != 0)
+        prepared = prepare(voxels, stack.as_read, context.recipe, tilted=stack.tilt_deg != 0)
         z, y, x = prepared.voxels.shape[1:]
         layout = lay_out((z, y, x), prepared.frame.axes, context.recipe.window)
         back = to_source(prepared, stack.coordinates, stack.shape[1:], context.recipe.finish)

@@ -287,9 +287,14 @@ def monai_labels(
 
     device: the network's, where scores stay until they are labels.
     """
+    return labels_of_image(as_monai(array, stack), recipe, network, device)
+
+
+def labels_of_image(image: MetaTensor, recipe: Recipe, network: nn.Module, device: str = "cpu") -> NDArray[np.uint8]:
+    """See `monai_labels`; of an image that MONAI has read, whose slices are k in its order."""
     finish = recipe.finish
     before = Compose([EnsureTyped("image"), *(monai_transform(step) for step in recipe.steps)])
-    data = before({"image": as_monai(array, stack)})
+    data = before({"image": image})
     with torch.no_grad():
         data["pred"] = monai_inferer(recipe.window)(data["image"][None].to(device), network)[0]
     activate = Activationsd(

@@ -513,17 +513,16 @@ def test_a_rounded_spacing_leaves_every_slice_in_its_place(
     assert np.abs(heights - rounded_spacing(heights) * np.arange(count)).max() <= 1.01 * tolerated
 
 
-def test_more_slices_than_a_track_has_room_for_are_taken_as_a_whole(
+def test_more_slices_than_a_track_has_room_for_wait_for_the_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bundle, stack = make_bundle(tmp_path), make_stack(blobs((20, 24, 24)))
-    expected, found = Collected(), Collected()
-    segment(StackSource(stack), bundle, expected)
-    monkeypatch.setattr(intake, "MANY", 10)
-    monkeypatch.setattr(passage, "MANY", 10)
-    result = segment(StackSource(stack), bundle, found)
-    assert not result.streamed
-    assert np.array_equal(expected.labels, found.labels)
+    bundle, stack = make_bundle(tmp_path), as_instances(make_stack(blobs((20, 24, 24))))
+    _, labels = outcome(StackSource(stack), bundle)
+    monkeypatch.setattr(intake, "MANY", 18)
+    monkeypatch.setattr(passage, "MANY", 18)
+    found, arrived = outcome(Arriving(stack, range(20)), bundle)
+    assert "more than 18 slices" in str(found.streamed_reason)
+    assert np.array_equal(arrived, labels)
 
 
 @settings(deadline=None, max_examples=200)
