@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medseg.cli import channels, cohort, console
-from medseg.errors import (
-    AmbiguousBundle,
-    DoesNotFit,
-    GeometryRefused,
-    Incomplete,
-    Interrupted,
-    MedsegError,
-    Unforeseen,
-    UsageError,
-    boundary,
-)
+from medseg.errors import AmbiguousBundle, Incomplete, Interrupted, MedsegError, UsageError, boundary
 from medseg.job.exits import INPUT, OK, SOME_FAILED, as_ours, exit_code
 from medseg.job.places import result_folders
 from medseg.texts import shown
 
 if TYPE_CHECKING:
     from medseg.bundle.bundle import Bundle
-    from medseg.inference.settings import Settings
     from medseg.job.folder import Format
-    from medseg.job.plan import Job, Refused, StudyPlan
+    from medseg.job.plan import Job, StudyPlan
     from medseg.job.run import Outcome
-    from medseg.progress import Cancelled
+    from medseg.job.study import StudyTask, WithoutResult
+    from medseg.progress import Cancelled, Report
 
 EXAMPLES = """
 [bold]Examples[/bold]
@@ -116,6 +107,7 @@ def infer(
     With no option at all, every series that an installed bundle fits is segmented.
     """
     from medseg.inference.settings import Settings
+    from medseg.job.study import StudyTask
 
     settings = Settings(
         device=device,
@@ -139,18 +131,9 @@ def infer(
         task = Task(names, settings, wanted, folder, bool(bundle), overwrite, strict, assume_registered, trust_bundle)
         with console.interruptible() as cancelled:
             raise typer.Exit(cohort.infer_cohort(paths, task, choices, of_cohort, cancelled))
+    asked = StudyTask(choices, settings, bool(bundle), overwrite, strict, assume_registered)
     with console.interruptible() as cancelled:
-        run = _Inference(
-            choices,
-            settings,
-            cancelled,
-            explicit=bool(bundle),
-            overwrite=overwrite,
-            strict=strict,
-            as_json=as_json,
-            given=given,
-            assume_registered=assume_registered,
-        )
+        run = _Inference(asked, cancelled, as_json=as_json, given=given)
         for path, folder in zip(paths, result_folders(paths, out), strict=True):
             run.path(path, folder, wanted, frozenset(series or ()))
     raise typer.Exit(run.exit_code())
@@ -188,37 +171,13 @@ def _alone(named: Sequence[tuple[Bundle, ...]], *, with_series: bool) -> Bundle 
     return named[0][0] if len(named) == 1 else None
 
 
-@dataclass(frozen=True, eq=False)
-class _Study:
-    """What is to be done with one study of an input.
-
-    plans: one for each choice of bundles. nifti: it is a NIfTI volume, and has no UID.
-    """
-
-    uid: str
-    plans: list[StudyPlan]
-    nifti: bool = False
-
-
 class _Inference:
     """One call of the command: what was done, refused and failed over all its paths."""
 
     def __init__(
-        self,
-        choices: list[tuple[Bundle, ...]],
-        settings: Settings,
-        cancelled: Cancelled,
-        *,
-        explicit: bool,
-        overwrite: bool,
-        strict: bool,
-        as_json: bool,
-        given: Mapping[str, channels.GivenChannel],
-        assume_registered: bool,
+        self, asked: StudyTask, cancelled: Cancelled, *, as_json: bool, given: Mapping[str, channels.GivenChannel]
     ) -> None:
-        self.given, self.assume_registered = given, assume_registered
-        self.choices, self.settings, self.cancelled = choices, settings, cancelled
-        self.explicit, self.overwrite, self.strict, self.as_json = explicit, overwrite, strict, as_json
+        self.asked, self.cancelled, self.as_json, self.given = asked, cancelled, as_json, given
         self.done = 0
         self.refused: list[MedsegError] = []
         self.failed: list[BaseException] = []
@@ -234,34 +193,35 @@ class _Inference:
             self._unreadable(as_ours(shown(path), error))
 
     def _path(self, path: Path, root: Path, formats: frozenset[Format] | None, only: frozenset[str]) -> None:
-        from medseg.job.folder import Format
-        from medseg.job.together import refused, together
+        from medseg.job.run import Outcome
+        from medseg.job.study import do_study
         from medseg.names import uid_name
 
         studies, lost = self._studies(path, only)
-        several = len(studies) > 1
-        for study in studies:
-            wanted = formats or frozenset({Format.NIFTI} if study.nifti else {Format.SEG, Format.SR})
-            for one in refused(study.plans):
-                self._refuse(one)
-            for job in together(study.plans):
-                self._job(job, root / uid_name(study.uid) if several else root, wanted)
-        if self.strict and lost:
+        for uid, plans in studies.items():
+            folder = root / uid_name(uid) if len(studies) > 1 else root
+            watch = partial(self._watch, shown(folder))
+            for made in do_study(self.asked, plans, folder, formats, watch=watch, cancelled=self.cancelled):
+                if isinstance(made, Outcome):
+                    self._result(made)
+                else:
+                    self._without(made)
+        if self.asked.strict and lost:
             self._unreadable(Incomplete(shown(path), lost))
 
-    def _studies(self, path: Path, only: frozenset[str]) -> tuple[list[_Study], list[str]]:
-        """The studies of a path, and what was lost of it that no series answers for."""
+    def _studies(self, path: Path, only: frozenset[str]) -> tuple[dict[str, list[StudyPlan]], list[str]]:
+        """What is to be done with each study of a path, and what was lost that no series answers for.
+
+        A NIfTI volume is a study without UID.
+        """
         from medseg.dicom import left_out
         from medseg.dicom.nifti import is_nifti
         from medseg.dicom.sources import find_instances
         from medseg.errors import EmptyInput
-        from medseg.job.plan import plan, plan_nifti
-        from medseg.job.prefer import with_preferred
+        from medseg.job.study import lost_of, plan_study, plan_volume
 
         if is_nifti(path):
-            files = channels.files_of(self.given)
-            plans = [plan_nifti(path, one, explicit=self.explicit, channels=files) for one in self.choices]
-            return [_Study("", plans, nifti=True)], []
+            return {"": plan_volume(self.asked, path, channels.files_of(self.given))}, []
         with console.progress(shown(path)) as report:
             found = find_instances(path, on_progress=report, cancelled=self.cancelled)
         console.tell_skipped(found.skipped)
@@ -271,75 +231,25 @@ class _Inference:
         missing = only - {one.series_uid for one in series}
         if missing:
             raise UsageError(f"{shown(path)}: no series {', '.join(sorted(missing))}")
-        named = channels.named_volumes(
-            self.given, series, assume_frame_of_reference=self.settings.assume_frame_of_reference
-        )
-        studies = []
-        for study_uid in sorted({one.study_uid for one in series}):
-            of_study = [one for one in series if one.study_uid == study_uid]
-            planned = (
-                plan(
-                    of_study,
-                    bundles,
-                    explicit=self.explicit,
-                    assume_frame_of_reference=self.settings.assume_frame_of_reference,
-                    channels=named,
-                    assume_registered=self.assume_registered,
-                )
-                for bundles in self.choices
-            )
-            studies.append(_Study(study_uid, [_only(one, only) if only else with_preferred(one) for one in planned]))
-        jobs = (job for study in studies for one in study.plans for job in one.jobs)
-        answered = {left_out.key(one) for job in jobs for one in job.series}
-        unanswered = [one for one in series if left_out.key(one) not in answered]
-        lost = {file.sentence for one in unanswered for file in one.left_out if file.lost}
-        return studies, sorted(lost)
+        assume = self.asked.settings.assume_frame_of_reference
+        named = channels.named_volumes(self.given, series, assume_frame_of_reference=assume)
+        studies = {
+            study_uid: plan_study(self.asked, [one for one in series if one.study_uid == study_uid], named, only)
+            for study_uid in sorted({one.study_uid for one in series})
+        }
+        return studies, lost_of(series, [one for plans in studies.values() for one in plans])
 
-    def _job(self, job: Job, out: Path, formats: frozenset[Format]) -> None:
-        from medseg.job.plan import Refused
-        from medseg.job.run import run
-
-        uid = job.stack.series.series_uid
-        what = f"series {uid}" if uid else shown(job.nifti or out)
-        lost = [one.sentence for one in job.stack.left_out if one.lost]
+    @contextmanager
+    def _watch(self, folder: str, job: Job) -> Iterator[Report]:
         channels.tell_channels(job)
-        try:
-            if self.strict and lost:
-                raise Incomplete(f"series {uid}", lost)
-            with boundary(what), console.progress(uid or shown(out)) as report:
-                outcome = run(
-                    job,
-                    out,
-                    formats,
-                    settings=self.settings,
-                    overwrite=self.overwrite,
-                    on_progress=report,
-                    cancelled=self.cancelled,
-                )
-        except Interrupted:
-            raise
-        except DoesNotFit as error:  # its voxels show it
-            self._refuse(Refused(job.stack.series, job.bundle.name, error, job.stack.left_out))
-        except (MedsegError, MemoryError, OSError) as error:
-            ours = as_ours(what, error)
-            self.failed.append(ours)
-            self._tell(Refused(job.stack.series, job.bundle.name, ours, job.stack.left_out), "failed")
-        else:
-            self.done += 1
-            self._result(outcome)
+        with console.progress(job.stack.series.series_uid or folder) as report:
+            yield report
 
-    def _refuse(self, refused: Refused) -> None:
-        from medseg.dicom.left_out import is_volume
-
-        is_lost = isinstance(refused.error, GeometryRefused) and is_volume(refused.error.reason)
-        unforeseen = isinstance(refused.error, Unforeseen)
-        (self.failed if unforeseen or (self.strict and is_lost) else self.refused).append(refused.error)
-        self._tell(refused, "refused")
-
-    def _tell(self, refused: Refused, how: str) -> None:
+    def _without(self, made: WithoutResult) -> None:
+        (self.failed if made.failed else self.refused).append(made.refused.error)
         if self.as_json:
-            console.show_json(refused.record())
-        console.say(f"{how}: {console.sentence(refused.error)}")
+            console.show_json(made.refused.record())
+        console.say(f"{'failed' if made.failed else 'refused'}: {console.sentence(made.refused.error)}")
 
     def _unreadable(self, error: MedsegError) -> None:
         from medseg.results.record import refusal_record
@@ -350,6 +260,7 @@ class _Inference:
         console.fail(error)
 
     def _result(self, outcome: Outcome) -> None:
+        self.done += 1
         if self.as_json:
             console.show_json(outcome.record)
             return
@@ -369,12 +280,3 @@ class _Inference:
         if any(isinstance(error, AmbiguousBundle) for error in self.refused):
             return exit_code(next(error for error in self.refused if isinstance(error, AmbiguousBundle)))
         return OK if self.done else INPUT
-
-
-def _only(planned: StudyPlan, series_uids: frozenset[str]) -> StudyPlan:
-    """The part of a plan that is about these series; folders keep the names they have in the whole."""
-    return replace(
-        planned,
-        jobs=tuple(job for job in planned.jobs if job.stack.series.series_uid in series_uids),
-        refused=tuple(one for one in planned.refused if one.series and one.series.series_uid in series_uids),
-    )

@@ -12,7 +12,6 @@ from functools import cache
 from pathlib import Path, PurePath
 from typing import Any
 
-from medseg.bundle.bundle import Bundle
 from medseg.bundle.catalog import find_bundle
 from medseg.cohort.finished import Failure, Finished
 from medseg.cohort.items import CohortItem
@@ -21,14 +20,11 @@ from medseg.dicom.headers import look
 from medseg.dicom.series import Series, Stack
 from medseg.dicom.sources import read_candidates, read_series
 from medseg.errors import (
-    DoesNotFit,
     EmptyInput,
-    GeometryRefused,
     Incomplete,
     InputError,
     Interrupted,
     MedsegError,
-    Unforeseen,
     UnreadableInstance,
     boundary,
 )
@@ -37,11 +33,9 @@ from medseg.job import exits
 from medseg.job.channels import volumes_of
 from medseg.job.exits import as_ours
 from medseg.job.folder import Format
-from medseg.job.plan import Job, Refused, StudyPlan, plan, plan_nifti
-from medseg.job.prefer import with_preferred
-from medseg.job.run import run
-from medseg.job.together import refused as refused_of
-from medseg.job.together import together
+from medseg.job.plan import Refused, StudyPlan
+from medseg.job.run import Outcome
+from medseg.job.study import StudyTask, WithoutResult, do_study, lost_of, plan_study, plan_volume
 from medseg.progress import Cancelled, never
 from medseg.texts import shown
 
@@ -67,19 +61,21 @@ class Task:
     trust: bool = False
     secret: bytes = b""
 
-    def choices_for(self, item: CohortItem) -> tuple[list[tuple[Bundle, ...]], bool]:
-        """The bundles to choose from, and whether they were named. Raises NoSuchBundle, InvalidBundle."""
+    def of(self, item: CohortItem) -> StudyTask:
+        """What is asked of an item. Raises NoSuchBundle, InvalidBundle."""
+        choices = [tuple(_find(name, trust=self.trust) for name in names) for names in self.choices]
+        explicit = self.explicit
         if item.bundle is not None:
-            return [(_find(item.bundle, trust=False),)], True
-        return [tuple(_find(name, trust=self.trust) for name in names) for names in self.choices], self.explicit
+            choices, explicit = [(_find(item.bundle, trust=False),)], True
+        return StudyTask(choices, self.settings, explicit, self.overwrite, self.strict, self.assume_registered)
 
 
 def plan_item(task: Task, item: CohortItem, cancelled: Cancelled = never) -> list[StudyPlan]:
     """What is to be done with an item, for each choice of bundles. Raises MedsegError where nothing of it can be."""
-    choices, explicit = task.choices_for(item)
+    asked = task.of(item)
     if item.nifti is not None:
         files = {name: (item.folder or Path()) / what for name, what in item.channels}
-        return [plan_nifti(item.nifti, bundles, explicit=explicit, channels=files) for bundles in choices]
+        return plan_volume(asked, item.nifti, files)
     candidates = item.candidates()
     found = read_candidates(candidates, item.absent, cancelled=cancelled)
     if not found.instances:
@@ -87,29 +83,11 @@ def plan_item(task: Task, item: CohortItem, cancelled: Cancelled = never) -> lis
             raise UnreadableInstance(found.skipped[0].name, found.skipped[0].why)
         raise EmptyInput(Path(item.name), len(candidates))
     series = [one for one in left_out.series_of(found) if one.study_uid == item.study_uid]
-    named = _channels(task, item, series)
-    planned = (
-        plan(
-            series,
-            bundles,
-            explicit=explicit,
-            assume_frame_of_reference=task.settings.assume_frame_of_reference,
-            channels=named,
-            assume_registered=task.assume_registered,
-        )
-        for bundles in choices
-    )
-    plans = [with_preferred(one) for one in planned]
-    return [*plans, _lost(item, series, plans)] if task.strict else plans
-
-
-def _lost(item: CohortItem, series: Sequence[Series], plans: Sequence[StudyPlan]) -> StudyPlan:
-    """What was lost of a study that no series with a job answers for."""
-    answered = {left_out.key(one) for plan in plans for job in plan.jobs for one in job.series}
-    unanswered = (one for one in series if left_out.key(one) not in answered)
-    lost = sorted({file.sentence for one in unanswered for file in one.left_out if file.lost})
-    refused = (Refused(None, None, Incomplete(called(item), lost), study_uid=item.study_uid),) if lost else ()
-    return StudyPlan((), refused)
+    plans = plan_study(asked, series, _channels(task, item, series))
+    if task.strict and (lost := lost_of(series, plans)):
+        refused = Refused(None, None, Incomplete(called(item), lost), study_uid=item.study_uid)
+        plans.append(StudyPlan((), (refused,)))
+    return plans
 
 
 def _channels(task: Task, item: CohortItem, series: Sequence[Series]) -> Mapping[str, Sequence[Stack]] | None:
@@ -146,19 +124,11 @@ def do_item(
     if isinstance(planned, MedsegError):
         failed.append(failure_of(planned, item.study_uid, "", item.bundle))
     else:
-        for one in refused_of(planned):
-            failure = _refusal(item, one, strict=task.strict)
-            (failed if failure.kind == "failed" else refused).append(failure)
-        for job in together(planned):
-            outcome = _outcome(task, item, job, cancelled)
-            if isinstance(outcome, MedsegError):
-                series, by_its_voxels = job.stack.series, isinstance(outcome, DoesNotFit)
-                failure = failure_of(
-                    outcome, series.study_uid, series.series_uid, job.bundle.name, refused=by_its_voxels
-                )
-                (refused if by_its_voxels else failed).append(failure)
+        for made in do_study(task.of(item), planned, task.out / item.name, task.formats, cancelled=cancelled):
+            if isinstance(made, Outcome):
+                results.append(dict(made.record) | {"folder": made.folder.relative_to(task.out).as_posix()})
             else:
-                results.append(outcome)
+                (failed if made.failed else refused).append(_failure(item, made))
     patient, day = ("", None) if isinstance(planned, MedsegError) else _patient(planned, task.secret)
     return Finished(
         name=item.name,
@@ -175,46 +145,16 @@ def do_item(
     )
 
 
-def _outcome(task: Task, item: CohortItem, job: Job, cancelled: Cancelled) -> dict[str, Any] | MedsegError:
-    """The record of a result, with its folder within the output, or what went wrong. Raises Interrupted."""
-    what = f"series {job.stack.series.series_uid}" if job.stack.series.series_uid else called(item)
-    formats = task.formats or frozenset({Format.NIFTI} if item.nifti else {Format.SEG, Format.SR})
-    lost = [one.sentence for one in job.stack.left_out if one.lost]
-    try:
-        if task.strict and lost:
-            raise Incomplete(what, lost)
-        with boundary(what):
-            made = run(
-                job,
-                task.out / item.name,
-                formats,
-                settings=task.settings,
-                overwrite=task.overwrite,
-                cancelled=cancelled,
-            )
-    except Interrupted:
-        raise
-    except (MedsegError, MemoryError, OSError) as error:
-        return as_ours(what, error)
-    return dict(made.record) | {"folder": made.folder.relative_to(task.out).as_posix()}
-
-
 def called(item: CohortItem) -> str:
     """For messages."""
     return f"study {item.study_uid}" if item.study_uid else shown(item.nifti or PurePath(item.name))
 
 
-def _is_failure(error: MedsegError, *, strict: bool) -> bool:
-    """Whether a refusal is one: an error of ours, and where nothing may be missing what may have been a volume."""
-    lost = isinstance(error, Incomplete) or (isinstance(error, GeometryRefused) and left_out.is_volume(error.reason))
-    return isinstance(error, Unforeseen) or (strict and lost)
-
-
-def _refusal(item: CohortItem, refused: Refused, *, strict: bool) -> Failure:
-    study_uid = refused.study_uid or (refused.series.study_uid if refused.series else item.study_uid)
-    series_uid = refused.series.series_uid if refused.series else ""
-    is_refused = not _is_failure(refused.error, strict=strict)
-    return failure_of(refused.error, study_uid, series_uid, refused.bundle, refused=is_refused)
+def _failure(item: CohortItem, made: WithoutResult) -> Failure:
+    one = made.refused
+    study_uid = one.study_uid or (one.series.study_uid if one.series else item.study_uid)
+    series_uid = one.series.series_uid if one.series else ""
+    return failure_of(one.error, study_uid, series_uid, one.bundle, refused=not made.failed)
 
 
 def failure_of(

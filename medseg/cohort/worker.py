@@ -54,11 +54,11 @@ _Next: TypeAlias = tuple[CohortItem, Future[list[StudyPlan] | MedsegError | Fini
 
 def settings_of(task: Task, item: CohortItem | None = None) -> tuple[str, dict[str, str]]:
     """Digest of all that an item's results depend on beside its files, and that of each bundle. Raises BundleError."""
-    choices, explicit = task.choices_for(item or CohortItem(""))
-    bundles = [bundle for some in choices for bundle in some]
+    asked = task.of(item or CohortItem(""))
+    bundles = [bundle for some in asked.choices for bundle in some]
     said = {
         "bundles": {bundle.name: [bundle.digest, key_settings(bundle, task.settings)] for bundle in bundles},
-        "explicit": explicit,
+        "explicit": asked.explicit,
         "assumed": [task.settings.assume_frame_of_reference, task.assume_registered],
     }
     text = json.dumps(said, sort_keys=True, default=str)

@@ -168,6 +168,21 @@ class SliceSource(Protocol):
     def __iter__(self) -> Iterator[Slice | None]: ...
 
 
+class SourceOf:
+    """What a source says that gives the slices of another."""
+
+    def __init__(self, source: SliceSource) -> None:
+        self._source = source
+
+    @property
+    def series(self) -> Series:
+        return self._source.series
+
+    @property
+    def expected(self) -> int | None:
+        return self._source.expected
+
+
 @dataclass(frozen=True, eq=False)
 class StackSource:
     """A source whose slices are all here and known to form this stack: a folder looked at before, or NIfTI."""

@@ -12,7 +12,7 @@ from medseg.bundle.bundle import Bundle
 from medseg.bundle.catalog import across
 from medseg.dicom.geometry import classify
 from medseg.dicom.instance import Instance, Slice
-from medseg.dicom.series import Level, Series, SliceSource, Stack
+from medseg.dicom.series import Level, Series, SliceSource, SourceOf, Stack
 from medseg.dicom.sources import instance_digest
 from medseg.errors import InputError, MedsegError, RegionNotFound
 from medseg.inference.labels import Flag, SegmentationResult
@@ -101,7 +101,7 @@ class _Void(InputError):
     code = "void"
 
 
-class ProbedSource:
+class ProbedSource(SourceOf):
     """A source whose first slices were looked at, and whose instances are digested as they come.
 
     planning: what is to be done with the series, once all of it has come. ended: it has. no_bundle: why the first
@@ -116,7 +116,8 @@ class ProbedSource:
         planning: Callable[[Iterable[Series]], StudyPlan],
         cancelled: Cancelled,
     ) -> None:
-        self._source, self._pool, self._planning, self._cancelled = source, pool, planning, cancelled
+        super().__init__(source)
+        self._pool, self._planning, self._cancelled = pool, planning, cancelled
         self._rest = iter(source)
         self._first: list[Slice] = []
         self._digests: dict[int, tuple[Instance, Future[str]]] = {}
@@ -125,14 +126,6 @@ class ProbedSource:
         self._plan: StudyPlan | None = None
         self.ended = False
         self.no_bundle: MedsegError | None = None
-
-    @property
-    def series(self) -> Series:
-        return self._source.series
-
-    @property
-    def expected(self) -> int | None:
-        return self._source.expected
 
     def __iter__(self) -> Iterator[Slice | None]:
         while self._first:

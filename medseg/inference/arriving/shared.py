@@ -14,7 +14,7 @@ from threading import Lock
 from typing import TypeAlias
 
 from medseg.dicom.instance import Instance, Pixels, Slice
-from medseg.dicom.series import Series, SliceSource, Stack
+from medseg.dicom.series import SliceSource, SourceOf, Stack
 from medseg.inference.planes import PlaneStore
 
 _Place: TypeAlias = tuple[int, int, str] | None
@@ -84,19 +84,12 @@ class Share:
         return plane
 
 
-class SharedSource:
+class SharedSource(SourceOf):
     """A source whose slices are shared."""
 
     def __init__(self, source: SliceSource, share: Share) -> None:
-        self._source, self._share = source, share
-
-    @property
-    def series(self) -> Series:
-        return self._source.series
-
-    @property
-    def expected(self) -> int | None:
-        return self._source.expected
+        super().__init__(source)
+        self._share = share
 
     def __iter__(self) -> Iterator[Slice | None]:
         return (None if one is None else self._share.slice(one) for one in self._source)
