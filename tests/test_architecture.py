@@ -19,7 +19,7 @@ MEDSEG: tuple[tuple[str, ...], ...] = (
     ("allowed", "errors", "progress", "texts"),
     ("names",),
     ("dicom",),
-    ("conditions",),
+    ("conditions", "deidentify"),
     ("networks",),
     ("bundle",),
     ("inference",),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.bundle.bundle import Bundle
+from medseg.deidentify.request import Deidentify
 from medseg.dicom.series import StackSource
 from medseg.dicom.sources import instance_digest
 from medseg.errors import MayOverlap, NoStudy, OutOfMemory, OutputExists
@@ -19,6 +20,7 @@ from medseg.inference.engines.device import choose_device, choose_precision
 from medseg.inference.planes import LabelSpool
 from medseg.inference.segment import segment
 from medseg.inference.settings import Settings
+from medseg.job.deidentified import SOURCES, Unnamed, copy_sources
 from medseg.job.folder import DICOM, FILES, OF_FOUND, RECORD, USUAL, Format, kept_record, staged
 from medseg.job.follow import Digest, Segmented
 from medseg.job.forms import write_planes
@@ -49,6 +51,7 @@ def run(
     settings: Settings = Settings(),
     overwrite: bool = False,
     predecessors: tuple[Predecessor, ...] = (),
+    deidentify: Deidentify | None = None,
     found: Segmented | None = None,
     digest: Digest = instance_digest,
     on_progress: Report = silent,
@@ -57,8 +60,8 @@ def run(
     """Segment one stack and write its results into `out / job.folder`: all verified, or nothing at all.
 
     formats: SEG and SR unless given; a NIfTI volume has NIFTI and PNG alone. overwrite: replace another result there.
-    predecessors: the results that this one takes the place of. found: what the stack was segmented to already
-    (`follow`). digest: of an instance of the stack.
+    predecessors: the results that this one takes the place of. deidentify: leave out who it is of. found: what the
+    stack was segmented to already (`follow`). digest: of an instance of the stack.
 
     A folder that already holds the same result is left as it is. Raises InputError where DICOM is asked of a NIfTI
     volume, OutputExists, OutputNotWritable, OutOfMemory, VerificationFailed, and whatever the pipeline raises.
@@ -69,9 +72,9 @@ def run(
     if Format.LABELMAP in formats and not job.bundle.recipe.exclusive:
         raise MayOverlap(job.bundle.name)
     folder = Path(out) / job.folder
-    key = stack_key(stack, job.bundle.digest, key_settings(job.bundle, settings), digest)
+    key = stack_key(stack, job.bundle.digest, key_settings(job.bundle, settings, deidentify), digest)
     kept = kept_record(folder, key)
-    if kept is not None and _holds(kept, formats):
+    if kept is not None and _holds(kept, formats) and (deidentify is None or _has_copies(kept, folder, deidentify)):
         return Outcome(folder, kept, up_to_date=True)
     if kept is None and folder.exists() and not overwrite:
         raise OutputExists(folder)
@@ -80,7 +83,13 @@ def run(
             if found is None:
                 found = _segmented(job, settings, on_progress, cancelled)
             made = Provenance.of(job.bundle, key, datetime.now(), predecessors=predecessors)
-            record = _written(job, found, staging, folder, formats, made, cancelled)
+            said, place = None, folder
+            if deidentify is not None:
+                said = {"key": deidentify.pseudonyms.fingerprint, "sources": copy_sources(stack, deidentify, staging)}
+                unnamed = Unnamed.of(job, found, deidentify)
+                job, found, made = unnamed.job, unnamed.found, unnamed.provenance(made)
+                place = Path()  # where results lie may be called by whose they are
+            record = _written(job, found, staging, place, formats, made, cancelled, said)
     except MemoryError as error:
         raise OutOfMemory(
             f"series {stack.series.series_uid}: not enough memory for {' x '.join(map(str, stack.shape))} voxels: "
@@ -89,11 +98,12 @@ def run(
     return Outcome(folder, record)
 
 
-def key_settings(bundle: Bundle, settings: Settings) -> dict[str, Any]:
+def key_settings(bundle: Bundle, settings: Settings, deidentify: Deidentify | None = None) -> dict[str, Any]:
     """The settings that a result depends on, and so does its key; device and batch are not among them."""
     precision = choose_precision(settings.precision, bundle, choose_device(settings.device))
     overlap = list(settings.applied_to(bundle.recipe).window.overlap)
-    return {"precision": str(precision), "overlap": overlap} | ({"exact": True} if settings.exact else {})
+    unnamed = {} if deidentify is None else {"deidentified": deidentify.pseudonyms.salt}
+    return {"precision": str(precision), "overlap": overlap} | ({"exact": True} if settings.exact else {}) | unnamed
 
 
 def _segmented(job: Job, settings: Settings, on_progress: Report, cancelled: Cancelled) -> Segmented:
@@ -111,6 +121,7 @@ def _written(
     formats: Set[Format],
     made: Provenance,
     cancelled: Cancelled,
+    deidentified: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Write what was found into `staging`, which will be `folder`; the record of it."""
     begin = time.perf_counter()
@@ -130,6 +141,7 @@ def _written(
     outputs = {str(kind): folder / FILES[kind] for kind in sorted(written)}
     record = result_record(replace(result, timings_s=timings), made, outputs, peak_rss_mb=_peak_rss_mb())
     record["decoded"] = None if job.share is None else job.share.decoded
+    record["deidentified"] = deidentified
     write_record(staging / RECORD, record)
     return record
 
@@ -147,3 +159,11 @@ def _holds(record: Mapping[str, Any], formats: Set[Format]) -> bool:
     found = any(one["voxels"] for one in record["segments"])
     asked = formats if found else formats - OF_FOUND
     return asked <= set(record["outputs"])
+
+
+def _has_copies(record: Mapping[str, Any], folder: Path, deidentify: Deidentify) -> bool:
+    """Whether a kept result has the copies of its sources, where they are asked for."""
+    if not deidentify.copy_sources:
+        return True
+    copies = record["deidentified"]["sources"]
+    return bool(copies) and len(list((folder / SOURCES).glob("*.dcm"))) == copies

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -26,6 +27,10 @@ class Predecessor:
     sr: bool
 
 
+def nothing_more(_: Dataset) -> None:
+    """An object that is as it should be."""
+
+
 @dataclass(frozen=True)
 class Provenance:
     """Who made a result, when, and under which key.
@@ -35,6 +40,7 @@ class Provenance:
     research_use: mark the objects as not for diagnosis (ContentQualification RESEARCH, PS3.3 C.8.13.2.1.1).
     predecessors: what this result takes the place of, because images came late or were corrected.
     weights: the file that was loaded, within the bundle.
+    finish: what else is done with an object once it says whose it is (`add_common_modules`).
     """
 
     key: ResultKey
@@ -45,6 +51,7 @@ class Provenance:
     research_use: bool = True
     predecessors: tuple[Predecessor, ...] = ()
     weights: str = ""
+    finish: Callable[[Dataset], None] = nothing_more
 
     @classmethod
     def of(
