@@ -95,6 +95,7 @@ _KINDS: Final = (
 )
 _TEMPORAL: Final = ("DA", "DT", "TM")
 _OVERLAYS: Final = (0x50, 0x60)  # groups 50xx and 60xx: curves, and overlays, whose graphics may be text
+_DELIMITERS: Final = 0xFFFE  # no attributes; in a data set where it is broken
 _LAST: Final = {"X": Action.REMOVE, "Z": Action.EMPTY, "D": Action.DUMMY, "U": Action.UID, "U*": Action.ITEMS}
 
 
@@ -109,7 +110,7 @@ def table() -> dict[int, str]:
 @cache
 def action(tag: BaseTag) -> Action:
     """What is done with an attribute."""
-    if tag.is_private or tag.element == 0 or tag.group >> 8 in _OVERLAYS:
+    if tag.is_private or tag.element == 0 or tag.group >> 8 in _OVERLAYS or tag.group == _DELIMITERS:
         return Action.REMOVE
     code = table().get(tag)
     if code is None and not dictionary_has_tag(tag):

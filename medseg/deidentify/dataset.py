@@ -6,6 +6,7 @@ What is kept goes over with its bytes as they are, so that nothing of an image d
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Final
 
 from pydicom import DataElement, Dataset, Sequence
@@ -47,7 +48,8 @@ def deidentified(dataset: Dataset, person: Person, *, structured: bool = False) 
     structured: its content is ours, of nothing but codes, numbers and sentences that name nobody (Clean Structured
     Content Option).
     """
-    changed = _of(dataset, person, structured)
+    rules = _Rules(person, structured, has_vrs=not dataset.original_encoding[0])
+    changed = _of(dataset, rules)
     if structured and "ReferencedPerformedProcedureStepSequence" in dataset:  # type 2 there (PS3.3 C.17.1)
         changed.ReferencedPerformedProcedureStepSequence = []
     changed.PatientName = changed.PatientID = person.pseudonym
@@ -69,31 +71,42 @@ def _coded(code: Any) -> Dataset:
     return item
 
 
-def _of(dataset: Dataset, person: Person, structured: bool) -> Dataset:
+@dataclass(frozen=True)
+class _Rules:
+    """What holds at every depth. has_vrs: the data set is written with VRs."""
+
+    person: Person
+    structured: bool
+    has_vrs: bool
+
+
+def _of(dataset: Dataset, rules: _Rules) -> Dataset:
     changed = Dataset()
-    changed.set_original_encoding(*dataset.original_encoding, dataset.original_character_set)
-    for element in _changed(dataset, person, structured):
+    implicit, little = dataset.original_encoding
+    changed.set_original_encoding(implicit, little, dataset.original_character_set)
+    for element in _changed(dataset, rules):
         changed[element.tag] = element
     return changed
 
 
-def _changed(dataset: Dataset, person: Person, structured: bool) -> Iterator[DataElement | RawDataElement]:
+def _changed(dataset: Dataset, rules: _Rules) -> Iterator[DataElement | RawDataElement]:
     for tag in dataset.keys():  # noqa: SIM118 - iterating converts values
         element = dataset.get_item(tag)
         what = action(tag)
-        if element is None or what is Action.REMOVE:
+        if what is Action.REMOVE:
             continue
         vr = _vr(element)
         if vr == "SQ":
-            yield from _sequence(dataset, element, what, person, structured)
+            yield from _sequence(dataset, element, what, rules)
         elif what in (Action.KEEP, Action.ITEMS):
-            yield element
+            # An item that was written as UN has no VRs (PS3.5 6.2.2), whatever is around it.
+            yield _converted(dataset, element) if not element.VR and rules.has_vrs else element
         elif what is Action.EMPTY:
             yield _empty(tag, vr)
         elif what is Action.MOVE:
-            yield from _moved(element, vr, person)
+            yield from _moved(element, vr, rules.person)
         else:
-            yield from _replaced(element, vr, person)
+            yield from _replaced(element, vr, rules.person)
 
 
 def _vr(element: DataElement | RawDataElement) -> str:
@@ -105,7 +118,7 @@ def _vr(element: DataElement | RawDataElement) -> str:
 
 
 def _sequence(
-    dataset: Dataset, element: DataElement | RawDataElement, what: Action, person: Person, structured: bool
+    dataset: Dataset, element: DataElement | RawDataElement, what: Action, rules: _Rules
 ) -> Iterator[DataElement]:
     """A sequence, by what is to be done with it; none where its items cannot be read."""
     if what is Action.EMPTY:
@@ -117,10 +130,10 @@ def _sequence(
         return
     if not isinstance(items, Sequence):
         return
-    if what is Action.DUMMY and not structured:
-        yield DataElement(element.tag, "SQ", Sequence(_dummies(item, person) for item in items))
+    if what is Action.DUMMY and not rules.structured:
+        yield DataElement(element.tag, "SQ", Sequence(_dummies(item, rules.person) for item in items))
     else:
-        yield DataElement(element.tag, "SQ", Sequence(_of(item, person, structured) for item in items))
+        yield DataElement(element.tag, "SQ", Sequence(_of(item, rules) for item in items))
 
 
 def _dummies(dataset: Dataset, person: Person) -> Dataset:
@@ -128,7 +141,7 @@ def _dummies(dataset: Dataset, person: Person) -> Dataset:
     changed = Dataset()
     for tag in dataset.keys():  # noqa: SIM118 - as above
         element = dataset.get_item(tag)
-        if element is None or action(tag) is Action.REMOVE:
+        if action(tag) is Action.REMOVE:
             continue
         vr = _vr(element)
         if vr == "SQ":

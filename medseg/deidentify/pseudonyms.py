@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pydicom import Dataset
-from pydicom.uid import UID_dictionary
 
 from medseg.deidentify.dates import moved
 from medseg.dicom.headers import look
@@ -46,7 +45,7 @@ class Pseudonyms:
     def uid(self, uid: str) -> str:
         """Of a UID, in the form of PS3.5 B.2; itself where it is the standard's, or empty."""
         plain = uid.strip(" \0")
-        if not plain or plain in UID_dictionary or plain.startswith(_STANDARD):
+        if not plain or plain.startswith(_STANDARD):
             return plain
         return f"2.25.{int.from_bytes(self._digest('uid', plain)[:16])}"
 

@@ -176,6 +176,7 @@ def add_common_modules(
     for keyword in _TYPE_2:
         if keyword not in dataset:
             setattr(dataset, keyword, "")
+    provenance.finish(dataset)
 
 
 def begin_object(
