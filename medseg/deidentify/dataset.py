@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pydicom import DataElement, Dataset, Sequence
-from pydicom.datadict import dictionary_has_tag, dictionary_VR
+from pydicom.datadict import dictionary_has_tag, dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement, convert_raw_data_element
 from pydicom.sr.codedict import codes
 from pydicom.tag import BaseTag
@@ -26,7 +26,11 @@ PROFILE: Final = (
     codes.cid7050.RetainLongitudinalTemporalInformationModifiedDatesOption,
 )
 STRUCTURED: Final = codes.cid7050.CleanStructuredContentOption
+DESCRIPTORS: Final = codes.cid7050.CleanDescriptorsOption
 
+# In objects of ours, where type 2 (PS3.3 C.17.1, C.8.8.1); optional in images.
+_TYPE_2: Final = ("OperatorsName", "ReferencedPerformedProcedureStepSequence")
+_OURS: Final = frozenset(map(tag_for_keyword, ("ContentSequence", "ROIName", "StructureSetLabel")))
 _CHARACTER_SET: Final = 0x00080005
 _TEXT: Final = "REMOVED"
 _DUMMIES: Final[dict[str, Any]] = {
@@ -42,16 +46,17 @@ _DUMMIES: Final[dict[str, Any]] = {
 }
 
 
-def deidentified(dataset: Dataset, person: Person, *, structured: bool = False) -> Dataset:
+def deidentified(dataset: Dataset, person: Person, *, ours: bool = False) -> Dataset:
     """A data set of the same object without who it is of, and what says so (PS3.15 E.1.1).
 
-    structured: its content is ours, of nothing but codes, numbers and sentences that name nobody (Clean Structured
-    Content Option).
+    ours: what it contains are codes, numbers, names of segments and sentences of ours, so they stay (Clean Structured
+    Content Option of reports, Clean Descriptors Option of structure sets).
     """
-    rules = _Rules(person, structured, has_vrs=not dataset.original_encoding[0])
+    rules = _Rules(person, ours, has_vrs=not dataset.original_encoding[0])
     changed = _of(dataset, rules)
-    if structured and "ReferencedPerformedProcedureStepSequence" in dataset:  # type 2 there (PS3.3 C.17.1)
-        changed.ReferencedPerformedProcedureStepSequence = []
+    for keyword in _TYPE_2 if ours else ():
+        if keyword in dataset:
+            setattr(changed, keyword, "" if keyword == "OperatorsName" else [])
     changed.PatientName = changed.PatientID = person.pseudonym
     changed.PatientIdentityRemoved = "YES"
     changed.LongitudinalTemporalInformationModified = "MODIFIED"
@@ -60,7 +65,9 @@ def deidentified(dataset: Dataset, person: Person, *, structured: bool = False) 
     changed.DeidentificationMethod = said if METHOD in said else [*said, METHOD]
     items = list(changed.get("DeidentificationMethodCodeSequence") or [])
     known = {item.get("CodeValue") for item in items}
-    used = (*PROFILE, STRUCTURED) if structured else PROFILE
+    used = [*PROFILE]
+    used += [STRUCTURED] if ours and "ContentSequence" in dataset else []
+    used += [DESCRIPTORS] if ours and "StructureSetROISequence" in dataset else []
     changed.DeidentificationMethodCodeSequence = [*items, *(_coded(code) for code in used if code.value not in known)]
     return changed
 
@@ -73,10 +80,10 @@ def _coded(code: Any) -> Dataset:
 
 @dataclass(frozen=True)
 class _Rules:
-    """What holds at every depth. has_vrs: the data set is written with VRs."""
+    """What holds at every depth. ours: see `deidentified`. has_vrs: the data set is written with VRs."""
 
     person: Person
-    structured: bool
+    ours: bool
     has_vrs: bool
 
 
@@ -92,7 +99,7 @@ def _of(dataset: Dataset, rules: _Rules) -> Dataset:
 def _changed(dataset: Dataset, rules: _Rules) -> Iterator[DataElement | RawDataElement]:
     for tag in dataset.keys():  # noqa: SIM118 - iterating converts values
         element = dataset.get_item(tag)
-        what = action(tag)
+        what = Action.KEEP if rules.ours and tag in _OURS else action(tag)
         if what is Action.REMOVE:
             continue
         vr = _vr(element)
@@ -130,7 +137,7 @@ def _sequence(
         return
     if not isinstance(items, Sequence):
         return
-    if what is Action.DUMMY and not rules.structured:
+    if what is Action.DUMMY:
         yield DataElement(element.tag, "SQ", Sequence(_dummies(item, rules.person) for item in items))
     else:
         yield DataElement(element.tag, "SQ", Sequence(_of(item, rules) for item in items))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medseg.deidentify.actions import EDITION
-from medseg.deidentify.dataset import METHOD, PROFILE, STRUCTURED
+from medseg.deidentify.dataset import DESCRIPTORS, METHOD, PROFILE, STRUCTURED
 from medseg.deidentify.pseudonyms import Pseudonyms
 
 #: What a person who is given results must know; docs/deidentification.md says more.
@@ -46,6 +46,7 @@ class Deidentify:
             "method": METHOD,
             "codes": [f"{code.value} {code.meaning}" for code in PROFILE],
             "codes_of_reports": [f"{STRUCTURED.value} {STRUCTURED.meaning}"],
+            "codes_of_structure_sets": [f"{DESCRIPTORS.value} {DESCRIPTORS.meaning}"],
             "sources_copied": self.copy_sources,
             "burned_in_allowed": self.allow_burned_in,
             "gone": _GONE,

@@ -109,8 +109,7 @@ class _Finish:
     bundle_digest: str
 
     def __call__(self, dataset: Dataset) -> None:
-        ours = Person(self.person.pseudonym, 0, self._uid)
-        changed = deidentified(dataset, ours, structured="ContentSequence" in dataset)
+        changed = deidentified(dataset, Person(self.person.pseudonym, 0, self._uid), ours=True)
         for tag in list(dataset.keys()):
             del dataset[tag]
         for tag in changed.keys():  # noqa: SIM118 - iterating converts values

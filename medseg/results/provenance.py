@@ -40,7 +40,8 @@ class Provenance:
     research_use: mark the objects as not for diagnosis (ContentQualification RESEARCH, PS3.3 C.8.13.2.1.1).
     predecessors: what this result takes the place of, because images came late or were corrected.
     weights: the file that was loaded, within the bundle.
-    finish: what else is done with an object once it says whose it is (`add_common_modules`).
+    finish: what else is done with an object once it says whose it is (`add_common_modules`), and again once it has
+        descriptions and names beyond that.
     """
 
     key: ResultKey

@@ -104,12 +104,13 @@ class StructureWriter:
         head.OperatorsName = ""
         head.FrameOfReferenceUID, head.PositionReferenceIndicator = stack.frame_of_reference_uid, ""
         head.StructureSetLabel = "MEDSEG"
-        head.StructureSetName = head.SeriesDescription
+        head.StructureSetName = made.description("RTSTRUCT")
         head.StructureSetDate, head.StructureSetTime = head.InstanceCreationDate, head.InstanceCreationTime
         head.ReferencedFrameOfReferenceSequence = [_frame_of_reference(stack)]
         head.StructureSetROISequence = [_structure(segment, stack, made) for segment in found]
         head.RTROIObservationsSequence = [_observation(segment) for segment in found]
         head.ApprovalStatus = "UNAPPROVED"
+        made.finish(head)
         after = Dataset()
         for tag in [tag for tag in head if tag.tag > _CONTOURS]:
             after[tag.tag] = head[tag.tag]

@@ -29,16 +29,22 @@ def elements(dataset: Dataset) -> Iterator[DataElement]:
     yield from getattr(dataset, "file_meta", ())
 
 
-def complaints(dataset: Dataset, *, content: bool = False) -> list[str]:
-    """What is still there and should not be. content: of a report of ours, whose content stays."""
-    said = [f"{one.tag} {one.keyword}: {why}" for one in elements(dataset) if (why := _why(one, content))]
+#: What stays in objects of ours by the options for content and descriptors that are known to be clean.
+OURS = {"113104": ("ContentSequence",), "113105": ("ROIName", "StructureSetLabel")}
+
+
+def complaints(dataset: Dataset) -> list[str]:
+    """What is still there and should not be."""
+    codes = {item.CodeValue for item in dataset.get("DeidentificationMethodCodeSequence", [])}
+    kept = {keyword for code in codes & set(OURS) for keyword in OURS[code]}
+    left = (one for one in elements(dataset) if one.keyword not in kept)
+    said = [f"{one.tag} {one.keyword}: {why}" for one in left if (why := _why(one))]
     if dataset.get("PatientIdentityRemoved") != "YES" or not dataset.get("DeidentificationMethod"):
         said.append("not said to be without identity")
-    codes = {item.CodeValue for item in dataset.get("DeidentificationMethodCodeSequence", [])}
     return said if {"113100", "113107"} <= codes else [*said, f"codes {codes}"]
 
 
-def _why(element: DataElement, content: bool) -> str:
+def _why(element: DataElement) -> str:
     """What is wrong with an element."""
     tag = (element.tag.group, element.tag.element)
     action = table().get(tag, "")
@@ -55,7 +61,7 @@ def _why(element: DataElement, content: bool) -> str:
         return "" if all(map(UID.fullmatch, uids)) else "not replaced"
     if action in ("D", "X/D", "X/Z/D") and element.VR in TEXTS:
         return "" if element.value == "REMOVED" else "not a dummy"
-    if action == "D" and element.VR == "SQ" and not (content and element.keyword == "ContentSequence"):
+    if action == "D" and element.VR == "SQ":
         inner = [each for item in element.value for each in item if each.VR == "SQ" and each.value]
         return "items of items left" if inner else ""
     return ""
