@@ -20,6 +20,7 @@ from medseg.cli import console
 from medseg.cli.hints import with_hint
 from medseg.errors import MedsegError, UsageError
 from medseg.job.exits import INPUT, OK, SOME_FAILED
+from medseg.job.places import named, result_folders, with_directory
 from medseg.progress import Cancelled
 from medseg.texts import shown
 
@@ -55,16 +56,18 @@ class CohortOptions:
 
 
 def is_wanted(paths: Sequence[Path], out: Path | None, options: CohortOptions) -> bool:
-    """Whether paths are a cohort: a table, or a folder or archive of several studies; or since options say so.
+    """Whether paths are a cohort: a table, or several studies, in one path or in many; or since options say so.
 
-    Studies that are named one by one keep a folder each, by their names. Raises UsageError where it is not said where
-    the results of several paths are to lie.
+    Several paths without `out`, each of one study, are none: their results lie beside them. Raises UsageError where it
+    is not said where the results of others are to lie.
     """
     from medseg.cohort.listed import is_table
-    from medseg.cohort.scan import is_cohort
+    from medseg.cohort.scan import hold_several, is_cohort
 
-    if not (options.given or any(is_table(path) or is_cohort(path) for path in paths)):
-        return False
+    if not (options.given or any(map(is_table, paths))):
+        together = out is not None and hold_several(paths)
+        if not (together or any(map(is_cohort, paths))):
+            return False
     if len(paths) > 1 and out is None:
         raise UsageError("several paths are one cohort: name the folder of its results with -o")
     return True
@@ -102,17 +105,22 @@ def infer_cohort(
 
 
 def _scanned(paths: Sequence[Path], out: Path, bundles: Sequence[Bundle], cancelled: Cancelled) -> Scan:
-    from medseg.cohort.items import with_own_names
+    from medseg.cohort.items import named_by_inputs, with_own_names
     from medseg.cohort.listed import is_table, read_table
     from medseg.cohort.scan import Scan, scan
 
     channels = {name for bundle in bundles if bundle.channels for name in bundle.channels.names}
     most = bundles[0].image_channels if len(bundles) == 1 else 1
     scans = [read_table(path, sorted(channels), cancelled=cancelled) for path in paths if is_table(path)]
-    others = [path for path in paths if not is_table(path)]
+    others = [path for path in {named(path): path for path in paths}.values() if not is_table(path)]
     if others:
         with console.progress("headers") as report:
-            scans.append(scan(others, channels=most, leave=out, on_progress=report, cancelled=cancelled))
+            found = scan(others, channels=most, leave=out, on_progress=report, cancelled=cancelled)
+        if len(others) > 1:
+            folders = zip(map(with_directory, others), result_folders(others, out), strict=True)
+            names = {path: folder.name for path, folder in folders}
+            found = replace(found, items=tuple(named_by_inputs(found.items, names)))
+        scans.append(found)
     return Scan(
         tuple(with_own_names([item for one in scans for item in one.items])),
         sum(one.passed_over for one in scans),

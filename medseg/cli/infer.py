@@ -39,7 +39,7 @@ EXAMPLES = """
 
   medseg infer study/ --bundle ./brats --channel T1c=1.2.840.9      several series as one input
 
-  medseg infer one.nii.gz two.nii.gz -o results        results/one/ and results/two/
+  medseg infer one.nii.gz two/ -o results              results/one/, results/two/ and tables
 
   medseg infer cohort/ -o results                      every study in it: results.csv, failures.csv; resumes
 

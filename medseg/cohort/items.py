@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -56,6 +57,14 @@ class CohortItem:
         said = repr((self.study_uid, str(self.nifti), places, self.bundle, self.channels))
         return hashlib.sha256(said.encode("utf-8", "backslashreplace")).hexdigest()[:12]
 
+    def within(self) -> set[Path]:
+        """Each folder, archive or file that all of it lies in."""
+        files = {self.nifti} if self.nifti else {files.archive for files in self.files if files.archive}
+        names = [name for one in self.files if one.archive is None for name in one.names]
+        files |= set(map(Path, names if len(names) == 1 else {os.path.dirname(name) for name in names}))  # noqa: PTH120
+        around = [{path, *path.parents} for path in files]
+        return set.intersection(*around) if around else set()
+
     def stamp(self) -> str:
         """SHA-256 (hex) that changes when a file of the item does, by its size and time; contents are not read."""
         digest = hashlib.sha256()
@@ -78,6 +87,14 @@ class CohortItem:
                 yield path
         for files in self.files:
             yield from [files.archive] if files.archive is not None else map(Path, files.names)
+
+
+def named_by_inputs(items: Sequence[CohortItem], names: Mapping[Path, str]) -> list[CohortItem]:
+    """The items, those that are all that an input holds with its name. names: of what lies in a path."""
+    inputs = [item.within() & names.keys() for item in items]
+    often = Counter(path for some in inputs for path in some)
+    alone = (next((path for path in some if often[path] == 1), None) for some in inputs)
+    return [item if path is None else replace(item, name=names[path]) for item, path in zip(items, alone, strict=True)]
 
 
 def with_own_names(items: Sequence[CohortItem]) -> list[CohortItem]:

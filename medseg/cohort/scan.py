@@ -25,6 +25,7 @@ from medseg.dicom.nifti import is_nifti
 from medseg.dicom.sources import look_at
 from medseg.errors import Interrupted, MedsegError, NoSuchInput
 from medseg.job.exits import as_ours
+from medseg.job.places import named
 from medseg.progress import Cancelled, Progress, Report, Stage, never, silent
 from medseg.texts import shown
 
@@ -48,16 +49,32 @@ class Scan:
 
 def is_cohort(path: Path) -> bool:
     """Whether a path holds several studies, or NIfTI volumes: by a few of its files, since all would take long."""
+    volumes, studies = (set(), set()) if is_nifti(path) else _sample(path)
+    return bool(volumes) or len(studies) > 1
+
+
+def hold_several(paths: Iterable[Path]) -> bool:
+    """Whether paths hold several studies or volumes together: by a few files of each, as far as need be."""
+    found: set[str] = set()
+    for path in paths:
+        volumes, studies = _sample(path)
+        found |= volumes | studies
+        if len(found) > 1:
+            return True
+    return False
+
+
+def _sample(path: Path) -> tuple[set[str], set[str]]:
+    """NIfTI files of a path, and studies of some of its images."""
     if is_nifti(path):
-        return False
+        return {str(named(path))}, set()
     try:
         candidates = candidates_of(path)[0] if path.exists() else []
     except (MedsegError, OSError):  # which whoever reads it will say
-        return False
-    if any(is_nifti(Path(one.name)) for one in candidates):
-        return True
-    looked = (look_at(one) for one in candidates[:: max(len(candidates) // _SAMPLE, 1)])
-    return len({look(one.header).text("StudyInstanceUID") for one in looked if isinstance(one, Instance)} - {""}) > 1
+        return set(), set()
+    volumes = {one.name for one in candidates if is_nifti(Path(one.name))}
+    looked = (look_at(one) for one in candidates[:: max(len(candidates) // _SAMPLE, 1)]) if not volumes else ()
+    return volumes, {look(one.header).text("StudyInstanceUID") for one in looked if isinstance(one, Instance)} - {""}
 
 
 def scan(

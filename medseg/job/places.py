@@ -68,6 +68,11 @@ def named(path: Path) -> Path:
     return _here() if path.name == "" and not path.is_absolute() else path.absolute()
 
 
+def with_directory(path: Path) -> Path:
+    """A path, or of a DICOMDIR the folder whose files it lists."""
+    return path.parent if _is_directory_file(path) else path
+
+
 def _here() -> Path:
     """The working folder by the name that it was entered by."""
     entered = os.environ.get("PWD", "")
@@ -87,7 +92,7 @@ def _beside(path: Path) -> _Input:
 
 
 def _within(path: Path, out: Path, common: Path) -> _Input:
-    subject = path.parent if _is_directory_file(path) else path
+    subject = with_directory(path)
     relative = path.relative_to(common) if path.is_relative_to(common) else Path(path.name)
     return _Input(path, _without_ending(subject), "_".join(relative.parts) or "input", out)
 

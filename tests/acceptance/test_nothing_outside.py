@@ -255,6 +255,7 @@ def test_nifti_of_any_name(medseg: Medseg, bundle: Path, tmp_path: Path) -> None
     assert [record["segments"][0]["voxels"] for record in ran.records] == [256] * len(names)
     assert len({record["outputs"]["nifti"] for record in ran.records}) == len(names)
     assert len(list((tmp_path / "out").rglob("labels.nii.gz"))) == len(names)
+    assert (tmp_path / "out" / "results.csv").read_bytes().count(b",256,") == len(names)  # several are a cohort
     with nothing_outside(tmp_path):
         assert medseg("infer", *inputs, "--bundle", bundle).code == 0  # beside each
     assert len(list(tmp_path.glob("*-medseg/*/labels.nii.gz"))) == len(names)

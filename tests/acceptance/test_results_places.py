@@ -57,26 +57,25 @@ def as_told(ran: Ran) -> bool:
 
 
 @pytest.mark.parametrize("options", [[], ["--overwrite"]], ids=["plain", "overwrite"])
-@pytest.mark.parametrize("out", [["-o", "results"], []], ids=["out", "beside"])
 @pytest.mark.parametrize(
     "names",
     [("one.nii.gz", "two.nii.gz"), ("a.nii", "a.nii.gz"), ("x/t1.nii.gz", "y/t1.nii.gz")],
     ids=["names", "endings", "folders"],
 )
 def test_every_volume_keeps_its_result(
-    medseg: Medseg, bundle: Path, tmp_path: Path, names: Sequence[str], out: list[str], options: list[str]
+    medseg: Medseg, bundle: Path, tmp_path: Path, names: Sequence[str], options: list[str]
 ) -> None:
     for number, name in enumerate(names, 1):
         volume(tmp_path / name, 10 * number)
     for _ in range(2):
-        ran = medseg("infer", *names, *out, "--bundle", bundle, "--json", *options)
+        ran = medseg("infer", *names, "--bundle", bundle, "--json", *options)
         assert ran.code == 0
         assert voxels(ran) == [10, 20]
         assert len(set(folders(ran))) == 2 and as_told(ran)
         assert all(
             Path(name).name.split(".")[0] in str(folder) for name, folder in zip(names, folders(ran), strict=True)
         )
-    again = medseg("infer", *names, *out, "--bundle", bundle, *options)
+    again = medseg("infer", *names, "--bundle", bundle, *options)
     assert again.out.count("up to date") == 2
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from pydicom import Dataset
 
-from medseg.cohort.items import CohortItem, with_own_names
-from medseg.cohort.scan import is_cohort, scan
+from medseg.cohort.items import CohortItem, named_by_inputs, with_own_names
+from medseg.cohort.scan import hold_several, is_cohort, scan
 from medseg.dicom.phantom import make_series, write_series
 from medseg.dicom.sources import read_candidates
 from medseg.errors import MedsegError, UnsafeArchive
@@ -132,3 +132,29 @@ def test_a_stamp_changes_with_the_files(tmp_path: Path, change: str) -> None:
         shutil.copy(first, first.with_name("again.dcm"))
         (item,) = scan([tmp_path]).items
     assert item.stamp() != before
+
+
+def test_what_a_path_holds_alone_has_its_name(tmp_path: Path) -> None:
+    study(tmp_path / "a" / "deep", 1)
+    zipped((tmp_path / "b", study(tmp_path / "b", 2))[0], tmp_path / "b.zip")
+    uids = [study(tmp_path / "many" / name, seed) for seed, name in enumerate("xy", 3)]
+    one = volume(tmp_path / "c.nii")
+    torn = series(5)
+    write_series(torn[:1], tmp_path / "d")
+    write_series(torn[1:], tmp_path / "e")
+    paths = [tmp_path / "a", tmp_path / "b.zip", tmp_path / "many", one, tmp_path / "d", tmp_path / "e"]
+    items = named_by_inputs(scan(paths).items, {path: f"named {path.stem}" for path in paths})
+    torn_uid = str(torn[0].StudyInstanceUID)
+    assert {item.name for item in items} == {"named a", "named b", "named c", *uids, torn_uid}
+
+
+def test_several_studies_are_in_one_path_or_in_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    study(tmp_path / "a", 1)
+    shutil.copytree(tmp_path / "a", tmp_path / "again")
+    study(tmp_path / "b", 2)
+    one = volume(tmp_path / "c.nii")
+    assert hold_several([tmp_path / "a", tmp_path / "b"])
+    assert hold_several([tmp_path / "a", one])
+    assert not hold_several([tmp_path / "a", tmp_path / "again", tmp_path / "nowhere"])
+    assert not hold_several([one, Path("c.nii")])
