@@ -34,7 +34,7 @@ GATEWAY: tuple[tuple[str, ...], ...] = (
     ("retry",),
     ("ledger",),
     ("heartbeat",),
-    ("dimse",),
+    ("dimse", "dicomweb"),
     ("receive", "complete", "decide", "work", "deliver", "keep", "show"),
     ("web",),
     ("serve",),
@@ -55,13 +55,14 @@ HOMES: dict[str, tuple[str, ...]] = {
     ),
     "typer": ("medseg/cli", "gateway/cli"),
     "rich": ("medseg/cli",),
-    "PIL": ("medseg/results",),
+    "PIL": ("medseg/results", "gateway/web/dicomweb/rendered"),
     "pyarrow": ("medseg/cohort",),
     "pynetdicom": ("gateway/dimse",),
     "alembic": ("gateway/ledger", "gateway/ledger/migrations"),
     "torch": ("medseg/bundle", "medseg/inference", "medseg/networks", "medseg/training", "medseg/cli"),
     "openvino": ("medseg/inference/engines/openvino",),
     "torch_tensorrt": ("medseg/inference/engines/tensorrt",),
+    "fastapi": ("gateway/web/dicomweb",),
     "starlette": ("gateway/web",),
     "uvicorn": ("gateway/web",),
     "jinja2": ("gateway/web",),
@@ -148,7 +149,7 @@ def test_statements_stand_in_the_ledger() -> None:
 
 def test_help_loads_nothing_heavy() -> None:
     heavy = {"torch", "monai", "numpy", "pydicom", "pynetdicom", "sqlalchemy", "highdicom", "nibabel", "scipy", "PIL"}
-    heavy |= {"starlette", "uvicorn", "jinja2", "prometheus_client", "openvino"}
+    heavy |= {"fastapi", "pydantic", "starlette", "uvicorn", "jinja2", "prometheus_client", "openvino"}
     program = (
         "import sys; from typer.testing import CliRunner; from medseg.cli.app import make_app; "
         "assert CliRunner().invoke(make_app(), ['--help']).exit_code == 0; "

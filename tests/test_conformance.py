@@ -19,6 +19,7 @@ from pydicom.uid import UID
 from pynetdicom.sop_class import _STORAGE_CLASSES
 
 from gateway.decide.rules import IMAGES
+from gateway.dicomweb.dataset_json import keyword_of
 from gateway.dimse import door, scp, scu, store
 from gateway.dimse.commitment import COMMIT, UNCOMPRESSED
 from gateway.dimse.contexts import STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES
@@ -26,6 +27,9 @@ from gateway.dimse.status import Status
 from gateway.ledger.deliveries import LAST_ASK
 from gateway.retry import MOST_COPIES, POLICIES, STORE_STATUSES, Fault, Limit
 from gateway.settings.model import GatewaySettings
+from gateway.web.dicomweb.app import make_dicomweb
+from gateway.web.dicomweb.attributes import INSTANCE, SERIES, STUDY
+from gateway.web.dicomweb.search import CLASSES, MODALITIES
 from medseg.dicom.decode import PLUGINS
 from medseg.results.modules import _PATIENT_AND_STUDY as COPIED
 from medseg.results.provenance import Provenance
@@ -157,6 +161,28 @@ def parameters() -> str:
     )
 
 
+def resources() -> str:
+    """What is there by DICOMweb, from what clients read of it."""
+    site: Any = None
+    paths = make_dicomweb(site).openapi()["paths"]
+    return table(
+        ("method", "path", "what"),
+        (
+            (method.upper(), f"`{path}`", operation["description"].splitlines()[0].rstrip("."))
+            for path, methods in paths.items()
+            for method, operation in methods.items()
+        ),
+    )
+
+
+def searched() -> str:
+    """What is searched for, and answered with, by level."""
+    levels = {"study": (*STUDY, MODALITIES, CLASSES), "series": SERIES, "instance": INSTANCE}
+    return table(
+        ("level", "attributes"), ((level, ", ".join(map(keyword_of, names))) for level, names in levels.items())
+    )
+
+
 def proposed() -> str:
     """What we propose as SCU: SOP classes of results as they are written, and the services."""
     uncompressed = ", ".join(map(name, UNCOMPRESSED))
@@ -214,6 +240,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "rejections": rejections,
     "parameters": parameters,
     "proposed": proposed,
+    "resources": resources,
+    "searched": searched,
     "SEG": lambda: attributes(0),
     "SR": lambda: attributes(1),
 }

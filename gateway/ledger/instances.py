@@ -298,8 +298,8 @@ def patients_ever(db: Connection, study_uid: str, series_uid: str | None) -> set
     return {patient for patient in db.execute(named).scalars() if patient}
 
 
-def deleted_instances(db: Connection, study_uid: str, series_uid: str) -> int:
-    """How many of the instances of a series that count have lost their file to retention."""
+def deleted_instances(db: Connection, study_uid: str, series_uid: str | None) -> int:
+    """How many of the instances of a series, or a study, that count have lost their file to retention."""
     gone = and_(
         of_series(instance, study_uid, series_uid), instance.c.state.in_(COUNTING), instance.c.deleted_at.is_not(None)
     )

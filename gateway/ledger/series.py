@@ -32,7 +32,7 @@ def studies(db: Connection) -> list[str]:
     return list(db.execute(select(series.c.study_uid).distinct()).scalars())
 
 
-def latest_studies(db: Connection, limit: int, before: float | None = None) -> list[str]:
+def latest_studies(db: Connection, limit: int | None, before: float | None = None) -> list[str]:
     """The studies of which something was heard last, those first. before: only those older than that moment."""
     heard_at = func.max(series.c.last_at)
     chosen = select(series.c.study_uid).group_by(series.c.study_uid).order_by(heard_at.desc()).limit(limit)

@@ -12,11 +12,14 @@ from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.ledger.ledger import LedgerUnavailable
 from gateway.settings.model import LOOPBACK
 from gateway.web import health, metrics, pages
+from gateway.web.dicomweb.app import make_dicomweb
+from gateway.web.dicomweb.places import ROOT
 from gateway.web.site import Site
 
 HOSTS = (LOOPBACK, "localhost")
@@ -41,7 +44,12 @@ HEADERS = {
 
 def make_app(site: Site) -> Starlette:
     return Starlette(
-        routes=[*health.routes(site), *metrics.routes(site), *pages.routes(site)],
+        routes=[
+            *health.routes(site),
+            *metrics.routes(site),
+            *pages.routes(site),
+            Mount(ROOT, make_dicomweb(site)),
+        ],
         middleware=[
             Middleware(SecurityHeaders),
             Middleware(TrustedHostMiddleware, allowed_hosts=list(HOSTS), www_redirect=False),

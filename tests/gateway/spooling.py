@@ -6,10 +6,11 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
 from pydicom.uid import ExplicitVRLittleEndian
 from sqlalchemy import text
 
@@ -43,6 +44,15 @@ class Inbox:
             incoming = self.spool.begin(request)
             incoming.write(memoryview(encode(one)))
             incoming.finish()
+
+    def store_file(self, peer: AssociationInfo, content: bytes) -> None:
+        """A file's data set, in its transfer syntax."""
+        meta = dcmread(BytesIO(content), specific_tags=[]).file_meta
+        begin = 144 + meta.FileMetaInformationGroupLength
+        uids = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID, meta.TransferSyntaxUID
+        incoming = self.spool.begin(StoreRequest(peer, *map(str, uids), 0))
+        incoming.write(memoryview(content)[begin:])
+        incoming.finish()
 
     def compare(self) -> None:
         """Decide on the versions that wait to be compared, as a thread beside the director does."""

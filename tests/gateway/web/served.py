@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from http.client import HTTPConnection
 from pathlib import Path
+from typing import Any
 
 from gateway import heartbeat
 from gateway.settings.current import Live
@@ -27,7 +28,11 @@ PROCESSES = ("director", "receiver", "worker")
 class Answer:
     status: int
     headers: Mapping[str, str]
-    body: str
+    content: bytes
+
+    @property
+    def body(self) -> str:
+        return self.content.decode("utf-8")
 
 
 @dataclass(frozen=True)
@@ -39,13 +44,14 @@ class Served:
     port: int
 
     def get(self, path: str, method: str = "GET", **headers: str) -> Answer:
+        return self.ask(path, method, headers=headers)
+
+    def ask(self, path: str, method: str = "GET", body: Any = None, headers: Mapping[str, str] = {}) -> Answer:
         connection = HTTPConnection("127.0.0.1", self.port, timeout=10)
         try:
-            connection.request(method, path, headers=headers)
+            connection.request(method, path, body, headers=dict(headers))
             answer = connection.getresponse()
-            return Answer(
-                answer.status, {k.lower(): v for k, v in answer.headers.items()}, answer.read().decode("utf-8")
-            )
+            return Answer(answer.status, {k.lower(): v for k, v in answer.headers.items()}, answer.read())
         finally:
             connection.close()
 
