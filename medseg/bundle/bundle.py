@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +26,28 @@ class Code:
     meaning: str
 
 
+class Side(StrEnum):
+    """Of the patient."""
+
+    LEFT = "left"
+    RIGHT = "right"
+
+
+#: By codes of PS3.16 CID 244, as now and as formerly.
+_SIDES = {
+    ("SCT", "7771000"): Side.LEFT,
+    ("SCT", "24028007"): Side.RIGHT,
+    ("SRT", "G-A101"): Side.LEFT,
+    ("SRT", "G-A100"): Side.RIGHT,
+}
+
+
 @dataclass(frozen=True)
 class Segment:
     """One thing the bundle can find. `number` is its label value and its SegmentNumber, the same in every result.
 
-    color: sRGB, 0-255. volume_ml: (least, most) plausible, or None.
+    color: sRGB, 0-255. volume_ml: (least, most) plausible, or None. one_piece: it is one by nature. beside_middle:
+    images show the patient from side to side, and its centre lies on its own side of their middle.
     """
 
     number: int
@@ -40,6 +58,13 @@ class Segment:
     laterality: Code | None
     color: tuple[int, int, int]
     volume_ml: tuple[float, float] | None
+    one_piece: bool = False
+    beside_middle: bool = False
+
+    @property
+    def side(self) -> Side | None:
+        """Of the patient, where it is of one alone."""
+        return None if self.laterality is None else _SIDES.get((self.laterality.scheme, self.laterality.value))
 
 
 @dataclass(frozen=True)

@@ -132,6 +132,8 @@ def _segment(segment: Segment) -> dict[str, Any]:
         "laterality": segment.laterality and _code(segment.laterality),
         "color": list(segment.color),
         "volume_ml": segment.volume_ml,
+        "one_piece": segment.one_piece,
+        "beside_middle": segment.beside_middle,
     }
 
 

@@ -70,7 +70,11 @@ def _segment(entry: Reader, most: int) -> Segment:
         laterality=_maybe_code(entry, "laterality"),
         color=(color[0], color[1], color[2]),
         volume_ml=entry.range("volume_ml"),
+        one_piece=entry.flag("one_piece", False),
+        beside_middle=entry.flag("beside_middle", False),
     )
+    if segment.beside_middle and segment.side is None:
+        raise entry.wrong("beside_middle", "goes with a laterality of SCT:7771000 (left) or SCT:24028007 (right)")
     entry.done()
     return segment
 

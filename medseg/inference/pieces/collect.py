@@ -142,8 +142,8 @@ class CleanedLabels:
                 self._sums.add(plane, self._values(slice_), slice_.plane, float(self._voxel_ml[k]))
             yield plane
 
-    def measured(self) -> tuple[tuple[Measured, ...], tuple[int, ...]]:
-        """Each segment in the final planes, and the numbers of those that touch the edge."""
+    def measured(self) -> tuple[tuple[Measured, ...], dict[int, str]]:
+        """Each segment in the final planes, and what edge those reach that touch one, by number."""
         collector, tallies = self._collector, self._tallies.copy()
         if self._changed:
             for index, again in zip(self._changed, tally(self._again.end(), self._voxel_ml), strict=True):

@@ -4,7 +4,9 @@ code                 raised when
 no_value             voxels of the input are not finite (NaN, infinity): they get no label
 empty                a segment has no voxel
 implausible_volume   a segment's volume lies outside its bundle's range
-touches_edge         a segment reaches the border of the field of view: it may go on beyond
+touches_edge         a segment reaches the border of the field of view, or its first or last slice: it may go on beyond
+several_pieces       a segment that its bundle says is one piece is more
+wrong_side           a segment of one side of the patient does not lie there (`sides`)
 out_of_range         the input's values are not what the bundle was made for, or not Hounsfield units
 pieces_left_out      beside the largest piece, which the bundle keeps alone, there were others of some size
 unexpected_pixels    the voxels are not what the bundle says they must be
@@ -19,7 +21,7 @@ bridged_gap, ...     the warnings of the geometry (`Stack.findings`), by their o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -32,6 +34,7 @@ from medseg.dicom.instance import Pixels, Vector
 from medseg.dicom.series import Level, Stack
 from medseg.inference.labels import Flag, Measured, Within
 from medseg.inference.pieces.cleanup import exact_sum
+from medseg.inference.pieces.sides import wrong_sides
 from medseg.inference.pieces.survey import Components
 
 LOW_CONFIDENCE: Final = 0.7
@@ -96,12 +99,19 @@ class Samples:
 
 @dataclass(frozen=True)
 class Tally:
-    """What there is of a segment. at_edge: something lies on the border of the field of view."""
+    """What there is of a segment. at_ends: something lies in the first or last slice; at_border: on that of a slice."""
 
     voxels: int
     volume_ml: float
     components: int
-    at_edge: bool
+    at_ends: bool
+    at_border: bool
+
+    @property
+    def edge(self) -> str:
+        """What of the field of view it reaches, in words; empty where it lies within."""
+        reached = {"the first or last slice": self.at_ends, "the border of its slices": self.at_border}
+        return " and ".join(words for words, there in reached.items() if there)
 
 
 def tally(components: Components, voxel_ml: Vector) -> list[Tally]:
@@ -116,7 +126,8 @@ def tally(components: Components, voxel_ml: Vector) -> list[Tally]:
             int(voxels.sum()),
             exact_sum(voxels * voxel_ml),
             int(pieces[index]),
-            bool(voxels.any() and edge[index].any()),
+            bool(voxels.any() and edge[index, 0]),
+            bool(voxels.any() and edge[index, 1:].any()),
         )
         for index, voxels in enumerate(per_plane)
     ]
@@ -128,8 +139,8 @@ def measure(
     confidence: Sequence[float | None],
     left_out_ml: Sequence[float],
     within: Sequence[Within],
-) -> tuple[tuple[Measured, ...], tuple[int, ...]]:
-    """Each segment as found, and the numbers of those that touch the edge; all arguments are per segment."""
+) -> tuple[tuple[Measured, ...], dict[int, str]]:
+    """Each segment as found, and what edge those reach that touch one, by number; all arguments are per segment."""
     measured = tuple(
         Measured(segment, counted.voxels, counted.volume_ml, counted.components, sure, left_ml, image)
         if counted.voxels
@@ -138,19 +149,19 @@ def measure(
             tallies, segments, confidence, left_out_ml, within, strict=True
         )
     )
-    return measured, tuple(
-        segment.number for segment, counted in zip(segments, tallies, strict=True) if counted.at_edge
-    )
+    edges = {segment.number: counted.edge for segment, counted in zip(segments, tallies, strict=True)}
+    return measured, {number: edge for number, edge in edges.items() if edge}
 
 
 def flags(
-    stack: Stack, bundle: Bundle, measured: Sequence[Measured], at_edge: Sequence[int], values: Values
+    stack: Stack, bundle: Bundle, measured: Sequence[Measured], at_edge: Mapping[int, str], values: Values
 ) -> tuple[Flag, ...]:
     """Every doubt there is, those about the input first."""
     return (
         *(Flag(finding.code, finding.detail) for finding in stack.findings if finding.level is Level.WARNING),
         *_input_flags(stack, bundle, values),
-        *(flag for part in measured for flag in _segment_flags(part, part.segment.number in at_edge)),
+        *(flag for part in measured for flag in _segment_flags(part, at_edge.get(part.segment.number))),
+        *wrong_sides(stack, measured),
     )
 
 
@@ -183,7 +194,7 @@ def _input_flags(stack: Stack, bundle: Bundle, values: Values) -> Iterator[Flag]
         yield Flag("out_of_range", f"{percentiles}: not Hounsfield units (air -1000, water 0, bone up to 3000)")
 
 
-def _segment_flags(measured: Measured, at_edge: bool) -> Iterator[Flag]:
+def _segment_flags(measured: Measured, edge: str | None) -> Iterator[Flag]:
     segment = measured.segment
     if measured.voxels == 0:
         yield Flag("empty", f"{segment.label}: nothing found", segment.number)
@@ -193,9 +204,11 @@ def _segment_flags(measured: Measured, at_edge: bool) -> Iterator[Flag]:
         if not least <= measured.volume_ml <= most:
             detail = f"{segment.label}: {measured.volume_ml:.2f} ml, plausible are {least:g} to {most:g} ml"
             yield Flag("implausible_volume", detail, segment.number)
-    if at_edge:
-        detail = f"{segment.label}: reaches the edge of the field of view and may go on beyond"
-        yield Flag("touches_edge", detail, segment.number)
+    if edge:
+        yield Flag("touches_edge", f"{segment.label}: reaches {edge} and may go on beyond", segment.number)
+    if segment.one_piece and measured.components > 1:
+        detail = f"{segment.label}: {measured.components} pieces, expected is one"
+        yield Flag("several_pieces", detail, segment.number)
     if measured.left_out_ml > LEFT_OUT * measured.volume_ml:
         detail = f"{segment.label}: {measured.left_out_ml:.2f} ml in other pieces left out, the largest alone is kept"
         yield Flag("pieces_left_out", detail, segment.number)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from medseg.bundle.bundle import Code, Expects, Postprocess
+from medseg.bundle.bundle import Code, Expects, Postprocess, Side
 from medseg.bundle.describe import details, summary, verify
 from medseg.bundle.load import load_bundle
 from medseg.bundle.network import load_network
@@ -231,6 +231,8 @@ SEGMENT = {"number": 1, "label": "a"}
         (_medseg(segments=[SEGMENT | {"type": "Liver"}]), "medseg::segments::0::type"),
         (_medseg(segments=[SEGMENT | {"type": "SCT: 1"}]), "medseg::segments::0::type"),
         (_medseg(segments=[SEGMENT | {"volume_ml": [3, 1]}]), "medseg::segments::0::volume_ml"),
+        (_medseg(segments=[SEGMENT | {"one_piece": 1}]), "medseg::segments::0::one_piece"),
+        (_medseg(segments=[SEGMENT | {"beside_middle": True}]), "medseg::segments::0::beside_middle"),
         (_medseg(segments=[SEGMENT | {"colour": [1, 2, 3]}]), "medseg::segments::0::colour"),
         (_medseg(segments=[SEGMENT, SEGMENT]), "medseg::segments"),
         (_medseg(postprocess={"keep_largest": [2]}), "medseg::postprocess::keep_largest"),
@@ -259,7 +261,8 @@ def test_the_medseg_key(tmp_path: Path) -> None:
         "expects": {"modality": ["mr"], "body_part": ["Head"], "series_description": "*T1*",
                     "fov_mm": [[20, 80], [30, 90], [20, 80]], "values": null, "min_slices": 16},
         "segments": [{"number": 1, "label": "Liver", "category": "SCT:123037004", "type": "SCT:10200004",
-                      "laterality": "SCT:24028007", "region": "99X:A.1:Of our own", "volume_ml": [0.2, 6]}],
+                      "laterality": "SCT:24028007", "region": "99X:A.1:Of our own", "volume_ml": [0.2, 6],
+                      "one_piece": true, "beside_middle": true}],
         "postprocess": {"keep_largest": [1], "fill_holes": true, "min_volume_ml": 0.05}, "tta": null, "members": []}"""
     )
     bundle = load_bundle(
@@ -271,6 +274,7 @@ def test_the_medseg_key(tmp_path: Path) -> None:
     assert segment.type == Code("SCT", "10200004", "Liver")
     assert segment.laterality == Code("SCT", "24028007", "Right")
     assert segment.region == Code("99X", "A.1", "Of our own")
+    assert (segment.side, segment.one_piece, segment.beside_middle) == (Side.RIGHT, True, True)
     assert bundle.postprocess == Postprocess((1,), True, 0.05)
 
 

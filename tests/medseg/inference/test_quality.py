@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -29,7 +31,7 @@ def codes(
     stack: Stack,
     bundle: Bundle,
     found: Measured,
-    at_edge: tuple[int, ...] = (),
+    at_edge: Mapping[int, str] = MappingProxyType({}),
     values: Values = Values(-1000.0, 1000.0),  # noqa: B008 - frozen
 ) -> list[str]:
     return [flag.code for flag in flags(stack, bundle, [found], at_edge, values)]
@@ -47,7 +49,8 @@ def test_measures_are_those_of_the_whole_volume(volume: tuple[np.ndarray, bool])
     for index, found in enumerate(tallies(labels, voxel_ml, exclusive=exclusive)):
         mask = labels == index + 1 if exclusive else labels[index] > 0
         volume_ml = pytest.approx(float(mask.sum(axis=(1, 2)) @ voxel_ml), rel=1e-9)
-        assert found == Tally(int(mask.sum()), volume_ml, whole.pieces(mask)[1], whole.touches_edge(mask))
+        edges = whole.touches_ends(mask), whole.touches_border(mask)
+        assert found == Tally(int(mask.sum()), volume_ml, whole.pieces(mask)[1], *edges)
 
 
 def test_volume_counts_each_slice_at_its_own_thickness() -> None:
@@ -60,37 +63,48 @@ def test_volume_counts_each_slice_at_its_own_thickness() -> None:
 
 def test_nothing_found_has_no_confidence() -> None:
     measured, edge = measure(tallies(np.zeros((2, 3, 3), np.uint8), np.ones(2)), [EARS], [None], [0.0], [Within()])
-    assert (measured, edge) == ((Measured(EARS, 0, 0.0, 0, None),), ())
+    assert (measured, edge) == ((Measured(EARS, 0, 0.0, 0, None),), {})
 
 
 @pytest.mark.parametrize(
-    ("voxel", "touches"),
-    [((0, 2, 2), True), ((3, 2, 2), True), ((1, 0, 2), True), ((1, 4, 2), True), ((1, 2, 5), True), ((1, 2, 2), False)],
+    ("voxel", "edge"),
+    [
+        ((0, 2, 2), "the first or last slice"),
+        ((3, 2, 2), "the first or last slice"),
+        ((1, 0, 2), "the border of its slices"),
+        ((1, 4, 2), "the border of its slices"),
+        ((1, 2, 5), "the border of its slices"),
+        ((3, 4, 2), "the first or last slice and the border of its slices"),
+        ((1, 2, 2), None),
+    ],
 )
 @pytest.mark.parametrize("exclusive", [True, False])
-def test_the_edge_of_the_field_of_view(voxel: tuple[int, int, int], touches: bool, exclusive: bool) -> None:
+def test_the_edge_of_the_field_of_view(voxel: tuple[int, int, int], edge: str | None, exclusive: bool) -> None:
     labels = np.zeros((4, 5, 6), np.uint8)
     labels[voxel] = 1
     found = tallies(labels if exclusive else labels[None], np.ones(4), exclusive=exclusive)
-    assert measure(found, [EARS], [0.9], [0.0], [Within(1.0)])[1] == ((1,) if touches else ())
+    assert measure(found, [EARS], [0.9], [0.0], [Within(1.0)])[1] == ({1: edge} if edge else {})
 
 
 @pytest.mark.parametrize(
     ("found", "at_edge", "expected"),
     [
-        (Measured(EARS, 10, 1.0, 1, 0.95), (), []),
-        (Measured(EARS, 0, 0.0, 0, None), (), ["empty"]),
-        (Measured(EARS, 10, 0.4, 1, 0.95), (), ["implausible_volume"]),
-        (Measured(EARS, 10, 2.1, 1, 0.95), (), ["implausible_volume"]),
-        (Measured(EARS, 10, 1.0, 1, 0.95), (1,), ["touches_edge"]),
-        (Measured(EARS, 10, 1.0, 1, LOW_CONFIDENCE - 0.01), (), ["low_confidence"]),
-        (Measured(EARS, 10, 1.0, 1, None), (), []),
-        (Measured(EARS, 10, 1.0, 1, 0.95, 0.09), (), []),
-        (Measured(EARS, 10, 1.0, 1, 0.95, 0.11), (), ["pieces_left_out"]),
+        (Measured(EARS, 10, 1.0, 1, 0.95), {}, []),
+        (Measured(EARS, 0, 0.0, 0, None), {}, ["empty"]),
+        (Measured(EARS, 10, 0.4, 1, 0.95), {}, ["implausible_volume"]),
+        (Measured(EARS, 10, 2.1, 1, 0.95), {}, ["implausible_volume"]),
+        (Measured(EARS, 10, 1.0, 1, 0.95), {1: "an edge"}, ["touches_edge"]),
+        (Measured(EARS, 10, 1.0, 1, LOW_CONFIDENCE - 0.01), {}, ["low_confidence"]),
+        (Measured(EARS, 10, 1.0, 1, None), {}, []),
+        (Measured(EARS, 10, 1.0, 2, 0.95), {}, []),
+        (Measured(replace(EARS, one_piece=True), 10, 1.0, 2, 0.95), {}, ["several_pieces"]),
+        (Measured(replace(EARS, one_piece=True), 10, 1.0, 1, 0.95), {}, []),
+        (Measured(EARS, 10, 1.0, 1, 0.95, 0.09), {}, []),
+        (Measured(EARS, 10, 1.0, 1, 0.95, 0.11), {}, ["pieces_left_out"]),
     ],
 )
 def test_a_segment_that_is_doubtful(
-    found: Measured, at_edge: tuple[int, ...], expected: list[str], stack: Stack, tmp_path: Path
+    found: Measured, at_edge: Mapping[int, str], expected: list[str], stack: Stack, tmp_path: Path
 ) -> None:
     assert codes(stack, make_bundle(tmp_path), found, at_edge) == expected
 
@@ -144,7 +158,7 @@ def test_a_series_that_says_it_is_something_else(
 def test_warnings_of_the_geometry_are_flags_and_notes_are_not(stack: Stack, tmp_path: Path) -> None:
     findings = (Finding("bridged_gap", "no slice at 3 mm"), Finding("remark", "well", Level.NOTE))
     stack = replace(stack, findings=findings)
-    found = flags(stack, make_bundle(tmp_path), [], (), Values(-1000, 1000))
+    found = flags(stack, make_bundle(tmp_path), [], {}, Values(-1000, 1000))
     assert found == (Flag("bridged_gap", "no slice at 3 mm"),)
 
 

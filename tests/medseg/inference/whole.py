@@ -73,9 +73,14 @@ def clean(
     return tuple(left_out)
 
 
-def touches_edge(mask: Mask) -> bool:
-    """Whether anything lies on a face of the volume."""
-    return any(bool(np.take(mask, end, axis).any()) for axis in range(3) for end in (0, -1))
+def touches_ends(mask: Mask) -> bool:
+    """Whether anything lies in the first or the last slice."""
+    return bool(mask[[0, -1]].any())
+
+
+def touches_border(mask: Mask) -> bool:
+    """Whether anything lies on another face of the volume."""
+    return any(bool(np.take(mask, end, axis).any()) for axis in (1, 2) for end in (0, -1))
 
 
 def survey(labels: np.ndarray, *, exclusive: bool = True, holes: bool = False, backwards: bool = False) -> Components:
