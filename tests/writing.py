@@ -33,6 +33,8 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
     if not _watching:
         return
     if event == "open" and isinstance(arguments[2], int) and arguments[2] & _WRITES:
+        if arguments[2] & os.O_TMPFILE == os.O_TMPFILE:  # the folder of a file that has no name
+            return
         paths = arguments[:1]
     elif event in ("os.mkdir", "os.symlink", "os.link", "os.rename", "os.truncate", "tempfile.mkdtemp"):
         paths = arguments[-3:-1] if event == "os.link" else arguments[:2] if event in ("os.rename",) else arguments[:1]

@@ -64,7 +64,7 @@ def infer(
         typer.Option(
             "--format",
             metavar="LIST",
-            help="Of seg, labelmap, sr, rtstruct, nifti, png; default seg,sr (nifti for NIfTI).",
+            help="Of seg, labelmap, sr, sc, rtstruct, nifti, png; default seg,sr (NIfTI: nifti).",
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto",

@@ -20,11 +20,12 @@ RECORD = "result.json"
 
 
 class Format(StrEnum):
-    """What a result can be written as."""
+    """What a result can be written as: a file each, of secondary captures a folder."""
 
     SEG = "seg"
     LABELMAP = "labelmap"
     SR = "sr"
+    SC = "sc"
     RTSTRUCT = "rtstruct"
     NIFTI = "nifti"
     PNG = "png"
@@ -34,6 +35,7 @@ FILES = {
     Format.SEG: "seg.dcm",
     Format.LABELMAP: "labelmap.dcm",
     Format.SR: "sr.dcm",
+    Format.SC: "sc",
     Format.RTSTRUCT: "rtstruct.dcm",
     Format.NIFTI: "labels.nii.gz",
     Format.PNG: "overlay.png",
@@ -88,7 +90,7 @@ def kept_record(folder: Path, key: ResultKey) -> dict[str, Any] | None:
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         files = [folder / FILES[Format(kind)] for kind in record["outputs"]]  # it may have been moved as a whole
-        same = record["result_key"] == key.digest and all(file.is_file() for file in files)
+        same = record["result_key"] == key.digest and all(file.exists() for file in files)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return record if same else None

@@ -6,15 +6,18 @@ from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from medseg.dicom.series import Stack
 from medseg.inference.labels import LabelSink
-from medseg.inference.planes import LabelSpool
 from medseg.job.folder import FILES, Format
+from medseg.job.follow import Segmented
 from medseg.progress import Cancelled, check
+from medseg.results.capture import CaptureWriter
 from medseg.results.labelmap import LabelmapWriter
 from medseg.results.provenance import Provenance
 from medseg.results.seg import SegWriter
 from medseg.results.structures import StructureWriter
 from medseg.results.verify import verify_seg
+from medseg.results.verify_capture import verify_captures
 from medseg.results.verify_labelmap import verify_labelmap
 from medseg.results.verify_structures import verify_structures
 
@@ -34,13 +37,15 @@ class Form(NamedTuple):
 
 
 def write_planes(
-    folder: Path, formats: Set[Format], labels: LabelSpool, made: Provenance, cancelled: Cancelled
+    folder: Path, formats: Set[Format], stack: Stack, found: Segmented, made: Provenance, cancelled: Cancelled
 ) -> frozenset[Format]:
     """Write those of the formats that are made plane by plane, in one pass, and read each back; which there are now.
 
+    stack: what was meant to be segmented, which each is compared with.
     Raises VerificationFailed, OutputNotWritable, MayOverlap, GeometryRefused.
     """
-    forms = [form for form in _forms(folder, labels, made) if form.format in formats]
+    labels = found.labels
+    forms = [form for form in _forms(folder, stack, found, made) if form.format in formats]
     for form in forms:
         form.writer.begin(labels.stack, labels.segments, exclusive=labels.exclusive)
     for k, plane in enumerate(labels) if forms else ():
@@ -56,8 +61,9 @@ def write_planes(
     return frozenset(form.format for form in there)
 
 
-def _forms(folder: Path, labels: LabelSpool, made: Provenance) -> Iterator[Form]:
-    stack, segments, exclusive = labels.stack, labels.segments, labels.exclusive
+def _forms(folder: Path, stack: Stack, found: Segmented, made: Provenance) -> Iterator[Form]:
+    labels = found.labels
+    segments, exclusive = labels.segments, labels.exclusive
     seg, labelmap, structures = (folder / FILES[kind] for kind in (Format.SEG, Format.LABELMAP, Format.RTSTRUCT))
     yield Form(Format.SEG, SegWriter(seg, made), lambda: verify_seg(seg, stack, segments, labels, exclusive=exclusive))
     yield Form(
@@ -67,4 +73,10 @@ def _forms(folder: Path, labels: LabelSpool, made: Provenance) -> Iterator[Form]
         Format.RTSTRUCT,
         StructureWriter(structures, made),
         lambda: verify_structures(structures, stack, segments, labels, exclusive=exclusive),
+    )
+    captures = folder / FILES[Format.SC]
+    yield Form(
+        Format.SC,
+        CaptureWriter(captures, labels, found.result, made),
+        lambda: verify_captures(captures, stack, segments, labels, exclusive=exclusive),
     )

@@ -126,7 +126,7 @@ def _written(
     """Write what was found into `staging`, which will be `folder`; the record of it."""
     begin = time.perf_counter()
     result, labels = found.result, found.labels
-    planes = write_planes(staging, formats, labels, made, cancelled)
+    planes = write_planes(staging, formats, job.stack, found, made, cancelled)
     written = planes | (formats & {Format.SR, Format.NIFTI, Format.PNG})
     check(cancelled)
     if Format.SR in formats:

@@ -17,23 +17,36 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from medseg.dicom.instance import Vector
 from medseg.dicom.series import Stack
 from medseg.inference.labels import SegmentationResult
 from medseg.inference.planes import LabelSpool
+from medseg.results.drawing import (
+    BACKGROUND,
+    DOUBT,
+    FAINT,
+    TEXT,
+    areas_of,
+    contour,
+    display_window,
+    edge_letters,
+    font,
+    fullest,
+    shortened,
+    volume_text,
+    wrapped,
+)
 from medseg.results.files import replacing
 from medseg.results.nifti import grid_slices
 from medseg.results.provenance import Provenance
 from medseg.results.report import sentences
 
-_BACKGROUND, _TEXT, _FAINT, _DOUBT = (16, 18, 22), (235, 237, 240), (140, 146, 156), (255, 190, 90)
 _MARGIN, _LEGEND = 16, 330
 _VIEW, _DETAIL = 380, 285  # pixels of a square tile
 _DETAILS = 4
-_CONTOUR = 1.6  # pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,41 +74,12 @@ def write_picture(path: Path, labels: LabelSpool, result: SegmentationResult, pr
         sheet.save(temporary, format="PNG")
 
 
-def edge_letters(direction: Vector) -> str:
-    """Where a direction (LPS) points in the patient: "R", "LA" ... by falling share (PS3.3 C.7.6.1.1.1)."""
-    names = ("LR", "PA", "HF")
-    order = np.argsort(-np.abs(direction))
-    return "".join(names[a][0 if direction[a] > 0 else 1] for a in order if abs(direction[a]) > 0.3)
-
-
-def display_window(values: NDArray[np.float32], modality: str, inside: NDArray[np.bool_]) -> tuple[float, float]:
-    """(black, white) in modality values. CT: the customary window of what was found; else percentiles of the tissue."""
-    if modality == "CT":
-        middle = float(np.median(values[inside])) if inside.any() else 40.0
-        if middle < -400:
-            return -1350.0, 150.0  # lung
-        if middle > 300:
-            return -500.0, 1300.0  # bone
-        return -160.0, 240.0  # soft tissue
-    tissue = values[values > values.min()]
-    if tissue.size == 0:
-        return float(values.min()), float(values.min()) + 1.0
-    black, white = (float(v) for v in np.percentile(tissue, (1, 99.5)))
-    return black, max(white, black + 1e-6)
-
-
-def volume_text(volume_ml: float) -> str:
-    """A volume with three or more significant figures, as one would say it."""
-    decimals = 2 if volume_ml < 10 else 1 if volume_ml < 100 else 0
-    return f"{volume_ml:.{decimals}f} ml"
-
-
 def _views(labels: LabelSpool) -> tuple[list[_View], list[_View]]:
     """Three overviews through the middle of what was found, and closer slices of the acquisition."""
     stack = labels.stack
-    areas = np.array([(plane != 0).sum() for plane in labels])
+    areas = areas_of(labels)
     filled = np.flatnonzero(areas)
-    k = int(areas.argmax()) if filled.size else len(areas) // 2
+    k = fullest(areas)
     middle = _foreground(labels, k)
     j, i = _middle(middle)
     overviews = [_slice_view(labels, k, f"slice {k + 1} of {len(areas)}")]
@@ -220,7 +204,7 @@ def _draw(labels: LabelSpool, result: SegmentationResult, provenance: Provenance
     top = 64
     second = top + _VIEW + _MARGIN
     height = second + (_DETAIL + _MARGIN if details else 0) + 34
-    sheet = Image.new("RGB", (width, height), _BACKGROUND)
+    sheet = Image.new("RGB", (width, height), BACKGROUND)
     for column, view in enumerate(overviews):
         sheet.paste(_tile(view, _VIEW, window, colors), (_MARGIN + column * (_VIEW + _MARGIN), top))
     for column, view in enumerate(details):
@@ -228,14 +212,14 @@ def _draw(labels: LabelSpool, result: SegmentationResult, provenance: Provenance
         sheet.paste(_tile(view, _DETAIL, window, colors), (_MARGIN + round(column * step), second))
     draw = ImageDraw.Draw(sheet)
     series = labels.stack.series
-    draw.text((_MARGIN, 14), f"{provenance.bundle} {provenance.bundle_version}", fill=_TEXT, font=_font(22))
+    draw.text((_MARGIN, 14), f"{provenance.bundle} {provenance.bundle_version}", fill=TEXT, font=font(22))
     name = f"{series.modality} series {series.number or 'without number'}" if series.modality else series.description
-    draw.text((_MARGIN, 42), f"{name}, {labels.stack.shape[0]} slices", fill=_FAINT, font=_font(14))
+    draw.text((_MARGIN, 42), f"{name}, {labels.stack.shape[0]} slices", fill=FAINT, font=font(14))
     _legend(draw, result, (views_width + 2 * _MARGIN, top), height)
     footer = (
         "Made by medseg. For research use only, not for diagnosis." if provenance.research_use else "Made by medseg."
     )
-    draw.text((_MARGIN, height - 28), footer, fill=_FAINT, font=_font(14))
+    draw.text((_MARGIN, height - 28), footer, fill=FAINT, font=font(14))
     return sheet
 
 
@@ -255,7 +239,7 @@ def _tile(view: _View, side: int, window: tuple[float, float], colors: dict[int,
     image = Image.fromarray(gray.astype(np.uint8)).resize((columns, rows), Image.Resampling.BICUBIC)
     pixels = np.asarray(image.convert("RGB"), np.float32)
     for number, mask in view.masks.items():
-        edge = _contour(mask, (columns, rows))[..., None]
+        edge = contour(mask, (columns, rows))[..., None]
         pixels = pixels * (1 - edge) + np.array(colors[number], np.float32) * edge
     tile = Image.new("RGB", (side, side), (0, 0, 0))
     left, top = (side - columns) // 2, (side - rows) // 2
@@ -264,19 +248,11 @@ def _tile(view: _View, side: int, window: tuple[float, float], colors: dict[int,
     return tile
 
 
-def _contour(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Opacity (0-1) of the outline of a mask drawn at another size: the half-way line of the interpolated mask."""
-    image = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BILINEAR)
-    inside = np.asarray(image) > 127
-    distance = ndimage.distance_transform_edt(inside) + ndimage.distance_transform_edt(~inside)
-    return np.asarray(np.clip(_CONTOUR + 0.5 - distance, 0, 1), np.float32)
-
-
 def _annotate(tile: Image.Image, view: _View, scale: float) -> None:
-    draw, side, font = ImageDraw.Draw(tile), tile.width, _font(15)
+    draw, side, letters = ImageDraw.Draw(tile), tile.width, font(15)
 
     def text(at: tuple[float, float], words: str, anchor: str) -> None:
-        draw.text(at, words, fill=_TEXT, font=font, anchor=anchor, stroke_width=2, stroke_fill=(0, 0, 0))
+        draw.text(at, words, fill=TEXT, font=letters, anchor=anchor, stroke_width=2, stroke_fill=(0, 0, 0))
 
     middle = side / 2
     text((middle, 5), edge_letters(-view.down), "ma")
@@ -286,7 +262,7 @@ def _annotate(tile: Image.Image, view: _View, scale: float) -> None:
     text((7, 5), view.title, "la")
     length_mm = max((mm for mm in (1, 2, 5, 10, 20, 50, 100) if mm * scale <= side / 3), default=1)
     end = side - 10
-    draw.line([(end - length_mm * scale, side - 10), (end, side - 10)], fill=_TEXT, width=2)
+    draw.line([(end - length_mm * scale, side - 10), (end, side - 10)], fill=TEXT, width=2)
     text((end - length_mm * scale / 2, side - 13), f"{length_mm} mm", "md")
 
 
@@ -296,36 +272,17 @@ def _legend(draw: ImageDraw.ImageDraw, result: SegmentationResult, at: tuple[int
     room = max((bottom - y - 150) // 26, 1)
     for found in shown[:room]:
         draw.rounded_rectangle((x, y + 2, x + 16, y + 18), 3, fill=found.segment.color)
-        draw.text((x + 26, y), _shortened(found.segment.label, 24), fill=_TEXT, font=_font(16))
-        draw.text((x + _LEGEND, y), volume_text(found.volume_ml), fill=_TEXT, font=_font(16), anchor="ra")
+        draw.text((x + 26, y), shortened(found.segment.label, 24), fill=TEXT, font=font(16))
+        draw.text((x + _LEGEND, y), volume_text(found.volume_ml), fill=TEXT, font=font(16), anchor="ra")
         y += 26
     if len(shown) > room:
-        draw.text((x + 26, y), f"and {len(shown) - room} more", fill=_FAINT, font=_font(14))
+        draw.text((x + 26, y), f"and {len(shown) - room} more", fill=FAINT, font=font(14))
         y += 26
     y += 10
     for sentence in sentences(result, research_use=False):
-        for line in _wrapped(sentence, 44):
+        for line in wrapped(sentence, 44):
             if y > bottom - 50:
                 return
-            draw.text((x, y), line, fill=_DOUBT, font=_font(14))
+            draw.text((x, y), line, fill=DOUBT, font=font(14))
             y += 19
         y += 5
-
-
-def _shortened(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
-
-
-def _wrapped(text: str, length: int) -> Iterator[str]:
-    line = ""
-    for word in text.split():
-        if line and len(line) + 1 + len(word) > length:
-            yield line
-            line = word
-        else:
-            line = f"{line} {word}".strip()
-    yield line
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)

@@ -106,10 +106,11 @@ def test_results(done: tuple[Job, Segmented], study: str, series: str, name: str
             (planned,) = match([stack], [named], explicit=True).jobs
             of_stack = replace(found, result=replace(found.result, stack=stack))
             with suppress(MedsegError, ValueError, OverflowError):  # UIDs and names that no DICOM object can hold
-                run(planned, out / uid_name(study), EVERY, settings=Settings(), found=of_stack)
+                formats = EVERY if number % 32 == 5 else EVERY - {Format.SC}  # many files, which no value names
+                run(planned, out / uid_name(study), formats, settings=Settings(), found=of_stack)
         assert [path.name for path in (Path(base) / "a" / "b").iterdir()] == ["out"]
         kept = [path for path in out.rglob("*") if path.is_file()]
-        assert not [path for path in kept if len(path.relative_to(out).parts) != 3]
+        assert not [path for path in kept if len(path.relative_to(out).parts) != 3 + (path.parent.name == "sc")]
 
 
 @pytest.mark.parametrize("value", ["", ".", "..", "/", "../../field", "/tmp/absolute", "C:\\x", "1.2\0/../x", "~", "A"])

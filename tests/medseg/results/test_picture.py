@@ -12,7 +12,8 @@ from PIL import Image
 from medseg.dicom.phantom import Ellipsoid
 from medseg.dicom.series import Stack
 from medseg.inference.planes import LabelSpool
-from medseg.results.picture import display_window, edge_letters, volume_text, write_picture
+from medseg.results.drawing import display_window, edge_letters, volume_text
+from medseg.results.picture import write_picture
 from tests.medseg.results.stacks import SEGMENTS, blobs, feed, made, make_result, make_stack
 from tests.orientations import ROW_AND_COLUMN, Direction
 
