@@ -74,9 +74,9 @@ def _forms(folder: Path, stack: Stack, found: Segmented, made: Provenance) -> It
         StructureWriter(structures, made),
         lambda: verify_structures(structures, stack, segments, labels, exclusive=exclusive),
     )
-    captures = folder / FILES[Format.SC]
+    captures = CaptureWriter(folder / FILES[Format.SC], labels, found.result, made)
     yield Form(
         Format.SC,
-        CaptureWriter(captures, labels, found.result, made),
-        lambda: verify_captures(captures, stack, segments, labels, exclusive=exclusive),
+        captures,
+        lambda: verify_captures(captures.folder, stack, segments, labels, exclusive=exclusive, window=captures.window),
     )

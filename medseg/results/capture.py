@@ -82,11 +82,12 @@ class CaptureWriter:
     """A LabelSink that writes a folder of captures, named by the slices' numbers, from 1.
 
     labels: what will come, which says how images are shown. folder: afterwards `written` tells whether there is any.
+    window: the values that are black and white.
     """
 
     def __init__(self, folder: Path, labels: LabelSpool, result: SegmentationResult, provenance: Provenance) -> None:
         self.folder, self.result, self.provenance = folder, result, provenance
-        self.written = False
+        self.written, self.window = False, (0.0, 1.0)
         self._labels = labels
 
     def begin(self, stack: Stack, segments: tuple[Segment, ...], *, exclusive: bool) -> None:
@@ -102,7 +103,7 @@ class CaptureWriter:
         self._shown = fullest(areas_of(self._labels))
         values, labelled = stack.slices[self._shown].read(), self._labels[self._shown]
         inside = np.asarray(labelled != 0 if exclusive else labelled.any(axis=0), np.bool_)
-        self._window = display_window(np.nan_to_num(values), stack.series.modality, inside)
+        self.window = display_window(np.nan_to_num(values), stack.series.modality, inside)
         self._layout = Layout.of(stack.slices[0].plane)
         self._sheet = _sheet(self._layout, stack, self.result, self.provenance)
         self._head = self._common()
@@ -124,7 +125,7 @@ class CaptureWriter:
 
     def _drawn(self, k: int, labels: LabelPlane) -> Image.Image:
         stack, layout = self._stack, self._layout
-        black, white = self._window
+        black, white = self.window
         values = np.nan_to_num(stack.slices[k].read())
         gray = (np.clip((values - black) / (white - black), 0, 1) * 255).round().astype(np.uint8)
         size = gray.shape[1] * layout.scale, gray.shape[0] * layout.scale
@@ -149,8 +150,8 @@ class CaptureWriter:
         head.ConversionType = "WSD"
         head.Laterality = ""
         head.BurnedInAnnotation = "NO"  # it means what identifies the patient (PS3.3 C.7.6.1): no such thing is written
-        black, white = self._window
-        head.DerivationDescription = f"Contours of a segmentation on the image, window {black!r} to {white!r}"
+        black, white = self.window
+        head.DerivationDescription = f"Contours of a segmentation on the image, window {black:g} to {white:g}"
         head.PatientOrientation = [edge_letters(plane.row_direction), edge_letters(plane.column_direction)]
         copy_lossy((part.instance.header for part in stack.slices if part.instance is not None), head)
         head.FrameOfReferenceUID, head.PositionReferenceIndicator = stack.frame_of_reference_uid, ""
@@ -159,6 +160,7 @@ class CaptureWriter:
         head.SamplesPerPixel, head.PhotometricInterpretation, head.PlanarConfiguration = 3, "RGB", 0
         head.Rows, head.Columns = layout.rows, layout.columns
         head.BitsAllocated, head.BitsStored, head.HighBit, head.PixelRepresentation = 8, 8, 7, 0
+        self.provenance.finish(head)
         return head
 
     def _of_slice(self, k: int) -> Dataset:

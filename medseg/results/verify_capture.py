@@ -6,7 +6,6 @@ the image in gray, and colour around each label and nowhere else.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -31,9 +30,15 @@ _Mask = NDArray[np.bool_]
 
 
 def verify_captures(
-    folder: Path, stack: Stack, segments: tuple[Segment, ...], planes: Iterable[LabelPlane], *, exclusive: bool
+    folder: Path,
+    stack: Stack,
+    segments: tuple[Segment, ...],
+    planes: Iterable[LabelPlane],
+    *,
+    exclusive: bool,
+    window: tuple[float, float],
 ) -> None:
-    """Read the captures in `folder` and compare them with the label planes and the images.
+    """Read the captures in `folder` and compare them with the label planes and the images, shown in a window.
 
     Raises VerificationFailed with the first difference, UndecodablePixels.
     """
@@ -47,7 +52,7 @@ def verify_captures(
         if name in files:
             files.remove(name)
             try:
-                _verify(pydicom.dcmread(folder / name), stack, k, masks, colors)
+                _verify(pydicom.dcmread(folder / name), stack, k, masks, colors, window)
             except MALFORMED as error:
                 raise VerificationFailed(f"{name}: cannot be read back: {error}") from error
         elif found:
@@ -56,7 +61,9 @@ def verify_captures(
         raise VerificationFailed(f"{sorted(files)[0]}: not one of {len(stack.slices)} slices")
 
 
-def _verify(capture: Dataset, stack: Stack, k: int, masks: list[_Mask], colors: NDArray[np.int64]) -> None:
+def _verify(
+    capture: Dataset, stack: Stack, k: int, masks: list[_Mask], colors: NDArray[np.int64], window: tuple[float, float]
+) -> None:
     part = stack.slices[k]
     assert part.instance is not None
     source = capture.SourceImageSequence[0]
@@ -87,7 +94,7 @@ def _verify(capture: Dataset, stack: Stack, k: int, masks: list[_Mask], colors: 
     elsewhere = ~near.repeat(scale, axis=0).repeat(scale, axis=1)
     if (pixels.max(axis=-1) != pixels.min(axis=-1))[elsewhere].any():
         raise VerificationFailed(f"slice {k}: colour where no label ends")
-    wrong = np.abs(pixels[..., 0].astype(np.int16) - _gray(capture, part, scale))[elsewhere]
+    wrong = np.abs(pixels[..., 0].astype(np.int16) - _gray(part, window, scale))[elsewhere]
     if wrong.max(initial=0) > 1:
         raise VerificationFailed(f"slice {k}: gray values differ from the image's by up to {wrong.max()} of 255")
 
@@ -116,13 +123,9 @@ def _anatomy(capture: Dataset, stack: Stack, k: int) -> NDArray[np.uint8]:
     return pixels
 
 
-def _gray(capture: Dataset, part: Slice, scale: int) -> NDArray[np.int16]:
-    """The slice as it should be shown in the window that the capture says."""
-    said = re.search(r"window (\S+) to (\S+)", capture.DerivationDescription)
-    if said is None:
-        raise VerificationFailed("DerivationDescription: no window")
-    black, white = (float(value) for value in said.groups())
-    gray = np.interp(np.nan_to_num(part.read()), (black, white), (0, 255)).round().astype(np.uint8)
+def _gray(part: Slice, window: tuple[float, float], scale: int) -> NDArray[np.int16]:
+    """The slice as it should be shown."""
+    gray = np.interp(np.nan_to_num(part.read()), window, (0, 255)).round().astype(np.uint8)
     rows, columns = gray.shape
     enlarged = Image.fromarray(gray).resize((columns * scale, rows * scale), Image.Resampling.BILINEAR)
     return np.asarray(enlarged, np.int16)

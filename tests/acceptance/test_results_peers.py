@@ -19,6 +19,8 @@ from medseg.dicom.phantom import Box, Ellipsoid
 from medseg.dicom.series import Stack
 from medseg.dicom.sources import read_series
 from medseg.inference.labels import Flag, SegmentationResult
+from medseg.inference.planes import LabelSpool
+from medseg.results.capture import CaptureWriter
 from medseg.results.labelmap import LabelmapWriter
 from medseg.results.provenance import Predecessor
 from medseg.results.report import write_report
@@ -39,7 +41,16 @@ from tests.medseg.results.stacks import (
 )
 from tests.orientations import ROW_AND_COLUMN, Direction
 from tests.peers.allowed import ALLOWED, LABELMAP, unexpected
-from tests.peers.programs import dciodvfy, dcmdump, dsrdump, ohif, plastimatch, segimage2itkimage, tid1500reader
+from tests.peers.programs import (
+    dciodvfy,
+    dcm2pnm,
+    dcmdump,
+    dsrdump,
+    ohif,
+    plastimatch,
+    segimage2itkimage,
+    tid1500reader,
+)
 
 # Three things without any symmetry, in LPS mm.
 OBJECTS = (
@@ -219,6 +230,17 @@ def test_contours_filled_by_plastimatch(tmp_path: Path, grid: str) -> None:
         back[tuple(ours)] = True
         wanted = labels == segment.number
         assert 2 * (back & wanted).sum() / (back.sum() + wanted.sum()) >= 0.99
+
+
+def test_captures_in_dciodvfy_and_dcmtk(tmp_path: Path) -> None:
+    stack = make_stack(shape=(4, 40, 36), objects=OBJECTS)
+    labels = place(stack)
+    spool = LabelSpool()
+    feed(spool, stack, SEGMENTS, labels)
+    feed(CaptureWriter(tmp_path / "sc", spool, make_result(stack, SEGMENTS, labels), made()), stack, SEGMENTS, labels)
+    for path in (tmp_path / "sc").iterdir():
+        assert dciodvfy(path) == []
+        assert np.array_equal(dcm2pnm(path, tmp_path / "shown.png"), dcmread(path).pixel_array)
 
 
 def test_overlap_is_two_layers_in_ohif_and_several_images_in_dcmqi(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import nibabel
 import numpy as np
+from PIL import Image
 
 from tests.peers import missing, require
 
@@ -42,6 +43,12 @@ def tid1500reader(path: Path, output: Path) -> dict[str, Any]:
 def dsrdump(path: Path) -> str:
     """DCMTK's rendering of an SR; fails where DCMTK cannot make sense of it."""
     return _run("dsrdump", "+Pl", path).stdout
+
+
+def dcm2pnm(path: Path, picture: Path) -> np.ndarray:
+    """What DCMTK shows of an image in colour: (rows, columns, 3)."""
+    _run("dcm2pnm", "--write-png", path, picture)
+    return np.asarray(Image.open(picture).convert("RGB"))
 
 
 def dcmdump(path: Path) -> str:

@@ -32,12 +32,12 @@ def capture(folder: Path, stack: Stack, labels: np.ndarray) -> list[Dataset]:
     writer = CaptureWriter(folder, spool, make_result(stack, SEGMENTS, labels), made())
     feed(writer, stack, SEGMENTS, labels)
     assert writer.written
-    verify(folder, stack, labels)
+    verify(folder, stack, labels, writer.window)
     return [pydicom.dcmread(path) for path in sorted(folder.iterdir())]
 
 
-def verify(folder: Path, stack: Stack, labels: np.ndarray) -> None:
-    verify_captures(folder, stack, SEGMENTS, labels, exclusive=labels.ndim == 3)
+def verify(folder: Path, stack: Stack, labels: np.ndarray, window: tuple[float, float] = (-160.0, 240.0)) -> None:
+    verify_captures(folder, stack, SEGMENTS, labels, exclusive=labels.ndim == 3, window=window)
 
 
 def of_box(stack: Stack) -> np.ndarray:
