@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from medseg.bundle.nnunet.model import NnUNet
 from medseg.bundle.recipe import Recipe
@@ -15,6 +15,8 @@ from medseg.bundle.region import Region
 if TYPE_CHECKING:  # which need numpy and pydicom
     from medseg.bundle.channels import Channels
     from medseg.conditions.terms import Term
+
+DESCRIBED: Final = "described"  # a default of what a series describes, in metadata
 
 
 @dataclass(frozen=True)
@@ -93,13 +95,15 @@ class PixelCheck:
     """What the voxels of a series must show where its description cannot be trusted; modality units.
 
     values: (least, most) of the 1st and 99th percentile. fov_mm: as of `Expects`. air: (least, most) share of voxels
-    below `air_below`. refuse: a series that differs is refused; else its result is flagged.
+    below `air_below`. dim: (least, most) share of what is dim of that which is no background (`pixel_check.dim_share`).
+    refuse: a series that differs is refused; else its result is flagged.
     """
 
     values: tuple[float, float] | None = None
     fov_mm: tuple[tuple[float, float], ...] | None = None
     air: tuple[float, float] | None = None
     air_below: float = -500.0
+    dim: tuple[float, float] | None = None
     refuse: bool = False
 
 
@@ -137,6 +141,7 @@ class Bundle:
     parts: models whose labels are merged into one result; network and weights are the first one's then.
     averaged: models of nnU-Net whose probabilities are averaged into one result; the same then.
     region: where the network looks, if not everywhere. first_pass: the bundle that finds it, where one does.
+    default: of several that fit a series, this one is meant. described: only where the series' description says so.
     """
 
     name: str
@@ -170,6 +175,7 @@ class Bundle:
     channels: Channels | None = None
     region: Region | None = None
     first_pass: Bundle | None = None
+    described: bool = False
 
     @property
     def image_channels(self) -> int:

@@ -103,7 +103,7 @@ def choose(stack: Stack, bundles: Sequence[Bundle], *, whole: bool = True) -> Bu
     """
     reasons = {bundle.name: fits(stack, bundle, whole=whole) for bundle in bundles}
     fitting = [bundle for bundle in bundles if not reasons[bundle.name]]
-    defaults = [bundle for bundle in fitting if bundle.default]
+    defaults = [one for one in fitting if one.default and (not one.described or hinted(stack.series, one.expects))]
     for candidates in (fitting, defaults):
         if len(candidates) == 1:
             return candidates[0]

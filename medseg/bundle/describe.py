@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from medseg.bundle.bundle import Bundle, Code, Segment
+from medseg.bundle.bundle import DESCRIBED, Bundle, Code, Segment
 from medseg.bundle.digests import file_digest
 from medseg.bundle.region_words import region_details
 from medseg.errors import InvalidBundle
@@ -18,7 +18,7 @@ def summary(bundle: Bundle) -> dict[str, Any]:
         "version": bundle.version,
         "description": bundle.description,
         "path": str(bundle.path),
-        "default": bundle.default,
+        "default": DESCRIBED if bundle.described else bundle.default,
         "research_only": bundle.research_only,
         "licence": bundle.licence,
     }

@@ -7,7 +7,8 @@ from typing import Any, Final
 
 from pydicom.datadict import tag_for_keyword
 
-from medseg.bundle.bundle import Expects, PixelCheck
+from medseg.allowed import Allowed, flag
+from medseg.bundle.bundle import DESCRIBED, Expects, PixelCheck
 from medseg.bundle.schema import Reader
 from medseg.conditions.prefer import PREFERENCE
 from medseg.conditions.subjects import BODY_PART, KEYWORDS, SUBJECTS, names_somebody
@@ -16,6 +17,7 @@ from medseg.conditions.terms import ANY, NOT, Language, Path, Term, form_of, rea
 _NO_ONE: Final = "expected what says how an image was made, not who is on it"
 _OWN: Final = ("modality", BODY_PART, "series_description", "fov_mm", "values", "min_slices", "prefer", "pixels")
 _REFUSE: Final = ("flag", "refuse")
+_DEFAULT: Final = Allowed(f'true, false or "{DESCRIBED}"', lambda value: value == DESCRIBED or flag(value))
 
 
 def _bars(subject: str) -> str:
@@ -49,6 +51,12 @@ def read_expects(own: Reader, modality: str | None) -> Expects:
     return expects
 
 
+def read_default(own: Reader) -> tuple[bool, bool]:
+    """Whether the bundle is meant of several that fit; and whether only where a series' description says so."""
+    described = own.content.get("default") == DESCRIBED
+    return own.read("default", _DEFAULT, False), described
+
+
 def _is_condition(name: str) -> bool:
     return name in (NOT, ANY) or name in KEYWORDS or tag_for_keyword(name) is not None or form_of(name) is not None
 
@@ -63,14 +71,16 @@ def _pixels(entry: Reader) -> PixelCheck | None:
         fov_mm=own.ranges("fov_mm", 3),
         air=own.range("air"),
         air_below=own.number("air_below", PixelCheck.air_below),
+        dim=own.range("dim"),
         refuse=own.text("else", _REFUSE[0]) == _REFUSE[1],
     )
     if own.content.get("else", _REFUSE[0]) not in _REFUSE:
         raise own.wrong("else", f"expected {' or '.join(_REFUSE)}, found {own.content['else']!r:.80}")
-    if check.air is not None and not 0.0 <= check.air[0] <= check.air[1] <= 1.0:
-        raise own.wrong("air", f"expected two shares from 0 to 1, found {list(check.air)}")
-    if check.values is None and check.air is None and check.fov_mm is None:
-        raise entry.wrong("pixels", "expected values, fov_mm or air")
+    for name, share in (("air", check.air), ("dim", check.dim)):
+        if share is not None and not 0.0 <= share[0] <= share[1] <= 1.0:
+            raise own.wrong(name, f"expected two shares from 0 to 1, found {list(share)}")
+    if not any((check.values, check.air, check.dim, check.fov_mm)):
+        raise entry.wrong("pixels", "expected values, fov_mm, air or dim")
     own.done()
     return check
 

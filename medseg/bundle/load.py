@@ -20,7 +20,7 @@ from typing import Any, Final
 from medseg.bundle.bundle import Bundle, Postprocess, Segment
 from medseg.bundle.channel_rules import read_channels
 from medseg.bundle.digests import file_digest
-from medseg.bundle.expects import read_expects
+from medseg.bundle.expects import read_default, read_expects
 from medseg.bundle.nnunet.build import bundle_of_folder, bundle_of_metadata
 from medseg.bundle.nnunet.folder import is_nnunet
 from medseg.bundle.parts import NETWORK, Parts, read_parts
@@ -85,6 +85,7 @@ def _monai_bundle(root: Path, about: Reader, trust: bool, trained: bool) -> Bund
     members = _members(own, root, trained)
     _check_versions(name, about)
     region = read_region(own, _labels(parts))
+    default, described = read_default(own)
     names = dict(enumerate(parts.recipe.keys)) | _channel_names(inputs)
     bundle = Bundle(
         name=name,
@@ -104,7 +105,8 @@ def _monai_bundle(root: Path, about: Reader, trust: bool, trained: bool) -> Bund
         segments=_segments(own, outputs, parts, region),
         postprocess=_postprocess(own, parts, region),
         precisions=_precisions(own),
-        default=own.flag("default", False),
+        default=default,
+        described=described,
         research_only=own.flag("research_only", True),
         flips=_flips(own, len(parts.recipe.window.roi)),
         members=members,

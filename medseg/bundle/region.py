@@ -102,6 +102,7 @@ class Region:
     """A first pass, and how what it finds is looked at.
 
     margin_mm: around each piece, along the patient's axes (left-right, front-back, head-foot).
+    size_mm: of every box, about the middle of its piece, where it is given; then there is no margin.
     min_volume_ml: of a piece that counts. most: how many pieces of each label, the largest first; None for all.
     views: of the labels of the first pass; without any, all are seen as they lie.
     """
@@ -114,6 +115,7 @@ class Region:
     statistics: Statistics = Statistics.BOX
     not_found: NotFound = NotFound.REFUSE
     views: tuple[View, ...] = ()
+    size_mm: tuple[float, float, float] | None = None
 
     def view(self, label: int) -> View | None:
         """That of a label of the first pass."""

@@ -26,7 +26,7 @@ from medseg.bundle.region import (
     Statistics,
     View,
 )
-from medseg.bundle.schema import Reader
+from medseg.bundle.schema import ABSENT, Reader
 from medseg.errors import InvalidBundle
 
 MOST_LABEL: Final = 255
@@ -46,7 +46,8 @@ def read_region(own: Reader, labels: int) -> Region | None:
     region = Region(
         first_pass=_first_pass(entry),
         mode=mode,
-        margin_mm=_margin(entry),
+        margin_mm=_along_axes(entry, "margin_mm", 0),
+        size_mm=_size(entry),
         min_volume_ml=_least(entry, "min_volume_ml", 0.0),
         most=_most(entry),
         statistics=_choice(entry, Statistics, "statistics", _usual(mode)),
@@ -85,12 +86,24 @@ def _least(entry: Reader, name: str, default: float) -> float:
     return number
 
 
-def _margin(entry: Reader) -> tuple[float, float, float]:
-    value: Any = entry.value("margin_mm", 0)
+def _size(entry: Reader) -> tuple[float, float, float] | None:
+    if "size_mm" not in entry:
+        entry.ignore("size_mm")
+        return None
+    size = _along_axes(entry, "size_mm")
+    if "margin_mm" in entry:
+        raise entry.wrong("size_mm", "a box has a size or a margin: expected one of them, found both")
+    if not all(size):
+        raise entry.wrong("size_mm", f"expected lengths above 0, found {list(size)}")
+    return size
+
+
+def _along_axes(entry: Reader, name: str, default: Any = ABSENT) -> tuple[float, float, float]:
+    value: Any = entry.value(name, default)
     each = value if isinstance(value, list) else [value] * 3
     if len(each) != 3 or not all(is_number(one) and one >= 0 for one in each):
         axes = "left-right, front-back, head-foot"
-        raise entry.wrong("margin_mm", f"expected mm, one number or three ({axes}), found {value!r:.80}")
+        raise entry.wrong(name, f"expected mm, one number or three ({axes}), found {value!r:.80}")
     across, deep, along = (float(one) for one in each)
     return across, deep, along
 

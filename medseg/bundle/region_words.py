@@ -22,6 +22,7 @@ def region_details(bundle: Bundle) -> dict[str, Any] | None:
         "spacing_mm": None if isinstance(by, ByBundle) else by.spacing_mm,
         "mode": str(region.mode),
         "margin_mm": list(region.margin_mm),
+        "size_mm": None if region.size_mm is None else list(region.size_mm),
         "min_volume_ml": region.min_volume_ml,
         "most": region.most,
         "statistics": str(region.statistics),
@@ -51,8 +52,11 @@ def _sentences(region: Region, bundle: Bundle) -> Iterator[str]:
         pieces += f" of {region.min_volume_ml:g} ml or more"
     if region.most is not None:
         pieces += f", the {region.most} largest of a label"
-    margin = " x ".join(f"{mm:g}" for mm in region.margin_mm)
-    boxes = f"boxes around {pieces}, with a margin of {margin} mm (left-right, front-back, head-foot)"
+    lengths = " x ".join(f"{mm:g}" for mm in region.size_mm or region.margin_mm)
+    along = f"{lengths} mm (left-right, front-back, head-foot)"
+    boxes = f"boxes of {along} about the middle of {pieces}"
+    if region.size_mm is None:
+        boxes = f"boxes around {pieces}, with a margin of {along}"
     if region.mode is LookMode.BOX:
         yield f"the network sees {boxes}; statistics are those of the {region.statistics}"
     else:

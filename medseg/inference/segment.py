@@ -229,7 +229,7 @@ def _deliver(context: PipelineContext, stack: Stack, cleaned: CleanedLabels, sin
 def _values(context: PipelineContext, taken: Taken) -> Values:
     """What the voxels are like. Raises DoesNotFit where the bundle was not made for that, and says so."""
     check = context.bundle.expects.pixels
-    values = taken.collector.samples.values(None if check is None else check.air_below)
+    values = taken.collector.samples.values(check)
     found = differences(taken.stack, check, values) if check is not None and check.refuse else ()
     if found:
         raise DoesNotFit(context.series_uid, context.bundle.name, found)

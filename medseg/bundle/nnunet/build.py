@@ -12,7 +12,7 @@ from medseg.bundle.bundle import Bundle, Code, Expects, MergedPart, Postprocess,
 from medseg.bundle.channel_rules import read_channels
 from medseg.bundle.channels import by_names
 from medseg.bundle.digests import file_digest
-from medseg.bundle.expects import read_expects
+from medseg.bundle.expects import read_default, read_expects
 from medseg.bundle.nnunet.average import average_of
 from medseg.bundle.nnunet.dataset import MOST_LABEL, read_dataset
 from medseg.bundle.nnunet.folder import (
@@ -66,6 +66,7 @@ def bundle_of_metadata(root: Path, file: str, about: Reader) -> Bundle:
     own.ignore("segments")
     modality = next(iter(made.expects.modality), None)
     written = file_digest(inside(root.name, root, file))
+    default, described = read_default(own)
     bundle = replace(
         made,
         name=root.name,
@@ -77,7 +78,8 @@ def bundle_of_metadata(root: Path, file: str, about: Reader) -> Bundle:
         segments=segments,
         expects=read_expects(own, modality),
         channels=read_channels(own, made.image_channels, _names(made)),
-        default=own.flag("default", False),
+        default=default,
+        described=described,
         research_only=own.flag("research_only", True),
         region=region,
     )

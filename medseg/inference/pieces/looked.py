@@ -17,4 +17,4 @@ def look_at_pixels(stack: Stack, check: PixelCheck) -> tuple[str, ...]:
     samples = Samples()
     for k in np.unique(np.linspace(0, len(stack.slices) - 1, SLICES).round().astype(int)):
         samples.add(stack.slices[int(k)].read())
-    return differences(stack, check, samples.values(check.air_below))
+    return differences(stack, check, samples.values(check))

@@ -27,9 +27,9 @@ from typing import Final
 
 import numpy as np
 
-from medseg.bundle.bundle import Bundle, Segment
+from medseg.bundle.bundle import Bundle, PixelCheck, Segment
 from medseg.bundle.catalog import hinted
-from medseg.bundle.pixel_check import Values, differences
+from medseg.bundle.pixel_check import Values, differences, dim_share
 from medseg.dicom.instance import Pixels, Vector
 from medseg.dicom.series import Level, Stack
 from medseg.inference.labels import Flag, Measured, Within
@@ -89,12 +89,14 @@ class Samples:
         """How many planes have passed."""
         return len(self._counts)
 
-    def values(self, air_below: float | None = None) -> Values:
-        """Percentiles, and the share below a value; the same for planes in any order."""
+    def values(self, check: PixelCheck | None = None) -> Values:
+        """Percentiles, and what a bundle asks for besides; the same for planes in any order."""
         here = self._values[: self._end]
         low, high = np.percentile(here, [1, 99])
-        air = None if air_below is None else float(np.count_nonzero(here < air_below)) / max(here.size, 1)
-        return Values(float(low), float(high), air)
+        if check is None:
+            return Values(float(low), float(high))
+        air = float(np.count_nonzero(here < check.air_below)) / max(here.size, 1)
+        return Values(float(low), float(high), air, None if check.dim is None else dim_share(here))
 
 
 @dataclass(frozen=True)

@@ -137,9 +137,30 @@ def with_margin(box: RegionBox, stack: Stack, margin_mm: Sequence[float]) -> Reg
             low[0], high[0] = int(near[0]), int(near[-1]) + 1
         else:
             low[axis], high[axis] = max(box.low[axis] - math.ceil(away), 0), min(box.high[axis] + math.ceil(away), size)
+    return _thick_enough(replace(box, low=(low[0], low[1], low[2]), high=(high[0], high[1], high[2])), stack)
+
+
+def _thick_enough(box: RegionBox, stack: Stack) -> RegionBox:
+    """The box, larger where it holds too few voxels along an axis to be a volume."""
+    low, high = list(box.low), list(box.high)
+    for axis, size in enumerate(stack.shape):
         while high[axis] - low[axis] < min(FEWEST, size):
             low[axis], high[axis] = max(low[axis] - 1, 0), min(high[axis] + 1, size)
     return replace(box, low=(low[0], low[1], low[2]), high=(high[0], high[1], high[2]))
+
+
+def about_middle(box: RegionBox, stack: Stack, size_mm: Sequence[float]) -> RegionBox:
+    """The box of that size along the patient's axes about the middle of another, as far as the image goes."""
+    axes = grid_axes(stack)
+    low, high = list(box.low), list(box.high)
+    places = [stack.coordinates, np.arange(stack.shape[1]), np.arange(stack.shape[2])]
+    for axis, spacing in enumerate(stack.spacing_mm):
+        middle = (places[axis][box.low[axis]] + places[axis][box.high[axis] - 1]) / 2
+        half = size_mm[axes.index(axis)] / 2 / spacing
+        # Voxels whose middle lies within, on both sides alike, from whichever end they are counted
+        low[axis] = int(np.searchsorted(places[axis], middle - half - 1e-6))
+        high[axis] = int(np.searchsorted(places[axis], middle + half + 1e-6))
+    return _thick_enough(replace(box, low=_triple(np.array(low)), high=_triple(np.array(high))), stack)
 
 
 def _within(coordinates: Vector, low: float, high: float) -> NDArray[np.intp]:

@@ -10,7 +10,7 @@ stands first in the metadata, of those that give it one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import replace
 from typing import Final
 
@@ -28,7 +28,7 @@ from medseg.inference.context import PipelineContext
 from medseg.inference.labels import Flag, LookedAt, RegionFound
 from medseg.inference.pieces.collect import CleanedLabels, LabelCollector
 from medseg.inference.planes import PlaneSpool
-from medseg.inference.regions.boxes import RegionBox, merged, share_of, with_margin
+from medseg.inference.regions.boxes import RegionBox, about_middle, merged, share_of, with_margin
 from medseg.inference.regions.crop import Cut, cut_out
 from medseg.inference.regions.first_pass import Open, look_first, pieces_found
 from medseg.inference.regions.paste import Looked, Paste
@@ -73,14 +73,23 @@ def look_at_regions(context: PipelineContext, source: SliceSource, run: Run, ope
     found = RegionFound(region.first_pass.words, region.mode, told, share, everywhere)
     paste = Paste(stack, looked, _channels(context.bundle))
     collector = _merged(context.bundle, first.collector, stack, paste)
-    flags = ((_flag_everywhere(found),) if everywhere else ()) + paste.flags(context.bundle.segments)
+    flags = (
+        *((_flag_everywhere(found),) if everywhere else ()),
+        *_flags_lacking(context.bundle, region, {box.label for box in boxes}),
+        *paste.flags(context.bundle.segments),
+    )
     return Taken(stack, collector, first.waited or WAITED, found, flags)
 
 
 def _boxes(stack: Stack, first: Taken, region: Region) -> tuple[RegionBox, ...]:
     """What is looked at; boxes have a label of the first pass where each has its view."""
     pieces = pieces_found(first, region)
-    boxes = [with_margin(piece.box, stack, region.margin_mm) for piece in pieces]
+    boxes = [
+        with_margin(piece.box, stack, region.margin_mm)
+        if region.size_mm is None
+        else about_middle(piece.box, stack, region.size_mm)
+        for piece in pieces
+    ]
     if not region.views:
         boxes = [replace(box, label=0) for box in boxes]
     return merged(boxes, RegionBox.meets)
@@ -182,6 +191,18 @@ def _flag_everywhere(found: RegionFound) -> Flag:
     whole = f"{found.share:.0%} of the image" if found.share < 1 else "all of the image"
     message = f"the first pass ({found.first_pass}) found {whole} to be looked at: it may not have found what is meant"
     return Flag("region_everywhere", message)
+
+
+def _flags_lacking(bundle: Bundle, region: Region, labels: Container[int]) -> Iterator[Flag]:
+    """A doubt for each view of which the first pass found nothing, while it found something of another."""
+    names = {segment.number: segment.label for segment in bundle.first_pass.segments} if bundle.first_pass else {}
+    for view in region.views:
+        if view.label not in labels:
+            what = names.get(view.label, f"label {view.label}")
+            missed = [segment.label for segment in bundle.segments if segment.number in view.labels.values()]
+            found = f"the first pass ({region.first_pass.words}) found no {what}"
+            message = f"region not found: {found}, so {bundle.name} did not look for {', '.join(missed)}"
+            yield Flag("region_not_found", message)
 
 
 def _all(stack: Stack) -> RegionBox:

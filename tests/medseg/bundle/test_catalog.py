@@ -137,6 +137,13 @@ def test_choosing(bundle: Bundle) -> None:
         choose(stack, [bundle, other, unfit])
     with pytest.raises(AmbiguousBundle):
         choose(stack, [default, replace(other, default=True)])
+    told = replace(other, default=True, described=True, expects=Expects(("MR",), series_description="*FLAIR*"))
+    assert choose(stack, [default, told]) is default
+    assert choose(stack, [told]) is told
+    flair = replace(stack, series=replace(stack.series, description="Ax FLAIR"))
+    assert choose(flair, [replace(default, default=False, expects=Expects()), told]) is told
+    with pytest.raises(AmbiguousBundle):
+        choose(flair, [replace(default, expects=Expects()), told])
     with pytest.raises(DoesNotFit, match="regional: modality US, expected MR; ct: modality US, expected CT"):
         choose(make_stack(modality="US"), [bundle, unfit])
     with pytest.raises(DoesNotFit, match="bundle regional does not fit: modality CT"):

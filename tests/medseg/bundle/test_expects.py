@@ -14,7 +14,7 @@ from medseg.bundle.bundle import Bundle, Expects, PixelCheck
 from medseg.bundle.catalog import fits, not_known
 from medseg.bundle.expects import read_expects
 from medseg.bundle.load import load_bundle
-from medseg.bundle.pixel_check import Values, differences
+from medseg.bundle.pixel_check import Values, differences, dim_share
 from medseg.bundle.schema import Reader
 from medseg.dicom.geometry import classify
 from medseg.dicom.phantom import make_series, write_series
@@ -117,6 +117,7 @@ def test_conditions(
         ({"contrasts": "given"}, "did you mean"),
         ({"pixels": {}}, "expects::pixels"),
         ({"pixels": {"air": [0.5, 2]}}, "expects::pixels::air"),
+        ({"pixels": {"dim": [-0.1, 1]}}, "expects::pixels::dim"),
         ({"pixels": {"air": [0, 1], "else": "stop"}}, "expects::pixels::else"),
         ({"pixels": {"air": [0, 1], "hair": 1}}, "expects::pixels::hair"),
     ],
@@ -138,4 +139,22 @@ def test_what_pixels_show(tmp_path: Path) -> None:
     assert differences(stack, replace(check, fov_mm=((0, 9), (0, 99), (0, 99))), Values(0, 1, 0.5)) == (
         "field of view 12 mm left-right, expected 0 to 9 mm",
     )
+    assert differences(stack, PixelCheck(dim=(0.08, 1)), Values(0, 1, dim=0.015)) == (
+        "1.5% of what is no background is dim, expected 8% to 100%",
+    )
+
+
+def test_a_head_without_its_skull_has_nothing_dim() -> None:
+    """Whatever the background is, and however much of it there is."""
+    random = np.random.default_rng(0)
+    brain, skull = random.normal(500, 90, 9000), random.uniform(0, 400, 5000)
+    for air in (0.0, -3.0, 900.0):
+        for voxels in (0, 20_000):
+            cut = np.concatenate([brain, np.full(2000 + voxels, 0.0)]) + air
+            assert dim_share(cut.astype(np.float32)) < 0.01
+            assert dim_share(np.concatenate([cut, skull + air]).astype(np.float32)) > 0.08
+    assert dim_share(np.zeros(9, np.float32)) == 0.0
+
+
+def test_air_has_a_value_of_its_own_unless_stated() -> None:
     assert np.isclose(read(pixels={"air": [0.1, 0.9]}).pixels.air_below, -500)  # type: ignore[union-attr]

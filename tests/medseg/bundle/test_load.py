@@ -217,6 +217,7 @@ SEGMENT = {"number": 1, "label": "a"}
     [
         (_medseg(defualt=True), "medseg::defualt"),
         (_medseg(default="yes"), "medseg::default"),
+        (_medseg(default=1), "medseg::default"),
         (_medseg(precisions=["fp8"]), "medseg::precisions"),
         (_medseg(expects={"modalities": ["CT"]}), "medseg::expects::modalities"),
         (_medseg(expects={"fov_mm": [[1, 2]]}), "medseg::expects::fov_mm"),

@@ -80,6 +80,8 @@ WRONG: dict[str, tuple[Any, str]] = {
     "ends swapped": ({"first_pass": {"threshold": [5, 1]}}, "threshold: expected"),
     "unknown key": ({"first_pass": "body", "margin": 3}, "margin: no such key: did you mean margin_mm?"),
     "negative margin": ({"first_pass": "body", "margin_mm": -1}, "margin_mm: expected mm"),
+    "margin and size": ({"first_pass": "body", "margin_mm": 1, "size_mm": 9}, "size_mm: a box has a size or a margin"),
+    "no size": ({"first_pass": "body", "size_mm": [9, 0, 9]}, "size_mm: expected lengths above 0"),
     "unknown mode": ({"first_pass": "body", "mode": "boxes"}, 'mode: expected "box" or "windows"'),
     "no pieces": ({"first_pass": "body", "most": 0}, "most: expected how many"),
     "flat grid": ({"first_pass": "body", "spacing_mm": 0}, "spacing_mm: expected a distance"),

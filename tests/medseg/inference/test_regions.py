@@ -31,7 +31,7 @@ from medseg.bundle.region import (
 from medseg.dicom.series import ChannelImage, Stack, StackSource
 from medseg.errors import MedsegError, RegionNotFound, Unforeseen, UsageError
 from medseg.inference.labels import SegmentationResult
-from medseg.inference.regions.boxes import PieceFinder, RegionBox, merged, share_of, with_margin
+from medseg.inference.regions.boxes import PieceFinder, RegionBox, about_middle, merged, share_of, with_margin
 from medseg.inference.segment import segment
 from medseg.inference.settings import Settings
 from tests.medseg.inference.phantoms import (
@@ -204,6 +204,20 @@ def test_left_and_right_are_seen_alike_and_told_apart(tmp_path: Path) -> None:
     assert all(found.confidence for found in result.measured if found.voxels)
 
 
+def test_a_side_that_the_first_pass_does_not_find_is_said(tmp_path: Path) -> None:
+    first = first_bundle(tmp_path / "first")
+    bundle = replace(make_bundle(tmp_path, steps=(SCALE,), window=WINDOW), first_pass=first)
+    bundle = replace(bundle, segments=tuple(make_segment(number) for number in range(1, 5)))
+    views = (View(1, (), {1: 1, 2: 2}), View(2, (Mirror.LEFT_RIGHT,), {1: 3, 2: 4}))
+    by = replace(region(LookMode.BOX, ByBundle("first", (1, 2))), views=views)
+    result, labels = looked(make_stack(marked(LEFT, value=1000.0)), bundle, by)
+    assert labels.any() and not (labels > 2).any()
+    (flag,) = [flag for flag in result.flags if flag.code == "region_not_found"]
+    lacking = f"the first pass (bundle first) found no {first.segments[1].label}"
+    not_looked_for = ", ".join(segment.label for segment in bundle.segments[2:])
+    assert flag.message == f"region not found: {lacking}, so phantom did not look for {not_looked_for}"
+
+
 def test_where_views_overlap_the_first_that_finds_something_counts(tmp_path: Path) -> None:
     array = marked(LEFT, value=1000.0)
     array[9:15, 12:18, 9:14] = 2000.0
@@ -364,6 +378,17 @@ def test_margins_are_the_patients_and_end_with_the_image() -> None:
     uneven = replace(stack, coordinates=np.array([0, 1, 2, 3, 4, 5, 9, 10, 11, 12.0]))
     assert with_margin(RegionBox((4, 9, 2), (6, 11, 5)), uneven, (4.0, 0, 0)).high[0] == 7
     assert with_margin(RegionBox((0, 0, 0), (1, 1, 1)), stack, (0.0, 0.0, 0.0)).shape == (3, 3, 3)
+
+
+def test_boxes_of_one_size_lie_about_the_middle_of_what_was_found() -> None:
+    sagittal = np.array([[1.0, 0, 0], [0, 0, -1.0], [0, 1.0, 0]])  # slices left, rows feet, columns back
+    stack = make_stack(np.zeros((10, 20, 30), np.float32), spacing_mm=(3.0, 1.0, 2.0), axes=sagittal)
+    box = about_middle(RegionBox((4, 9, 12), (7, 11, 16), 7), stack, (12.0, 13.0, 6.0))
+    assert (box.low, box.high, box.label) == ((3, 7, 11), (8, 13, 17), 7)  # each as far from both ends of the piece
+    whole = about_middle(RegionBox((0, 0, 0), (1, 20, 30)), stack, (4.0, 99.0, 99.0))
+    assert (whole.low, whole.shape) == ((0, 0, 0), (3, 20, 30))
+    uneven = replace(stack, coordinates=np.array([0, 1, 2, 3, 4, 5, 9, 10, 11, 12.0]))
+    assert about_middle(RegionBox((4, 9, 2), (6, 11, 5)), uneven, (24.0, 2, 2)).high[0] == 6
 
 
 def test_boxes_of_one_label_that_meet_become_one() -> None:
