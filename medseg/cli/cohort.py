@@ -48,11 +48,12 @@ class CohortOptions:
     shard: tuple[int, int] = (1, 1)
     dry_run: bool = False
     as_json: bool = False
+    layout: str = "folders"
 
     @property
     def given(self) -> bool:
         """Whether anything was said that asks for a cohort."""
-        return self.jobs is not None or self.shard != (1, 1) or self.dry_run
+        return self.jobs is not None or self.shard != (1, 1) or self.dry_run or self.layout != "folders"
 
 
 def is_wanted(paths: Sequence[Path], out: Path | None, options: CohortOptions) -> bool:
@@ -83,6 +84,13 @@ def read_shard(text: str | None) -> tuple[int, int]:
     return int(matched[1]), int(matched[2])
 
 
+def read_layout(text: str) -> str:
+    """A layout's name. Raises UsageError."""
+    if text not in ("folders", "bids"):
+        raise UsageError(f"--layout {text!r}: expected folders or bids")
+    return text
+
+
 def infer_cohort(
     paths: Sequence[Path],
     task: Task,
@@ -97,15 +105,15 @@ def infer_cohort(
     output = Output(task.out)
     output.sweep_files()
     task = replace(task, secret=output.secret)
-    found = _scanned(paths, task.out, bundles, cancelled)
+    found = _scanned(paths, task, bundles, cancelled)
     items = _mine(found.items, options.shard)
     console.say(f"{len(items)} studies and volumes, {found.passed_over} files that are neither")
     command = _Command(output, task, options, found)
     return command.dry_run(items, cancelled) if options.dry_run else command.run(items, cancelled)
 
 
-def _scanned(paths: Sequence[Path], out: Path, bundles: Sequence[Bundle], cancelled: Cancelled) -> Scan:
-    from medseg.cohort.items import named_by_inputs, with_own_names
+def _scanned(paths: Sequence[Path], task: Task, bundles: Sequence[Bundle], cancelled: Cancelled) -> Scan:
+    from medseg.cohort.items import named_by_inputs, with_labels, with_own_names
     from medseg.cohort.listed import is_table, read_table
     from medseg.cohort.scan import Scan, scan
 
@@ -115,14 +123,15 @@ def _scanned(paths: Sequence[Path], out: Path, bundles: Sequence[Bundle], cancel
     others = [path for path in {named(path): path for path in paths}.values() if not is_table(path)]
     if others:
         with console.progress("headers") as report:
-            found = scan(others, channels=most, leave=out, on_progress=report, cancelled=cancelled)
+            found = scan(others, channels=most, leave=task.out, on_progress=report, cancelled=cancelled)
         if len(others) > 1:
-            folders = zip(map(with_directory, others), result_folders(others, out), strict=True)
+            folders = zip(map(with_directory, others), result_folders(others, task.out), strict=True)
             names = {path: folder.name for path, folder in folders}
             found = replace(found, items=tuple(named_by_inputs(found.items, names)))
         scans.append(found)
+    items = with_own_names([item for one in scans for item in one.items])
     return Scan(
-        tuple(with_own_names([item for one in scans for item in one.items])),
+        tuple(with_labels(items) if task.bids else items),
         sum(one.passed_over for one in scans),
         tuple(failed for one in scans for failed in one.unreadable),
     )
@@ -196,7 +205,8 @@ class _Command:
             for job in together(planned):
                 jobs += 1
                 record = {"item": item.name, "study_uid": item.study_uid, "series_uid": job.stack.series.series_uid}
-                record |= {"bundle": job.bundle.name, "folder": f"{item.name}/{job.folder}"}
+                folder = self._task.folder_of(item) / job.folder
+                record |= {"bundle": job.bundle.name, "folder": folder.relative_to(self._task.out).as_posix()}
                 if self._options.as_json:
                     console.show_json(record)
                 else:
@@ -211,7 +221,7 @@ class _Command:
 
     def _begin(self, ready: Ready) -> None:
         if self._ready is None:
-            self._output.settle(ready.settings, ready.bundles, overwrite=self._task.overwrite)
+            self._output.settle(ready.settings, ready.bundles, self._options.layout, overwrite=self._task.overwrite)
             self._ready = ready
 
     def _tell(self, item: CohortItem, done: Done) -> None:
@@ -225,7 +235,7 @@ class _Command:
 
     def _show(self, result: Mapping[str, Any]) -> None:
         if self._options.as_json:
-            console.show_json({name: value for name, value in result.items() if name != "folder"})
+            console.show_json({name: value for name, value in result.items() if name not in ("folder", "bids")})
             return
         found = ", ".join(f"{one['label']} {one['volume_ml']:.2f} ml" for one in result["segments"] if one["voxels"])
         flags = f"; {', '.join(sorted({flag['code'] for flag in result['flags']}))}" if result["flags"] else ""
@@ -244,11 +254,13 @@ class _Command:
             self._write_tables(totals)
 
     def _write_tables(self, totals: Totals) -> None:
+        from medseg.cohort.bids import dataset_files
         from medseg.cohort.tables import write_tables
 
         begin = time.monotonic()
         items = sorted(self._finished.values(), key=lambda one: one.name)
-        write_tables(self._task.out, items, self._unreadable, self._manifest(items, totals))
+        more = dataset_files(items) if self._task.bids else {}
+        write_tables(self._task.out, items, self._unreadable, self._manifest(items, totals), more)
         self._written = time.monotonic()
         self._took = self._written - begin
 
@@ -266,6 +278,7 @@ class _Command:
                 "settings_digest": self._ready and self._ready.settings,
             },
             "shard": list(self._options.shard),
+            "layout": self._options.layout,
             "began_at": self._began.isoformat(timespec="seconds"),
             "written_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "items": len(items),

@@ -94,6 +94,9 @@ def infer(
         int | None, typer.Option(min=1, help="Cohort: worker processes; default: one a core, or one a GPU.")
     ] = None,
     shard: Annotated[str | None, typer.Option(metavar="I/N", help="Cohort: only the I-th of N parts.")] = None,
+    layout: Annotated[
+        str, typer.Option(help="Cohort: folders, or bids for a BIDS derivative dataset of the results, too.")
+    ] = "folders",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Cohort: say what would be done, and why not, and do nothing.")
     ] = False,
@@ -122,13 +125,14 @@ def infer(
     alone = _alone(choices if bundle else (), with_series=bool(series))
     given = channels.read_given(channel or (), alone)
     paths = paths or channels.only_path(given, alone)
-    of_cohort = cohort.CohortOptions(jobs, cohort.read_shard(shard), dry_run, as_json)
+    of_cohort = cohort.CohortOptions(jobs, cohort.read_shard(shard), dry_run, as_json, cohort.read_layout(layout))
     if not (given or series) and cohort.is_wanted(paths, out, of_cohort):
         from medseg.cohort.study import Task
 
         names = tuple(tuple(str(one.path) for one in bundles) for bundles in choices)
         folder = out or result_folders(paths)[0]
         task = Task(names, settings, wanted, folder, bool(bundle), overwrite, strict, assume_registered, trust_bundle)
+        task = replace(task, bids=layout == "bids")
         with console.interruptible() as cancelled:
             raise typer.Exit(cohort.infer_cohort(paths, task, choices, of_cohort, cancelled))
     asked = StudyTask(choices, settings, bool(bundle), overwrite, strict, assume_registered)

@@ -8,5 +8,6 @@ claims      who works on what, where several runs share an output folder
 finished    what was done before, and need not be done again
 study       an item -> results and failures, in this process; worker: a process of its own that does so
 run         workers, progress, and all items to their end
+bids        results as files of a BIDS dataset; bids_names: what these are called
 tables      results.csv, results.parquet, failures.csv, manifest.json
 """

@@ -26,7 +26,8 @@ from medseg.job.folder import RECORD
 from medseg.texts import to_json
 
 STATE: Final = ".medseg"
-_LAYOUT: Final = 1
+PART: Final = ".part-"  # how files there begin that are being written
+_FORM: Final = 1
 _LEFT_S: Final = 3600.0  # nobody writes one of these files for so long
 
 
@@ -102,21 +103,21 @@ class Output:
     def _opened(self) -> bytes:
         path = self._state / "cohort.json"
         if not path.exists():
-            self.write(path, {"layout": _LAYOUT, "secret": secrets.token_hex(16)}, first=True)
+            self.write(path, {"layout": _FORM, "secret": secrets.token_hex(16)}, first=True)
         try:
             record = json.loads(path.read_text("utf-8"))
             layout, secret = record["layout"], bytes.fromhex(record["secret"])
         except (ValueError, KeyError, TypeError) as error:
             raise OtherOutput(f"{self.folder}: {path.name} in {STATE} cannot be read") from error
-        if layout != _LAYOUT:
+        if layout != _FORM:
             raise OtherOutput(
-                f"{self.folder} holds a cohort in form {layout}, expected {_LAYOUT}, as this version makes it"
+                f"{self.folder} holds a cohort in form {layout}, expected {_FORM}, as this version makes it"
             )
         return secret
 
     def write(self, path: Path, record: Mapping[str, Any], *, first: bool = False) -> None:
         """A file that appears whole, on disk. first: and only where there is none. Raises OSError."""
-        with tempfile.NamedTemporaryFile(dir=self._state, prefix=".part-", delete=False) as file:
+        with tempfile.NamedTemporaryFile(dir=self._state, prefix=PART, delete=False) as file:
             temporary = Path(file.name)
             try:
                 file.write(to_json(record))
@@ -130,12 +131,16 @@ class Output:
             finally:
                 temporary.unlink(missing_ok=True)
 
-    def settle(self, settings: str, bundles: Mapping[str, str], *, overwrite: bool) -> None:
-        """Note what results here are made with. Raises OtherOutput where others are there, and may not be replaced."""
-        said = {"settings": settings, "bundles": dict(bundles)}
+    def settle(self, settings: str, bundles: Mapping[str, str], layout: str, *, overwrite: bool) -> None:
+        """Note what results here are made with, and how they lie. Raises OtherOutput where others are there, and may
+        not be replaced, or lie otherwise."""
+        said = {"settings": settings, "bundles": dict(bundles), "layout": layout}
         before: dict[str, Any] = said
         with suppress(OSError, ValueError):
             before = json.loads(self._settings.read_text("utf-8"))
+        lies = before.get("layout", "folders")
+        if lies != layout:
+            raise OtherOutput(f"{self.folder} has the layout {lies}, asked for is {layout}: use another output folder")
         if before.get("settings") != settings and not overwrite:
             changed = [name for name, digest in bundles.items() if before["bundles"].get(name, digest) != digest]
             why = f"bundle {', '.join(changed)} has changed since" if changed else "they were made with other settings"
@@ -145,14 +150,14 @@ class Output:
         except OSError as error:
             raise OutputNotWritable(self.folder, error.strerror or str(error)) from error
 
-    def sweep(self, name: str) -> None:
+    def sweep(self, folder: Path) -> None:
         """Remove what a run that was killed left half-written of an item; whoever has claimed it may do so."""
-        for left in (self.folder / name).glob(".*.part"):
+        for left in folder.glob(".*.part"):
             shutil.rmtree(left, ignore_errors=True)
 
     def sweep_files(self) -> None:
         """Remove half-written files of runs that were killed; those of the last minutes may be somebody's."""
-        for left in (*self.folder.glob(".*.part"), *self._state.glob(".part-*")):
+        for left in (*self.folder.glob(".*.part"), *self._state.glob(f"{PART}*")):
             with suppress(OSError):
                 if time.time() - left.stat().st_mtime > _LEFT_S:
                     left.unlink()
@@ -169,8 +174,10 @@ class Output:
         return _read(self._finished / f"{name}.json")
 
     def holds(self, item: Finished) -> bool:
-        """Whether every result of an item lies where it did."""
-        return all((self.folder / one["folder"] / RECORD).is_file() for one in item.results)
+        """Whether every result of an item lies where it did, and its files elsewhere, too."""
+        lying = [f"{one['folder']}/{RECORD}" for one in item.results]
+        lying += [file for one in item.results for file in one.get("bids", {}).get("files", {}).values()]
+        return all((self.folder / path).is_file() for path in lying)
 
     def all_finished(self) -> Iterator[Finished]:
         """All items, by their names."""

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from medseg.cohort.bids_names import Labels, all_labels
 from medseg.dicom.candidates import CandidateFile, Skipped, candidate_of, entries_of
 from medseg.names import file_name
 
@@ -27,7 +28,7 @@ class CohortItem:
 
     name: of its folder in the output, unlike every other's. files: of a study. nifti: the volume's file. absent: what a
     DICOMDIR says is of the study and is not there. bundle, channels: what a table says of it, of channels name and UID
-    or path. folder: of the table, from which paths in it are meant.
+    or path. folder: of the table, from which paths in it are meant. labels: what BIDS calls it, if asked for.
     """
 
     name: str
@@ -38,6 +39,7 @@ class CohortItem:
     bundle: str | None = None
     channels: tuple[tuple[str, str], ...] = ()
     folder: Path | None = None
+    labels: Labels | None = None
 
     def candidates(self) -> list[CandidateFile]:
         """The files of a study, to be read. Raises UnsafeArchive."""
@@ -104,3 +106,9 @@ def with_own_names(items: Sequence[CohortItem]) -> list[CohortItem]:
     alike = {item.name for item in named if often[item.name.casefold()] > 1}
     apart = (replace(item, name=f"{item.name[:80]}~{item.mark}") if item.name in alike else item for item in named)
     return sorted(apart, key=lambda item: item.name)
+
+
+def with_labels(items: Sequence[CohortItem]) -> list[CohortItem]:
+    """The items, all those of a cohort, with what BIDS calls them."""
+    labels = all_labels([(item.name, item.nifti, item.mark) for item in items])
+    return [replace(item, labels=of_item) for item, of_item in zip(items, labels, strict=True)]

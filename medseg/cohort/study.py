@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, Final
 
 from medseg.bundle.catalog import find_bundle
 from medseg.cohort.finished import Failure, Finished
@@ -32,7 +32,7 @@ from medseg.inference.settings import Settings
 from medseg.job import exits
 from medseg.job.channels import volumes_of
 from medseg.job.exits import as_ours
-from medseg.job.folder import Format
+from medseg.job.folder import USUAL, Format
 from medseg.job.plan import Refused, StudyPlan
 from medseg.job.run import Outcome
 from medseg.job.study import StudyTask, WithoutResult, do_study, lost_of, plan_study, plan_volume
@@ -41,6 +41,11 @@ from medseg.texts import shown
 
 _find = cache(find_bundle)
 
+#: The folder of results where the output is a BIDS dataset, which has no other place for them.
+RESULTS: Final = "results"
+#: Exit codes of failures that the same run would meet again.
+LASTING: Final = frozenset({exits.USAGE, exits.INPUT, exits.BUNDLE})
+
 
 @dataclass(frozen=True)
 class Task:
@@ -48,6 +53,7 @@ class Task:
 
     choices: folders of bundles to choose from, once for each result of a volume. explicit: they were named one by one,
     by a person. formats: None for what is usual (SEG and SR, NIfTI for NIfTI). secret: of the output, see `_patient`.
+    bids: a BIDS dataset is made of the results, too.
     """
 
     choices: tuple[tuple[str, ...], ...]
@@ -60,6 +66,16 @@ class Task:
     assume_registered: bool = False
     trust: bool = False
     secret: bytes = b""
+    bids: bool = False
+
+    def folder_of(self, item: CohortItem) -> Path:
+        """The folder of an item's results."""
+        return self.out / RESULTS / item.name if self.bids else self.out / item.name
+
+    def formats_for(self, item: CohortItem) -> frozenset[Format]:
+        """What a result of an item is written as."""
+        usual = frozenset({Format.NIFTI}) if item.nifti else USUAL
+        return (self.formats or usual) | ({Format.NIFTI} if self.bids else frozenset())
 
     def of(self, item: CohortItem) -> StudyTask:
         """What is asked of an item. Raises NoSuchBundle, InvalidBundle."""
@@ -124,7 +140,8 @@ def do_item(
     if isinstance(planned, MedsegError):
         failed.append(failure_of(planned, item.study_uid, "", item.bundle))
     else:
-        for made in do_study(task.of(item), planned, task.out / item.name, task.formats, cancelled=cancelled):
+        folder, formats = task.folder_of(item), task.formats_for(item)
+        for made in do_study(task.of(item), planned, folder, formats, cancelled=cancelled):
             if isinstance(made, Outcome):
                 results.append(dict(made.record) | {"folder": made.folder.relative_to(task.out).as_posix()})
             else:
@@ -141,7 +158,7 @@ def do_item(
         patient=patient,
         day=day,
         seconds=round(time.perf_counter() - begin, 3),
-        lasting=all(one.exit_code in (exits.USAGE, exits.INPUT, exits.BUNDLE) for one in failed),
+        lasting=all(one.exit_code in LASTING for one in failed),
     )
 
 

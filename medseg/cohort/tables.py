@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import pyarrow
@@ -48,6 +49,7 @@ RESULTS: Final[Mapping[str, pyarrow.DataType]] = {
     "flags": pyarrow.string(),
     "channels": pyarrow.string(),
     "folder": pyarrow.string(),
+    "bids": pyarrow.string(),
     "result_key": pyarrow.string(),
     "bundle_digest": pyarrow.string(),
     "seg_uid": pyarrow.string(),
@@ -67,9 +69,16 @@ FAILURES: Final = ("item", "study_uid", "series_uid", "bundle", "kind", "code", 
 
 
 def write_tables(
-    out: Path, items: Sequence[Finished], others: Sequence[tuple[str, Failure]], manifest: Mapping[str, Any]
+    out: Path,
+    items: Sequence[Finished],
+    others: Sequence[tuple[str, Failure]],
+    manifest: Mapping[str, Any],
+    more: Mapping[str, bytes] = MappingProxyType({}),
 ) -> None:
-    """Everything that is known now. others: failures of inputs that gave no item. Raises OutputNotWritable."""
+    """Everything that is known now. others: failures of inputs that gave no item. more: files besides, by name.
+
+    Raises OutputNotWritable.
+    """
     rows = [row for item in items for row in _rows(item)]
     columns = {name: pyarrow.array([row[name] for row in rows], kind) for name, kind in RESULTS.items()}
     table = pyarrow.table(columns)
@@ -82,6 +91,8 @@ def write_tables(
         _replace(out / "results.parquet", packed.getvalue())
         _replace(out / "failures.csv", _csv(FAILURES, failures))
         _replace(out / "manifest.json", to_json(manifest, indent=2))
+        for name, content in more.items():
+            _replace(out / name, content)
     except OSError as error:
         raise OutputNotWritable(out, error.strerror or str(error)) from error
 
@@ -101,6 +112,7 @@ def _rows(item: Finished) -> Iterator[dict[str, Any]]:
             centroid = segment.get("centroid_mm") or (None, None, None)
             values = result | segment | of_all
             values |= {"segment": segment["number"], "flags": _flags(result["flags"], segment["number"])}
+            values["bids"] = result.get("bids", {}).get("files", {}).get(str(segment["number"]))
             values |= {f"centroid_{axis}_mm": value for axis, value in zip("xyz", centroid, strict=True)}
             yield {name: _text(values.get(name)) for name in RESULTS}
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import TypeAlias
 
+from medseg.cohort import bids
 from medseg.cohort.finished import Failure, Finished, Output
 from medseg.cohort.items import CohortItem
 from medseg.cohort.study import Task, do_item, failure_of, try_plan
@@ -97,10 +98,17 @@ class _Worker:
                 if isinstance(planned, Finished):
                     self._connection.send(Done(planned, kept=True))
                     continue
-                self._output.sweep(item.name)
+                self._output.sweep(self._task.folder_of(item))
                 done = do_item(self._task, item, planned, self._settings(item.bundle), self._stop.is_set)
-                self._output.finish(done)
-                self._connection.send(Done(done, kept=False))
+                self._connection.send(Done(self._finish(item, done), kept=False))
+
+    def _finish(self, item: CohortItem, done: Finished) -> Finished:
+        if self._task.bids:
+            before = self._output.finished(item.name)
+            done = bids.placed(self._task, item, done)
+            bids.take_away(self._task.out, before, done)
+        self._output.finish(done)
+        return done
 
     def _listen(self, ahead: ThreadPoolExecutor) -> None:
         """Items as they come, each planned before its turn."""
@@ -134,5 +142,6 @@ class _Worker:
             except BundleError:
                 return ""
             formats = ",".join(sorted(self._task.formats or ()))
-            self._known[bundle] = f"{settings} {formats}{' strict' if self._task.strict else ''}"
+            asked = f"{' strict' if self._task.strict else ''}{' bids' if self._task.bids else ''}"
+            self._known[bundle] = f"{settings} {formats}{asked}"
         return self._known[bundle]

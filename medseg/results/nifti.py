@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Final
 
 import nibabel
 import numpy as np
@@ -15,6 +18,8 @@ from medseg.inference.planes import LabelSpool
 from medseg.results.encoding import plain
 from medseg.results.files import replacing
 from medseg.results.provenance import Provenance
+
+_VOXELS: Final = 352  # the byte at which they begin
 
 
 def write_nifti(path: Path, labels: LabelSpool, provenance: Provenance, *, like: Path | None = None) -> None:
@@ -46,19 +51,46 @@ def write_nifti(path: Path, labels: LabelSpool, provenance: Provenance, *, like:
     header.set_qform(affine, code=space if abs(stack.tilt_deg) < 0.01 else 0)
     header.set_xyzt_units(unit)
     header["descrip"] = plain(f"medseg {provenance.bundle} {provenance.bundle_version}")[:79].encode()
-    header.set_data_offset(352)
+    header.set_data_offset(_VOXELS)
     header["magic"] = b"n+1"
     channels = 1 if labels.exclusive else len(labels.segments)
-    with (
-        replacing(path) as temporary,
-        temporary.open("wb") as raw,
-        # no time and no name in the gzip header: the same labels give the same bytes
-        gzip.GzipFile(filename="", mode="wb", compresslevel=3, fileobj=raw, mtime=0) as out,
-    ):
+    with replacing(path) as temporary, _compressed(temporary) as out:
         out.write(header.binaryblock + b"\0" * 4)
         for channel in range(channels):
             for k in nearest:
                 out.write(labels.channel(int(k), channel).tobytes())
+
+
+def is_overlapping(path: Path) -> bool:
+    """Whether a file of `write_nifti` has a volume for each segment. Raises OSError."""
+    with gzip.open(path) as file:
+        return len(_header(file).get_data_shape()) == 4
+
+
+def write_masks(path: Path, masks: Sequence[Path]) -> None:
+    """The volumes of such a file, each a file of its own: 0 or 1. Raises OSError."""
+    with gzip.open(path) as file:
+        header = _header(file)
+        shape = header.get_data_shape()
+        header.set_data_shape(shape[:3])
+        for mask, _ in zip(masks, range(shape[3]), strict=True):
+            with _compressed(mask) as out:
+                out.write(header.binaryblock + b"\0" * 4)
+                for _ in range(shape[2]):
+                    out.write(file.read(shape[0] * shape[1]))
+
+
+def _header(file: IO[bytes]) -> nibabel.Nifti1Header:
+    """What a file of `write_nifti` begins with; reads up to its voxels."""
+    block = file.read(_VOXELS)
+    return nibabel.Nifti1Header(block[: nibabel.Nifti1Header.sizeof_hdr])
+
+
+@contextmanager
+def _compressed(path: Path) -> Iterator[gzip.GzipFile]:
+    """No time and no name in the gzip header: the same labels give the same bytes."""
+    with path.open("wb") as raw, gzip.GzipFile(filename="", mode="wb", compresslevel=3, fileobj=raw, mtime=0) as out:
+        yield out
 
 
 def grid_slices(stack: Stack) -> NDArray[np.intp]:

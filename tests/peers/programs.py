@@ -64,6 +64,13 @@ def plastimatch(structures: Path, source: Path, folder: Path) -> dict[str, tuple
     return {name: (np.asarray(image.dataobj) != 0, image.affine) for name, image in images.items()}
 
 
+def bids_validator(dataset: Path) -> list[str]:
+    """Errors that the official validator finds in a BIDS dataset; what it only recommends is none."""
+    said = _run("bids-validator-deno", dataset, "--format", "json", check=False)
+    issues = json.loads(said.stdout)["issues"]["issues"]
+    return [f"{one['code']} {one['location']}" for one in issues if one["severity"] == "error"]
+
+
 def ohif(seg: Path, source: Path) -> dict[str, Any]:
     """What OHIF's own loader (cornerstone adapters) makes of a SEG: labels, and voxels by segment and instance.
 
