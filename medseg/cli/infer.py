@@ -131,8 +131,18 @@ def infer(
 
         names = tuple(tuple(str(one.path) for one in bundles) for bundles in choices)
         folder = out or result_folders(paths)[0]
-        task = Task(names, settings, wanted, folder, bool(bundle), overwrite, strict, assume_registered, trust_bundle)
-        task = replace(task, bids=layout == "bids")
+        task = Task(
+            names,
+            settings,
+            wanted,
+            folder,
+            bool(bundle),
+            overwrite,
+            strict,
+            assume_registered,
+            trust_bundle,
+            bids=layout == "bids",
+        )
         with console.interruptible() as cancelled:
             raise typer.Exit(cohort.infer_cohort(paths, task, choices, of_cohort, cancelled))
     asked = StudyTask(choices, settings, bool(bundle), overwrite, strict, assume_registered)

@@ -83,7 +83,9 @@ class Task:
         explicit = self.explicit
         if item.bundle is not None:
             choices, explicit = [(_find(item.bundle, trust=False),)], True
-        return StudyTask(choices, self.settings, explicit, self.overwrite, self.strict, self.assume_registered)
+        return StudyTask(
+            choices, self.settings, explicit, self.overwrite, self.strict, self.assume_registered, thumbnails=True
+        )
 
 
 def plan_item(task: Task, item: CohortItem, cancelled: Cancelled = never) -> list[StudyPlan]:

@@ -21,6 +21,7 @@ import pyarrow
 from pyarrow import parquet
 
 from medseg.cohort.finished import Failure, Finished
+from medseg.cohort.report import report_page
 from medseg.errors import OutputNotWritable
 from medseg.texts import to_json, valid
 
@@ -93,6 +94,7 @@ def write_tables(
         _replace(out / "manifest.json", to_json(manifest, indent=2))
         for name, content in more.items():
             _replace(out / name, content)
+        _replace(out / "report.html", report_page(out))
     except OSError as error:
         raise OutputNotWritable(out, error.strerror or str(error)) from error
 

@@ -17,6 +17,7 @@ from medseg.errors import OutputNotWritable
 from medseg.results.identity import ResultKey
 
 RECORD = "result.json"
+THUMBNAIL = "thumbnail.jpg"
 
 
 class Format(StrEnum):

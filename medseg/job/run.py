@@ -21,14 +21,14 @@ from medseg.inference.planes import LabelSpool
 from medseg.inference.segment import segment
 from medseg.inference.settings import Settings
 from medseg.job.deidentified import SOURCES, Unnamed, copy_sources
-from medseg.job.folder import DICOM, FILES, OF_FOUND, RECORD, USUAL, Format, kept_record, staged
+from medseg.job.folder import DICOM, FILES, OF_FOUND, RECORD, THUMBNAIL, USUAL, Format, kept_record, staged
 from medseg.job.follow import Digest, Segmented
 from medseg.job.forms import write_planes
 from medseg.job.plan import Job
 from medseg.progress import Cancelled, Report, Stage, check, never, silent
 from medseg.results.identity import stack_key
 from medseg.results.nifti import write_nifti
-from medseg.results.picture import write_picture
+from medseg.results.picture import write_picture, write_thumbnail
 from medseg.results.provenance import Predecessor, Provenance
 from medseg.results.record import result_record, write_record
 from medseg.results.report import write_report
@@ -54,6 +54,7 @@ def run(
     deidentify: Deidentify | None = None,
     found: Segmented | None = None,
     digest: Digest = instance_digest,
+    thumbnail: bool = False,
     on_progress: Report = silent,
     cancelled: Cancelled = never,
 ) -> Outcome:
@@ -61,7 +62,7 @@ def run(
 
     formats: SEG and SR unless given; a NIfTI volume has NIFTI and PNG alone. overwrite: replace another result there.
     predecessors: the results that this one takes the place of. deidentify: leave out who it is of. found: what the
-    stack was segmented to already (`follow`). digest: of an instance of the stack.
+    stack was segmented to already (`follow`). digest: of an instance of the stack. thumbnail: a small picture, too, of no format.
 
     A folder that already holds the same result is left as it is. Raises InputError where DICOM is asked of a NIfTI
     volume, OutputExists, OutputNotWritable, OutOfMemory, VerificationFailed, and whatever the pipeline raises.
@@ -90,6 +91,8 @@ def run(
                 job, found, made = unnamed.job, unnamed.found, unnamed.provenance(made)
                 place = Path()  # where results lie may be called by whose they are
             record = _written(job, found, staging, place, formats, made, cancelled, said)
+            if thumbnail:
+                write_thumbnail(staging / THUMBNAIL, found.labels)
     except MemoryError as error:
         raise OutOfMemory(
             f"series {stack.series.series_uid}: not enough memory for {' x '.join(map(str, stack.shape))} voxels: "

@@ -36,7 +36,8 @@ class StudyTask:
     """What is asked of a study.
 
     choices: bundles to choose from, once for each result of a volume. explicit: they were named one by one, by a
-    person. overwrite: replace other results. strict: fail where something is missing of a result.
+    person. overwrite: replace other results. strict: fail where something is missing of a result. thumbnails: a small
+    picture in each result's folder.
     """
 
     choices: Sequence[Sequence[Bundle]]
@@ -45,6 +46,7 @@ class StudyTask:
     overwrite: bool = False
     strict: bool = False
     assume_registered: bool = False
+    thumbnails: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +126,7 @@ def _done(
                 formats or (USUAL if job.nifti is None else {Format.NIFTI}),
                 settings=task.settings,
                 overwrite=task.overwrite,
+                thumbnail=task.thumbnails,
                 on_progress=report,
                 cancelled=cancelled,
             )

@@ -12,7 +12,7 @@ series was acquired, in true proportions; letters at the edges are computed from
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +45,7 @@ from medseg.results.provenance import Provenance
 from medseg.results.report import sentences
 
 _MARGIN, _LEGEND = 16, 330
-_VIEW, _DETAIL = 380, 285  # pixels of a square tile
+_VIEW, _DETAIL, _THUMBNAIL = 380, 285, 240  # pixels of a square tile
 _DETAILS = 4
 
 
@@ -72,6 +72,22 @@ def write_picture(path: Path, labels: LabelSpool, result: SegmentationResult, pr
     sheet = _draw(labels, result, provenance)
     with replacing(path) as temporary:
         sheet.save(temporary, format="PNG")
+
+
+def write_thumbnail(path: Path, labels: LabelSpool) -> None:
+    """Draw a small JPEG: the slice with most of what was found, close by, or the middle one; reads that slice again.
+
+    Raises OutputNotWritable.
+    """
+    areas = areas_of(labels)
+    filled = np.flatnonzero(areas)
+    box = _box(labels, filled, labels.stack) if filled.size else (slice(None), slice(None))
+    view = _slice_view(labels, fullest(areas), "", box)
+    view = replace(view, title="", values=np.nan_to_num(view.values))
+    colors = {segment.number: segment.color for segment in labels.segments}
+    tile = _tile(view, _THUMBNAIL, _window(view, labels.stack.series.modality), colors)
+    with replacing(path) as temporary:
+        tile.save(temporary, format="JPEG", quality=80)
 
 
 def _views(labels: LabelSpool) -> tuple[list[_View], list[_View]]:

@@ -13,7 +13,7 @@ from medseg.dicom.phantom import Ellipsoid
 from medseg.dicom.series import Stack
 from medseg.inference.planes import LabelSpool
 from medseg.results.drawing import display_window, edge_letters, volume_text
-from medseg.results.picture import write_picture
+from medseg.results.picture import write_picture, write_thumbnail
 from tests.medseg.results.stacks import SEGMENTS, blobs, feed, made, make_result, make_stack
 from tests.orientations import ROW_AND_COLUMN, Direction
 
@@ -56,6 +56,23 @@ def test_any_acquisition_is_hung_the_same_way(tmp_path: Path, row: Direction, co
     up, right = rows.mean() < 190, columns.mean() > 190
     # axial: left is right, front is up; coronal: left is right, head is up; sagittal: front is left, head is up
     assert (up, right) == [(True, False), (True, True), (True, True)][normal]
+
+
+def test_a_thumbnail_hangs_as_the_picture_does(tmp_path: Path) -> None:
+    ball = Ellipsoid((12.0, -12.0, 4.0), (5.0, 5.0, 5.0), 500.0)
+    stack = make_stack(
+        orientation=((-1, 0, 0), (0, -1, 0)), spacing_mm=(1.0, 1.0, 1.0), shape=(40, 40, 40), objects=[ball]
+    )
+    labels = np.stack([part.read() > 0 for part in stack.slices]).astype(np.uint8)
+    labels[:, 30:32, 30:32] = 2  # so that the ball is not in the middle
+    spool = LabelSpool()
+    feed(spool, stack, SEGMENTS, labels)
+    write_thumbnail(tmp_path / "thumbnail.jpg", spool)
+    assert (tmp_path / "thumbnail.jpg").stat().st_size < 16 << 10
+    pixels = np.asarray(Image.open(tmp_path / "thumbnail.jpg").convert("RGB")).astype(int)
+    assert pixels.shape == (240, 240, 3)
+    rows, columns = np.nonzero(np.abs(pixels - SEGMENTS[0].color).sum(axis=-1) < 90)
+    assert len(rows) > 50 and rows.mean() < 110 and columns.mean() > 130
 
 
 def test_proportions_are_true_for_thick_slices(tmp_path: Path) -> None:
