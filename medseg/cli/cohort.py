@@ -114,12 +114,13 @@ def infer_cohort(
 
 def _scanned(paths: Sequence[Path], task: Task, bundles: Sequence[Bundle], cancelled: Cancelled) -> Scan:
     from medseg.cohort.items import named_by_inputs, with_labels, with_own_names
-    from medseg.cohort.listed import is_table, read_table
+    from medseg.cohort.listed import is_table
     from medseg.cohort.scan import Scan, scan
 
     channels = {name for bundle in bundles if bundle.channels for name in bundle.channels.names}
     most = bundles[0].image_channels if len(bundles) == 1 else 1
-    scans = [read_table(path, sorted(channels), cancelled=cancelled) for path in paths if is_table(path)]
+    tables = [path for path in paths if is_table(path)]
+    scans = [_table(path, sorted(channels), cancelled, alone=len(paths) == 1) for path in tables]
     others = [path for path in {named(path): path for path in paths}.values() if not is_table(path)]
     if others:
         with console.progress("headers") as report:
@@ -135,6 +136,20 @@ def _scanned(paths: Sequence[Path], task: Task, bundles: Sequence[Bundle], cance
         sum(one.passed_over for one in scans),
         tuple(failed for one in scans for failed in one.unreadable),
     )
+
+
+def _table(path: Path, channels: Sequence[str], cancelled: Cancelled, *, alone: bool) -> Scan:
+    """The studies that a table lists; one that cannot be read does not end what else is asked for."""
+    from medseg.cohort.listed import read_table
+    from medseg.cohort.scan import Scan
+    from medseg.errors import InputError
+
+    try:
+        return read_table(path, channels, cancelled=cancelled)
+    except InputError as error:
+        if alone:
+            raise
+        return Scan((), unreadable=((shown(path), error),))
 
 
 def _mine(items: Sequence[CohortItem], shard: tuple[int, int]) -> list[CohortItem]:

@@ -15,6 +15,7 @@ HINTS = {
     "no_frame_of_reference": "--assume-frame-of-reference derives one from the SeriesInstanceUID",
     "may_overlap": "ask for --format seg",
     "no_study": "ask for --format nifti or png",
+    "other_layout": "choose another folder with -o, or that --layout",
     "other_output": "choose another folder with -o, or, of the same version, replace it with --overwrite",
     "output_exists": "choose another folder with -o, or replace it with --overwrite",
     "training_stopped": "go on with --resume",

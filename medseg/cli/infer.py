@@ -126,6 +126,8 @@ def infer(
     given = channels.read_given(channel or (), alone)
     paths = paths or channels.only_path(given, alone)
     of_cohort = cohort.CohortOptions(jobs, cohort.read_shard(shard), dry_run, as_json, cohort.read_layout(layout))
+    if (given or series) and layout != "folders":
+        raise UsageError("--layout is of cohorts, --channel and --series are of one study: leave one of them out")
     if not (given or series) and cohort.is_wanted(paths, out, of_cohort):
         from medseg.cohort.study import Task
 

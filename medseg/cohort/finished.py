@@ -37,6 +37,12 @@ class OtherOutput(UsageError):
     code = "other_output"
 
 
+class OtherLayout(OtherOutput):
+    """What the output folder holds lies otherwise."""
+
+    code = "other_layout"
+
+
 @dataclass(frozen=True)
 class Failure:
     """A study, series or input without a result. kind: "refused", where it cannot be segmented by what it is, or
@@ -140,7 +146,7 @@ class Output:
             before = json.loads(self._settings.read_text("utf-8"))
         lies = before.get("layout", "folders")
         if lies != layout:
-            raise OtherOutput(f"{self.folder} has the layout {lies}, asked for is {layout}: use another output folder")
+            raise OtherLayout(f"{self.folder} has the layout {lies}, asked for is {layout}")
         if before.get("settings") != settings and not overwrite:
             changed = [name for name, digest in bundles.items() if before["bundles"].get(name, digest) != digest]
             why = f"bundle {', '.join(changed)} has changed since" if changed else "they were made with other settings"

@@ -22,43 +22,7 @@ MOST_ROWS: Final = 40
 MOST_PICTURES: Final = 24
 _LARGEST_PICTURE: Final = 64 << 10  # bytes
 
-_STYLE: Final = """
-:root{color-scheme:light dark;--ink:#1b1f23;--soft:#57606a;--line:#d0d7de;--paper:#fff;--card:#f6f8fa;--bar:#4a7fb5;
---band:#dbe7f3;--apart:#b3430c;--middle:#0b3d6e}
-@media (prefers-color-scheme:dark){:root{--ink:#e6edf3;--soft:#9da7b3;--line:#3d444d;--paper:#0d1117;--card:#161b22;
---bar:#6ca4dc;--band:#1e3148;--apart:#ffa066;--middle:#e6edf3}}
-*{box-sizing:border-box}
-body{margin:0 auto;padding:0 1rem 3rem;max-width:80rem;font:.95rem/1.45 system-ui,sans-serif;color:var(--ink);
-background:var(--paper)}
-h1{font-size:1.5rem;margin:1rem 0 .3rem}
-h2{font-size:1.2rem;margin:2.2rem 0 .4rem;border-bottom:1px solid var(--line);padding-bottom:.2rem}
-h3{font-size:1rem;margin:1rem 0 .4rem}
-p{margin:.3rem 0;max-width:60rem}
-.soft,figcaption,small{color:var(--soft)}
-.apart{color:var(--apart)}
-.numbers{display:flex;flex-wrap:wrap;gap:.4rem 1.6rem;margin:.6rem 0;padding:0}
-.numbers div{min-width:5rem}
-.numbers dt{color:var(--soft);font-size:.85rem}
-.numbers dd{margin:0;font-size:1.4rem;font-variant-numeric:tabular-nums}
-.cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(20rem,100%),1fr));gap:.8rem}
-.pictures{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(10rem,45%),1fr));gap:.8rem}
-figure{margin:0;padding:.6rem;background:var(--card);border:1px solid var(--line);border-radius:.4rem}
-figure h3{margin:0 0 .3rem;font-size:.95rem}
-figcaption{font-size:.85rem;overflow-wrap:anywhere}
-figure img{display:block;width:100%;height:auto;background:#000;border-radius:.2rem}
-.none{aspect-ratio:1;display:grid;place-content:center;color:var(--soft);border:1px dashed var(--line)}
-svg{display:block;max-width:100%;height:auto}
-svg text{font-size:11px;fill:var(--soft)}
-.bar{fill:var(--bar)}rect.apart{fill:var(--apart)}.band{fill:var(--band)}
-.middle{stroke:var(--middle);stroke-width:2}.axis{stroke:var(--line)}
-.line{fill:none;stroke:var(--bar);stroke-width:2}circle{fill:var(--bar)}
-.wide{overflow-x:auto}
-table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
-caption{text-align:left;color:var(--soft);padding:.2rem 0}
-th,td{text-align:left;padding:.3rem .8rem .3rem 0;border-bottom:1px solid var(--line);overflow-wrap:anywhere}
-th[scope=row],td{min-width:9rem}
-th.number,td.number{text-align:right;min-width:4.5rem;white-space:nowrap}
-"""
+_STYLE: Final = Path(__file__).with_name("report.css").read_text("utf-8")
 
 
 def report_page(out: Path) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -88,16 +89,20 @@ def scan(
     """The studies and volumes under all paths; names are not yet each their own.
 
     channels: where more than one, `x_0000.nii.gz` and `x_0001.nii.gz` beside it are one volume. leave: a folder that is
-    not looked into, the output's. Raises Interrupted.
+    not looked into, the output's. What lies in two of the paths counts once. Raises Interrupted.
     """
     found = _Studies()
     unreadable: list[tuple[str, MedsegError]] = []
     volumes: list[CohortItem] = []
+    looked_into: set[Path] = set() if leave is None else {_place(leave)}
     for path in paths:
         try:
             if not path.exists():
                 raise NoSuchInput(path)
-            candidates, skipped = _listed(path, leave)
+            if _is_in(path, looked_into):
+                continue
+            candidates, skipped = _listed(path, looked_into)
+            looked_into.add(_place(path))
             found.skip(skipped)
             volumes += _volumes([one for one in candidates if is_nifti(Path(one[1].name))], path, channels)
             images = [one for one in candidates if not is_nifti(Path(one[1].name))]
@@ -116,17 +121,27 @@ def scan(
 _Listed = tuple[Path | None, CandidateFile]
 
 
-def _listed(path: Path, leave: Path | None) -> tuple[list[_Listed], list[Skipped]]:
-    """The files of an input, each with the archive it is in."""
+def _is_in(path: Path, places: AbstractSet[Path]) -> bool:
+    """Whether a path is one of these, or lies in one. places: see `_place`."""
+    whole = _place(path)
+    return not places.isdisjoint((whole, *whole.parents))
+
+
+def _place(path: Path) -> Path:
+    """A path as an absolute one that leads over no `..`, which is not the way back where there are links."""
+    return path.resolve() if ".." in path.parts else path.absolute()
+
+
+def _listed(path: Path, leave: AbstractSet[Path]) -> tuple[list[_Listed], list[Skipped]]:
+    """The files of an input, each with the archive it is in; without those in places to leave."""
     candidates, skipped = candidates_of(path)
     if not path.is_dir():
         inside = path if candidates and candidates[0].name.startswith(f"{path.name}/") else None
         return [(inside, one) for one in candidates], skipped
     listed: list[_Listed] = []
-    left = None if leave is None else leave.absolute()
     for one in candidates:
         file = Path(one.name)
-        if left is not None and file.absolute().is_relative_to(left):
+        if _is_in(file, leave):
             continue
         if file.suffix.lower() == ".zip":
             try:
@@ -209,7 +224,9 @@ class _Studies:
                 if absent.series_uid in study.series:
                     study.absent.append(absent)
         for uid, study in sorted(self._studies.items()):
-            files = (Files(tuple(sorted(names)), archive) for archive, names in sorted(study.files.items(), key=str))
+            files = (
+                Files(tuple(sorted(set(names))), archive) for archive, names in sorted(study.files.items(), key=str)
+            )
             yield CohortItem(uid, uid, tuple(files), absent=tuple(study.absent))
         for (archive, around), names in sorted(loose.items(), key=str):
             yield CohortItem(around.name or "unreadable", files=(Files(tuple(sorted(names)), archive),))

@@ -62,7 +62,7 @@ def run(
 
     formats: SEG and SR unless given; a NIfTI volume has NIFTI and PNG alone. overwrite: replace another result there.
     predecessors: the results that this one takes the place of. deidentify: leave out who it is of. found: what the
-    stack was segmented to already (`follow`). digest: of an instance of the stack. thumbnail: a small picture, too, of no format.
+    stack was segmented to already (`follow`). digest: of an instance of the stack. thumbnail: a small picture, too.
 
     A folder that already holds the same result is left as it is. Raises InputError where DICOM is asked of a NIfTI
     volume, OutputExists, OutputNotWritable, OutOfMemory, VerificationFailed, and whatever the pipeline raises.

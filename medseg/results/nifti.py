@@ -6,7 +6,7 @@ import gzip
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 import nibabel
 import numpy as np
@@ -80,7 +80,7 @@ def write_masks(path: Path, masks: Sequence[Path]) -> None:
                     out.write(file.read(shape[0] * shape[1]))
 
 
-def _header(file: IO[bytes]) -> nibabel.Nifti1Header:
+def _header(file: gzip.GzipFile) -> nibabel.Nifti1Header:
     """What a file of `write_nifti` begins with; reads up to its voxels."""
     block = file.read(_VOXELS)
     return nibabel.Nifti1Header(block[: nibabel.Nifti1Header.sizeof_hdr])

@@ -83,7 +83,7 @@ def test_the_page_stands_by_itself_and_can_be_read_by_all(tmp_path: Path) -> Non
     assert all(head["scope"] in ("col", "row") for head in page.of("th"))
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h\d", tag)]
     assert levels[0] == 1 and all(after <= before + 1 for before, after in pairwise(levels))
-    assert b"prefers-color-scheme:dark" in content and b'lang="en"' in content
+    assert b"prefers-color-scheme: dark" in content and b'lang="en"' in content
 
 
 def test_what_stands_in_it(tmp_path: Path) -> None:

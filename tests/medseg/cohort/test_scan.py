@@ -158,3 +158,21 @@ def test_several_studies_are_in_one_path_or_in_many(tmp_path: Path, monkeypatch:
     assert hold_several([tmp_path / "a", one])
     assert not hold_several([tmp_path / "a", tmp_path / "again", tmp_path / "nowhere"])
     assert not hold_several([one, Path("c.nii")])
+
+
+def test_what_lies_in_two_paths_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    uid = study(tmp_path / "in" / "a")
+    volume(tmp_path / "in" / "v" / "one.nii")
+    for paths in (
+        ["in", "in/a", "in/v/one.nii"],
+        ["in/v/one.nii", "in/a", "in"],
+        [tmp_path / "in", "in", "./in/../in/v"],
+    ):
+        found = scan(map(Path, paths))
+        assert not found.unreadable
+        (series,) = (item for item in found.items if item.study_uid)
+        assert (series.study_uid, images(series)) == (uid, SHAPE[0])
+        assert len(found.items) == 2
+    study(tmp_path / "other", 1)
+    assert len(scan(map(Path, ["in", "in/../other"])).items) == 3
