@@ -1,6 +1,7 @@
 """A cohort in one run, beside a shell loop of single runs over the same studies.
 
     python benchmarks/cohort.py [--studies 60] [--images FOLDER] [--jobs N] [--rounds 1] > cohort.jsonl
+    python benchmarks/cohort.py --growth 60,600 [--jobs 1] > growth.jsonl
 
 Studies are phantoms of a hippocampus's region for the shipped bundle, half of them DICOM and half NIfTI; with --images
 NIfTI files of a folder take the place of these. Both ways are `medseg infer` as a user starts it, with an engine that
@@ -8,6 +9,10 @@ was chosen before.
 
 One JSON line for each turn: seconds, the cores' time, and `busy`, the share of the cores' time that was used from the
 first result to the last; then the ratio of the cohort's time to the loop's. The machine must have nothing else to do.
+
+With --growth: one cohort of the most studies, very small phantoms for a network of one convolution. One JSON line for
+each number of results: memory (proportional set size, so that what processes share counts once) and open files of the
+process that leads and of its workers, the median of the last thirty results. Other work on the machine does no harm.
 """
 
 from __future__ import annotations
@@ -21,7 +26,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import nibabel
@@ -81,6 +87,52 @@ def busy(cohort: Path, out: Path, arguments: Sequence[object]) -> float:
     return (last - first) / ((end - begin) * (os.cpu_count() or 1))
 
 
+def growth(counts: Sequence[int], jobs: int) -> None:
+    """Memory and open files after so many results of one cohort, a JSON line each."""
+    from tests.acceptance.test_geometry import threshold_bundle
+
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        bundle = threshold_bundle(work / "threshold")
+        for number in range(max(counts)):
+            box = [Ellipsoid((0.0, 0.0, 0.0), (4.0, 3.0 + number % 3, 4.0), 100.0)]
+            series = make_series(shape=(6, 16, 16), spacing_mm=(2.0, 1.0, 1.0), objects=box, seed=number)
+            if number % 2:
+                voxels = np.stack([image.pixel_array - 1024.0 for image in series], axis=2).astype(np.int16)
+                nibabel.save(
+                    nibabel.Nifti1Image(voxels, np.diag([-1.0, -1.0, 2.0, 1.0])), work / "in" / f"v{number}.nii"
+                )
+            else:
+                write_series(series, work / "in" / f"s{number}")
+        command = [sys.executable, "-m", "medseg", "infer", work / "in", "-o", work / "out", "--bundle", bundle]
+        command += ["--jobs", jobs]
+        arguments = [str(argument) for argument in command]
+        process = subprocess.Popen(
+            arguments, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        assert process.stdout is not None
+        taken: list[dict[str, float]] = []
+        for _ in process.stdout:
+            workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            taken.append(used("lead", [process.pid]) | used("workers", map(int, workers)))
+            if len(taken) in counts:
+                last = taken[-30:]
+                medians = {key: round(float(np.median([one[key] for one in last])), 1) for key in last[0]}
+                print(json.dumps({"results": len(taken)} | medians), flush=True)
+        process.wait()
+
+
+def used(who: str, pids: Iterable[int]) -> dict[str, float]:
+    """Memory (MB) and open files of processes; of one that has just ended none."""
+    mb, files = 0.0, 0
+    for pid in pids:
+        with suppress(OSError, StopIteration):
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            mb += next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024.0
+            files += sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+    return {f"{who}_mb": mb, f"{who}_files": float(files)}
+
+
 def cores_of(pid: int) -> float:
     """Seconds that a process and its children have had of the cores."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -96,7 +148,11 @@ def main() -> None:
     parser.add_argument("--jobs", type=int)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--bundle", default="hippocampus_t1_unet3d")
+    parser.add_argument("--growth", metavar="N,N")
     options = parser.parse_args()
+    if options.growth:
+        growth([int(count) for count in options.growth.split(",")], options.jobs or 1)
+        return
     jobs = ["--jobs", options.jobs] if options.jobs else []
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
