@@ -8,10 +8,11 @@ import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
+from pydicom.datadict import keyword_for_tag
 from typer.testing import CliRunner
 
 from medseg.cli.app import make_app
@@ -90,16 +91,65 @@ def test_a_series_that_is_sent_comes_back_as_infer_would_write_it(
     (seg,), (report,) = results_at(pacs, series)
 
     write_series(series, tmp_path / "study")
-    command = ["infer", str(tmp_path / "study"), "--bundle", str(bundle), "-o", str(tmp_path / "out"), "--json"]
+    (record,) = infer(bundle, tmp_path / "out", tmp_path / "study")
+    expected = dcmread(record["outputs"]["seg"])
+    assert seg.PixelData == expected.PixelData and seg.pixel_array.any()
+    assert not differing(seg, expected) - OF_TIME
+    assert not differing(report, dcmread(record["outputs"]["sr"])) - OF_TIME
+    (row,) = service.rows(f"SELECT * FROM result WHERE study_uid = '{series[0].StudyInstanceUID}'")
+    (fact,) = json.loads(row.facts)
+    assert {name: fact[name] for name in record if name not in OF_JOB} == {
+        name: record[name] for name in record if name not in OF_JOB
+    }
+
+
+@pytest.mark.slow
+def test_gateway_cohort_and_single_run_give_the_same(
+    service: Serving, pacs: FakePacs, bundle: Path, tmp_path: Path
+) -> None:
+    """To the bytes of pixels, and in all that is said of them."""
+    studies = [phantom(number, SLICES) for number in (31, 32)]
+    for number, series in enumerate(studies):
+        service.send(series)
+        write_series(series, tmp_path / "cohort" / str(number))
+    together = infer(bundle, tmp_path / "out", tmp_path / "cohort", "--jobs", "1")
+    assert len(together) == 2 and (tmp_path / "out" / "results.csv").exists()
+    for number, series in enumerate(studies):
+        (seg,), (report,) = results_at(pacs, series)
+        (of_cohort,) = (one for one in together if one["study_uid"] == series[0].StudyInstanceUID)
+        (alone,) = infer(bundle, tmp_path / f"alone {number}", tmp_path / "cohort" / str(number))
+        assert {name for name in alone if alone[name] != of_cohort[name]} <= OF_JOB
+        for record in (of_cohort, alone):
+            written = dcmread(record["outputs"]["seg"])
+            assert written.PixelData == seg.PixelData and written.pixel_array.any()
+            assert not differing(written, seg) - OF_TIME
+            assert not differing(dcmread(record["outputs"]["sr"]), report) - OF_TIME
+
+
+#: What differs between two results of the same images, bundle and settings: where and when they were made.
+OF_JOB = {"outputs", "timings_s", "peak_rss_mb", "device", "engine", "streamed", "streamed_reason", "warnings"}
+OF_TIME = {"ContentDate", "ContentTime", "InstanceCreationDate", "InstanceCreationTime", "ContributionDateTime"}
+
+
+def infer(bundle: Path, out: Path, *inputs: object) -> list[dict[str, Any]]:
+    command = ["infer", *map(str, inputs), "--bundle", str(bundle), "-o", str(out), "--json"]
     done = CliRunner().invoke(make_app(), command)
     assert done.exit_code == 0, done.output
-    record = json.loads(done.stdout)
-    expected = dcmread(record["outputs"]["seg"])
-    assert seg.SOPInstanceUID == expected.SOPInstanceUID
-    assert report.SOPInstanceUID == dcmread(record["outputs"]["sr"]).SOPInstanceUID
-    assert np.array_equal(seg.pixel_array, expected.pixel_array) and seg.pixel_array.any()
-    (row,) = service.rows(f"SELECT * FROM result WHERE study_uid = '{series[0].StudyInstanceUID}'")
-    assert row.result_key == record["result_key"]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def differing(one: Dataset, other: Dataset) -> set[str]:
+    """Keywords of elements that one of two data sets lacks, or has another value of, items of sequences included."""
+    found = set()
+    for tag in {*one.keys(), *other.keys()}:
+        if tag not in one or tag not in other:
+            found.add(keyword_for_tag(tag))
+        elif one[tag].VR == "SQ" and len(one[tag].value) == len(other[tag].value):
+            items = zip(one[tag].value, other[tag].value, strict=True)
+            found |= {keyword for mine, its in items for keyword in differing(mine, its)}
+        elif one[tag].value != other[tag].value:
+            found.add(keyword_for_tag(tag))
+    return found
 
 
 def test_a_worker_killed_in_the_middle_still_gives_one_result(service: Serving, pacs: FakePacs) -> None:
