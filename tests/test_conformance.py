@@ -35,7 +35,7 @@ from medseg.results.modules import _PATIENT_AND_STUDY as COPIED
 from medseg.results.provenance import Provenance
 from medseg.results.report import write_report
 from medseg.results.seg import SegWriter
-from tests.medseg.results.stacks import SEGMENTS, blobs, feed, made, make_result, make_stack
+from tests.medseg.results.stacks import SEGMENTS, blobs, feed, findings, made, make_result, make_stack
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "conformance.md"
 
@@ -201,7 +201,9 @@ def results(provenance: Provenance, **phantom: Any) -> tuple[Dataset, Dataset]:
         labels = blobs(stack.shape)
         seg, report = Path(folder) / "seg.dcm", Path(folder) / "sr.dcm"
         feed(SegWriter(seg, provenance), stack, SEGMENTS, labels)
-        write_report(report, make_result(stack, SEGMENTS, labels), provenance, with_seg=True)
+        write_report(
+            report, make_result(stack, SEGMENTS, labels), findings(stack, SEGMENTS, labels), provenance, with_seg=True
+        )
         return dcmread(seg), dcmread(report)
 
 

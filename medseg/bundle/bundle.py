@@ -19,6 +19,10 @@ if TYPE_CHECKING:  # which need numpy and pydicom
 DESCRIBED: Final = "described"  # a default of what a series describes, in metadata
 
 
+MOST_LESIONS: Final = 20
+"""Of a segment that are measured one by one, unless the bundle says how many."""
+
+
 @dataclass(frozen=True)
 class Code:
     """A coded concept (PS3.16): SCT 10200004 "Hippocampus"."""
@@ -142,6 +146,7 @@ class Bundle:
     averaged: models of nnU-Net whose probabilities are averaged into one result; the same then.
     region: where the network looks, if not everywhere. first_pass: the bundle that finds it, where one does.
     default: of several that fit a series, this one is meant. described: only where the series' description says so.
+    lesions: how many of a segment are measured one by one, the largest.
     """
 
     name: str
@@ -168,6 +173,7 @@ class Bundle:
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     postprocessing: Mapping[str, Any] = field(default_factory=dict)
     trusted: bool = False
+    lesions: int = MOST_LESIONS
     nnunet: NnUNet | None = None
     previous: Bundle | None = None
     parts: tuple[MergedPart, ...] = ()

@@ -45,6 +45,7 @@ def details(bundle: Bundle) -> dict[str, Any]:
         "streamable": not barriers,
         "barriers": list(barriers),
         "postprocess": asdict(bundle.postprocess),
+        "lesions": bundle.lesions,
         "flips": list(bundle.flips),
         "members": [path.relative_to(bundle.path).as_posix() for path in bundle.members],
         "channels": _channels(bundle),

@@ -28,7 +28,7 @@ from medseg.bundle.region import Region
 from medseg.bundle.region_rules import most_label, read_region, with_first_pass
 from medseg.bundle.safe_config import SafeConfig, inside, read_json
 from medseg.bundle.schema import Reader
-from medseg.bundle.segments import segments_from_channels, segments_from_metadata
+from medseg.bundle.segments import read_lesions, segments_from_channels, segments_from_metadata
 from medseg.bundle.weights import find_weights
 from medseg.errors import InvalidBundle, NoSuchBundle
 
@@ -113,6 +113,7 @@ def _monai_bundle(root: Path, about: Reader, trust: bool, trained: bool) -> Bund
         preprocessing=parts.preprocessing,
         postprocessing=parts.postprocessing,
         trusted=parts.trusted,
+        lesions=read_lesions(own),
         channels=read_channels(own, parts.in_channels // parts.recipe.window.slices, names),
         region=region,
     )

@@ -9,12 +9,20 @@ from typing import Any, Final, cast
 
 import numpy as np
 
-from medseg.bundle.bundle import Code, Segment
+from medseg.bundle.bundle import MOST_LESIONS, Code, Segment
 from medseg.bundle.schema import Reader
 from medseg.errors import InvalidBundle
 
 TISSUE: Final = Code("SCT", "85756007", "Tissue")
 CODE: Final = re.compile(r"[A-Za-z0-9_]{2,16}:[A-Za-z0-9.\-_]{1,16}")
+
+
+def read_lesions(own: Reader) -> int:
+    """How many lesions of a segment are measured one by one. own: the `"medseg"` part of the metadata."""
+    most = own.integer("lesions", MOST_LESIONS)
+    if not 0 <= most <= 255:
+        raise own.wrong("lesions", f"expected 0 to 255, found {most}")
+    return most
 
 
 def segments_from_metadata(reader: Reader, *, exclusive: bool, out_channels: int) -> tuple[Segment, ...]:

@@ -64,7 +64,7 @@ def infer(
         typer.Option(
             "--format",
             metavar="LIST",
-            help="Of seg, labelmap, sr, sc, rtstruct, nifti, png; default seg,sr (NIfTI: nifti).",
+            help="Of seg, labelmap, sr, sc, ko, rtstruct, nifti, png; default seg,sr (NIfTI: nifti).",
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto",

@@ -27,6 +27,7 @@ class Format(StrEnum):
     LABELMAP = "labelmap"
     SR = "sr"
     SC = "sc"
+    KO = "ko"
     RTSTRUCT = "rtstruct"
     NIFTI = "nifti"
     PNG = "png"
@@ -37,13 +38,14 @@ FILES = {
     Format.LABELMAP: "labelmap.dcm",
     Format.SR: "sr.dcm",
     Format.SC: "sc",
+    Format.KO: "ko.dcm",
     Format.RTSTRUCT: "rtstruct.dcm",
     Format.NIFTI: "labels.nii.gz",
     Format.PNG: "overlay.png",
 }
 DICOM = frozenset(Format) - {Format.NIFTI, Format.PNG}
 USUAL = frozenset({Format.SEG, Format.SR})
-OF_FOUND = frozenset({Format.SEG, Format.LABELMAP, Format.RTSTRUCT})
+OF_FOUND = frozenset({Format.SEG, Format.LABELMAP, Format.KO, Format.RTSTRUCT})
 """Those that there are not where nothing was found."""
 
 

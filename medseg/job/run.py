@@ -26,7 +26,9 @@ from medseg.job.follow import Digest, Segmented
 from medseg.job.forms import write_planes
 from medseg.job.plan import Job
 from medseg.progress import Cancelled, Report, Stage, check, never, silent
+from medseg.results.findings import findings_of
 from medseg.results.identity import stack_key
+from medseg.results.key_object import write_key_object
 from medseg.results.nifti import write_nifti
 from medseg.results.picture import write_picture, write_thumbnail
 from medseg.results.provenance import Predecessor, Provenance
@@ -131,9 +133,13 @@ def _written(
     result, labels = found.result, found.labels
     planes = write_planes(staging, formats, job.stack, found, made, cancelled)
     written = planes | (formats & {Format.SR, Format.NIFTI, Format.PNG})
+    findings = findings_of(labels, job.bundle.lesions)
     check(cancelled)
     if Format.SR in formats:
-        write_report(staging / FILES[Format.SR], result, made, with_seg=Format.SEG in planes)
+        write_report(staging / FILES[Format.SR], result, findings, made, with_seg=Format.SEG in planes)
+    if Format.KO in formats and not result.empty:
+        write_key_object(staging / FILES[Format.KO], result, findings, made, captured=Format.SC in planes)
+        written |= {Format.KO}
     if Format.NIFTI in formats:
         write_nifti(staging / FILES[Format.NIFTI], labels, made, like=job.nifti)
     if Format.PNG in formats:
@@ -142,7 +148,7 @@ def _written(
     spent = time.perf_counter() - begin
     timings = result.timings_s | {name: round(result.timings_s[name] + spent, 4) for name in (Stage.ENCODE, "total")}
     outputs = {str(kind): folder / FILES[kind] for kind in sorted(written)}
-    record = result_record(replace(result, timings_s=timings), made, outputs, peak_rss_mb=_peak_rss_mb())
+    record = result_record(replace(result, timings_s=timings), findings, made, outputs, peak_rss_mb=_peak_rss_mb())
     record["decoded"] = None if job.share is None else job.share.decoded
     record["deidentified"] = deidentified
     write_record(staging / RECORD, record)

@@ -20,7 +20,7 @@ from medseg.dicom.series import Stack
 from medseg.dicom.sources import instance_digest
 from medseg.names import named_uid
 
-SCHEMA = "1"  # raised whenever the same inputs would give another result object
+SCHEMA = "2"  # raised whenever the same inputs would give another result object
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,11 @@ def stack_key(
     part += [f"{channel.name}={channel.stack.phase if channel.stack else ''}" for channel in stack.channels]
     part += [finding.code for finding in stack.findings if finding.code == ASSUMED]
     return result_key(digests, bundle_digest, settings, part="|".join(part))
+
+
+def key_object_role(*, captured: bool) -> str:
+    """Of a key object selection: one of secondary captures is another object than one of the images."""
+    return "ko.sc" if captured else "ko"
 
 
 def stack_digests(stack: Stack, digest: Callable[[Instance], str] = instance_digest) -> tuple[str, ...]:

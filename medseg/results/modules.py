@@ -111,6 +111,16 @@ def series_reference(series_uid: str, instances: Iterable[tuple[str, str]], *, k
     return series
 
 
+def study_reference(stack: Stack, series: Iterable[tuple[str, Iterable[tuple[str, str]]]]) -> Dataset:
+    """Hierarchical SOP Instance Reference Macro (PS3.3 C.17.2.1): series UIDs with (SOP class, SOP instance) UIDs."""
+    study = Dataset()
+    study.StudyInstanceUID = stack.series.study_uid
+    study.ReferencedSeriesSequence = [
+        series_reference(uid, instances, keyword="ReferencedSOPSequence") for uid, instances in series
+    ]
+    return study
+
+
 def reference_elements(sop_class_uid: str, sop_instance_uid: str) -> tuple[bytes, bytes]:
     """SOP Instance Reference Macro (PS3.3 10.8) as bytes: there are as many as slices."""
     return element("ReferencedSOPClassUID", "UI", sop_class_uid), element(

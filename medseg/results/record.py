@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from medseg.dicom.series import ChannelImage, LeftOut, Stack
 from medseg.errors import ChannelsMissing, MedsegError
 from medseg.inference.labels import RegionFound, SegmentationResult
+from medseg.results.diameters import Diameters
 from medseg.results.files import replacing
+from medseg.results.findings import Finding, Lesion, lesion_uid
+from medseg.results.identity import key_object_role
 from medseg.results.provenance import Provenance
 from medseg.texts import shown, to_json
 
@@ -21,6 +24,7 @@ _OBJECTS = ("seg", "labelmap", "sr", "rtstruct")  # formats of one DICOM object
 
 def result_record(
     result: SegmentationResult,
+    findings: Sequence[Finding],
     provenance: Provenance,
     outputs: Mapping[str, Path],
     *,
@@ -28,10 +32,12 @@ def result_record(
 ) -> dict[str, Any]:
     """The record of a result.
 
-    outputs: format ("seg", "nifti" ...) to the file written.
+    findings: of each segment. outputs: format ("seg", "nifti" ...) to the file written.
     timings_s: seconds by stage and in total. flags, warnings: what a reader must know.
     """
     uids = {name: str(provenance.key.uid(name)) for name in _OBJECTS if name in outputs}
+    if "ko" in outputs:
+        uids["ko"] = str(provenance.key.uid(key_object_role(captured="sc" in outputs)))
     return {
         "study_uid": result.stack.series.study_uid,
         "series_uid": result.stack.series.series_uid,
@@ -49,8 +55,10 @@ def result_record(
                 "mean": _rounded(found.within.mean),
                 "sd": _rounded(found.within.sd),
                 "centroid_mm": _point(found.within.centroid_mm),
+                **_axes(finding.diameters),
+                "lesions": [_lesion(lesion, finding, provenance) for lesion in finding.lesions],
             }
-            for found in result.measured
+            for found, finding in zip(result.measured, findings, strict=True)
         ],
         "unit": unit_of(result.stack),
         "flags": [{"code": flag.code, "message": flag.message, "segment": flag.segment} for flag in result.flags],
@@ -71,6 +79,27 @@ def result_record(
         "channels": channel_records(result.stack),
         "left_out": left_out_records(result.stack.left_out),
         "region": region_record(result.region),
+    }
+
+
+def _lesion(lesion: Lesion, finding: Finding, provenance: Provenance) -> dict[str, Any]:
+    return {
+        "number": lesion.number,
+        "volume_ml": round(lesion.volume_ml, 6),
+        "voxels": lesion.voxels,
+        "mean": _rounded(lesion.within.mean),
+        "sd": _rounded(lesion.within.sd),
+        "centroid_mm": _point(lesion.within.centroid_mm),
+        **_axes(lesion.diameters),
+        "slice": lesion.k + 1,
+        "tracking_uid": str(lesion_uid(provenance, finding.segment, lesion)),
+    }
+
+
+def _axes(diameters: Diameters | None) -> dict[str, float | None]:
+    return {
+        "long_axis_mm": None if diameters is None else round(diameters.long_mm, 3),
+        "short_axis_mm": None if diameters is None else round(diameters.short_mm, 3),
     }
 
 

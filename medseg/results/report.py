@@ -1,13 +1,14 @@
 """Structured report (Comprehensive 3D SR, TID 1500 "Measurement Report", PS3.16): volumes, doubts, and "nothing found".
 
-One measurement group per segment of the bundle: its volume and, of lesions, their number. A segment that was found
+One measurement group per segment of the bundle, and one per lesion: volume, longest diameter in a slice and the one
+perpendicular to it, with their ends, mean and deviation of values; of lesions, their number. A segment that was found
 refers to its SEG segment (TID 1411); one that was not has volume 0 (TID 1501), and a sentence says so that refers to
 the images looked at. The report is PRELIMINARY and UNVERIFIED: nobody can take it for a signed one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from highdicom import sr
@@ -18,18 +19,15 @@ from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage
 
 import medseg
 from medseg.dicom.instance import Instance
-from medseg.inference.labels import Measured, SegmentationResult
+from medseg.inference.labels import SegmentationResult
 from medseg.names import named_uid
 from medseg.results.encoding import file_head, plain
 from medseg.results.files import replacing
-from medseg.results.modules import add_common_modules, placeholder_image, series_number, series_reference
+from medseg.results.findings import Finding
+from medseg.results.measurements import groups
+from medseg.results.modules import add_common_modules, placeholder_image, series_number, study_reference
 from medseg.results.provenance import MANUFACTURER, Provenance
-from medseg.results.seg import coded
 
-_ABNORMAL = ("SCT", "49755003")  # category "Morphologically Abnormal Structure" (CID 7150): its pieces are lesions
-_LESIONS = CodedConcept("246206008", "SCT", "Number of lesions")
-_COUNT = CodedConcept("1", "UCUM", "no units")
-_MILLILITRE = CodedConcept("ml", "UCUM", "milliliter")
 _QUALITATIVE_EVALUATIONS = CodedConcept("C0034375", "UMLS", "Qualitative Evaluations")  # TID 1500 row 12
 _PROCEDURE = {
     "CT": codes.cid100.CTUnspecifiedBodyRegion,
@@ -39,9 +37,12 @@ _PROCEDURE = {
 _RESEARCH = "For research use only. Not for diagnosis."
 
 
-def write_report(path: Path, result: SegmentationResult, provenance: Provenance, *, with_seg: bool) -> None:
+def write_report(
+    path: Path, result: SegmentationResult, findings: Sequence[Finding], provenance: Provenance, *, with_seg: bool
+) -> None:
     """Write the report of a result.
 
+    findings: what is measured, of each segment.
     with_seg: whether a SEG of the same key was written and may be referred to.
 
     Raises OutputNotWritable.
@@ -57,7 +58,7 @@ def write_report(path: Path, result: SegmentationResult, provenance: Provenance,
         evidence.append(_reference(result, SegmentationStorage, seg, series))
     report = sr.Comprehensive3DSR(
         evidence=evidence,
-        content=_content(result, provenance, with_seg=with_seg),
+        content=_content(result, findings, provenance, with_seg=with_seg),
         series_instance_uid=provenance.key.uid("sr.series"),
         series_number=series_number(stack.series.number, 2),
         sop_instance_uid=provenance.key.uid("sr"),
@@ -79,7 +80,7 @@ def write_report(path: Path, result: SegmentationResult, provenance: Provenance,
         if before.sr
     ]
     if documents:  # PS3.3 C.17.2
-        report.PredecessorDocumentsSequence = [_study_reference(result, documents)]
+        report.PredecessorDocumentsSequence = [study_reference(result.stack, documents)]
     add_common_modules(report, stack, provenance)
     with replacing(path) as temporary:
         temporary.write_bytes(file_head(report))
@@ -100,11 +101,20 @@ def sentences(result: SegmentationResult, *, research_use: bool = True) -> Itera
         yield _RESEARCH
 
 
+def _not_measured(findings: Sequence[Finding]) -> Iterator[str]:
+    for finding in findings:
+        if finding.has_lesions and finding.pieces > len(finding.lesions):
+            name, count = plain(finding.segment.label), len(finding.lesions)
+            yield f"{name}: the {count} largest of {finding.pieces} lesions are measured one by one."
+
+
 def _listed(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
 
 
-def _content(result: SegmentationResult, made: Provenance, *, with_seg: bool) -> sr.MeasurementReport:
+def _content(
+    result: SegmentationResult, findings: Sequence[Finding], made: Provenance, *, with_seg: bool
+) -> sr.MeasurementReport:
     device = sr.DeviceObserverIdentifyingAttributes(
         uid=named_uid(f"bundle {made.bundle_digest}"),
         name=plain(made.bundle),
@@ -116,69 +126,24 @@ def _content(result: SegmentationResult, made: Provenance, *, with_seg: bool) ->
             observer_device_context=sr.ObserverContext(codes.cid270.Device, device)
         ),
         procedure_reported=_PROCEDURE.get(result.stack.series.modality, codes.cid100.ImagingProcedure),
-        imaging_measurements=[_group(measured, result, made, with_seg=with_seg) for measured in result.measured],
+        imaging_measurements=[
+            group
+            for measured, finding in zip(result.measured, findings, strict=True)
+            for group in groups(result.stack, measured, finding, made, with_seg=with_seg)
+        ],
         title=codes.cid7021.ImagingMeasurementReport,
     )
-    report[0].ContentSequence.append(_words(result, made))
+    report[0].ContentSequence.append(_words(result, findings, made))
     return report
 
 
-def _group(
-    measured: Measured, result: SegmentationResult, made: Provenance, *, with_seg: bool
-) -> sr.VolumetricROIMeasurementsAndQualitativeEvaluations | sr.MeasurementsAndQualitativeEvaluations:
-    segment = measured.segment
-    tracking = sr.TrackingIdentifier(
-        uid=made.key.uid(f"segment.{segment.number}"), identifier=f"{plain(segment.label)[:40]} {made.key.digest[:8]}"
-    )
-    algorithm = sr.AlgorithmIdentification(
-        name=plain(made.bundle),
-        version=plain(made.bundle_version),
-        parameters=[f"bundle_sha256={made.bundle_digest}"],
-    )
-    volume = sr.Measurement(
-        name=codes.cid7469.Volume, value=round(measured.volume_ml, 6), unit=_MILLILITRE, algorithm_id=algorithm
-    )
-    measurements = [volume]
-    if (segment.category.scheme, segment.category.value) == _ABNORMAL:
-        measurements.append(
-            sr.Measurement(name=_LESIONS, value=measured.components, unit=_COUNT, algorithm_id=algorithm)
-        )
-    site = segment.region or (segment.type if segment.laterality else None)
-    sites = (
-        [sr.FindingSite(coded(site), laterality=coded(segment.laterality) if segment.laterality else None)]
-        if site
-        else None
-    )
-    if measured.voxels and with_seg:
-        return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
-            tracking_identifier=tracking,
-            referenced_segment=sr.ReferencedSegment(
-                sop_class_uid=SegmentationStorage,
-                sop_instance_uid=made.key.uid("seg"),
-                segment_number=segment.number,
-                source_series=sr.SourceSeriesForSegmentation(result.stack.series.series_uid),
-            ),
-            finding_type=coded(segment.type),
-            finding_category=coded(segment.category),
-            finding_sites=sites,
-            measurements=measurements,
-        )
-    return sr.MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=tracking,
-        finding_type=coded(segment.type),
-        finding_category=coded(segment.category),
-        finding_sites=sites,
-        measurements=measurements,
-    )
-
-
-def _words(result: SegmentationResult, made: Provenance) -> sr.ContainerContentItem:
+def _words(result: SegmentationResult, findings: Sequence[Finding], made: Provenance) -> sr.ContainerContentItem:
     container = sr.ContainerContentItem(
         name=_QUALITATIVE_EVALUATIONS, relationship_type=sr.RelationshipTypeValues.CONTAINS
     )
     items = [
         sr.TextContentItem(codes.DCM.Finding, text, sr.RelationshipTypeValues.CONTAINS)
-        for text in sentences(result, research_use=made.research_use)
+        for text in (*sentences(result, research_use=made.research_use), *_not_measured(findings))
     ]
     if any(measured.voxels == 0 for measured in result.measured):  # then the first sentence says what was not found
         items[0].ContentSequence = sr.ContentSequence(
@@ -222,14 +187,4 @@ def _evidence(
     series = [(uid, [(one.sop_class_uid, one.sop_instance_uid) for one in some]) for uid, some in looked_at.items()]
     if with_seg:
         series.append((made.key.uid("seg.series"), [(SegmentationStorage, made.key.uid("seg"))]))
-    return _study_reference(result, series)
-
-
-def _study_reference(result: SegmentationResult, series: Iterable[tuple[str, Iterable[tuple[str, str]]]]) -> Dataset:
-    """Hierarchical SOP Instance Reference Macro (PS3.3 C.17.2.1): series UIDs with (SOP class, SOP instance) UIDs."""
-    study = Dataset()
-    study.StudyInstanceUID = result.stack.series.study_uid
-    study.ReferencedSeriesSequence = [
-        series_reference(uid, instances, keyword="ReferencedSOPSequence") for uid, instances in series
-    ]
-    return study
+    return study_reference(result.stack, series)

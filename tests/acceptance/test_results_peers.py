@@ -6,6 +6,7 @@ same voxels and at the same millimetres, in every reader: highdicom, dcmqi (3D S
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from medseg.dicom.sources import read_series
 from medseg.inference.labels import Flag, SegmentationResult
 from medseg.inference.planes import LabelSpool
 from medseg.results.capture import CaptureWriter
+from medseg.results.findings import lesion_uid
+from medseg.results.key_object import write_key_object
 from medseg.results.labelmap import LabelmapWriter
 from medseg.results.provenance import Predecessor
 from medseg.results.report import write_report
@@ -30,9 +33,11 @@ from medseg.results.verify import verify_seg
 from medseg.results.verify_labelmap import verify_labelmap
 from medseg.results.verify_structures import verify_structures
 from tests.medseg.results.stacks import (
+    ABNORMAL,
     SEGMENTS,
     blobs,
     feed,
+    findings,
     made,
     make_result,
     make_stack,
@@ -265,7 +270,7 @@ def test_report_in_dciodvfy_dcmtk_and_dcmqi(tmp_path: Path) -> None:
         stack, SEGMENTS, labels, flags=(Flag("edge", "Liver: touches the edge of the field of view", 1),)
     )
     path = tmp_path / "sr.dcm"
-    write_report(path, result, made(), with_seg=True)
+    write_report(path, result, findings(stack, SEGMENTS, labels), made(), with_seg=True)
     assert dciodvfy(path) == []
     dump = dsrdump(path)
     assert "No Left kidney found." in dump
@@ -273,21 +278,56 @@ def test_report_in_dciodvfy_dcmtk_and_dcmqi(tmp_path: Path) -> None:
     assert_volumes_agree(tid1500reader(path, tmp_path / "sr.json"), result)
 
 
+def test_lesions_in_dciodvfy_dcmtk_and_dcmqi(tmp_path: Path) -> None:
+    stack = make_stack(shape=(16, 40, 36), objects=OBJECTS)
+    labels = np.minimum(place(stack), 1)
+    lesion = replace(SEGMENTS[0], label="Lesion", category=ABNORMAL)
+    each = findings(stack, (lesion,), labels)
+    path = tmp_path / "sr.dcm"
+    write_report(path, make_result(stack, (lesion,), labels), each, made(), with_seg=True)
+    assert dciodvfy(path) == []
+    assert dsrdump(path).count("POLYLINE") == 2 + 2 * 3
+    of_segment, _, *of_lesions = tid1500reader(path, tmp_path / "sr.json")["Measurements"]
+    assert [one["TrackingUniqueIdentifier"] for one in of_lesions] == [
+        lesion_uid(made(), lesion, one) for one in each[0].lesions
+    ]
+    for said, one in zip(of_lesions, each[0].lesions, strict=True):
+        read = {item["quantity"]["CodeMeaning"]: float(item["value"]) for item in said["measurementItems"]}
+        assert one.diameters is not None
+        assert read["Volume"] == pytest.approx(one.volume_ml, abs=1e-6)
+        assert read["Long axis"] == pytest.approx(one.diameters.long_mm, abs=1e-4)
+        assert read["Short axis"] == pytest.approx(one.diameters.short_mm, abs=1e-4)
+    assert float(of_segment["measurementItems"][1]["value"]) == 3
+
+
+@pytest.mark.parametrize("captured", [False, True])
+def test_key_objects_in_dciodvfy_and_dcmtk(tmp_path: Path, captured: bool) -> None:
+    stack = make_stack(shape=(16, 40, 36), objects=OBJECTS)
+    labels = place(stack)
+    path = tmp_path / "ko.dcm"
+    result = make_result(stack, SEGMENTS, labels)
+    write_key_object(path, result, findings(stack, SEGMENTS, labels), made(), captured=captured)
+    assert dciodvfy(path) == []
+    assert "Of Interest" in dsrdump(path)
+
+
 def test_report_of_nothing_in_dciodvfy_dcmtk_and_dcmqi(tmp_path: Path) -> None:
     stack = make_stack()
-    result = make_result(stack, SEGMENTS, np.zeros(stack.shape, np.uint8))
+    nothing = np.zeros(stack.shape, np.uint8)
+    result = make_result(stack, SEGMENTS, nothing)
     path = tmp_path / "sr.dcm"
-    write_report(path, result, made(), with_seg=False)
+    write_report(path, result, findings(stack, SEGMENTS, nothing), made(), with_seg=False)
     assert dciodvfy(path) == []
     assert "Nothing found: no Liver, Spleen or Left kidney found" in dsrdump(path)
     assert_volumes_agree(tid1500reader(path, tmp_path / "sr.json"), result)
 
 
 def assert_volumes_agree(report: dict[str, Any], result: SegmentationResult) -> None:
-    groups = report["Measurements"]
+    measured = report["Measurements"]
+    groups = [one for one in measured if one["measurementItems"][0]["quantity"]["CodeMeaning"] == "Volume"]
     read = {g["Finding"]["CodeValue"]: float(g["measurementItems"][0]["value"]) for g in groups}
     assert read == {found.segment.type.value: pytest.approx(found.volume_ml, abs=1e-6) for found in result.measured}
-    assert {item["units"]["CodeValue"] for g in groups for item in g["measurementItems"]} == {"ml"}
+    assert {g["measurementItems"][0]["units"]["CodeValue"] for g in groups} == {"ml"}
 
 
 # Every readable series; the CT of 119 slices is in the slow set.
@@ -326,7 +366,7 @@ def test_real_series(tmp_path: Path, shared_data: Path, source: str) -> None:
         path = write(folder, stack, labels)
         report = folder / "sr.dcm"
         result = make_result(stack, SEGMENTS, labels)
-        write_report(report, result, made(), with_seg=True)
+        write_report(report, result, findings(stack, SEGMENTS, labels), made(), with_seg=True)
         for written in (path, report):
             assert unexpected(source, dciodvfy(written)) == []
         if K > 1:
@@ -358,7 +398,8 @@ def test_a_result_that_replaces_another_names_it(tmp_path: Path) -> None:
     seg, report = tmp_path / "seg.dcm", tmp_path / "sr.dcm"
     feed(SegWriter(seg, new), stack, SEGMENTS, labels)
     verify_seg(seg, stack, SEGMENTS, labels, exclusive=True)
-    write_report(report, make_result(stack, SEGMENTS, labels), new, with_seg=True)
+    result = make_result(stack, SEGMENTS, labels)
+    write_report(report, result, findings(stack, SEGMENTS, labels), new, with_seg=True)
     assert dciodvfy(seg) == []
     assert dciodvfy(report) == []
     assert_highdicom_agrees(seg, stack, labels)

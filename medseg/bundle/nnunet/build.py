@@ -33,7 +33,7 @@ from medseg.bundle.recipe import Activation, Blend, Finish, Order, Recipe, Windo
 from medseg.bundle.region_rules import most_label, read_region
 from medseg.bundle.safe_config import inside
 from medseg.bundle.schema import Reader
-from medseg.bundle.segments import TISSUE, palette, segments_from_metadata
+from medseg.bundle.segments import TISSUE, palette, read_lesions, segments_from_metadata
 from medseg.errors import InvalidBundle
 
 FINISH: Final = Finish(Activation.NONE, None, Order.PROBABILITIES_FIRST, nearest=False)
@@ -81,6 +81,7 @@ def bundle_of_metadata(root: Path, file: str, about: Reader) -> Bundle:
         default=default,
         described=described,
         research_only=own.flag("research_only", True),
+        lesions=read_lesions(own),
         region=region,
     )
     own.done()

@@ -22,7 +22,7 @@ from medseg.results.report import write_report
 from medseg.results.seg import SegWriter
 from tests.gateway.deliver.stage import QUICK, Stage, staged
 from tests.gateway.receiving import data_set_of, receiving
-from tests.medseg.results.stacks import SEGMENTS, blobs, feed, made, make_result, make_stack
+from tests.medseg.results.stacks import SEGMENTS, blobs, feed, findings, made, make_result, make_stack
 from tests.peers import missing, orthanc
 from tests.waiting import wait_for
 
@@ -36,7 +36,13 @@ def segmented(stage: Stage, seed: str = "a") -> dict[str, Path]:
     files = {"seg": stage.spool / f"seg.{seed}.dcm", "sr": stage.spool / f"sr.{seed}.dcm"}
     writer = SegWriter(files["seg"], provenance)
     feed(writer, stack, SEGMENTS, labels)
-    write_report(files["sr"], make_result(stack, SEGMENTS, labels), provenance, with_seg=True)
+    write_report(
+        files["sr"],
+        make_result(stack, SEGMENTS, labels),
+        findings(stack, SEGMENTS, labels),
+        provenance,
+        with_seg=True,
+    )
     stage.deliver(list(files.items()))
     return files
 

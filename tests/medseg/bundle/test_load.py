@@ -219,6 +219,7 @@ SEGMENT = {"number": 1, "label": "a"}
         (_medseg(default="yes"), "medseg::default"),
         (_medseg(default=1), "medseg::default"),
         (_medseg(precisions=["fp8"]), "medseg::precisions"),
+        (_medseg(lesions=256), "medseg::lesions"),
         (_medseg(expects={"modalities": ["CT"]}), "medseg::expects::modalities"),
         (_medseg(expects={"fov_mm": [[1, 2]]}), "medseg::expects::fov_mm"),
         (_medseg(expects={"fov_mm": [[1, 2], [3, 1], [1, 2]]}), "medseg::expects::fov_mm"),
@@ -264,7 +265,8 @@ def test_the_medseg_key(tmp_path: Path) -> None:
         "segments": [{"number": 1, "label": "Liver", "category": "SCT:123037004", "type": "SCT:10200004",
                       "laterality": "SCT:24028007", "region": "99X:A.1:Of our own", "volume_ml": [0.2, 6],
                       "one_piece": true, "beside_middle": true}],
-        "postprocess": {"keep_largest": [1], "fill_holes": true, "min_volume_ml": 0.05}, "tta": null, "members": []}"""
+        "postprocess": {"keep_largest": [1], "fill_holes": true, "min_volume_ml": 0.05}, "tta": null, "members": [],
+        "lesions": 5}"""
     )
     bundle = load_bundle(
         zoo.rewrite(zoo.spleen_like(tmp_path / "b"), lambda content: content.update(medseg=own), "metadata.json")
@@ -277,6 +279,7 @@ def test_the_medseg_key(tmp_path: Path) -> None:
     assert segment.region == Code("99X", "A.1", "Of our own")
     assert (segment.side, segment.one_piece, segment.beside_middle) == (Side.RIGHT, True, True)
     assert bundle.postprocess == Postprocess((1,), True, 0.05)
+    assert bundle.lesions == 5
 
 
 @pytest.mark.parametrize(

@@ -20,12 +20,15 @@ from medseg.dicom.phantom import make_series
 from medseg.dicom.series import Stack
 from medseg.dicom.sources import to_series
 from medseg.inference.labels import LabelSink, Measured, SegmentationResult
+from medseg.inference.planes import LabelSpool
+from medseg.results.findings import Finding, findings_of
 from medseg.results.identity import result_key
 from medseg.results.provenance import Provenance
 from tests.medseg.inference.whole import pieces
 
 MADE_AT = datetime(2026, 3, 4, 5, 6, 7)
 ANATOMY = Code("SCT", "123037004", "Anatomical Structure")
+ABNORMAL = Code("SCT", "49755003", "Morphologically Abnormal Structure")
 LEFT = Code("SCT", "7771000", "Left")
 LIVER = Segment(1, "Liver", ANATOMY, Code("SCT", "10200004", "Liver"), None, None, (221, 130, 101), None)
 SPLEEN = Segment(2, "Spleen", ANATOMY, Code("SCT", "78961009", "Spleen"), None, None, (157, 108, 162), None)
@@ -111,6 +114,13 @@ def blobs(shape: tuple[int, int, int], count: int = 3, seed: int = 0) -> np.ndar
     labels = np.random.default_rng(seed).integers(0, count + 1, shape).astype(np.uint8)
     labels[-1] = 0
     return labels
+
+
+def findings(stack: Stack, segments: tuple[Segment, ...], labels: np.ndarray, most: int = 20) -> tuple[Finding, ...]:
+    """What is measured of these labels."""
+    spool = LabelSpool()
+    feed(spool, stack, segments, labels)
+    return findings_of(spool, most)
 
 
 def make_result(stack: Stack, segments: tuple[Segment, ...], labels: np.ndarray, **changes: Any) -> SegmentationResult:

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from medseg.dicom.series import LeftOut
@@ -14,7 +15,7 @@ from medseg.inference.labels import Flag, Within
 from medseg.results.files import replacing
 from medseg.results.record import refusal_record, result_record, unit_of, write_record
 from tests.medseg.inference.whole import pieces
-from tests.medseg.results.stacks import SEGMENTS, blobs, made, make_result, make_stack
+from tests.medseg.results.stacks import ABNORMAL, SEGMENTS, blobs, findings, made, make_result, make_stack
 
 
 def test_the_record_of_a_result(tmp_path: Path) -> None:
@@ -25,9 +26,8 @@ def test_the_record_of_a_result(tmp_path: Path) -> None:
     )
     first, *others = result.measured
     first = replace(first, within=Within(40.1234567, 2.5, (1.00049, -2.0, 3.0)))
-    record = result_record(
-        replace(result, measured=(first, *others)), made(), {"seg": Path("out/seg.dcm")}, peak_rss_mb=123.456
-    )
+    measured, outputs = findings(stack, SEGMENTS, labels), {"seg": Path("out/seg.dcm")}
+    record = result_record(replace(result, measured=(first, *others)), measured, made(), outputs, peak_rss_mb=123.456)
     assert list(record)[:18] == [
         "study_uid",
         "series_uid",
@@ -59,6 +59,9 @@ def test_the_record_of_a_result(tmp_path: Path) -> None:
         "mean": 40.1235,
         "sd": 2.5,
         "centroid_mm": [1.0, -2.0, 3.0],
+        "long_axis_mm": round(measured[0].diameters.long_mm, 3),
+        "short_axis_mm": round(measured[0].diameters.short_mm, 3),
+        "lesions": [],
     }
     assert record["unit"] == "HU"
     assert record["flags"] == [{"code": "edge", "message": "touches the edge", "segment": 1}]
@@ -71,10 +74,29 @@ def test_the_record_of_a_result(tmp_path: Path) -> None:
 def test_why_a_result_did_not_stream_is_told() -> None:
     stack = make_stack()
     result = make_result(stack, SEGMENTS, blobs(stack.shape), streamed=False, streamed_reason="percentiles")
-    record = result_record(result, made(), {}, peak_rss_mb=1)
+    record = result_record(result, findings(stack, SEGMENTS, blobs(stack.shape)), made(), {}, peak_rss_mb=1)
     assert record["streamed"] is False
     assert record["streamed_reason"] == "percentiles"
     assert record["warnings"] == []
+
+
+def test_lesions_are_listed() -> None:
+    stack = make_stack()
+    labels = np.zeros(stack.shape, np.uint8)
+    labels[3, 2:4, 5] = labels[0, 9, 9] = 1
+    segments = (replace(SEGMENTS[0], category=ABNORMAL),)
+    record = result_record(
+        make_result(stack, segments, labels), findings(stack, segments, labels), made(), {}, peak_rss_mb=1
+    )
+    larger, smaller = record["segments"][0]["lesions"]
+    assert [larger[key] for key in ("number", "voxels", "slice", "long_axis_mm", "short_axis_mm")] == [
+        1,
+        2,
+        4,
+        2.0,
+        1.0,
+    ]
+    assert (smaller["voxels"], smaller["tracking_uid"]) == (1, made().key.uid("segment.1.lesion.2"))
 
 
 @pytest.mark.parametrize(("modality", "unit"), [("CT", "HU"), ("MR", None)])

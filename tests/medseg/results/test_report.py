@@ -12,12 +12,22 @@ import pytest
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
 
-from medseg.bundle.bundle import Code
 from medseg.dicom.series import Stack
 from medseg.inference.labels import Flag, SegmentationResult
 from medseg.results.provenance import Provenance
 from medseg.results.report import sentences, write_report
-from tests.medseg.results.stacks import LIVER, SEGMENTS, blobs, made, make_result, make_stack
+from tests.medseg.results.stacks import (
+    ABNORMAL,
+    LEFT,
+    LIVER,
+    SEGMENTS,
+    blobs,
+    findings,
+    made,
+    make_result,
+    make_stack,
+    position_mm,
+)
 
 FLAGS = (
     Flag("edge", "Liver: touches the edge of the field of view", 1),
@@ -31,10 +41,20 @@ def stack() -> Stack:
 
 
 def write(
-    folder: Path, result: SegmentationResult, *, with_seg: bool = True, provenance: Provenance | None = None
+    folder: Path,
+    result: SegmentationResult,
+    labels: np.ndarray | None = None,
+    *,
+    with_seg: bool = True,
+    provenance: Provenance | None = None,
+    most: int = 20,
 ) -> Dataset:
-    path = folder / "sr.dcm"
-    write_report(path, result, provenance or made(), with_seg=with_seg)
+    """labels: that are measured; without them nothing is."""
+    path, segments = folder / "sr.dcm", tuple(found.segment for found in result.measured)
+    measured = findings(
+        result.stack, segments, np.zeros(result.stack.shape, np.uint8) if labels is None else labels, most
+    )
+    write_report(path, result, measured, provenance or made(), with_seg=with_seg)
     return highdicom.sr.srread(path)
 
 
@@ -46,13 +66,12 @@ def texts(report: Dataset) -> list[str]:
 
 
 def volumes(report: Dataset) -> dict[str, list[float]]:
-    return {
-        group.tracking_identifier.rsplit(" ", 1)[0]: [float(m.value) for m in group.get_measurements(codes.SCT.Volume)]
-        for group in (
-            *report.content.get_volumetric_roi_measurement_groups(),
-            *report.content.get_image_measurement_groups(),
-        )
-    }
+    groups = (
+        *report.content.get_volumetric_roi_measurement_groups(),
+        *report.content.get_image_measurement_groups(),
+    )
+    each = [(group, [float(m.value) for m in group.get_measurements(codes.SCT.Volume)]) for group in groups]
+    return {group.tracking_identifier.rsplit(" ", 1)[0]: values for group, values in each if values}
 
 
 def test_volumes_segments_and_doubts(tmp_path: Path, stack: Stack) -> None:
@@ -73,14 +92,34 @@ def test_volumes_segments_and_doubts(tmp_path: Path, stack: Stack) -> None:
     assert report.SeriesDescription == "AI abdomen_ct SR (research use)"
 
 
-def test_pieces_of_an_abnormal_structure_are_counted(tmp_path: Path, stack: Stack) -> None:
-    abnormal = Code("SCT", "49755003", "Morphologically Abnormal Structure")
-    lesion = replace(LIVER, label="Lesion", category=abnormal)
+def test_lesions_are_counted_and_the_largest_measured(tmp_path: Path, stack: Stack) -> None:
+    lesion = replace(LIVER, label="Lesion", category=ABNORMAL, laterality=LEFT)
     labels = np.zeros(stack.shape, np.uint8)
-    labels[1, 2:4, 2:4] = labels[4, 8, 8] = 1
-    (group,) = write(tmp_path, make_result(stack, (lesion,), labels)).content.get_volumetric_roi_measurement_groups()
+    labels[1, 2:4, 2:7] = labels[4, 8, 8] = labels[4, 12, 12:14] = 1
+    report = write(tmp_path, make_result(stack, (lesion,), labels), labels, most=2)
+    (group,) = report.content.get_volumetric_roi_measurement_groups()
     (count,) = group.get_measurements(highdicom.sr.CodedConcept("246206008", "SCT", "Number of lesions"))
-    assert (int(count.value), count.unit.value) == (2, "1")
+    assert (int(count.value), count.unit.value) == (3, "1")
+    assert "Lesion: the 2 largest of 3 lesions are measured one by one." in texts(report)
+    of_segment, *each = report.content.get_image_measurement_groups()
+    assert of_segment.tracking_uid == group.tracking_uid
+    assert [one.tracking_uid for one in each] == [made().key.uid(f"segment.1.lesion.{number}") for number in (1, 2)]
+    assert [float(one.get_measurements(codes.SCT.Volume)[0].value) for one in each] == [0.02, 0.004]
+    assert each[0].finding_sites[0].laterality.value == LEFT.value
+    long, short = (each[1].get_measurements(name)[0] for name in (codes.SCT.LongAxis, codes.SCT.ShortAxis))
+    assert [(one.value, one.unit.value) for one in (long, short)] == [(2.0, "mm"), (1.0, "mm")]
+    (line,) = long.referenced_coordinates
+    plane = stack.slices[4].plane
+    ends = [
+        position_mm(plane, 12, 12) - 0.5 * plane.row_direction,
+        position_mm(plane, 12, 13) + 0.5 * plane.row_direction,
+    ]
+    assert {tuple(point) for point in line.value} == {tuple(point.tolist()) for point in np.round(ends, 4)}
+    assert line.frame_of_reference_uid == stack.frame_of_reference_uid
+    mean, deviation = each[1].get_measurements(codes.DCM.AttenuationCoefficient)
+    assert (mean.derivation.meaning, deviation.derivation.meaning) == ("Mean", "Standard Deviation")
+    assert mean.unit.value == "[hnsf'U]"
+    assert mean.value == pytest.approx(stack.slices[4].read()[12, 12:14].mean())
 
 
 def test_evidence_is_the_series_and_the_segmentation(tmp_path: Path, stack: Stack) -> None:
@@ -134,7 +173,7 @@ def test_the_same_key_gives_the_same_bytes(tmp_path: Path, stack: Stack) -> None
     result = make_result(stack, SEGMENTS, blobs(stack.shape), flags=FLAGS)
     files = []
     for name in ("one", "two"):
-        write_report(tmp_path / name, result, made(), with_seg=True)
+        write_report(tmp_path / name, result, findings(stack, SEGMENTS, blobs(stack.shape)), made(), with_seg=True)
         files.append((tmp_path / name).read_bytes())
     assert files[0] == files[1]
 

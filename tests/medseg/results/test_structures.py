@@ -11,15 +11,23 @@ import pydicom
 import pytest
 from pydicom import Dataset
 
-from medseg.bundle.bundle import Code
 from medseg.dicom.series import Stack
 from medseg.errors import VerificationFailed
 from medseg.results import structures
 from medseg.results.structures import StructureWriter
 from medseg.results.verify_structures import verify_structures
-from tests.medseg.results.stacks import KIDNEY, LIVER, SEGMENTS, blobs, feed, made, make_stack, multi_frame_stack
+from tests.medseg.results.stacks import (
+    ABNORMAL,
+    KIDNEY,
+    LIVER,
+    SEGMENTS,
+    blobs,
+    feed,
+    made,
+    make_stack,
+    multi_frame_stack,
+)
 
-LESION = Code("SCT", "49755003", "Morphologically Abnormal Structure")
 Structures = tuple[Path, Stack, np.ndarray]
 
 
@@ -53,7 +61,7 @@ def test_structures_that_overlap_and_a_lesion(tmp_path: Path) -> None:
     stack = make_stack(shape=(4, 12, 14))
     labels = np.zeros((4, 2, 12, 14), np.uint8)
     labels[1:3, 0, 2:9, 2:9] = labels[2, 1, 5:12, 5:14] = 1
-    segments = (LIVER, replace(KIDNEY, number=2, category=LESION))
+    segments = (LIVER, replace(KIDNEY, number=2, category=ABNORMAL))
     path = tmp_path / "rtstruct.dcm"
     feed(StructureWriter(path, made()), stack, segments, labels)
     verify_structures(path, stack, segments, labels, exclusive=False)
