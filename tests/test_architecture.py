@@ -181,6 +181,7 @@ def test_only_the_command_line_speaks_of_its_options() -> None:
         "gateway/cli/operator",
         "gateway/cli/studies",
         "gateway/cli/replay",
+        "gateway/cli/results",
     )
     others = (
         "gateway/cli/options",

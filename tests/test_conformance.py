@@ -31,10 +31,13 @@ from gateway.web.dicomweb.app import make_dicomweb
 from gateway.web.dicomweb.attributes import INSTANCE, SERIES, STUDY
 from gateway.web.dicomweb.search import CLASSES, MODALITIES
 from medseg.dicom.decode import PLUGINS
+from medseg.results.identity import ResultKey
 from medseg.results.modules import _PATIENT_AND_STUDY as COPIED
 from medseg.results.provenance import Provenance
 from medseg.results.report import write_report
 from medseg.results.seg import SegWriter
+from medseg.results.statement import Statement, write_rejection, write_statement
+from tests.gateway.phantoms import phantom
 from tests.medseg.results.stacks import SEGMENTS, blobs, feed, findings, made, make_result, make_stack
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "conformance.md"
@@ -186,7 +189,8 @@ def searched() -> str:
 def proposed() -> str:
     """What we propose as SCU: SOP classes of results as they are written, and the services."""
     uncompressed = ", ".join(map(name, UNCOMPRESSED))
-    classes = sorted(str(one.SOPClassUID) for one in results(made(), modality="CT"))
+    written = (*results(made(), modality="CT"), *statements("a", phantom()[0]))
+    classes = sorted(str(one.SOPClassUID) for one in written)
     return table(
         ("SOP class", "UID", "transfer syntaxes"),
         ((name(one), f"`{one}`", uncompressed) for one in (*classes, COMMIT, scu.FIND, scu.VERIFY)),
@@ -207,11 +211,33 @@ def results(provenance: Provenance, **phantom: Any) -> tuple[Dataset, Dataset]:
         return dcmread(seg), dcmread(report)
 
 
+def statements(name: str, header: Dataset) -> tuple[Dataset, Dataset]:
+    """A report in words and a rejection as medseg writes them."""
+    image = {header.SeriesInstanceUID: [(header.SOPClassUID, header.SOPInstanceUID)]}
+    key, at = ResultKey(name * 64), datetime(2026, 5, 6, 7, 8, len(name))
+    said = Statement(key, header.StudyInstanceUID, header, at, (name,), image, name, evidence=image)
+    with tempfile.TemporaryDirectory() as folder:
+        report, note = Path(folder) / "sr.dcm", Path(folder) / "ko.dcm"
+        write_statement(report, said)
+        write_rejection(note, said)
+        return dcmread(report), dcmread(note)
+
+
+def attributes_of_statement(number: int) -> str:
+    """Those of the report (0) or the rejection (1)."""
+    other = phantom(1, Modality="MR")[0]
+    return _attributes(statements("a", phantom()[0])[number], statements("bb", other)[number])
+
+
 def attributes(number: int) -> str:
     """Those of the SEG (0) or the SR (1): what is the same in results of different images stands there as a value."""
     changed = made("b", bundle="b", bundle_version="2", bundle_digest="1" * 64, made_at=datetime(2026, 5, 6, 7, 8, 9))
     one = results(made(), modality="CT")[number]
     other = results(changed, modality="MR", shape=(5, 12, 14), seed=1, number=3)[number]
+    return _attributes(one, other)
+
+
+def _attributes(one: Dataset, other: Dataset) -> str:
     assert list(one.keys()) == list(other.keys())
     return table(
         ("attribute", "tag", "VR", "value"),
@@ -246,6 +272,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "searched": searched,
     "SEG": lambda: attributes(0),
     "SR": lambda: attributes(1),
+    "reason": lambda: attributes_of_statement(0),
+    "rejection": lambda: attributes_of_statement(1),
 }
 PLACE = re.compile(r"(<!-- table: ([^\n]+) -->\n).*?(<!-- end -->)", re.S)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from gateway.cli import client, operator, replay, studies
+from gateway.cli import client, operator, replay, results, studies
 from gateway.cli.options import Config, Json, open_ledger, read_settings, settings_file
 from medseg.cli import console
 from medseg.errors import UsageError
@@ -34,6 +34,7 @@ def register(app: typer.Typer) -> None:
     operator.register(app)
     studies.register(app)
     replay.register(app, jobs_app)
+    results.register(app)
 
 
 class ServeCommand(TyperCommand):

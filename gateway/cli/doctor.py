@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 SEG = "1.2.840.10008.5.1.4.1.1.66.4"
 SR = "1.2.840.10008.5.1.4.1.1.88.34"
+REASON = "1.2.840.10008.5.1.4.1.1.88.22"  # Enhanced SR: why nothing was segmented
 KINDS = {"seg": ("DICOM-SEG", SEG), "sr": ("structured reports", SR)}  # of results
 FILES_BESIDES = 256  # of ledger, libraries and logs
 
@@ -47,7 +48,10 @@ def checks(config: Path | None = None) -> Iterator[Check]:
     yield from _settings(settings)
     destinations = settings.destinations()
     for peer in settings.peers:
-        yield _peer(peer.name, destinations[peer.name], _sent_to(peer, settings))
+        sending = _sending_to(peer, settings)
+        results = {str(result) for rule in sending for result in rule.results}
+        reports = any(rule.on_failure == "report" for rule in sending)
+        yield _peer(peer.name, destinations[peer.name], results, reports=reports)
 
 
 def _settings(settings: GatewaySettings) -> Iterator[Check]:
@@ -156,20 +160,20 @@ def _descriptors(settings: GatewaySettings) -> Check:
     return Check("file descriptors", limit >= needed, str(limit), advice)
 
 
-def _sent_to(peer: Peer, settings: GatewaySettings) -> set[str]:
-    """The kinds of results that rules may send to a peer."""
+def _sending_to(peer: Peer, settings: GatewaySettings) -> list[Rule]:
+    """The rules whose results may go to a peer."""
     sending = [rule for rule in settings.rules if rule.mode in ("on", "hold")]
-    named = [rule for rule in sending if rule.send_to is None or peer.name in rule.send_to]
-    return {str(result) for rule in named for result in rule.results}
+    return [rule for rule in sending if rule.send_to is None or peer.name in rule.send_to]
 
 
-def _peer(name: str, destination: Destination, results: set[str]) -> Check:
-    """Whether a peer answers C-ECHO, takes what rules may send to it, and can say that it has it."""
+def _peer(name: str, destination: Destination, results: set[str], *, reports: bool) -> Check:
+    """Whether a peer answers C-ECHO, takes what rules may send to it, and can say that it has it. reports: it is told
+    where nothing was segmented."""
     from gateway.dimse import scu
     from gateway.dimse.commitment import COMMIT
     from gateway.dimse.scu import FIND, VERIFY, NoAssociation, Proposal, RequestorTimeouts
 
-    what, proposals = f"peer {name}", [Proposal(one) for one in (VERIFY, SEG, SR, COMMIT, FIND)]
+    what, proposals = f"peer {name}", [Proposal(one) for one in (VERIFY, SEG, SR, REASON, COMMIT, FIND)]
     try:
         with scu.associate(destination, proposals, RequestorTimeouts(connect_s=5, acse_s=5, dimse_s=5)) as link:
             accepted = link.accepted
@@ -186,6 +190,9 @@ def _peer(name: str, destination: Destination, results: set[str]) -> Check:
         advice = "let it accept them, or leave them out of the results of rules that send to it"
         return Check(what, False, f"{destination}: takes no {' and no '.join(refused)}", advice)
     takes = f"takes {' and '.join(wanted)}" if wanted else "no rule sends to it"
+    if reports and REASON not in accepted:
+        found = f"{destination}: {takes}, confirms by {checked}; takes no Enhanced SR, which tells what failed"
+        return Check(what, True, found, 'let it accept them, or set on_failure = "page" in the rules', doubtful=True)
     return Check(what, True, f"{destination}: {takes}, confirms by {checked}")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from gateway.decide.gather import Look, Said
-from gateway.decide.jobs import ASSUME_REGISTERED, study_job_for
+from gateway.decide.jobs import ASSUME_REGISTERED, ask_why, study_job_for
 from gateway.decide.rules import Explanation
 from gateway.ledger import events, gatherings, series, study_jobs
 from gateway.ledger.records import GatheringRow, JobRow
@@ -125,7 +125,9 @@ def _lacking(
             study_jobs.cancel_job(db, last, now, str(why))
         chosen = {one.series_uid: str(why) for one in found.channels}
         _pass_over(db, row.study_uid, dict(found.no_channel) | chosen, now)
+        ask_why(db, row.study_uid, rule)
         return None
+    ask_why(db, row.study_uid, rule)
     new = study_job_for(rule, row.study_uid, found.channels, now)
     return study_jobs.make_job(db, replace(new, state=JobState.HELD, code=why.code, error=str(why)), now)
 

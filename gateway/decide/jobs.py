@@ -11,14 +11,16 @@ from sqlalchemy import Connection
 
 from gateway import logs
 from gateway.decide.rules import SeriesFacts, due_s
-from gateway.ledger import events, jobs
+from gateway.ledger import events, jobs, unanswered
 from gateway.ledger.claims import Claim
 from gateway.ledger.jobs import NewJob
 from gateway.ledger.records import JobRow
 from gateway.ledger.states import JobState
 from gateway.ledger.study_jobs import NewChannel, NewStudyJob
+from gateway.ledger.unanswered import ON_FAILURE
+from gateway.ledger.withdrawals import Withdrawn
 from gateway.retry import Fault, RetryAt, decide, job_fault
-from gateway.settings.model import Deliver, Mode, ResultForm, Rule
+from gateway.settings.model import Deliver, Mode, OnFailure, ResultForm, Rule
 from medseg.dicom.reason import Reason
 from medseg.errors import DoesNotFit, GeometryRefused, MedsegError
 
@@ -26,13 +28,14 @@ ASSUME_REGISTERED = "assume_registered"
 
 
 def is_passed_over(error: BaseException) -> bool:
-    """Whether an error says that a series forms no volume, or that no bundle was made for it: nothing to mend.
+    """Whether an error says that a series forms no volume, or that no bundle was made for it, or that its result was
+    withdrawn: nothing to mend.
 
     That there are slices of several patients in it, somebody has to look at.
     """
     if isinstance(error, GeometryRefused):
         return error.reason != Reason.MIXED_PATIENT
-    return isinstance(error, DoesNotFit)
+    return isinstance(error, DoesNotFit | Withdrawn)
 
 
 def job_for(rule: Rule, study_uid: str, series_uid: str, revision: int, now: float) -> NewJob:
@@ -75,23 +78,35 @@ def begun_for(rules: Sequence[Rule], facts: SeriesFacts, now: float) -> tuple[Ne
     return tuple(replace(one, state=JobState.WAITING) for one in made)
 
 
+def ask_why(db: Connection, study_uid: str, rule: Rule) -> None:
+    """Something that a rule wants of a study ended without a job."""
+    if rule.mode in (Mode.ON, Mode.HOLD):
+        unanswered.ask(db, study_uid, rule.name, _rule_snapshot(rule), [one.bundle or "" for one in rule.each])
+
+
 def _rule_snapshot(rule: Rule, *, assume_registered: bool = False) -> str:
     """What a rule says of the work on a job: it goes with the job, whatever a reload makes of the rules meanwhile.
 
     assume_registered: a person said so of this study.
     """
     terms = {"results": rule.results, "send_to": rule.send_to, "assume": rule.assume_frame_of_reference}
-    return json.dumps(terms | ({ASSUME_REGISTERED: True} if assume_registered else {}))
+    terms |= {ASSUME_REGISTERED: True} if assume_registered else {}
+    return json.dumps(terms | ({} if rule.on_failure is OnFailure.REPORT else {ON_FAILURE: rule.on_failure}))
 
 
 def rule_of(job: JobRow) -> Rule:
     """The rule that a job was made by, as it was then."""
-    terms = json.loads(job.terms)
+    return rule_of_terms(job.rule, job.terms)
+
+
+def rule_of_terms(name: str, said: str) -> Rule:
+    """The same from what was kept of it. said: JSON."""
+    terms = json.loads(said)
     if not terms:
-        return Rule(job.rule)
+        return Rule(name)
     send_to = None if terms["send_to"] is None else tuple(terms["send_to"])
     results = tuple(map(ResultForm, terms["results"]))
-    return Rule(job.rule, send_to=send_to, results=results, assume_frame_of_reference=terms["assume"])
+    return Rule(name, send_to=send_to, results=results, assume_frame_of_reference=terms["assume"])
 
 
 def assumes_registered(job: JobRow) -> bool:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from gateway.ledger import deliveries, gatherings, instances, patients, results, series
+from gateway.ledger import deliveries, gatherings, instances, patients, reasons, results, series
 from gateway.ledger import jobs as jobs_rows
 from gateway.ledger.jobs import NewJob
 from gateway.ledger.records import ResultRow
@@ -39,6 +39,8 @@ def close(db: Connection, study_uid: str, at: float) -> None:
     if not patients.close(db, study_uid, at):
         return
     said = patients.known(db, study_uid)
+    for row in reasons.current_reasons(db, [study_uid]):
+        reasons.anew(db, row, at)
     for row, keys in _current(db, study_uid):
         if len(patients.groups((*said, *keys))) > 1:
             deliveries.withdraw(db, row.id)
@@ -74,14 +76,19 @@ def _made_anew(db: Connection, study_uid: str, at: float, winner: frozenset[str]
     """Jobs for the results that were made under another identity. What is held or arriving is decided upon anyway."""
     anew: dict[str, list[NewJob]] = defaultdict(list)
     gone: list[str] = []
+    for reason in reasons.current_reasons(db, [study_uid]):
+        reasons.anew(db, reason, at)
     for row, keys in list(_current(db, study_uid)):
+        if (job_id := row.job_id) is None:  # it is withdrawn
+            continue
         wanted = _wanted(db, row) if winner is None else [winner]
         made = patients.groups(keys)
         if len(made) == len(wanted) and all(any(set(group) <= set(part) for part in wanted) for group in made):
             continue
         deliveries.withdraw(db, row.id)
+        before = jobs_rows.job_row(db, job_id)
         if row.series_uid is None:  # of several channels: its study is looked at again
-            gatherings.say(db, study_uid, jobs_rows.job_row(db, row.job_id).bundle, {"anew": True}, at)
+            gatherings.say(db, study_uid, before.bundle, {"anew": True}, at)
             continue
         of = series.series_row(db, study_uid, row.series_uid)
         if of.state != SeriesState.COMPLETE:
@@ -89,7 +96,6 @@ def _made_anew(db: Connection, study_uid: str, at: float, winner: frozenset[str]
         if instances.deleted_instances(db, study_uid, row.series_uid):
             gone.append(row.series_uid)
             continue
-        before = jobs_rows.job_row(db, row.job_id)
         new = NewJob(
             study_uid,
             row.series_uid,

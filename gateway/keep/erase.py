@@ -20,6 +20,7 @@ from gateway.ledger.tables import (
     result,
     result_object,
     series,
+    unanswered,
 )
 
 
@@ -77,7 +78,8 @@ def erase(db: Connection, study_uid: str, at: float, series_uid: str | None = No
     theirs = of_series(job_channel, study_uid, series_uid)
     db.execute(delete(job_channel).where(or_(theirs, job_channel.c.job_id.in_(jobs))))
     if series_uid is None:
-        db.execute(delete(gathering).where(gathering.c.study_uid == study_uid))
+        for table in (gathering, unanswered):
+            db.execute(delete(table).where(table.c.study_uid == study_uid))
     for table in (job, instance, series):
         db.execute(delete(table).where(of_series(table, study_uid, series_uid)))
     if not content(db, study_uid).series:

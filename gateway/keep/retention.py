@@ -5,7 +5,8 @@
 
 The times count from the last that happened: the last image, the decision, the end of the job, the last confirmation. A
 series is done with when it is complete, its last job has ended and has not failed, and each of its results is confirmed
-by each of its destinations; and the same of jobs and results of several series of its study, and what these wait for.
+by each of its destinations; and the same of jobs and results of several series of its study, and what these wait for; a
+reason why nothing was segmented is one of those.
 A destination that cannot be asked is believed; what a later result replaced before it was sent need not arrive. Where
 there was no job (no rule matched, its mode is off), no result (the series is passed over: it forms no volume, or no
 bundle fits it) or nothing to send (shadow), the same times hold.
@@ -28,7 +29,18 @@ from gateway.ledger.deliveries import LAST_ASK
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.records import SeriesRow
 from gateway.ledger.states import LIVE, DeliveryState, JobState, SeriesState
-from gateway.ledger.tables import delivery, gathering, has_file, instance, job, of_series, result, result_object, series
+from gateway.ledger.tables import (
+    delivery,
+    gathering,
+    has_file,
+    instance,
+    job,
+    of_series,
+    result,
+    result_object,
+    series,
+    unanswered,
+)
 from gateway.settings.model import Retain
 
 logger = logging.getLogger(__name__)
@@ -112,7 +124,10 @@ def _done_with(now: float, before: float, *, deleted: bool) -> ColumnElement[boo
     """now: what a destination is still being asked after is not done with."""
     later = job.alias("later")
     last = ~exists().where(_follows(later, job))
-    awaited = exists().where(gathering.c.study_uid == series.c.study_uid, gathering.c.due_at.is_not(None))
+    awaited = or_(
+        exists().where(gathering.c.study_uid == series.c.study_uid, gathering.c.due_at.is_not(None)),
+        exists().where(unanswered.c.study_uid == series.c.study_uid),
+    )
     working = exists().where(
         _is_of(job, series),
         or_(job.c.state.in_(LIVE), and_(job.c.state == JobState.FAILED, last), job.c.finished_at > before),

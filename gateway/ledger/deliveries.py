@@ -133,7 +133,11 @@ def claim_outgoing(
 def cancel_superseded(db: Connection) -> int:
     """What a later result replaces, and was not sent yet, is not sent at all. Returns how many."""
     successor = result.alias("successor")
-    replaced = select(result_object.c.id).join(successor, successor.c.predecessor_id == result_object.c.result_id)
+    follows = or_(
+        successor.c.predecessor_id == result_object.c.result_id,
+        and_(successor.c.id == result_object.c.result_id, successor.c.replaced_at.is_not(None)),
+    )
+    replaced = select(result_object.c.id).join(successor, follows)
     stale = and_(delivery.c.state == DeliveryState.QUEUED, delivery.c.object_id.in_(replaced))
     return db.execute(update(delivery).where(stale).values(state=DeliveryState.CANCELLED)).rowcount
 

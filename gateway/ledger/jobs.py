@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, case, exists, insert, null, or_, select, true, update
 
-from gateway.ledger import patients, stages, study_jobs
+from gateway.ledger import patients, stages, study_jobs, unanswered
 from gateway.ledger.claims import NO_LEASE, Claim, claim_first, lease, move, under
 from gateway.ledger.instances import lost_instances
 from gateway.ledger.records import JobRow, SeriesRow
@@ -80,9 +80,12 @@ def end_job(
 ) -> bool:
     """A job is done, failed or cancelled. failed: 1 where this attempt was at fault."""
     ended = {"state": state, "finished_at": now, "error_code": code, "error": error}
+    without_result = None if state == JobState.DONE else job_under(db, claim)
     moved = move(db, job, JobState.RUNNING, claim, ended | {"failures": job.c.failures + failed} | NO_LEASE)
     if moved:
         stages.job_ended(db, state, code)
+    if moved and without_result is not None:
+        unanswered.ask_of_job(db, without_result)
     return moved
 
 

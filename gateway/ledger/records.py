@@ -21,6 +21,7 @@ from gateway.ledger.states import (
     Ending,
     InstanceState,
     JobState,
+    ResultKind,
     SeriesState,
 )
 from gateway.settings.model import Mode
@@ -210,7 +211,7 @@ class GatheringRow(Record):
 @dataclass(frozen=True, slots=True)
 class ResultRow(Record):
     id: int
-    job_id: int
+    job_id: int | None
     result_key: str
     study_uid: str
     series_uid: str | None
@@ -220,6 +221,20 @@ class ResultRow(Record):
     facts: str
     sources: str
     created_at: float
+    kind: ResultKind
+    rule: str | None
+    replaced_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class UnansweredRow(Record):
+    """A rule's study of which something ended without a result."""
+
+    study_uid: str
+    rule: str
+    terms: str
+    bundles: str
+    asked: int
 
 
 @dataclass(frozen=True, slots=True)

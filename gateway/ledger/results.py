@@ -15,7 +15,7 @@ from gateway.ledger.deliveries import deliver
 from gateway.ledger.jobs import end_job, job_row
 from gateway.ledger.object_kind import ObjectKind
 from gateway.ledger.records import ObjectRow, ResultRow
-from gateway.ledger.states import JobState
+from gateway.ledger.states import JobState, ResultKind
 from gateway.ledger.tables import of_job, result, result_object
 
 
@@ -81,7 +81,7 @@ def current_results(db: Connection, study_uid: str) -> list[ResultRow]:
 
 def _is_current() -> ColumnElement[bool]:
     later = result.alias()
-    return ~exists().where(later.c.predecessor_id == result.c.id)
+    return and_(result.c.kind != ResultKind.REASON, ~exists().where(later.c.predecessor_id == result.c.id))
 
 
 def finish_job(db: Connection, claim: Claim, new: NewResult, destinations: Iterable[str], now: float) -> bool:
@@ -109,12 +109,20 @@ def finish_job(db: Connection, claim: Claim, new: NewResult, destinations: Itera
         "created_at": now,
     }
     result_id = db.execute(insert(result).returning(result.c.id), facts).scalar_one()
-    for made in new.objects:
-        object_id = _file_object(db, result_id, made)
-        for destination in destinations:
-            deliver(db, object_id, destination, now)
+    deliver_objects(db, result_id, new.objects, destinations, now)
     stages.result_made(db, claim.id, now, new.facts)
     return True
+
+
+def deliver_objects(
+    db: Connection, result_id: int, objects: Iterable[NewObject], destinations: Iterable[str], now: float
+) -> None:
+    """The objects of a result are filed, and on their way."""
+    to = tuple(destinations)
+    for made in objects:
+        object_id = _file_object(db, result_id, made)
+        for destination in to:
+            deliver(db, object_id, destination, now)
 
 
 def _file_object(db: Connection, result_id: int, made: NewObject) -> int:

@@ -84,7 +84,9 @@ def delivery_failed(db: Connection, *, dead: bool) -> None:
 def _last_image_at(db: Connection, result_id: int) -> float | None:
     """When the last image that a result is about came: each version that came made a new revision of its series."""
     made_by = select(job).join(result, result.c.job_id == job.c.id).where(result.c.id == result_id)
-    of = JobRow.one(db, made_by)
+    of = JobRow.one_or_none(db, made_by)
+    if of is None:  # it is no segmentation
+        return None
     if of.series_uid is not None:
         return _last_of_series(db, of.study_uid, of.series_uid, of.revision)
     channels = select(job_channel.c.series_uid, job_channel.c.revision).where(job_channel.c.job_id == of.id)

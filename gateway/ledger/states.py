@@ -66,6 +66,14 @@ class DeliveryState(StrEnum):
     CANCELLED = "cancelled"
 
 
+class ResultKind(StrEnum):
+    """What a result is to those who get it."""
+
+    SEGMENTED = "segmented"
+    REASON = "reason"  # why nothing of a study was, by a rule
+    WITHDRAWAL = "withdrawal"  # of the one before
+
+
 class CommitmentState(StrEnum):
     WAITING = "waiting"
     KNOWN = "known"

@@ -1,7 +1,7 @@
 """The ledger's tables: everything the gateway knows that must outlive a power cut. Their rules stand in them.
 
     association 1──n instance n──1 series 1──n job 1──1 result 1──n result_object 1──n delivery    event  doomed
-                                     └n job_channel n─┘    gathering    tally    study_patient    patient_conflict
+                                     └n job_channel n─┘    gathering  unanswered  tally  study_patient  patient_conflict
 
 What peers said stands in `gateway.ledger.peer_tables`.
 
@@ -20,7 +20,10 @@ What peers said stands in `gateway.ledger.peer_tables`.
   channel with the revision that it is for. So has its result. `gathering` is what such a bundle waits for in a study:
   it is looked at when it is `due_at`, and `asked` grows with all that came, so that no look misses it.
 - Of the results of one series, or study, and bundle exactly one is current: the one that no other names as its
-  predecessor.
+  predecessor. A withdrawal is the result that follows what is withdrawn.
+- `unanswered` is a rule's study of which something ended without a result; once nothing more is to come of it, it is
+  looked at (`asked` as of a gathering), and where nothing of it was segmented, a reason says why: a result of the study
+  and rule, of which one is current.
 - A delivery is one object for one destination. What is stored there and not confirmed is looked after at `ready_at`.
 - A doomed file is one that no row names any more, and that is still to be deleted.
 - A tally is one counter of `gateway.ledger.tallies`: it only grows, in the transaction of what it counts.
@@ -58,6 +61,7 @@ from gateway.ledger.states import (
     Ending,
     InstanceState,
     JobState,
+    ResultKind,
     SeriesState,
 )
 from gateway.settings.model import Mode
@@ -245,11 +249,21 @@ gathering = Table(
     Index("ix_gathering_due_at", "due_at", **where("due_at IS NOT NULL")),
 )
 
+unanswered = Table(
+    "unanswered",
+    metadata,
+    Column("study_uid", Text, primary_key=True),
+    Column("rule", Text, primary_key=True),
+    Column("terms", Text, nullable=False),  # JSON: what the rule said then
+    Column("bundles", Text, nullable=False),  # JSON: its bundles of which something ended
+    Column("asked", Integer, nullable=False),
+)
+
 result = Table(
     "result",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("job_id", Integer, ForeignKey("job.id"), nullable=False, unique=True),
+    Column("job_id", Integer, ForeignKey("job.id"), unique=True),  # none of a reason, or a withdrawal
     Column("result_key", Text, nullable=False, unique=True),
     Column("study_uid", Text, nullable=False),
     Column("series_uid", Text),  # none where it is of several, as its job
@@ -259,7 +273,14 @@ result = Table(
     Column("facts", Text, nullable=False),  # JSON: volumes, flags, timings
     Column("sources", Text, nullable=False, server_default="[]"),  # JSON: what each stack was made of
     Column("created_at", Double, nullable=False),
+    Column("kind", Text, nullable=False, server_default=ResultKind.SEGMENTED.value),
+    Column("rule", Text),  # of a reason: by which nothing was segmented
+    Column("replaced_at", Double),  # of a reason: when a result, or another reason, took its place
+    one_of("kind", ResultKind),
     CheckConstraint("predecessor_id <> id", name="predecessor"),
+    CheckConstraint("(kind = 'segmented') = (job_id IS NOT NULL)", name="job"),
+    CheckConstraint("(kind = 'reason') = (rule IS NOT NULL)", name="rule"),
+    CheckConstraint("replaced_at IS NULL OR kind = 'reason'", name="replaced"),
     Index(
         "uq_result_first",
         "study_uid",
@@ -273,8 +294,9 @@ result = Table(
         "study_uid",
         "bundle",
         unique=True,
-        **where("series_uid IS NULL AND predecessor_id IS NULL"),
+        **where("series_uid IS NULL AND predecessor_id IS NULL AND kind <> 'reason'"),
     ),
+    Index("uq_result_reason", "study_uid", "rule", unique=True, **where("kind = 'reason' AND replaced_at IS NULL")),
     Index("ix_result_study_uid", "study_uid", "series_uid"),
 )
 

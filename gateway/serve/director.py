@@ -14,7 +14,7 @@ from gateway.complete.decision import CapReached, Complete, Settled, decide, kno
 from gateway.complete.observe import Came, Watch
 from gateway.decide import facts, rules, settle
 from gateway.decide.facts import ImageFacts
-from gateway.decide.jobs import begun_for, job_for, study_job_for
+from gateway.decide.jobs import ask_why, begun_for, job_for, study_job_for
 from gateway.decide.rules import SeriesFacts
 from gateway.decide.selection import Candidate, candidate, select
 from gateway.decide.several import SeveralChannels
@@ -140,7 +140,7 @@ class Director:
                 self._watch.arrivals, study_uid, None if among else series_uid, now_s, self._settings.complete
             )
             if isinstance(decision, CapReached) and not (rule and rule.at_cap is AtCap.INFER):
-                self._hold(study_uid, series_uid, f"cap_s reached: {decision.why}")
+                self._hold(study_uid, series_uid, f"cap_s reached: {decision.why}", rule)
                 continue
             if isinstance(decision, Settled):
                 yield _Verdict(series_uid, LATE, None, LATE)
@@ -192,8 +192,9 @@ class Director:
                 candidates.append(candidate(known))
         return candidates
 
-    def _hold(self, study_uid: str, series_uid: str, why: str) -> None:
-        """Wait for what is to come, or for a person; said once for each revision."""
+    def _hold(self, study_uid: str, series_uid: str, why: str, rule: Rule | None = None) -> None:
+        """Wait for what is to come, or for a person; said once for each revision. rule: that wants it; None where there
+        is none, or its study is stopped."""
         key, wall_s = (study_uid, series_uid), time.time()
         revision = self._watch.revisions[key]
         if self._held.get(key) == revision:
@@ -202,7 +203,9 @@ class Director:
         def commit(db: Connection) -> bool:
             held = series_rows.hold_series(db, study_uid, series_uid, revision)
             if held:
-                detail = {"why": why}
+                detail = {"why": why, "rule": rule.name if rule else None}
+                if rule is not None:
+                    ask_why(db, study_uid, rule)
                 events.record(db, events.HELD, wall_s, detail, study_uid=study_uid, series_uid=series_uid)
             return held
 
@@ -211,12 +214,12 @@ class Director:
             logger.warning("series held: %s", why, extra=extra)
         self._held[key] = revision
 
-    def _lacks_images(self, study_uid: str, series_uid: str) -> bool:
+    def _lacks_images(self, study_uid: str, series_uid: str, rule: Rule) -> bool:
         """Whether retention has deleted images of a series to which others came: those alone would be a part of it."""
         with self._ledger.read() as db:
             gone = instances.deleted_instances(db, study_uid, series_uid)
         if gone:
-            self._hold(study_uid, series_uid, LACKING.format(gone))
+            self._hold(study_uid, series_uid, LACKING.format(gone), rule)
         return gone > 0
 
     def _tell_patients(self, stopped: dict[str, list[str]], wall_s: float) -> None:
@@ -238,7 +241,7 @@ class Director:
         if verdict.rule is not None and study_uid in self._stopped:
             self._hold(study_uid, series_uid, TWO_PATIENTS)
             return
-        if verdict.rule is not None and self._lacks_images(study_uid, series_uid):
+        if verdict.rule is not None and self._lacks_images(study_uid, series_uid, verdict.rule):
             return
         revision = self._watch.revisions[study_uid, series_uid]
         passed_by = facts.passed_by(self._watch.described(study_uid, series_uid))

@@ -154,14 +154,19 @@ def director(live: Live, stop: threading.Event) -> None:
 
 def worker(live: Live, stop: threading.Event) -> None:
     from gateway.serve.gatherer import Gatherer
+    from gateway.serve.reasoner import Reasoner
     from gateway.work.worker import Worker
 
     with Ledger(live.now.gateway.database) as ledger:
         gatherer = Gatherer(ledger, live.now.gateway.spool)
         gathering = threading.Thread(target=gatherer.run, args=(live, stop), name="gatherer", daemon=True)
         gathering.start()
+        reasoner = Reasoner(ledger, live.now.gateway.spool)
+        reasoning = threading.Thread(target=reasoner.run, args=(live, stop), name="reasoner", daemon=True)
+        reasoning.start()
         Worker(ledger, live.now.gateway.spool, LedgerContext(ledger, live), stop, owner=WORKER).run()
-        gathering.join(GRACE_S)  # before the ledger is closed
+        for looking in (gathering, reasoning):  # before the ledger is closed
+            looking.join(GRACE_S)
 
 
 def sender(live: Live, stop: threading.Event) -> None:

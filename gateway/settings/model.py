@@ -218,6 +218,14 @@ class Mode(StrEnum):
     OFF = "off"
 
 
+class OnFailure(StrEnum):
+    """How a study ends of which nothing that a rule takes was segmented."""
+
+    REPORT = "report"
+    PAGE = "page"
+    NONE = "none"
+
+
 class AtCap(StrEnum):
     """What happens to a series that is still not known to be complete after `complete.cap_s`."""
 
@@ -246,6 +254,8 @@ class Rule:
         Example: "shadow"
     at_cap: What happens to a series that is not known to be complete after `complete.cap_s`: held, or segmented as
         it is. Example: "infer"
+    on_failure: What says so where nothing of a study that the rule takes could be segmented: a report at the
+        destinations of its results, or the page alone, or nothing. Example: "page"
     assume_frame_of_reference: Whether a series without Frame of Reference UID is taken, with one made of its own
         UID. Example: true
     channels_within_s: How long a study is waited for in which series for channels of the bundle are missing, from the
@@ -263,6 +273,7 @@ class Rule:
     priority: Annotated[Priority, one_of(Priority)] = Priority.ROUTINE
     mode: Annotated[Mode, one_of(Mode)] = Mode.ON
     at_cap: Annotated[AtCap, one_of(AtCap)] = AtCap.HOLD
+    on_failure: Annotated[OnFailure, one_of(OnFailure)] = OnFailure.REPORT
     assume_frame_of_reference: Annotated[bool, FLAG] = False
     channels_within_s: Annotated[float, values.SECONDS] = 3600.0
 

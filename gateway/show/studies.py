@@ -15,51 +15,32 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from gateway.ledger import events, gatherings, instances, patients, series, study_jobs
-from gateway.ledger.deliveries import deliveries_of
 from gateway.ledger.jobs import jobs_of
-from gateway.ledger.object_kind import ObjectKind
 from gateway.ledger.records import ResultRow
-from gateway.ledger.results import objects_of, results_of
-from gateway.ledger.states import ConflictState, DeliveryState, JobState, SeriesState
+from gateway.ledger.results import results_of
+from gateway.ledger.states import ConflictState, JobState, ResultKind, SeriesState
 from gateway.settings.model import Mode
 from gateway.show import next_steps
+from gateway.show.objects import Delivery, Object, between, objects_by_result
+from gateway.show.reasons import ReasonView, reasons_by_study
 from medseg.names import uid_name
 
 _NOT_STARTED = JobState.WAITING, JobState.HELD, JobState.QUEUED
 
 
 @dataclass(frozen=True)
-class Delivery:
-    """An object for a destination. status: of the last C-STORE response. Times are seconds since 1970."""
+class WithdrawalView:
+    """When a person withdrew a result, and who is told."""
 
-    id: int
-    destination: str
-    kind: ObjectKind
-    sop_instance_uid: str
-    state: DeliveryState
-    failures: int
-    created_at: float
-    stored_at: float | None
-    confirmed_at: float | None
-    status: int | None
-    error_code: str | None
-    error: str | None
-    next_step: str
-    deliver_s: float | None
-    confirm_s: float | None
-
-
-@dataclass(frozen=True)
-class Object:
-    """One object of a result."""
-
-    kind: ObjectKind
-    sop_instance_uid: str
+    at: float
+    objects: tuple[Object, ...]
+    deliveries: tuple[Delivery, ...]
 
 
 @dataclass(frozen=True)
 class ResultView:
-    """What a job came to. current: no later result replaced it. flags: what a reader must know. timings_s: by step."""
+    """What a job came to. current: no later result replaced it. withdrawn: by a person, and who is told. flags: what a
+    reader must know. timings_s: by step."""
 
     id: int
     bundle: str
@@ -70,6 +51,7 @@ class ResultView:
     timings_s: dict[str, float]
     objects: tuple[Object, ...]
     deliveries: tuple[Delivery, ...]
+    withdrawn: WithdrawalView | None
 
 
 @dataclass(frozen=True)
@@ -170,7 +152,7 @@ class StudyView:
     """A study, its series in the order they came. heard_at: when anything came, also what had come before.
 
     conflict: None where its images never named several patients. jobs: of several of its series, the latest first.
-    gatherings: what such jobs wait for.
+    gatherings: what such jobs wait for. reasons: why nothing was segmented, the latest first.
     """
 
     study_uid: str
@@ -182,6 +164,7 @@ class StudyView:
     conflict: Conflict | None = None
     jobs: tuple[JobView, ...] = ()
     gatherings: tuple[Gathering, ...] = ()
+    reasons: tuple[ReasonView, ...] = ()
 
 
 def latest(db: Connection, limit: int, before: float | None = None) -> tuple[StudyView, ...]:
@@ -205,6 +188,7 @@ def _read(db: Connection, study_uids: Sequence[str]) -> tuple[StudyView, ...]:
     passed_over = _passed_over(db, study_uids)
     jobs, conflicts = _jobs(db, study_uids), _conflicts(db, study_uids)
     gathered = _gatherings(db, study_uids, jobs)
+    told = reasons_by_study(db, study_uids)
     last_image = instances.last_images(db, study_uids)
     heard_at: dict[str, float] = defaultdict(float)
     stopped = {uid for uid, conflict in conflicts.items() if conflict.state is ConflictState.OPEN}
@@ -225,8 +209,8 @@ def _read(db: Connection, study_uids: Sequence[str]) -> tuple[StudyView, ...]:
                 row.series_uid, row.instances, row.expected, row.state, row.first_at, last_at, row.complete_at,
                 row.complete_by, why, json.loads(row.passed_by),
                 next_steps.for_series(row, stopped=row.study_uid in stopped) or next_steps.for_passed_over(code),
-                _between(row.first_at, last_at), _between(last_at, row.complete_at),
-                _between(last_at, _seg_stored_at(made)), made, tuple(channel_of.values()),
+                between(row.first_at, last_at), between(last_at, row.complete_at),
+                between(last_at, _seg_stored_at(made)), made, tuple(channel_of.values()),
             )
         )  # fmt: skip
     return tuple(
@@ -240,6 +224,7 @@ def _read(db: Connection, study_uids: Sequence[str]) -> tuple[StudyView, ...]:
             conflicts.get(uid),
             tuple(jobs.get((uid, None), ())),
             gathered[uid],
+            told[uid],
         )
         for uid in study_uids
         if uid in views
@@ -312,8 +297,8 @@ def _jobs(db: Connection, study_uids: Sequence[str]) -> dict[tuple[str, str | No
             JobView(
                 row.id, row.rule, row.bundle, row.mode, row.state, row.attempt, row.created_at, row.started_at,
                 row.finished_at, row.error_code, row.error, next_steps.for_job(row),
-                None if row.state in _NOT_STARTED else _between(row.ready_at, row.started_at),
-                _between(row.started_at, row.finished_at),
+                None if row.state in _NOT_STARTED else between(row.ready_at, row.started_at),
+                between(row.started_at, row.finished_at),
                 results.get(row.id),
                 tuple(channels[row.id]),
             )
@@ -325,11 +310,26 @@ def _results(db: Connection, study_uids: Sequence[str]) -> dict[int, ResultView]
     """Results by their job."""
     rows = results_of(db, study_uids)
     replaced = {row.predecessor_id for row in rows}
-    objects, deliveries = _objects(db, study_uids)
-    return {row.job_id: _result(row, row.id not in replaced, objects[row.id], deliveries[row.id]) for row in rows}
+    objects, deliveries = objects_by_result(db, study_uids)
+    withdrawn = {
+        row.predecessor_id: WithdrawalView(row.created_at, tuple(objects[row.id]), tuple(deliveries[row.id]))
+        for row in rows
+        if row.kind is ResultKind.WITHDRAWAL
+    }
+    return {
+        row.job_id: _result(row, row.id not in replaced, objects[row.id], deliveries[row.id], withdrawn.get(row.id))
+        for row in rows
+        if row.job_id is not None
+    }
 
 
-def _result(row: ResultRow, current: bool, objects: Iterable[Object], deliveries: Iterable[Delivery]) -> ResultView:
+def _result(
+    row: ResultRow,
+    current: bool,
+    objects: Iterable[Object],
+    deliveries: Iterable[Delivery],
+    withdrawn: WithdrawalView | None,
+) -> ResultView:
     records = json.loads(row.facts)
     timings_s: dict[str, float] = defaultdict(float)
     for record in records:
@@ -338,25 +338,8 @@ def _result(row: ResultRow, current: bool, objects: Iterable[Object], deliveries
     flags = {flag["message"]: None for record in records for flag in record.get("flags", ())}
     return ResultView(
         row.id, row.bundle, row.bundle_version, current, row.created_at, tuple(flags), dict(timings_s),
-        tuple(objects), tuple(deliveries),
+        tuple(objects), tuple(deliveries), withdrawn,
     )  # fmt: skip
-
-
-def _objects(db: Connection, study_uids: Sequence[str]) -> tuple[dict[int, list[Object]], dict[int, list[Delivery]]]:
-    """Objects and their deliveries, by result."""
-    objects: dict[int, list[Object]] = defaultdict(list)
-    for made in objects_of(db, study_uids):
-        objects[made.result_id].append(Object(made.kind, made.sop_instance_uid))
-    deliveries: dict[int, list[Delivery]] = defaultdict(list)
-    for row in deliveries_of(db, study_uids):
-        deliveries[row.result_id].append(
-            Delivery(
-                row.id, row.destination, row.kind, row.sop_instance_uid, row.state, row.failures, row.created_at,
-                row.stored_at, row.confirmed_at, row.status, row.error_code, row.error, next_steps.for_delivery(row),
-                _between(row.created_at, row.stored_at), _between(row.stored_at, row.confirmed_at),
-            )
-        )  # fmt: skip
-    return objects, deliveries
 
 
 def _seg_stored_at(jobs: Iterable[JobView]) -> float | None:
@@ -364,8 +347,3 @@ def _seg_stored_at(jobs: Iterable[JobView]) -> float | None:
     current = [job.result for job in jobs if job.result and job.result.current]
     ways = [delivery for result in current for delivery in result.deliveries if delivery.kind.is_segmentation]
     return min((delivery.stored_at for delivery in ways if delivery.stored_at is not None), default=None)
-
-
-def _between(start: float | None, end: float | None) -> float | None:
-    """Seconds; none where a step of the clock made them negative."""
-    return None if start is None or end is None else max(0.0, end - start)

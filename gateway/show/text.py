@@ -8,7 +8,9 @@ from datetime import UTC, datetime
 from gateway.ledger.states import ConflictState
 from gateway.logs import printable
 from gateway.settings.model import Mode
-from gateway.show.studies import Conflict, Delivery, Gathering, JobView, ResultView, SeriesView, StudyView
+from gateway.show.objects import Delivery
+from gateway.show.reasons import ReasonView
+from gateway.show.studies import Conflict, Gathering, JobView, ResultView, SeriesView, StudyView
 
 
 def moment(at: float) -> str:
@@ -38,6 +40,8 @@ def lines(study: StudyView) -> Iterator[str]:
         yield from map(printable, _indented(_conflict(study.conflict)))
     for one in study.gatherings:
         yield from map(printable, _indented(_gathering(one)))
+    for reason in study.reasons:
+        yield from map(printable, _indented(_reason(reason)))
     for job in study.jobs:
         yield from map(printable, _indented(_job(job)))
     for series in study.series:
@@ -62,6 +66,17 @@ def _gathering(gathering: Gathering) -> Iterator[str]:
     """What is missing for a bundle of several channels."""
     waits = "" if gathering.until is None else f" waits until {moment(gathering.until)} UTC"
     yield f"bundle {gathering.bundle}{waits}: {gathering.why}"
+
+
+def _reason(reason: ReasonView) -> Iterator[str]:
+    """Why nothing was segmented, and who is told."""
+    replaced = "" if reason.current else ", replaced by a later result"
+    yield f"told at {moment(reason.created_at)} UTC, by rule {reason.rule}{replaced}:"
+    yield from (f"  {sentence}" for sentence in (*reason.why, *reason.expected))
+    for one in reason.objects:
+        yield f"  {one.kind} {one.sop_instance_uid}"
+    for delivery in reason.deliveries:
+        yield from _indented(_delivery(delivery))
 
 
 def _series(series: SeriesView) -> Iterator[str]:
@@ -99,12 +114,16 @@ def _job(job: JobView) -> Iterator[str]:
 
 def _result(result: ResultView) -> Iterator[str]:
     steps = ", ".join(f"{step} {seconds(lasted)}" for step, lasted in result.timings_s.items())
-    yield f"{'result' if result.current else 'result, replaced by a later one'}{f': {steps}' if steps else ''}"
+    if result.withdrawn is not None:
+        what = f"result, withdrawn at {moment(result.withdrawn.at)} UTC: it must not be used"
+    else:
+        what = "result" if result.current else "result, replaced by a later one"
+    yield f"{what}{f': {steps}' if steps else ''}"
     for flag in result.flags:
         yield f"  flag: {flag}"
     for one in result.objects:
         yield f"  {one.kind} {one.sop_instance_uid}"
-    for delivery in result.deliveries:
+    for delivery in (*result.deliveries, *(result.withdrawn.deliveries if result.withdrawn else ())):
         yield from _indented(_delivery(delivery))
 
 

@@ -28,22 +28,33 @@ def freeze(outcomes: Sequence[Outcome], sources: Sequence[Sources], bundle: Bund
     """
     objects: list[NewObject] = []
     for number, outcome in enumerate(outcomes, 1):
-        for file in outcome.folder.iterdir():
-            sync(file)
-        sync(outcome.folder)
+        sync_all(outcome.folder)
         for kind, file in sorted(outcome.record["outputs"].items()):
             if kind in DICOM:
                 here = outcome.folder / Path(file).name  # the record says where it was made: the spool may have moved
-                objects.append(_object(ObjectKind.of(ResultForm(kind), number), here, spool))
-    for folder in (spool / RESULTS, spool):  # the first result made the folder
-        sync(folder)
+                objects.append(frozen(ObjectKind.of(ResultForm(kind), number), here, spool))
+    sync_places(spool)
     keys = [outcome.record["result_key"] for outcome in outcomes]
     whole = keys[0] if len(keys) == 1 else hashlib.sha256("\n".join(sorted(keys)).encode()).hexdigest()
     facts, made_of = [dict(outcome.record) for outcome in outcomes], [one.record() for one in sources]
     return NewResult(whole, bundle.name, bundle.version, facts, tuple(objects), made_of)
 
 
-def _object(kind: ObjectKind, file: Path, spool: Path) -> NewObject:
+def sync_all(folder: Path) -> None:
+    """Make the files of a result last."""
+    for file in folder.iterdir():
+        sync(file)
+    sync(folder)
+
+
+def sync_places(spool: Path) -> None:
+    """Make the names of results last; the first of them made their folder."""
+    for folder in (spool / RESULTS, spool):
+        sync(folder)
+
+
+def frozen(kind: ObjectKind, file: Path, spool: Path) -> NewObject:
+    """An object as the ledger has it, from its file, which changes no more."""
     meta = read_file_meta_info(file)
     content = file.read_bytes()
     return NewObject(

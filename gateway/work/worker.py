@@ -27,11 +27,13 @@ from sqlalchemy import Connection
 from gateway import retry
 from gateway.files import RESULTS
 from gateway.ledger import jobs as jobs_rows
-from gateway.ledger import patients, results, study_jobs
+from gateway.ledger import patients, reasons, results, study_jobs, withdrawals
 from gateway.ledger import series as series_rows
 from gateway.ledger.claims import Claim
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.records import JobRow
+from gateway.ledger.states import ResultKind
+from gateway.ledger.withdrawals import Withdrawn
 from gateway.retry import Effort
 from gateway.settings.model import Mode, Rule
 from gateway.work import inputs
@@ -52,6 +54,7 @@ from medseg.progress import Cancelled
 from medseg.results.identity import ResultKey, stack_key
 from medseg.results.provenance import Predecessor
 from medseg.results.seg import read_tables
+from medseg.results.statement import STATEMENT_CLASS
 
 logger = logging.getLogger(__name__)
 
@@ -250,7 +253,11 @@ class Worker:
             if mine is None or not read.holds(db, mine):
                 return False
             to = self._desk.destinations(db, job, rule) if job.mode is Mode.ON else ()
-            return results.finish_job(db, claim, result, to, time.time())
+            now = time.time()
+            done = results.finish_job(db, claim, result, to, now)
+            if done and job.mode is Mode.ON:
+                reasons.answer(db, mine, now)
+            return done
 
         filed = self._ledger.write(finish)
         if not filed:
@@ -289,6 +296,7 @@ class Worker:
         folder = self._spool / RESULTS / key
         if folder.exists():
             if self._is_filed(f"{RESULTS}/{key}/"):
+                self._refuse_withdrawn(job, f"{RESULTS}/{key}/")
                 return Outcome(folder, json.loads((folder / RECORD).read_text("utf-8")), up_to_date=True)
             shutil.rmtree(folder)
         return run(
@@ -302,23 +310,35 @@ class Worker:
             cancelled=cancelled,
         )
 
+    def _refuse_withdrawn(self, job: Job, folder: str) -> None:
+        """Raises Withdrawn where a result that is asked for again was withdrawn."""
+        with self._ledger.read() as db:
+            if withdrawals.is_withdrawn_in(db, folder):
+                series = job.stack.series
+                raise Withdrawn(series.study_uid, series.series_uid, job.bundle.name)
+
     def _predecessors(
         self, of: JobRow, jobs: Sequence[Job], sources: Sequence[Sources]
     ) -> list[tuple[Predecessor, ...]]:
         """What each stack's result takes the place of. Raises LessComplete, unless a person has allowed that."""
         with self._ledger.read() as db:
             before = results.current_result(db, of.study_uid, of.series_uid, jobs[0].bundle.name)
+            rows = reasons.answered_by(db, of)
+            if before is not None and before.kind is ResultKind.WITHDRAWAL:
+                rows, before = [*rows, before], None
+            told = [source for row in rows for source in json.loads(row.sources)]
+        why = [tuple(_of_reason(source) for source in told if _is_of(source, one)) for one in sources]
         if before is None:
-            return [() for _ in jobs]
+            return why
         records = json.loads(before.facts)
         known = [Sources.from_record(record) for record in json.loads(before.sources)]
         if len(known) != len(records):  # made by a version of medseg that did not write down of what
             numbers = [list(range(len(records))) for _ in jobs]
         else:
-            if not of.may_lack and (why := lacks(known, sources)):
-                raise LessComplete(of.study_uid, of.series_uid, why)
+            if not of.may_lack and (less := lacks(known, sources)):
+                raise LessComplete(of.study_uid, of.series_uid, less)
             numbers = replaced(known, sources)
-        return [tuple(_predecessor(records[n]) for n in some) for some in numbers]
+        return [(*(_predecessor(records[n]) for n in some), *told) for some, told in zip(numbers, why, strict=True)]
 
     def _is_filed(self, folder: str) -> bool:
         with self._ledger.read() as db:
@@ -341,6 +361,16 @@ def _reason(planned: StudyPlan) -> MedsegError:
 def _predecessor(record: Mapping[str, Any]) -> Predecessor:
     outputs = record["outputs"]
     return Predecessor(ResultKey(record["result_key"]), seg="seg" in outputs, sr="sr" in outputs)
+
+
+def _of_reason(source: Mapping[str, Any]) -> Predecessor:
+    """What said that there was no result: it is a report alone."""
+    return Predecessor(ResultKey(source["result_key"]), seg=False, sr=True, sr_class=STATEMENT_CLASS)
+
+
+def _is_of(source: Mapping[str, Any], stack: Sources) -> bool:
+    """Whether a report is on the patient of a stack."""
+    return len(patients.groups((source["patient"], stack.patient))) <= 1
 
 
 def _put_off(why: MedsegError) -> None:

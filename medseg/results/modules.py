@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from copy import deepcopy
+from datetime import datetime
 
 from pydicom import Dataset
 from pydicom.datadict import tag_for_keyword
@@ -113,8 +114,13 @@ def series_reference(series_uid: str, instances: Iterable[tuple[str, str]], *, k
 
 def study_reference(stack: Stack, series: Iterable[tuple[str, Iterable[tuple[str, str]]]]) -> Dataset:
     """Hierarchical SOP Instance Reference Macro (PS3.3 C.17.2.1): series UIDs with (SOP class, SOP instance) UIDs."""
+    return references_in(stack.series.study_uid, series)
+
+
+def references_in(study_uid: str, series: Iterable[tuple[str, Iterable[tuple[str, str]]]]) -> Dataset:
+    """The same of a study by its UID."""
     study = Dataset()
-    study.StudyInstanceUID = stack.series.study_uid
+    study.StudyInstanceUID = study_uid
     study.ReferencedSeriesSequence = [
         series_reference(uid, instances, keyword="ReferencedSOPSequence") for uid, instances in series
     ]
@@ -170,23 +176,34 @@ def add_common_modules(
     syntax: the transfer syntax in which it is written.
     """
     headers = [part.instance.header for part in stack.slices if part.instance is not None]
-    made_at = provenance.made_at
+    lay_over(dataset, headers[0], stack.series.study_uid, provenance.made_at, provenance.equipment, syntax)
+    provenance.finish(dataset)
+
+
+def lay_over(
+    dataset: Dataset,
+    header: Dataset,
+    study_uid: str,
+    made_at: datetime,
+    equipment: Dataset,
+    syntax: UID = ExplicitVRLittleEndian,
+) -> None:
+    """Lay patient and study of a header over an object of highdicom's. equipment: who had a part in it."""
     dataset.InstanceCreationDate = dataset.ContentDate = made_at.strftime("%Y%m%d")
     dataset.InstanceCreationTime = dataset.ContentTime = made_at.strftime("%H%M%S")
-    dataset.ContributingEquipmentSequence = [provenance.equipment]
+    dataset.ContributingEquipmentSequence = [equipment]
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     dataset.file_meta.TransferSyntaxUID = syntax
     dataset.file_meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     dataset.file_meta.ImplementationVersionName = f"MEDSEG_{medseg.__version__}"[:16]
-    dataset.StudyInstanceUID = stack.series.study_uid
+    dataset.StudyInstanceUID = study_uid
     for keyword in _PATIENT_AND_STUDY:
-        copy_element(headers[0], dataset, keyword)
+        copy_element(header, dataset, keyword)
     for keyword in _TYPE_2:
         if keyword not in dataset:
             setattr(dataset, keyword, "")
-    provenance.finish(dataset)
 
 
 def begin_object(

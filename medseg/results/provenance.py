@@ -9,6 +9,7 @@ from datetime import datetime
 import highdicom
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
+from pydicom.uid import Comprehensive3DSRStorage
 
 from medseg.bundle.bundle import Bundle
 from medseg.names import named_uid
@@ -20,11 +21,13 @@ MANUFACTURER = "medseg"
 
 @dataclass(frozen=True)
 class Predecessor:
-    """The result that a new one takes the place of: its key, and which of its objects there are."""
+    """The result that a new one takes the place of: its key, and which of its objects there are. sr_class: of its
+    report, another where that says why there was nothing, or that it is withdrawn."""
 
     key: ResultKey
     seg: bool
     sr: bool
+    sr_class: str = Comprehensive3DSRStorage
 
 
 def nothing_more(_: Dataset) -> None:

@@ -15,7 +15,7 @@ from highdicom import sr
 from highdicom.sr import CodedConcept
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
-from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage
+from pydicom.uid import SegmentationStorage
 
 import medseg
 from medseg.dicom.instance import Instance
@@ -28,13 +28,13 @@ from medseg.results.measurements import groups
 from medseg.results.modules import add_common_modules, placeholder_image, series_number, study_reference
 from medseg.results.provenance import MANUFACTURER, Provenance
 
-_QUALITATIVE_EVALUATIONS = CodedConcept("C0034375", "UMLS", "Qualitative Evaluations")  # TID 1500 row 12
-_PROCEDURE = {
+QUALITATIVE_EVALUATIONS = CodedConcept("C0034375", "UMLS", "Qualitative Evaluations")  # TID 1500 row 12
+PROCEDURE = {
     "CT": codes.cid100.CTUnspecifiedBodyRegion,
     "MR": codes.cid100.MRIUnspecifiedBodyRegion,
     "PT": codes.cid100.PETUnspecifiedBodyRegion,
 }
-_RESEARCH = "For research use only. Not for diagnosis."
+RESEARCH = "For research use only. Not for diagnosis."
 
 
 def write_report(
@@ -75,7 +75,7 @@ def write_report(
     )
     report.CurrentRequestedProcedureEvidenceSequence = [_evidence(result, provenance, looked_at, with_seg=with_seg)]
     documents = [
-        (before.key.uid("sr.series"), [(Comprehensive3DSRStorage, before.key.uid("sr"))])
+        (before.key.uid("sr.series"), [(before.sr_class, before.key.uid("sr"))])
         for before in provenance.predecessors
         if before.sr
     ]
@@ -98,7 +98,7 @@ def sentences(result: SegmentationResult, *, research_use: bool = True) -> Itera
         yield plain(result.region.sentence)
     yield from (plain(flag.message) for flag in result.flags)
     if research_use:
-        yield _RESEARCH
+        yield RESEARCH
 
 
 def _not_measured(findings: Sequence[Finding]) -> Iterator[str]:
@@ -125,7 +125,7 @@ def _content(
         observation_context=sr.ObservationContext(
             observer_device_context=sr.ObserverContext(codes.cid270.Device, device)
         ),
-        procedure_reported=_PROCEDURE.get(result.stack.series.modality, codes.cid100.ImagingProcedure),
+        procedure_reported=PROCEDURE.get(result.stack.series.modality, codes.cid100.ImagingProcedure),
         imaging_measurements=[
             group
             for measured, finding in zip(result.measured, findings, strict=True)
@@ -139,7 +139,7 @@ def _content(
 
 def _words(result: SegmentationResult, findings: Sequence[Finding], made: Provenance) -> sr.ContainerContentItem:
     container = sr.ContainerContentItem(
-        name=_QUALITATIVE_EVALUATIONS, relationship_type=sr.RelationshipTypeValues.CONTAINS
+        name=QUALITATIVE_EVALUATIONS, relationship_type=sr.RelationshipTypeValues.CONTAINS
     )
     items = [
         sr.TextContentItem(codes.DCM.Finding, text, sr.RelationshipTypeValues.CONTAINS)

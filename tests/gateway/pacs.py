@@ -14,6 +14,8 @@ from pynetdicom import AE, DEFAULT_TRANSFER_SYNTAXES, evt
 from pynetdicom.dimse_messages import C_STORE_RSP, N_ACTION_RSP
 from pynetdicom.sop_class import (
     Comprehensive3DSRStorage,
+    EnhancedSRStorage,
+    KeyObjectSelectionDocumentStorage,
     StorageCommitmentPushModel,
     StorageCommitmentPushModelInstance,
     StudyRootQueryRetrieveInformationModelFind,
@@ -23,6 +25,7 @@ from pynetdicom.sop_class import (
 from tests.gateway.receiving import CAREFUL
 
 SEG, SR = str(SegmentationStorage), str(Comprehensive3DSRStorage)
+REASON, KO = str(EnhancedSRStorage), str(KeyObjectSelectionDocumentStorage)
 COMMIT, FIND = StorageCommitmentPushModel, StudyRootQueryRetrieveInformationModelFind
 
 
@@ -118,7 +121,7 @@ class FakePacs:
 @contextlib.contextmanager
 def listening(
     pacs: FakePacs,
-    classes: Collection[str] = (SEG, SR, Verification),
+    classes: Collection[str] = (SEG, SR, REASON, KO, Verification),
     syntaxes: Sequence[str] = DEFAULT_TRANSFER_SYNTAXES,
 ) -> Iterator[FakePacs]:
     """Let it listen on a port of loopback, the one it had before if it had one."""

@@ -15,7 +15,7 @@ from gateway.cli import doctor as gateway_checks
 from gateway.cli.doctor import checks
 from gateway.ledger.ledger import Ledger
 from medseg.cli.doctor import Check
-from tests.gateway.pacs import SEG, SR, FakePacs, listening
+from tests.gateway.pacs import REASON, SEG, SR, FakePacs, listening
 from tests.ports import free_port
 
 ROOM = "[limits]\ndisk_used_percent = 100\ndisk_free_gb = 0\n"
@@ -87,7 +87,7 @@ def test_too_few_file_descriptors_are_told(folder: Path) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-ALL = (SEG, SR, Verification)
+ALL = (SEG, SR, REASON, Verification)
 
 
 @pytest.mark.parametrize(
@@ -96,6 +96,7 @@ ALL = (SEG, SR, Verification)
         ((*ALL, StorageCommitmentPushModel), True, "confirms by storage commitment"),
         ((*ALL, StudyRootQueryRetrieveInformationModelFind), True, "confirms by C-FIND"),
         (ALL, True, "confirms by nothing"),
+        ((SEG, SR, Verification), True, "takes no Enhanced SR"),
         ((SR, Verification), False, "takes no DICOM-SEG"),
         ((Verification,), False, "takes no DICOM-SEG and no structured reports"),
         ((SEG, SR), False, "no answer to C-ECHO"),

@@ -25,6 +25,7 @@ ROWS = {
     records.JobChannelRow: tables.job_channel,
     records.GatheringRow: tables.gathering,
     records.ResultRow: tables.result,
+    records.UnansweredRow: tables.unanswered,
     records.CommitmentRow: peer_tables.commitment,
     records.CountRow: peer_tables.count,
     records.ObjectRow: tables.result_object,
@@ -43,6 +44,7 @@ WORDS: dict[tuple[str, str], type[StrEnum]] = {
     ("job", "state"): states.JobState,
     ("job", "mode"): Mode,
     ("delivery", "state"): states.DeliveryState,
+    ("result", "kind"): states.ResultKind,
     ("commitment", "state"): states.CommitmentState,
     ("refusal", "what"): states.RefusedCaller,
 }
