@@ -11,7 +11,8 @@ A destination that cannot be asked is believed; what a later result replaced bef
 there was no job (no rule matched, its mode is off), no result (the series is passed over: it forms no volume, or no
 bundle fits it) or nothing to send (shadow), the same times hold.
 
-Dead letters, failed jobs, held jobs and held series keep all that is theirs until somebody looks.
+Dead letters, failed jobs, held jobs and held series keep all that is theirs until somebody looks; but for a dead letter
+that only says that nothing was segmented: a destination that takes none of these would fill the disk.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from gateway.ledger.deletions import mark_deleted
 from gateway.ledger.deliveries import LAST_ASK
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.records import SeriesRow
-from gateway.ledger.states import LIVE, DeliveryState, JobState, SeriesState
+from gateway.ledger.states import LIVE, DeliveryState, JobState, ResultKind, SeriesState
 from gateway.ledger.tables import (
     delivery,
     gathering,
@@ -135,6 +136,7 @@ def _done_with(now: float, before: float, *, deleted: bool) -> ColumnElement[boo
     there = or_(
         delivery.c.state.in_((DeliveryState.CONFIRMED, DeliveryState.CANCELLED)),
         and_(delivery.c.state == DeliveryState.STORED, delivery.c.asked >= LAST_ASK, delivery.c.ready_at <= now),
+        and_(delivery.c.state == DeliveryState.DEAD, result.c.kind == ResultKind.REASON),
     )
     recently = func.coalesce(delivery.c.confirmed_at, delivery.c.stored_at) > before
     on_its_way = exists().where(

@@ -41,7 +41,8 @@ def instances_held(
 def result_objects_held(db: Connection, study_uid: str, sop_instance_uid: str | None = None) -> list[HeldObject]:
     """The objects of a study's results that no later result replaces."""
     later = result.alias()
-    current = and_(result.c.study_uid == study_uid, ~exists().where(later.c.predecessor_id == result.c.id))
+    last = and_(result.c.replaced_at.is_(None), ~exists().where(later.c.predecessor_id == result.c.id))
+    current = and_(result.c.study_uid == study_uid, last)
     if sop_instance_uid is not None:
         current = and_(current, result_object.c.sop_instance_uid == sop_instance_uid)
     columns = (

@@ -37,6 +37,7 @@ from gateway.receive.source import read_image
 from gateway.settings.current import Live
 from gateway.settings.model import Completion, GatewaySettings, OnFailure, ResultForm
 from gateway.work.freeze import frozen, sync_all, sync_places
+from medseg.bundle.bundle import Bundle
 from medseg.bundle.catalog import find_bundle, installed
 from medseg.bundle.wanted import wanted
 from medseg.dicom.instance import Instance
@@ -71,6 +72,7 @@ class Reasoner:
     def __init__(self, ledger: Ledger, spool: Path) -> None:
         self._ledger, self._spool = ledger, spool
         self._later: dict[tuple[str, str], float] = {}  # looks that failed, and when they are made again
+        self._bundles: dict[str, tuple[Bundle, ...]] = {}
 
     def run(self, live: Live, stop: threading.Event) -> None:
         """Look until told to stop; never raises."""
@@ -115,7 +117,10 @@ class Reasoner:
                 reasons.file_reason(db, new, destinations, now)
             return new is not None
 
-        if self._ledger.write(commit):
+        filed = self._ledger.write(commit)
+        for made in new.objects if new is not None and not filed else ():  # its study may have been purged
+            shutil.rmtree((self._spool / made.path).parent, ignore_errors=True)
+        if filed:
             extra = {"event": "study.unsegmented", "study": row.study_uid}
             logger.warning("study %s: nothing was segmented by rule %s", row.study_uid, row.rule, extra=extra)
 
@@ -124,13 +129,13 @@ class Reasoner:
     ) -> NewReason | None:
         """The reason, its reports frozen; None where there is none, or it was told already. before: what was last."""
         read = self._read(row.study_uid, failed)
-        meant = [one for one in failed if _is_meant(one, read)]
+        meant = [one for one in failed if self._is_meant(one, read)]
         if not meant:
             return None
         uids = sorted({uid for one in meant for uid in one.series})
         parts = _by_patient([read[uid] for uid in uids if uid in read])
         sends = to_send and unanswered.on_failure(row.terms) is OnFailure.REPORT
-        why, expected = _sentences(meant), _expected(json.loads(row.bundles))
+        why, expected = _sentences(meant), self._expected(json.loads(row.bundles))
         images = [[part.patient, *sorted(part.digests)] for part in parts]
         content = _digest([SCHEMA, row.study_uid, row.rule, why, expected, sends, images])
         if before is not None and before.replaced_at is None and json.loads(before.facts)["content"] == content:
@@ -148,6 +153,33 @@ class Reasoner:
         facts |= {"terms": row.terms, "bundles": json.loads(row.bundles)}
         sources = [{"patient": part.patient, "result_key": one} for part, one in zip(parts, keys, strict=False)]
         return NewReason(key, row.study_uid, row.rule, facts, sources, tuple(objects))
+
+    def _is_meant(self, one: Failure, read: Mapping[str, PatientParts]) -> bool:
+        """Whether a series was to be segmented: where no bundle is named, one that forms no volume was if any bundle
+        that is installed is for its modality."""
+        if one.bundle or one.code not in set(map(str, Reason)):
+            return True
+        modalities = {series.modality.upper() for uid in one.series if uid in read for _, series in read[uid].series}
+        expected = [bundle.expects.modality for bundle in self._bundles_of("")]
+        return any(not some or modalities & set(some) for some in expected)
+
+    def _expected(self, bundles: Sequence[str]) -> list[str]:
+        """What was expected, a sentence for each bundle."""
+        texts = (text for name in bundles for text in self._wanted(name))
+        return [f"Expected: {text}." for text in dict.fromkeys(texts)]
+
+    def _wanted(self, name: str) -> Iterator[str]:
+        try:
+            yield from (f"{wanted(bundle)} (bundle {bundle.name})" for bundle in self._bundles_of(name))
+        except BundleError as error:
+            yield f"a bundle that can be used ({error})"
+
+    def _bundles_of(self, name: str) -> tuple[Bundle, ...]:
+        """The bundle of that name or folder; all of one channel that are installed for an empty one."""
+        if name not in self._bundles:
+            alone = (one for one in installed() if one.channels is None)
+            self._bundles[name] = (find_bundle(name),) if name else tuple(alone)
+        return self._bundles[name]
 
     def _read(self, study_uid: str, failed: Sequence[Failure]) -> dict[str, PatientParts]:
         """The images that count of each series, complete or not, and whose they are. A series whose files cannot be
@@ -204,16 +236,6 @@ def _destinations(
     return rules.destinations(rule_of_terms(row.rule, row.terms), caller, settings.peers)
 
 
-def _is_meant(one: Failure, read: Mapping[str, PatientParts]) -> bool:
-    """Whether a series was to be segmented: where no bundle is named, one that forms no volume was if any bundle that
-    is installed is for its modality."""
-    if one.bundle or one.code not in set(map(str, Reason)):
-        return True
-    modalities = {series.modality.upper() for uid in one.series if uid in read for _, series in read[uid].series}
-    expected = [bundle.expects.modality for bundle in installed() if bundle.channels is None]
-    return any(not some or modalities & set(some) for some in expected)
-
-
 def _by_patient(read: Sequence[PatientParts]) -> list[_Part]:
     """What was read, by whose it is; what names nobody is of who is named, where that is one patient."""
     each = [(key, series, parts) for parts in read for key, series in parts.series]
@@ -233,20 +255,6 @@ def _sentences(failed: Sequence[Failure]) -> list[str]:
     each = list(dict.fromkeys(f"Not segmented: {one.why.rstrip('.')}." for one in failed))
     more = [f"Not segmented, and not told here: {len(each) - MOST_TOLD} more."] if len(each) > MOST_TOLD else []
     return each[:MOST_TOLD] + more
-
-
-def _expected(bundles: Sequence[str]) -> list[str]:
-    """What was expected, a sentence for each bundle."""
-    return [f"Expected: {text}." for text in dict.fromkeys(text for name in bundles for text in _wanted(name))]
-
-
-def _wanted(name: str) -> Iterator[str]:
-    try:
-        several = (find_bundle(name),) if name else tuple(one for one in installed() if one.channels is None)
-    except BundleError as error:
-        yield f"a bundle that can be used ({error})"
-        return
-    yield from (f"{wanted(bundle)} (bundle {bundle.name})" for bundle in several)
 
 
 def _documents(before: ResultRow, patient: str) -> Iterator[tuple[str, list[tuple[str, str]]]]:

@@ -54,7 +54,12 @@ def withdraw(ledger: Ledger, spool: Path, result_id: int, why: str, now: float) 
             raise UsageError(said)
         return withdrawals.file_withdrawal(db, new, now)
 
-    return ledger.write(commit)
+    try:
+        return ledger.write(commit)
+    except UsageError:
+        for made in new.objects:  # its study may have been purged
+            shutil.rmtree((spool / made.path).parent, ignore_errors=True)
+        raise
 
 
 def _made(rows: Sequence[ResultRow], objects: Sequence[ObjectRow], spool: Path, why: str) -> NewWithdrawal:

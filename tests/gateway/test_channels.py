@@ -19,10 +19,11 @@ from sqlalchemy import update
 from typer.testing import CliRunner
 
 from gateway.decide import settle
+from gateway.decide.reasons import failures
 from gateway.dimse.store import Ending
 from gateway.keep.purge import purge
 from gateway.keep.retention import Retention
-from gateway.ledger import commitments, instances, jobs
+from gateway.ledger import commitments, instances, jobs, unanswered
 from gateway.ledger.tables import delivery
 from gateway.receive.source import read_series as read_series_of
 from gateway.serve.gatherer import Gatherer
@@ -138,6 +139,12 @@ class Room:
     def jobs(self) -> list[Any]:
         return self.box.rows("job")
 
+    def failures(self) -> list[tuple[str, tuple[str, ...], str]]:
+        """What would be told of the study where nothing more comes: code, series and sentence."""
+        with self.box.ledger.read() as db:
+            rows = unanswered.ripe(db, self.clock.wall(), 60)
+            return [(one.code, one.series, one.why) for row in rows for one in failures(db, row)]
+
     @property
     def states(self) -> list[str]:
         return [job.state for job in self.jobs]
@@ -231,7 +238,8 @@ def test_results_are_those_of_infer_and_name_what_they_replace(box: Inbox, two: 
 
 def test_what_is_missing_is_told_held_and_released_when_it_comes(box: Inbox, two: Path, tmp_path: Path) -> None:
     here = Room(box, tmp_path, rule(two))
-    here.send(series("t1", 1))
+    t1 = series("t1", 1)
+    here.send(t1)
     assert not here.jobs
     with box.ledger.read() as db:
         (shown,) = studies.latest(db, 1)
@@ -245,10 +253,13 @@ def test_what_is_missing_is_told_held_and_released_when_it_comes(box: Inbox, two
         (trouble,) = troubles.troubles(db)
     assert not shown.gatherings and "say which series is which channel" in shown.jobs[0].next_step
     assert (trouble.kind, trouble.code, trouble.message) == ("job", "channels_missing", job.error)
+    assert here.failures() == [("channels_missing", (uid(t1),), job.error)]
     here.work()
     assert here.states == ["held"]
     here.send(series("flair", 2))
     assert [(one.id, one.state, one.error) for one in here.jobs] == [(job.id, "queued", None)]
+    here.clock.after(60)
+    assert here.failures() == []  # it may yet succeed
 
 
 def test_two_that_fit_alike_are_asked_for(box: Inbox, two: Path, tmp_path: Path) -> None:
@@ -352,6 +363,7 @@ def test_what_fits_no_channel_is_passed_over(box: Inbox, two: Path, tmp_path: Pa
     with box.ledger.read() as db:
         (shown,) = studies.latest(db, 1)
     assert "no channel of bundle two" in str(shown.series[0].passed_over)
+    assert [(code, some) for code, some, _ in here.failures()] == [("channels_missing", (shown.series[0].series_uid,))]
 
 
 def test_a_sites_own_words(box: Inbox, two: Path, tmp_path: Path) -> None:

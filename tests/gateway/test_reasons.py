@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -33,9 +34,11 @@ from tests.gateway.clock import Clock
 from tests.gateway.directing import Director
 from tests.gateway.pacs import FakePacs, listening
 from tests.gateway.phantoms import phantom
+from tests.gateway.running import serving
 from tests.gateway.spooling import Inbox, inbox
 from tests.medseg.bundle.zoo import spleen_like
 from tests.peers.programs import dciodvfy, dsrdump, tid1500reader
+from tests.waiting import wait_for
 
 QUIET_S = 60  # the longest quiet time
 
@@ -104,8 +107,8 @@ class House:
 
 
 def _said(one: Dataset) -> str:
-    if one.Modality == "SEG":
-        return "SEG"
+    if one.Modality != "SR":
+        return str(one.Modality)
     words = "reason" if one.SOPClassUID == STATEMENT_CLASS else "SR"
     return f"{words} for {len(one.PredecessorDocumentsSequence)}" if "PredecessorDocumentsSequence" in one else words
 
@@ -307,3 +310,29 @@ def test_a_study_of_two_patients_is_told_of_once_it_is_settled(house: Callable[[
     here.reason()
     here.deliver()
     assert here.holds() == ["reason", "reason for 1"]
+
+
+@pytest.mark.slow  # a service of its own, killed twice
+def test_a_service_that_is_killed_tells_once_and_takes_it_back(bundle: Path, tmp_path: Path) -> None:
+    with listening(FakePacs()) as pacs:
+        peer = f'[[peer]]\nname = "pacs"\nae_title = "PACS"\nhost = "127.0.0.1"\nport = {pacs.port}\n'
+        quiet = "".join(f"{key} = 1\n" for key in ("quiet_s", "quiet_gap_s", "quiet_open_s", "quiet_abort_s"))
+        settings = f"[complete]\n{quiet}quiet_late_s = 4\n[deliver]\ncommitment = false\nfirst_retry_s = 0.2\n"
+        rule = f'[[rule]]\nname = "ct"\nbundle = "{bundle}"\nsend_to = ["pacs"]\n'
+        whole = phantom(slices=9)
+        with serving(tmp_path, settings + peer + rule) as service:
+            service.send([*whole[:3], *whole[6:]])
+            wait_for("what is to be told", lambda: service.rows("SELECT 1 FROM unanswered"))
+            service.stop(signal.SIGKILL)
+            service.start()
+            wait_for("the reason at the peer", lambda: pacs.received)
+            service.stop(signal.SIGKILL)  # before anything is known of what became of it, perhaps
+            service.start()
+            assert "Not segmented: " in service.medseg("status", str(whole[0].StudyInstanceUID))
+            service.send(whole[3:6])
+            wait_for("the result at the peer", lambda: pacs.of("SEG") and len(pacs.of("SR")) > 1)
+            assert "withdrawn: told to pacs" in service.medseg("results", "withdraw", "2", "--why", "a test", "--yes")
+            wait_for("the rejection at the peer", lambda: pacs.of("KO"))
+            assert "withdrawn at" in service.medseg("status", str(whole[0].StudyInstanceUID))
+    held = {str(one.SOPInstanceUID): _said(one) for one in pacs.received}  # sent again, it is the same object
+    assert sorted(held.values()) == ["KO", "SEG", "SR for 1", "reason", "reason for 1"]

@@ -8,6 +8,7 @@ import subprocess
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,12 @@ from gateway.dimse import scu
 from gateway.dimse.commitment import CommitmentReport
 from gateway.ledger import deliveries
 from gateway.settings.model import Destination
+from medseg.results.identity import ResultKey
 from medseg.results.report import write_report
 from medseg.results.seg import SegWriter
+from medseg.results.statement import Statement, write_rejection, write_statement
 from tests.gateway.deliver.stage import QUICK, Stage, staged
+from tests.gateway.phantoms import phantom
 from tests.gateway.receiving import data_set_of, receiving
 from tests.medseg.results.stacks import SEGMENTS, blobs, feed, findings, made, make_result, make_stack
 from tests.peers import missing, orthanc
@@ -47,6 +51,19 @@ def segmented(stage: Stage, seed: str = "a") -> dict[str, Path]:
     return files
 
 
+def told(stage: Stage) -> dict[str, Path]:
+    """That a result is withdrawn, in words and as a rejection, in the outbox."""
+    (header,) = phantom(slices=1)
+    image = {header.SeriesInstanceUID: [(header.SOPClassUID, header.SOPInstanceUID)]}
+    key, at = ResultKey("c" * 64), datetime(2026, 5, 6, 7, 8)
+    said = Statement(key, header.StudyInstanceUID, header, at, ("It is wrong.",), image, "AI", evidence=image)
+    files = {"sr": stage.spool / "words.dcm", "ko": stage.spool / "rejection.dcm"}
+    write_statement(files["sr"], said)
+    write_rejection(files["ko"], said)
+    stage.deliver(list(files.items()))
+    return files
+
+
 def test_storescp_takes_a_result_byte_for_byte(tmp_path: Path) -> None:
     if not STORESCP.exists():
         missing("DCMTK's storescp")
@@ -57,15 +74,15 @@ def test_storescp_takes_a_result_byte_for_byte(tmp_path: Path) -> None:
     try:
         wait_for("the peer", lambda: _echoes(port))
         with staged(tmp_path, port) as stage:
-            files = segmented(stage)
+            files = [*segmented(stage).values(), *told(stage).values()]
             stage.outbox.serve("pacs")
-            assert stage.states() == ["stored", "stored"]
+            assert stage.states() == ["stored"] * 4
             got = {str(dcmread(path).SOPInstanceUID): data_set_of(path) for path in inbox.iterdir()}
-            sent = {str(dcmread(path).SOPInstanceUID): data_set_of(path) for path in files.values()}
+            sent = {str(dcmread(path).SOPInstanceUID): data_set_of(path) for path in files}
             assert got == sent
             stage.later(6)
             stage.outbox.serve("pacs")  # it neither commits nor answers queries
-            assert stage.states() == ["stored", "stored"]
+            assert stage.states() == ["stored"] * 4
             assert stage.outbox.due() == frozenset()
     finally:
         peer.terminate()
@@ -168,10 +185,11 @@ def test_orthanc_is_queried_where_commitment_is_switched_off(pacs: tuple[Stage, 
     stage.settings = replace(stage.settings, deliver=replace(stage.settings.deliver, commitment=False))
     stage.open()
     segmented(stage)
+    told(stage)
     stage.outbox.serve("pacs")
     stage.later(6)
     stage.outbox.serve("pacs")
-    assert stage.states() == ["confirmed", "confirmed"]
+    assert stage.states() == ["confirmed"] * 4
 
 
 def _echoes(port: int) -> bool:

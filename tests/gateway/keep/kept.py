@@ -1,4 +1,5 @@
-"""Series on their way through the gateway, by a clock that the test moves; the worker and the sender are played."""
+"""Series on their way through the gateway, by a clock that the test moves. Worker and sender are played, and who tells
+why nothing was segmented."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from pydicom import Dataset
 from pydicom.uid import SegmentationStorage
 
 from gateway.keep.retention import ROUND_S, Retention
-from gateway.ledger import deliveries, jobs, results
+from gateway.ledger import deliveries, jobs, results, unanswered
 from gateway.ledger.claims import Claim
 from gateway.ledger.results import NewObject, NewResult
 from gateway.receive.reconcile import Reconciliation, reconcile
@@ -51,10 +52,18 @@ class House:
         """Let time pass, then let director and retention do what is due."""
         self.clock.after(seconds)
         self.director.step(self.clock.now_s, self.clock.wall_s)
+        self.tell()
         for _ in range(10):
             if not self.retention.step(self.settings.retain, self.clock.now_s, self.clock.wall_s):
                 break
         self.clock.after(ROUND_S)
+
+    def tell(self) -> None:
+        """Say why nothing was segmented, where that is to be said."""
+        with self.box.ledger.read() as db:
+            ripe = unanswered.ripe(db, self.clock.wall_s, QUIET_S)
+        for row in ripe:
+            self.box.ledger.write(unanswered.drop, row)
 
     def take_in(self, series: Sequence[Dataset]) -> None:
         """A series comes, and is decided upon."""
