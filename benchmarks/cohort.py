@@ -11,8 +11,8 @@ One JSON line for each turn: seconds, the cores' time, and `busy`, the share of 
 first result to the last; then the ratio of the cohort's time to the loop's. The machine must have nothing else to do.
 
 With --growth: one cohort of the most studies, very small phantoms for a network of one convolution. One JSON line for
-each number of results: memory (proportional set size, so that what processes share counts once) and open files of the
-process that leads and of its workers, the median of the last thirty results. Other work on the machine does no harm.
+each number of results: resident memory and open files of the process that leads and of its workers, the median of the
+last thirty results. DICOM and NIfTI take turns. Other work on the machine does no harm.
 """
 
 from __future__ import annotations
@@ -99,11 +99,11 @@ def growth(counts: Sequence[int], jobs: int) -> None:
             series = make_series(shape=(6, 16, 16), spacing_mm=(2.0, 1.0, 1.0), objects=box, seed=number)
             if number % 2:
                 voxels = np.stack([image.pixel_array - 1024.0 for image in series], axis=2).astype(np.int16)
-                nibabel.save(
-                    nibabel.Nifti1Image(voxels, np.diag([-1.0, -1.0, 2.0, 1.0])), work / "in" / f"v{number}.nii"
-                )
+                path = work / "in" / f"{series[0].StudyInstanceUID}v.nii"  # so that both kinds take turns
+                nibabel.save(nibabel.Nifti1Image(voxels, np.diag([-1.0, -1.0, 2.0, 1.0])), path)
             else:
                 write_series(series, work / "in" / f"s{number}")
+        timed([[next((work / "in").iterdir()), "-o", work / "first", "--bundle", bundle]])  # which chooses an engine
         command = [sys.executable, "-m", "medseg", "infer", work / "in", "-o", work / "out", "--bundle", bundle]
         command += ["--jobs", jobs]
         arguments = [str(argument) for argument in command]
@@ -127,8 +127,8 @@ def used(who: str, pids: Iterable[int]) -> dict[str, float]:
     mb, files = 0.0, 0
     for pid in pids:
         with suppress(OSError, StopIteration):
-            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-            mb += next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024.0
+            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+            mb += next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024.0
             files += sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
     return {f"{who}_mb": mb, f"{who}_files": float(files)}
 

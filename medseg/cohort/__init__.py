@@ -9,5 +9,6 @@ finished    what was done before, and need not be done again
 study       an item -> results and failures, in this process; worker: a process of its own that does so
 run         workers, progress, and all items to their end
 bids        results as files of a BIDS dataset; bids_names: what these are called
+summary     the tables again, gathered for report.html: report, with drawings of charts
 tables      results.csv, results.parquet, failures.csv, manifest.json
 """

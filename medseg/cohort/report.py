@@ -9,7 +9,7 @@ import base64
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from medseg.cohort.charts import course, histogram, ml
@@ -75,11 +75,11 @@ def _failures(summary: Summary) -> str:
     if not summary.failures:
         return ""
     rows = (
-        (escape(kind), escape(code), str(count), escape(summary.example[kind, code]))
+        (escape(kind), escape(_words(code)), str(count), escape(summary.example[kind, code]))
         for (kind, code), count in summary.failures.most_common(MOST_ROWS)
     )
     caption = "What has no result, by reason; refused is what a bundle is not made for"
-    return "<h2>Without a result</h2>\n" + _table(caption, ("Kind", "Reason", "#Rows", "For example"), rows)
+    return "<h2>Without a result</h2>\n" + _table(caption, ("Kind", "Reason", "#Rows", "*For example"), rows)
 
 
 def _flagged(out: Path, summary: Summary) -> str:
@@ -162,7 +162,7 @@ def _courses(found: Sequence[Course]) -> str:
     rows = (
         (
             escape(one.patient),
-            escape(one.segment.label),
+            escape(_series(one.name, one.segment.bundle) + one.segment.label),
             course(f"{one.segment.label} of {one.patient}", one.days, one.ml),
             str(one.days[-1]),
             ml(one.ml[0]),
@@ -179,6 +179,7 @@ def _courses(found: Sequence[Course]) -> str:
 def _pictures(out: Path, results: Iterable[tuple[ResultRow, str]]) -> str:
     figures = (
         f"<figure>{_picture(out, result)}<figcaption>{escape(result.item)}"
+        f"<br>{escape(_series(PurePosixPath(result.folder).name, result.bundle))}{escape(result.bundle)}"
         f'<br><span class="apart">{escape(why)}</span></figcaption></figure>'
         for result, why in results
     )
@@ -197,14 +198,15 @@ def _picture(out: Path, result: ResultRow) -> str:
         return '<div class="none">no picture</div>'
     told = f"A slice of {result.item} with the contours of what {result.bundle} found"
     data = base64.b64encode(content).decode("ascii")
-    return f'<img alt="{escape(told)}" width="240" height="240" loading="lazy" src="data:image/jpeg;base64,{data}">'
+    return f'<img alt="{escape(told)}" width="240" height="240" src="data:image/jpeg;base64,{data}">'
 
 
 def _table(caption: str, names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Cells are HTML. A column of numbers begins with #; the first cell of a row is its head."""
-    right = [' class="number"' if name.startswith("#") else "" for name in names]
+    """Cells are HTML. A column of numbers begins with #, one of sentences with *; a row begins with its head."""
+    kinds = {"#": ' class="number"', "*": ' class="text"'}
+    right = [kinds.get(name[0], "") for name in names]
     head = "".join(
-        f'<th scope="col"{kind}>{escape(name.removeprefix("#"))}</th>' for name, kind in zip(names, right, strict=True)
+        f'<th scope="col"{kind}>{escape(name.lstrip("#*"))}</th>' for name, kind in zip(names, right, strict=True)
     )
     return (
         f'<div class="wide" tabindex="0" role="region" aria-label="{escape(caption)}"><table>'
@@ -223,5 +225,11 @@ def _rest(count: int, shown: int) -> str:
     return f'<p class="soft">{shown} of {count}; all are in results.csv.</p>' if count > shown else ""
 
 
-def _words(flag: str) -> str:
-    return flag.replace("_", " ")
+def _series(folder: str, bundle: str) -> str:
+    """Which series a result's folder is of; nothing where it has no number."""
+    number = folder.removesuffix(f"_{bundle}")
+    return f"series {number}, " if number not in ("", "0", folder) else ""
+
+
+def _words(code: str) -> str:
+    return code.replace("_", " ")

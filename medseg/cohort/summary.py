@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 #: A volume this many robust standard deviations from the median lies apart (Iglewicz and Hoaglin, 1993).
@@ -92,10 +92,14 @@ class Summary:
 
 @dataclass(frozen=True)
 class Course:
-    """A segment of a patient over time: days since the first, and volumes; of several of one day the first."""
+    """A segment of a patient over time: days since the first, and volumes.
+
+    name: of the results' folders, where there are several on one day, as of both sides; those of one name are a course.
+    """
 
     patient: str
     segment: SegmentKey
+    name: str
     days: tuple[int, ...]
     ml: tuple[float, ...]
 
@@ -150,18 +154,28 @@ def scores(summary: Summary, spreads: Mapping[SegmentKey, Spread]) -> array[floa
     return furthest
 
 
+def _by_name(volumes: Sequence[tuple[int, str, float]]) -> dict[str, dict[int, float]]:
+    """Volumes of a patient (day, folder's name, ml), by day; by name, too, where a day has several."""
+    several = len({day for day, _, _ in volumes}) < len(volumes)
+    names: dict[str, dict[int, float]] = defaultdict(dict)
+    for day, name, ml in volumes:
+        names[name if several else ""].setdefault(day, ml)
+    return names
+
+
 def courses(summary: Summary) -> list[Course]:
     """Segments of patients with results of several days, those that change most first."""
     found = []
     for segment, volumes in summary.volumes.items():
-        of_patient: dict[str, dict[int, float]] = defaultdict(dict)
+        of_patient: dict[str, list[tuple[int, str, float]]] = defaultdict(list)
         for ml, number in zip(volumes.ml, volumes.result, strict=True):
             result = summary.results[number]
             if result.patient and result.day is not None:
-                of_patient[result.patient].setdefault(result.day, ml)
-        for patient, by_day in of_patient.items():
-            if len(by_day) > 1:
-                days = sorted(by_day)
-                since = tuple(day - days[0] for day in days)
-                found.append(Course(patient, segment, since, tuple(by_day[day] for day in days)))
+                of_patient[result.patient].append((result.day, PurePosixPath(result.folder).name, ml))
+        for patient, volumes_of in of_patient.items():
+            for name, by_day in _by_name(volumes_of).items():
+                if len(by_day) > 1:
+                    days = sorted(by_day)
+                    since = tuple(day - days[0] for day in days)
+                    found.append(Course(patient, segment, name, since, tuple(by_day[day] for day in days)))
     return sorted(found, key=lambda one: 1.0 if one.change is None else -abs(one.change))

@@ -94,7 +94,7 @@ def test_what_stands_in_it(tmp_path: Path) -> None:
     assert re.findall(r'<th scope="row">(item\d+)', outliers) == ["item7"]
     assert 'alt="A slice of item7 ' in outliers
     assert "30</td>" in text[text.index("<h2>Change over time") :]
-    assert "several pieces" in text and "out_of_memory" in text
+    assert "several pieces" in text and "out of memory" in text
 
 
 def test_what_others_named_is_text(tmp_path: Path) -> None:
@@ -144,7 +144,10 @@ def test_courses_are_of_days(tmp_path: Path) -> None:
     ]
     rows += [{"patient": "q", "day": 1, "folder": "q"}, {"day": "", "folder": "r"}]
     rows += [{"patient": "z", "day": day, "volume_ml": day - 1, "folder": f"z{day}"} for day in (1, 2)]
+    both = ((day, side) for day in (1, 3) for side in (1, 2))
+    rows += [{"patient": "t", "day": day, "volume_ml": day * side, "folder": f"{day}/{side}_b"} for day, side in both]
     output(tmp_path, rows)
-    first, second = courses(read_summary(tmp_path / "results.csv", tmp_path / "failures.csv"))
+    left, right, first, second = courses(read_summary(tmp_path / "results.csv", tmp_path / "failures.csv"))
+    assert [(one.name, one.ml) for one in (left, right)] == [("1_b", (1.0, 3.0)), ("2_b", (2.0, 6.0))]
     assert (first.patient, first.days, first.ml, first.change) == ("p", (0, 7), (2.0, 3.0), 0.5)
     assert (second.patient, second.change) == ("z", None)
