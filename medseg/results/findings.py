@@ -1,8 +1,8 @@
 """What a report measures: each segment, and each lesion, from labels that are final.
 
 A lesion is a 26-connected piece of a segment whose category is an abnormal structure; an organ has none. Pieces are
-joined over planes as they pass (`inference.pieces.survey`); then the planes pass once more, those with most labels
-first, so that of most parts their box alone tells that they are not the longest.
+joined over planes as they pass (`inference.pieces.survey`), where there are such segments; then the planes pass once
+more, those with most labels first, so that of most parts their box alone tells that they are not the longest.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Lesion:
 class Finding:
     """A segment as found. k: the slice in which it has most voxels; None where there is nothing.
 
-    lesions: the largest. pieces: how many there are, those that are not measured among them.
+    lesions: the largest, of an abnormal structure. pieces: how many it has, those that are not measured among them.
     """
 
     segment: Segment
@@ -68,14 +68,19 @@ def findings_of(labels: LabelSpool, most: int) -> tuple[Finding, ...]:
 
     Slices in which such a lesion lies are read again, one after the other. Raises UndecodablePixels.
     """
-    numbers = [segment.number for segment in labels.segments]
-    finder = ComponentFinder(numbers, exclusive=labels.exclusive)
-    for plane in labels:
-        finder.add(plane)
-    components = finder.end()
+    each = [_Segment(segment, len(labels)) for segment in labels.segments]
+    abnormal = [index for index, one in enumerate(each) if one.finding.has_lesions]
+    finder = ComponentFinder([each[index].finding.segment.number for index in abnormal], exclusive=labels.exclusive)
+    for k, plane in enumerate(labels):
+        for one, mask, _ in _masks(plane, each, exclusive=labels.exclusive):
+            one.areas[k] = np.count_nonzero(mask)
+        if abnormal:
+            finder.add(plane if labels.exclusive else plane[abnormal])
     voxel_ml = np.array([labels.stack.voxel_ml(k) for k in range(len(labels))])
-    each = [_Segment.of(labels, index, components, voxel_ml, most) for index in range(len(numbers))]
-    areas = np.bincount(components.parts.plane, components.parts.voxels, len(labels))
+    components = finder.end()
+    for place, index in enumerate(abnormal):
+        each[index].take(components, place, voxel_ml, most)
+    areas = sum((one.areas for one in each), np.zeros(len(labels), np.intp))
     for k in np.argsort(-areas, kind="stable").tolist():
         if areas[k]:
             _look_at(labels, k, each)
@@ -87,15 +92,14 @@ def _look_at(labels: LabelSpool, k: int, each: list[_Segment]) -> None:
     part = labels.stack.slices[k]
     values = None
     for one, mask, first in _masks(labels[k], each, exclusive=labels.exclusive):
-        numbered, _ = parts_of(mask)
-        pieces = one.pieces_in(k)
+        numbered, count = parts_of(mask)
+        lesion_of_part = one.lesions_in(k, count)
         for number, (rows, columns) in enumerate(ndimage.find_objects(numbered), start=1):
-            inside = numbered[rows, columns] == number
-            lesion = one.lesion_of.get(int(pieces[number - 1]))
+            inside, lesion = numbered[rows, columns] == number, lesion_of_part[number - 1]
             if longest_possible_mm(inside, part.plane.spacing_mm) > one.shortest_mm(lesion):
                 where = first[0] + rows.start, first[1] + columns.start
                 one.compare(diameters_of(inside, where, k, part.plane), lesion)
-        lesions = np.array([one.lesion_of.get(piece, -1) + 1 for piece in (-1, *pieces.tolist())], np.uint8)
+        lesions = np.array([0, *(0 if lesion is None else lesion + 1 for lesion in lesion_of_part)], np.uint8)
         if lesions.any():
             values = part.read() if values is None else values
             plane = np.zeros(values.shape, np.uint8)
@@ -116,30 +120,23 @@ def _masks(
 
 
 class _Segment:
-    """A segment while it is measured. lesion_of: of a piece that is, the index of its lesion."""
+    """A segment while it is measured. areas: of each slice, its voxels. lesion_of: of a piece that is, which lesion."""
 
-    def __init__(self, finding: Finding, index: int, components: Components, lesion_of: dict[int, int]) -> None:
-        self.finding, self.lesion_of = finding, lesion_of
-        self.sums = SegmentSums(range(1, len(lesion_of) + 1), exclusive=True)
-        self._index, self._components = index, components
+    def __init__(self, segment: Segment, slices: int) -> None:
+        self.finding = Finding(segment)
+        self.areas = np.zeros(slices, np.intp)
+        self.lesion_of: dict[int, int] = {}
+        self.sums = SegmentSums((), exclusive=True)
         self._longest: Diameters | None = None
-        self._of_lesions: list[Diameters | None] = [None] * len(lesion_of)
+        self._of_lesions: list[Diameters | None] = []
+        self._part_piece: dict[int, NDArray[np.intp]] = {}
 
-    @classmethod
-    def of(
-        cls, labels: LabelSpool, index: int, components: Components, voxel_ml: NDArray[np.float64], most: int
-    ) -> _Segment:
+    def take(self, components: Components, index: int, voxel_ml: NDArray[np.float64], most: int) -> None:
+        """Of an abnormal structure: its pieces, the largest of which are lesions that are measured."""
         parts, here = components.parts, components.parts.segment == index
-        finding = Finding(labels.segments[index])
-        if not here.any():
-            return cls(finding, index, components, {})
         planes, voxels, piece = parts.plane[here], parts.voxels[here], components.piece[here]
         pieces, of_piece = np.unique(piece, return_inverse=True)
-        areas = np.bincount(planes, voxels)
-        finding = replace(finding, k=int(areas.argmax()), pieces=len(pieces))
-        if not finding.has_lesions:
-            return cls(finding, index, components, {})
-        volumes = np.bincount(of_piece, voxels * voxel_ml[planes])
+        volumes = np.bincount(of_piece, voxels * voxel_ml[planes], len(pieces))
         chosen = np.lexsort((pieces, -volumes))[:most]
         lesions = []
         for number, n in enumerate(chosen.tolist(), start=1):
@@ -147,12 +144,17 @@ class _Segment:
             area = np.bincount(planes[mine], voxels[mine])
             volume = exact_sum(voxels[mine] * voxel_ml[planes[mine]])
             lesions.append(Lesion(number, int(voxels[mine].sum()), volume, int(area.argmax())))
-        lesion_of = {int(pieces[n]): place for place, n in enumerate(chosen.tolist())}
-        return cls(replace(finding, lesions=tuple(lesions)), index, components, lesion_of)
+        self.finding = replace(self.finding, lesions=tuple(lesions), pieces=len(pieces))
+        self.lesion_of = {int(pieces[n]): place for place, n in enumerate(chosen.tolist())}
+        self.sums = SegmentSums(range(1, len(lesions) + 1), exclusive=True)
+        self._of_lesions = [None] * len(lesions)
+        self._part_piece = {k: components.piece[parts.of(k, index)] for k in np.unique(planes).tolist()}
 
-    def pieces_in(self, k: int) -> NDArray[np.intp]:
-        """The piece of each part of slice k, in their order."""
-        return self._components.piece[self._components.parts.of(k, self._index)]
+    def lesions_in(self, k: int, parts: int) -> list[int | None]:
+        """Of each part of slice k, in their order, which lesion it is of."""
+        if not self.lesion_of:
+            return [None] * parts
+        return [self.lesion_of.get(piece) for piece in self._part_piece[k].tolist()]
 
     def shortest_mm(self, lesion: int | None) -> float:
         """What a part must be longer than to change anything."""
@@ -169,4 +171,5 @@ class _Segment:
     def end(self) -> Finding:
         lesions = zip(self.finding.lesions, self.sums.end(), self._of_lesions, strict=True)
         measured = tuple(replace(one, within=within, diameters=longest) for one, within, longest in lesions)
-        return replace(self.finding, diameters=self._longest, lesions=measured)
+        k = int(self.areas.argmax()) if self.areas.any() else None
+        return replace(self.finding, k=k, diameters=self._longest, lesions=measured)

@@ -109,7 +109,7 @@ def test_an_organ_has_diameters_and_no_lesions_and_thousands_are_limited() -> No
     organ = np.zeros(stack.shape, np.uint8)
     organ[1:3, 4:20, 4:8] = 1
     (finding,) = findings(stack, (LIVER,), organ)
-    assert (finding.pieces, finding.lesions) == (1, ())
+    assert (finding.k, finding.pieces, finding.lesions) == (1, 0, ())
     assert finding.diameters is not None
     many = np.zeros(stack.shape, np.uint8)
     many[::2, ::2, ::2] = 1
