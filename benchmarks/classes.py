@@ -51,7 +51,7 @@ def wholebody(folder: Path) -> None:
 
 
 def pediatric(folder: Path) -> None:
-    with_classes(folder, 4, WINDOW, [4, 8], [1.5, 1.5, 3.0])
+    with_classes(folder, 4, WINDOW, [4, 8], [1.5, 1.5, 3.0], inputs=1)
     strides = [1, 2, 2, 2, 2, [2, 2, 1]]
     network = {
         "_target_": "DynUNet",

@@ -86,7 +86,7 @@ def need(
     slices = _SOURCE_PLANES * voxels * (AHEAD + 2)
     return Need(
         scores=FLOAT * (classes + exact) * _stitched(layout, exact=exact) + waiting,  # exact: and their weights
-        window=activations + FLOAT * window * (channels * layout.slices + 1),  # cut out; scores of a class, weighted
+        window=activations + FLOAT * window * (channels * layout.slices + 3),  # cut out; a class, weighted, turned
         rest=RUNTIME + prepared + back + labels + slices + images,
         before=2 * FLOAT * channels * max(volumes),
         slab=prepared,

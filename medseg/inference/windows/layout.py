@@ -143,8 +143,12 @@ class Layout:
 
     def uncut(self, window: Tensor) -> Tensor:
         """(..., *roi) in model order -> the voxels under it, (..., *extent) in stored order, without the padding."""
+        return self.axes.to_source(self.inside(window))
+
+    def inside(self, window: Tensor) -> Tensor:
+        """(..., *roi) in model order -> the same without the padding."""
         x, y, z = (slice(before, size - after) for size, (before, after) in zip(self.roi, self.pads, strict=True))
-        return self.axes.to_source(window[..., x, y, z])
+        return window[..., x, y, z]
 
 
 def lay_out(shape: Triple, axes: Axes, window: Window) -> Layout:

@@ -20,20 +20,21 @@ from typing import Final, Protocol
 import torch
 from torch import Tensor
 
+from medseg.inference.grids.grid import Axes
 from medseg.inference.windows.layout import Layout
 
 Room = Callable[..., Tensor]
 """Zeros of a shape, on the device where scores are to be stitched."""
 
 _TOGETHER: Final = 8  # slices whose weights are added up at once
-_WEIGHTED: Final = 1 << 21  # scores that a CPU weights at once, or those of one class
+_WEIGHTED: Final = 1 << 20  # scores that a CPU weights at once, or those of one class
 
 
 class Stitch(Protocol):
     """Takes windows row by row, from slice 0 up; within a row in the order of `Layout.in_plane`."""
 
     def add(self, k: int, j: int, i: int, window: Tensor) -> None:
-        """window: scores (K, *extent) in stored order; it begins at (k, j, i)."""
+        """window: scores (K, *roi) in model order; it begins at (k, j, i)."""
         ...
 
     def final(self, begin: int | None) -> Iterator[tuple[int, Tensor]]:
@@ -45,7 +46,8 @@ class Stitch(Protocol):
 
 
 class RowSums:
-    """deep: slices of one row, or of the rows that are added together where they do not overlap."""
+    """weights: of a window, (*roi) in model order. deep: slices of one row, or of the rows that are added together
+    where they do not overlap."""
 
     def __init__(self, layout: Layout, weights: Tensor, deep: int, room: Room) -> None:
         self._layout, self._deep, self._room = layout, deep, room
@@ -53,7 +55,8 @@ class RowSums:
         self._begin: int | None = None
         self._held: dict[int, list[Tensor]] = {}  # slice: sums of rows, in the order in which they came
         self._begins: list[int] = []
-        self._weights = weights.contiguous()
+        self._weights = layout.uncut(weights).contiguous()
+        self._of_window = layout.inside(weights).contiguous()  # the same, in model order
         self._weighted = torch.empty(0)  # scores of a few classes
 
     def add(self, k: int, j: int, i: int, window: Tensor) -> None:
@@ -69,8 +72,10 @@ class RowSums:
         at = k - self._begin
         under = self._row[:, at : at + depth, j : j + height, i : i + width]
         few = len(self._weighted)
-        for sums, scores in zip(torch.split(under, few), torch.split(window, few), strict=True):
-            sums += torch.mul(scores.to(sums.device), self._weights, out=self._weighted[: len(scores)])
+        for sums, scores in zip(torch.split(under, few), torch.split(self._layout.inside(window), few), strict=True):
+            # Turned round a few classes at a time: all at once are as much again as the network gave.
+            weighted = torch.mul(scores.to(sums.device), self._of_window, out=self._weighted[: len(scores)])
+            sums += as_stored(weighted, self._layout.axes)
 
     def final(self, begin: int | None) -> Iterator[tuple[int, Tensor]]:
         if self._begin is None:
@@ -115,21 +120,23 @@ class RowSums:
         return first
 
     def _move(self, row: Tensor) -> None:
-        self._row, self._weights = row, self._weights.to(row.device)
+        self._row = row
+        self._weights, self._of_window = self._weights.to(row.device), self._of_window.to(row.device)
         classes = max(_WEIGHTED // self._weights.numel(), 1) if row.device.type == "cpu" else len(row)
-        self._weighted = row.new_empty((min(classes, len(row)), *self._weights.shape))
+        self._weighted = row.new_empty((min(classes, len(row)), *self._of_window.shape))
         self._held = {k: [old.to(row.device) for old in sums] for k, sums in self._held.items()}
 
 
 class AsMonai:
-    """In the order of MONAI's sliding_window_inference, its map of weights too."""
+    """In the order of MONAI's sliding_window_inference, its map of weights too. weights: as of `RowSums`."""
 
     def __init__(self, layout: Layout, weights: Tensor, room: Room) -> None:
-        self._layout, self._weights, self._room = layout, weights, room
+        self._layout, self._weights, self._room = layout, layout.uncut(weights), room
         self._windows: list[tuple[int, int, int, Tensor]] = []
         self._first = 0
 
     def add(self, k: int, j: int, i: int, window: Tensor) -> None:
+        window = self._layout.uncut(window)
         self._windows.append((k, j, i, window * self._weights.to(window.device)))
 
     def final(self, begin: int | None) -> Iterator[tuple[int, Tensor]]:
@@ -148,3 +155,20 @@ class AsMonai:
         yield first, scores.div_(weights)
         self._first = last
         self._windows = [held for held in self._windows if held[0] + depth > last]
+
+
+def as_stored(scores: Tensor, axes: Axes) -> Tensor:
+    """As `Axes.to_source`, of scores that lie side by side in memory.
+
+    Where the model has x first and rows run along x, as in an axial image, a CPU takes three times as long to add them
+    up as they lie: there columns are brought side by side.
+    """
+    if scores.device.type != "cpu" or axes.model_axis(2) != 0:
+        return axes.to_source(scores)
+    dims = [1 + m for m in range(3) if axes.flipped[m]]
+    scores = scores.flip(dims) if dims else scores
+    count, x, y, z = scores.shape
+    turned = scores.new_empty(count, y * z, x)
+    for columns, planes in zip(turned, scores, strict=True):  # torch is quick with one matrix at a time
+        columns.copy_(planes.view(x, y * z).t())
+    return turned.view(count, y, z, x).permute(0, axes.model_axis(0), axes.model_axis(1), 3)

@@ -98,8 +98,7 @@ def stream(
     # A 2D network along the slices has rows one slice deep: several share a batch.
     together = max(batch // len(layout.in_plane()), 1) if depth == 1 else 1
     deep = depth if together == 1 else min(together, layout.shape[0])
-    stored = layout.uncut(weights)
-    stitch: Stitch = AsMonai(layout, stored, room) if exact else RowSums(layout, stored, deep, room)
+    stitch: Stitch = AsMonai(layout, weights, room) if exact else RowSums(layout, weights, deep, room)
     groups = iter(lambda: list(islice(rows, together)), [])
     scorer = _Scorer(network, batch, exact=exact)
     due = chain.from_iterable(_windows_of(group, planes, scorer, steady) for group in groups)
@@ -174,7 +173,7 @@ def _windows_of(
 
 
 class _Scorer:
-    """Windows -> their scores (K, *extent), in stored order; has room for the windows that run at a time."""
+    """Windows -> their scores (K, *roi); has room for the windows that run at a time."""
 
     def __init__(self, network: Network, batch: int, *, exact: bool) -> None:
         self._network, self._batch, self._exact = network, batch, exact
@@ -219,14 +218,18 @@ class _Scorer:
         for n, place in enumerate(batch.places):
             self._windows[n] = slab.cut(place)
         scores = self._network(self._windows if batch.filled else self._windows[:count])[:count]
-        return [partial(slab.layout.uncut, window) for window in scores]
+        return [partial(_itself, window) for window in scores]
 
     def _on_its_way(self, network: Begins, slab: _Slab, place: Triple) -> Answer:
         window = self._windows[self._begun % self._batch][None]  # of none that is on its way
         self._begun += 1
         window[0] = slab.cut(place)
-        answer, layout = network.begin(window), slab.layout  # the slab itself may go
-        return lambda: layout.uncut(answer()[0])
+        answer = network.begin(window)
+        return lambda: answer()[0]
+
+
+def _itself(scores: Tensor) -> Tensor:
+    return scores
 
 
 def _blank(slab: _Slab, places: Iterable[Triple]) -> dict[Triple, int]:

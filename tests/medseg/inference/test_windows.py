@@ -12,6 +12,7 @@ from monai.inferers.utils import _get_scan_interval
 from medseg.bundle.recipe import Blend, Window
 from medseg.inference.grids.grid import Axes
 from medseg.inference.windows.layout import importance, lay_out, padding, starts
+from medseg.inference.windows.stitching import as_stored
 
 PLAIN = Axes((0, 1, 2), (False, False, False))
 ANY_AXES = st.builds(
@@ -79,7 +80,9 @@ def test_every_window_is_cut_and_laid_back_where_it_came_from(
         for j, i in where.in_plane()[:4]:
             window = where.cut(volume, k, j, i)
             assert window.shape == (1, *where.roi)
-            assert torch.equal(where.uncut(window), volume[:, k : k + depth, j : j + height, i : i + width])
+            under = volume[:, k : k + depth, j : j + height, i : i + width]
+            assert torch.equal(where.uncut(window), under)
+            assert torch.equal(as_stored(where.inside(window).contiguous(), axes), under)
 
 
 @settings(deadline=None, max_examples=60)
