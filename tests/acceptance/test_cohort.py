@@ -189,3 +189,47 @@ def test_two_runs_at_once_do_each_study_once(bundle: Path, tmp_path: Path) -> No
     assert [process.wait() for process in both] == [1, 1]
     assert rows(out) == rows(whole)
     assert failures(out) == failures(whole)
+
+
+def test_a_table_that_cannot_be_read_is_one_sentence(medseg: Medseg, bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_bytes(b"path\n\xff\xfe\n")
+    refused = medseg("infer", "list.csv", "--bundle", bundle, "-o", "out")
+    assert refused.code == 3
+    assert "list.csv: not a table that can be read" in refused.error
+    assert not (tmp_path / "out" / "results.csv").exists()
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_the_run_and_the_next_one_does_what_is_left(
+    medseg: Medseg, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        volume(tmp_path / "in" / f"v{number}.nii", number + 1)
+    (tmp_path / "list.csv").write_bytes(b"path\n\xff\xfe\n")
+    full = tmp_path / "full"
+    full.touch()
+    (tmp_path / "faults").mkdir()
+    (tmp_path / "faults" / "sitecustomize.py").write_text(  # workers are processes of their own
+        "import os, pathlib\n"
+        "replace = pathlib.Path.replace\n"
+        "def full(path, target):\n"
+        f"    if target.name == 'v1.json' and os.path.exists({str(full)!r}):\n"
+        "        raise OSError(28, 'No space left on device')\n"
+        "    return replace(path, target)\n"
+        "pathlib.Path.replace = full\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'faults'}{os.pathsep}{ROOT}")
+    asked = ("infer", "in", "in/v1.nii", "list.csv", "--bundle", bundle, "-o", "out", "--jobs", 1)
+    stopped = medseg(*asked)
+    assert stopped.code == 5
+    assert "No space left on device" in stopped.error
+    assert [row["item"] for row in rows(tmp_path / "out")] == ["v0"]
+    assert not list((tmp_path / "out" / ".medseg").glob(".part-*"))
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("labels.nii.gz")}
+
+    full.unlink()
+    ended = medseg(*asked)
+    assert ended.code == 1
+    assert [row["item"] for row in rows(tmp_path / "out")] == ["v0", "v1", "v2"]
+    assert failures(tmp_path / "out") == {"list.csv": "input"}
+    assert before and all(path.stat().st_mtime_ns == mtime for path, mtime in before.items())
