@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from pydicom import DataElement, Dataset, dcmread
-from pydicom.uid import UID
+from pydicom.uid import UID, KeyObjectSelectionDocumentStorage, RLELossless, RTStructureSetStorage
 from pynetdicom.sop_class import _STORAGE_CLASSES
 
 from gateway.decide.rules import IMAGES
@@ -35,7 +35,7 @@ from medseg.results.identity import ResultKey
 from medseg.results.modules import _PATIENT_AND_STUDY as COPIED
 from medseg.results.provenance import Provenance
 from medseg.results.report import write_report
-from medseg.results.seg import SegWriter
+from medseg.results.seg import LABELMAP_STORAGE, SegWriter
 from medseg.results.statement import Statement, write_rejection, write_statement
 from tests.gateway.phantoms import phantom
 from tests.medseg.results.stacks import SEGMENTS, blobs, feed, findings, made, make_result, make_stack
@@ -190,10 +190,12 @@ def proposed() -> str:
     """What we propose as SCU: SOP classes of results as they are written, and the services."""
     uncompressed = ", ".join(map(name, UNCOMPRESSED))
     written = (*results(made(), modality="CT"), *statements("a", phantom()[0]))
-    classes = sorted(str(one.SOPClassUID) for one in written)
+    others = (RTStructureSetStorage, KeyObjectSelectionDocumentStorage, LABELMAP_STORAGE)
+    classes = sorted({*(str(one.SOPClassUID) for one in written), *others})
+    syntaxes = {LABELMAP_STORAGE: name(RLELossless)}
     return table(
         ("SOP class", "UID", "transfer syntaxes"),
-        ((name(one), f"`{one}`", uncompressed) for one in (*classes, COMMIT, scu.FIND, scu.VERIFY)),
+        ((name(one), f"`{one}`", syntaxes.get(one, uncompressed)) for one in (*classes, COMMIT, scu.FIND, scu.VERIFY)),
     )
 
 

@@ -21,8 +21,16 @@ if TYPE_CHECKING:
 
 SEG = "1.2.840.10008.5.1.4.1.1.66.4"
 SR = "1.2.840.10008.5.1.4.1.1.88.34"
+RLE = "1.2.840.10008.1.2.5"
 REASON = "1.2.840.10008.5.1.4.1.1.88.22"  # Enhanced SR: why nothing was segmented
-KINDS = {"seg": ("DICOM-SEG", SEG), "sr": ("structured reports", SR)}  # of results
+LABELMAP = "1.2.840.10008.5.1.4.1.1.66.7"
+KINDS = {  # of results
+    "seg": ("DICOM-SEG", SEG),
+    "labelmap": ("label maps in RLE", LABELMAP),
+    "sr": ("structured reports", SR),
+    "ko": ("key objects", "1.2.840.10008.5.1.4.1.1.88.59"),
+    "rtstruct": ("structure sets", "1.2.840.10008.5.1.4.1.1.481.3"),
+}
 FILES_BESIDES = 256  # of ledger, libraries and logs
 
 
@@ -173,7 +181,9 @@ def _peer(name: str, destination: Destination, results: set[str], *, reports: bo
     from gateway.dimse.commitment import COMMIT
     from gateway.dimse.scu import FIND, VERIFY, NoAssociation, Proposal, RequestorTimeouts
 
-    what, proposals = f"peer {name}", [Proposal(one) for one in (VERIFY, SEG, SR, REASON, COMMIT, FIND)]
+    wanted = {word: uid for kind, (word, uid) in KINDS.items() if kind in results}
+    what, asked = f"peer {name}", dict.fromkeys((VERIFY, SEG, SR, REASON, COMMIT, FIND, *wanted.values()))
+    proposals = [Proposal(one, (RLE,)) if one == LABELMAP else Proposal(one) for one in asked]
     try:
         with scu.associate(destination, proposals, RequestorTimeouts(connect_s=5, acse_s=5, dimse_s=5)) as link:
             accepted = link.accepted
@@ -183,7 +193,6 @@ def _peer(name: str, destination: Destination, results: set[str], *, reports: bo
         return Check(what, False, str(error), f"{advice} ({destination.calling_ae})")
     if not answers:
         return Check(what, False, f"{destination}: no answer to C-ECHO", "see the peer's log")
-    wanted = {word: uid for kind, (word, uid) in KINDS.items() if kind in results}
     refused = [word for word, uid in wanted.items() if uid not in accepted]
     checked = "storage commitment" if COMMIT in accepted else "C-FIND" if FIND in accepted else "nothing"
     if refused:

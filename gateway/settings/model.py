@@ -197,10 +197,13 @@ class Select(StrEnum):
 
 
 class ResultForm(StrEnum):
-    """What a rule lets be made of a segmentation: the DICOM formats of `medseg.job`."""
+    """What a rule lets be made of a segmentation: the DICOM formats of `medseg.job` that are one object each."""
 
     SEG = "seg"
+    LABELMAP = "labelmap"
     SR = "sr"
+    KO = "ko"
+    RTSTRUCT = "rtstruct"
 
 
 class Priority(StrEnum):
@@ -248,7 +251,8 @@ class Rule:
     beside: The others of a list of bundles.
     send_to: The peers that get the results, by name. Default: the caller, where it is a known peer. Example:
         ["pacs"]
-    results: What is made: a segmentation, a structured report. Example: ["sr"]
+    results: What is made: a segmentation, or one as a label map, a structured report, a key object selection, a
+        structure set (results.md). Example: ["seg", "sr", "rtstruct"]
     priority: What goes first; work that has waited long goes before what came later. Example: "stat"
     mode: `shadow` computes, keeps and sends nothing; `hold` waits for `medseg jobs release`; `off` does nothing.
         Example: "shadow"

@@ -20,6 +20,7 @@ JOB_CODES = {
     "no_identity": "send an image of that patient again, or merge to another patient",
     "invalid_bundle": "mend the bundle: `medseg bundles verify` says what is wrong",
     "ledger_unavailable": _SPOOL,
+    "may_overlap": "leave labelmap out of the rule's results: seg holds segments that overlap",
     "no_device": "see why the GPU is away",
     "no_such_bundle": "install the bundle, or " + _RULE,
     "out_of_memory": "choose a bundle with a smaller window, or give the machine more memory",

@@ -260,8 +260,8 @@ def test_a_peer_by_dicomweb_is_refused_by_a_sentence() -> None:
         ('[[peer]]\nname="p"\nae_title="A"\nhost="127.0.0.1"\nport=11112', 5, "peer.port", ["this gateway's own"]),
         (2 * '[[peer]]\nname="p"\nae_title="A"\nhost="h"\nport=1\n', 7, "peer.name", ["twice"]),
         ('[[rule]]\n\n[[rule]]\nmode = "of"', 4, "rule.mode", ['"on" or "shadow" or "hold" or "off"', '"of"']),
-        ('[[rule]]\nresults = ["seg", "pdf"]', 2, "rule.results", ['"seg", "sr"']),
-        ("[[rule]]\nresults = []", 2, "rule.results", ['"seg", "sr"']),
+        ('[[rule]]\nresults = ["seg", "pdf"]', 2, "rule.results", ['"seg", "labelmap", "sr", "ko", "rtstruct"']),
+        ("[[rule]]\nresults = []", 2, "rule.results", ['"seg", "labelmap", "sr", "ko", "rtstruct"']),
         ('[[rule]]\nsend_to = ["pacs"]', 2, "rule.send_to", ['"pacs"', "there is no [[peer]]"]),
         ('[[rule]]\nname = "rule 2"\n[[rule]]', 3, "rule.name", ["twice"]),
         ("[[rule]]\nbundle = []", 2, "rule.bundle", ["a text, or a list of them", "[]"]),
@@ -376,5 +376,6 @@ def test_reload_takes_what_is_right_and_keeps_the_old_where_it_is_wrong(tmp_path
 
 
 def test_the_results_a_rule_can_name_are_those_medseg_makes() -> None:
-    job = pytest.importorskip("medseg.job.run")
-    assert {str(one) for one in ResultForm} == {str(one) for one in job.DICOM}
+    """But for captures: an object for each slice is more than a rule's deliveries are made for."""
+    folder = pytest.importorskip("medseg.job.folder")
+    assert {str(one) for one in ResultForm} == {str(one) for one in folder.DICOM - {folder.Format.SC}}

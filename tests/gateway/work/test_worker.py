@@ -23,6 +23,7 @@ from gateway.settings.model import GatewaySettings
 from gateway.settings.read import read_settings
 from gateway.show import studies
 from gateway.work.worker import Worker
+from tests.acceptance.test_geometry import threshold_bundle
 from tests.gateway.beside import BESIDE, beside
 from tests.gateway.clock import Clock
 from tests.gateway.directing import Director
@@ -355,3 +356,16 @@ def test_what_lies_beside_the_slices_changes_no_result(box: Inbox, tmp_path: Pat
     facts = [json.loads(row.facts)[0] for row in box.rows("result")]
     assert [job.state for job in box.rows("job")] == ["done", "done"], box.rows("job")
     assert facts[0]["segments"] == facts[1]["segments"]
+
+
+def test_a_rule_may_ask_for_other_forms(box: Inbox, tmp_path: Path) -> None:
+    bundle = threshold_bundle(tmp_path / "threshold")
+    more = 'results = ["seg", "labelmap", "sr", "ko", "rtstruct"]\nsend_to = ["pacs"]'
+    here = room(box, tmp_path, f'bundle = "{bundle}"\n{more}')
+    here.make_job(phantom())
+    assert here.worker.step()
+    objects = box.rows("result_object")
+    assert sorted(one.kind for one in objects) == ["ko", "labelmap", "rtstruct", "seg", "sr"]
+    for one in objects:
+        written = dcmread(box.folder / one.path, stop_before_pixels=True)
+        assert (written.SOPClassUID, written.SOPInstanceUID) == (one.sop_class_uid, one.sop_instance_uid)
