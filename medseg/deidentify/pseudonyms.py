@@ -22,7 +22,8 @@ from medseg.dicom.headers import look
 _STANDARD: Final = "1.2.840.10008."  # UIDs that PS3.6 registers: classes, transfer syntaxes, well-known frames, codes
 _DAYS: Final = (366, 3652)  # dates go back by one to ten years
 _LETTERS: Final = 16
-_UID_IN_TEXT = re.compile(r"(?<![\d.])[0-2](?:\.\d+){3,}(?![\d.])")
+# Of four parts and more, or as those that are made of a UUID (2.25.N): versions and numbers have fewer.
+_UID_IN_TEXT = re.compile(r"(?<![\d.])[0-2](?:(?:\.\d+){3,}|\.\d+\.\d{6,})(?![\d.]*\d)")
 
 
 @dataclass(frozen=True)

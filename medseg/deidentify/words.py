@@ -15,6 +15,7 @@ from pydicom import Dataset
 from pydicom.datadict import keyword_for_tag
 
 from medseg.deidentify.actions import Action, action
+from medseg.deidentify.burned_in import BurnedIn
 from medseg.deidentify.pseudonyms import Pseudonyms
 from medseg.dicom.headers import look
 from medseg.errors import ChannelsMissing, GeometryRefused, InputError, MedsegError, Unforeseen, VerificationFailed
@@ -22,6 +23,7 @@ from medseg.errors import ChannelsMissing, GeometryRefused, InputError, MedsegEr
 _QUOTED = re.compile(r"""'[^']*'|"[^"]*\"""")
 _SHORTEST: Final = 4  # a value of fewer letters is part of many words
 _GONE: Final = (Action.REMOVE, Action.EMPTY, Action.DUMMY)
+_IN_WORDS: Final = (BurnedIn, GeometryRefused)
 _ABOUT_INPUT: Final = (InputError, Unforeseen, VerificationFailed)
 Error = TypeVar("Error", bound=MedsegError)
 
@@ -54,10 +56,11 @@ class Words:
 def unnamed(error: Error, pseudonyms: Pseudonyms) -> Error:
     """An error of the same kind that names no file and no UID of the source.
 
-    One about slices keeps its words, which are geometry; another about the input is told by its kind.
+    One about slices keeps its words, which are geometry, and so does one about pixels; another about the input is told
+    by its kind.
     """
     subject = getattr(error, "series_uid", "") or getattr(error, "study_uid", "")
-    if isinstance(error, _ABOUT_INPUT) and not isinstance(error, GeometryRefused):
+    if isinstance(error, _ABOUT_INPUT) and not isinstance(error, _IN_WORDS):
         said = " ".join((type(error).__doc__ or error.code).partition("\n\n")[0].split())
         text = f"series or study {pseudonyms.uid(subject)}: {said}" if subject else said
     else:

@@ -11,7 +11,7 @@ from pydicom import Dataset
 from medseg.deidentify.burned_in import BurnedIn
 from medseg.deidentify.copies import write_copy
 from medseg.deidentify.dataset import deidentified
-from medseg.deidentify.pseudonyms import Person, Pseudonyms
+from medseg.deidentify.pseudonyms import Person
 from medseg.deidentify.request import Deidentify
 from medseg.deidentify.source import (
     burned_in_of,
@@ -24,10 +24,9 @@ from medseg.deidentify.source import (
 from medseg.deidentify.words import Words, unnamed
 from medseg.dicom.headers import look
 from medseg.dicom.series import Stack
-from medseg.errors import MedsegError
 from medseg.inference.labels import SegmentationResult
 from medseg.job.follow import Segmented
-from medseg.job.plan import Job, Refused, StudyPlan
+from medseg.job.plan import Job, Refused
 from medseg.names import named_uid
 from medseg.results.provenance import Provenance
 
@@ -35,22 +34,18 @@ SOURCES = "source"  # the folder of copies in a result's
 _NO_DATE = datetime(1900, 1, 1)
 
 
-def planned(plan: StudyPlan, request: Deidentify) -> StudyPlan:
-    """A plan of which no refusal names anybody, and in which jobs are refused whose pixels may."""
+def refuse_burned_in(job: Job, request: Deidentify) -> None:
+    """Raises BurnedIn where pixels may show whose they are, and nobody has said that they do not."""
+    why = None if request.allow_burned_in else burned_in_of(job.stack)
+    if why is not None:
+        raise BurnedIn(job.stack.series.series_uid, why)
+
+
+def unnamed_refusal(refused: Refused, request: Deidentify | None) -> Refused:
+    """A refusal as it may be told."""
+    if request is None:
+        return refused
     names = request.pseudonyms
-    refused = [_unnamed(one, names) for one in plan.refused]
-    jobs = []
-    for job in plan.jobs:
-        why = None if request.allow_burned_in else burned_in_of(job.stack)
-        if why is None:
-            jobs.append(job)
-        else:
-            series = series_without_identity(job.stack.series, names)
-            refused.append(Refused(series, job.bundle.name, BurnedIn(series.series_uid, why)))
-    return replace(plan, jobs=tuple(jobs), refused=tuple(refused))
-
-
-def _unnamed(refused: Refused, names: Pseudonyms) -> Refused:
     words = Words(names) if refused.series is None else words_about(refused.series, names)
     return replace(
         refused,
@@ -59,11 +54,6 @@ def _unnamed(refused: Refused, names: Pseudonyms) -> Refused:
         left_out=tuple(replace(one, why=words.told(one.why)) for one in refused.left_out),
         study_uid=refused.study_uid and names.uid(refused.study_uid),
     )
-
-
-def failure(error: MedsegError, request: Deidentify | None) -> MedsegError:
-    """An error of a job as it may be told."""
-    return error if request is None else unnamed(error, request.pseudonyms)
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ from medseg.inference.engines.device import choose_device, choose_precision
 from medseg.inference.planes import LabelSpool
 from medseg.inference.segment import segment
 from medseg.inference.settings import Settings
-from medseg.job.deidentified import SOURCES, Unnamed, copy_sources
+from medseg.job.deidentified import SOURCES, Unnamed, copy_sources, refuse_burned_in
 from medseg.job.folder import DICOM, FILES, OF_FOUND, RECORD, THUMBNAIL, USUAL, Format, kept_record, staged
 from medseg.job.follow import Digest, Segmented
 from medseg.job.forms import write_planes
@@ -74,6 +74,8 @@ def run(
         raise NoStudy
     if Format.LABELMAP in formats and not job.bundle.recipe.exclusive:
         raise MayOverlap(job.bundle.name)
+    if deidentify is not None:
+        refuse_burned_in(job, deidentify)
     folder = Path(out) / job.folder
     key = stack_key(stack, job.bundle.digest, key_settings(job.bundle, settings, deidentify), digest)
     kept = kept_record(folder, key)

@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import TypeAlias
 
 from medseg.bundle.bundle import Bundle
+from medseg.deidentify.burned_in import BurnedIn
+from medseg.deidentify.request import Deidentify
 from medseg.dicom import left_out
 from medseg.dicom.series import Series
 from medseg.errors import DoesNotFit, GeometryRefused, Incomplete, Interrupted, MedsegError, Unforeseen, boundary
 from medseg.inference.settings import Settings
 from medseg.job.channels import Named
+from medseg.job.deidentified import unnamed_refusal
 from medseg.job.exits import as_ours
 from medseg.job.folder import USUAL, Format
 from medseg.job.plan import Job, Refused, StudyPlan, plan, plan_nifti
@@ -37,7 +40,7 @@ class StudyTask:
 
     choices: bundles to choose from, once for each result of a volume. explicit: they were named one by one, by a
     person. overwrite: replace other results. strict: fail where something is missing of a result. thumbnails: a small
-    picture in each result's folder.
+    picture in each result's folder. deidentify: leave out who results are of, in what is told, too.
     """
 
     choices: Sequence[Sequence[Bundle]]
@@ -47,6 +50,7 @@ class StudyTask:
     strict: bool = False
     assume_registered: bool = False
     thumbnails: bool = False
+    deidentify: Deidentify | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +109,8 @@ def do_study(
     formats: None for what is usual (SEG and SR, NIfTI for NIfTI). Raises Interrupted.
     """
     for one in refused(plans):
-        yield WithoutResult(one, failed=_is_failure(one.error, strict=task.strict))
+        failed = _is_failure(one.error, strict=task.strict)
+        yield WithoutResult(unnamed_refusal(one, task.deidentify), failed)
     for job in together(plans):
         yield _done(task, job, folder, formats, watch, cancelled)
 
@@ -127,14 +132,16 @@ def _done(
                 settings=task.settings,
                 overwrite=task.overwrite,
                 thumbnail=task.thumbnails,
+                deidentify=task.deidentify,
                 on_progress=report,
                 cancelled=cancelled,
             )
     except Interrupted:
         raise
     except (MedsegError, MemoryError, OSError) as error:
-        failed = not isinstance(error, DoesNotFit)  # which its voxels show
-        return WithoutResult(Refused(series, job.bundle.name, as_ours(what, error), job.stack.left_out), failed)
+        failed = not isinstance(error, DoesNotFit | BurnedIn)  # which its voxels show, and may
+        one = Refused(series, job.bundle.name, as_ours(what, error), job.stack.left_out)
+        return WithoutResult(unnamed_refusal(one, task.deidentify), failed)
 
 
 def _is_failure(error: MedsegError, *, strict: bool) -> bool:

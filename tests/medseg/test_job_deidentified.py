@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -18,10 +19,10 @@ from medseg.dicom.phantom import Box, make_series, write_series
 from medseg.dicom.sources import find_instances, read_series
 from medseg.errors import OutputExists
 from medseg.inference.settings import Settings
-from medseg.job.deidentified import planned
 from medseg.job.folder import DICOM, Format
 from medseg.job.plan import StudyPlan, plan
 from medseg.job.run import Outcome, run
+from medseg.job.study import StudyTask, WithoutResult, do_study, plan_study
 from tests.acceptance.test_geometry import threshold_bundle
 from tests.medseg.deidentify.judge import complaints
 from tests.peers.programs import dciodvfy
@@ -152,15 +153,19 @@ def test_the_time_of_the_run_tells_nothing(tmp_path: Path, bundle: Bundle) -> No
 
 def test_refusals_name_nobody(tmp_path: Path, bundle: Bundle) -> None:
     datasets = study(tmp_path / "in", BurnedInAnnotation="YES")
-    refused = planned(jobs(tmp_path / "in", bundle), ONE)
-    assert not refused.jobs
-    (one,) = refused.refused
-    assert one.error.code == "burned_in"
-    assert str(datasets[0].SeriesInstanceUID) not in str(one.record())
-    allowed = Deidentify(ONE.pseudonyms, allow_burned_in=True)
-    assert planned(jobs(tmp_path / "in", bundle), allowed).jobs
+    uid = str(datasets[0].SeriesInstanceUID)
+    asked = StudyTask([[bundle]], Settings(device="cpu", engine="torch"), explicit=True, deidentify=ONE)
+    (one,) = do_study(asked, plan_study(asked, read_series(tmp_path / "in")), tmp_path / "out")
+    assert isinstance(one, WithoutResult) and not one.failed
+    assert one.refused.error.code == "burned_in"
+    assert ONE.pseudonyms.uid(uid) in str(one.refused.error) and uid not in str(one.refused.record())
+    assert not (tmp_path / "out").exists()
+    allowed = replace(asked, deidentify=Deidentify(ONE.pseudonyms, allow_burned_in=True))
+    (made,) = do_study(allowed, plan_study(allowed, read_series(tmp_path / "in")), tmp_path / "out")
+    assert isinstance(made, Outcome)
 
     study(tmp_path / "mr", Modality="MR")
-    (job,) = planned(plan(read_series(tmp_path / "mr"), [bundle], explicit=True), ONE).refused
-    assert job.error.code == "does_not_fit"
-    assert str(datasets[0].SeriesInstanceUID) not in str(job.record()) and "lancaster" not in str(job.record())
+    (one,) = do_study(asked, plan_study(asked, read_series(tmp_path / "mr")), tmp_path / "out")
+    assert isinstance(one, WithoutResult)
+    assert one.refused.error.code == "does_not_fit"
+    assert uid not in str(one.refused.record()) and "lancaster" not in str(one.refused.record())

@@ -112,9 +112,11 @@ def test_a_key_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
 
 def test_words_keep_what_is_of_the_image() -> None:
     words = Words.about(ONE, study("PLANT-77", SeriesDescription="Head of Smith"))
-    text = "series 1.2.3.4.5: 'Head': head of smith, of plant-77: no slice at 12.5 mm, version 1.2"
+    text = "series 1.2.3.4.5: 'Head': head of smith, of plant-77: no slice at 12.5 mm of 2.25.123456789, version 1.2.3."
+    one, other = ONE.uid("1.2.3.4.5"), ONE.uid("2.25.123456789")
     told = words.told(text)
-    assert told == f"series {ONE.uid('1.2.3.4.5')}: '...': ..., of ...: no slice at 12.5 mm, version 1.2"
+    assert told == f"series {one}: '...': ..., of ...: no slice at 12.5 mm of {other}, version 1.2.3."
+    assert ONE.in_text("in 1.2.3.4.5.") == f"in {one}."
 
 
 def test_errors_are_told_by_their_kind() -> None:
