@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rich.live import Live
 
 from medseg.cli import console
+from medseg.cli.deidentify import name_as_told, uid_as_told
 from medseg.cli.hints import with_hint
 from medseg.errors import MedsegError, UsageError
 from medseg.job.exits import INPUT, OK, SOME_FAILED
@@ -100,13 +101,17 @@ def infer_cohort(
 ) -> int:
     """Segment every study and volume under the paths; the exit code. Raises Interrupted, UsageError, ResourceError."""
     from medseg.cohort.finished import Output
+    from medseg.cohort.items import with_pseudonyms
 
     bundles = [bundle for some in choices for bundle in some]
     output = Output(task.out)
+    output.same_identity(_fingerprint(task))
     output.sweep_files()
     task = replace(task, secret=output.secret)
     found = _scanned(paths, task, bundles, cancelled)
     items = _mine(found.items, options.shard)
+    if task.deidentify is not None:
+        items = with_pseudonyms(items, task.deidentify.pseudonyms)
     console.say(f"{len(items)} studies and volumes, {found.passed_over} files that are neither")
     command = _Command(output, task, options, found)
     return command.dry_run(items, cancelled) if options.dry_run else command.run(items, cancelled)
@@ -152,6 +157,10 @@ def _table(path: Path, channels: Sequence[str], cancelled: Cancelled, *, alone: 
         return Scan((), unreadable=((shown(path), error),))
 
 
+def _fingerprint(task: Task) -> str:
+    return "" if task.deidentify is None else task.deidentify.pseudonyms.fingerprint
+
+
 def _mine(items: Sequence[CohortItem], shard: tuple[int, int]) -> list[CohortItem]:
     """The part of a cohort that a shard has: the same in every run, whatever the other items are."""
     number, of = shard
@@ -167,7 +176,10 @@ class _Command:
         self._output, self._task, self._options, self._found = output, task, options, found
         self._began = datetime.now(UTC)
         self._finished: dict[str, Finished] = {one.name: one for one in output.all_finished()}
-        self._unreadable = [(name, failure_of(error, "", "", None)) for name, error in found.unreadable]
+        self._unreadable = [
+            (name_as_told(name, task.deidentify), failure_of(task.told(error), "", "", None))
+            for name, error in found.unreadable
+        ]
         self._ready: Ready | None = None
         self._written, self._took = 0.0, 0.0
 
@@ -201,32 +213,33 @@ class _Command:
         """Say what would be done, and why not; nothing is computed or written."""
         from medseg.cohort.study import failure_of, try_plan
         from medseg.errors import Interrupted
+        from medseg.job.deidentified import unnamed_refusal
         from medseg.job.together import refused as refused_of
         from medseg.job.together import together
 
-        jobs = 0
+        jobs, task = 0, self._task
         for name, failure in self._unreadable:
             self._fail(name, failure)
         for item in items:
             if cancelled():
                 raise Interrupted
-            planned = try_plan(self._task, item, cancelled)
+            planned = try_plan(task, item, cancelled)
             if isinstance(planned, MedsegError):
-                self._fail(item.name, failure_of(planned, item.study_uid, "", item.bundle))
+                self._fail(item.name, failure_of(task.told(planned), task.uid(item), "", item.bundle))
                 continue
-            for refused in refused_of(planned):
+            for refused in (unnamed_refusal(one, task.deidentify) for one in refused_of(planned)):
                 series = refused.series.series_uid if refused.series else ""
-                self._fail(item.name, failure_of(refused.error, item.study_uid, series, refused.bundle, refused=True))
+                self._fail(item.name, failure_of(refused.error, task.uid(item), series, refused.bundle, refused=True))
             for job in together(planned):
                 jobs += 1
-                record = {"item": item.name, "study_uid": item.study_uid, "series_uid": job.stack.series.series_uid}
-                folder = self._task.folder_of(item) / job.folder
-                record |= {"bundle": job.bundle.name, "folder": folder.relative_to(self._task.out).as_posix()}
+                series = uid_as_told(job.stack.series.series_uid, task.deidentify)
+                record = {"item": item.name, "study_uid": task.uid(item), "series_uid": series}
+                folder = task.folder_of(item) / job.folder
+                record |= {"bundle": job.bundle.name, "folder": folder.relative_to(task.out).as_posix()}
                 if self._options.as_json:
                     console.show_json(record)
                 else:
-                    series = record["series_uid"] or shown(item.nifti or Path(item.name))
-                    console.show(f"{record['folder']}: {series} with {job.bundle.name}")
+                    console.show(f"{record['folder']}: {series or task.source(item)} with {job.bundle.name}")
         seconds = [one.seconds for one in self._finished.values() if one.results]
         pace = (
             f"some {_duration(statistics.median(seconds) * len(items))} on one worker" if seconds else "not known yet"
@@ -236,7 +249,8 @@ class _Command:
 
     def _begin(self, ready: Ready) -> None:
         if self._ready is None:
-            self._output.settle(ready.settings, ready.bundles, self._options.layout, overwrite=self._task.overwrite)
+            key, layout, overwrite = _fingerprint(self._task), self._options.layout, self._task.overwrite
+            self._output.settle(ready.settings, ready.bundles, layout, overwrite=overwrite, key=key)
             self._ready = ready
 
     def _tell(self, item: CohortItem, done: Done) -> None:
@@ -284,7 +298,8 @@ class _Command:
         return {
             "made_by": {name: found for name in _LIBRARIES if (found := _version(name))},
             "python": sys.version.split()[0],
-            "command": sys.argv[1:],
+            "command": sys.argv[1:] if self._task.deidentify is None else _options_of(sys.argv[1:]),
+            "deidentified": self._task.deidentify and self._task.deidentify.statement(),
             "bundles": dict(self._ready.bundles) if self._ready else {},
             "settings": {"device": settings.device, "engine": settings.engine, "precision": settings.precision}
             | {
@@ -354,6 +369,11 @@ def _devices(asked: str) -> list[str]:
     if asked == "cpu" or not torch.cuda.is_available():
         return []
     return [f"cuda:{number}" for number in range(torch.cuda.device_count())] if asked in ("auto", "cuda") else [asked]
+
+
+def _options_of(command: Sequence[str]) -> list[str]:
+    """The names of a command's options: their values, and its paths, may be called by whose they are."""
+    return [word.partition("=")[0] for word in command if word.startswith("-")]
 
 
 def _version(library: str) -> str | None:

@@ -34,8 +34,12 @@ def say(text: str) -> None:
     messages.print(valid(text), markup=False)
 
 
-def tell_skipped(skipped: Sequence[Skipped]) -> None:
-    """Files that were left out: the first few by name, the others counted by their reason."""
+def tell_skipped(skipped: Sequence[Skipped], *, by_name: bool = True) -> None:
+    """Files that were left out: the first few by name, the others counted by their reason; or all by their kind."""
+    if not by_name:
+        for code, count in Counter(one.code for one in skipped).items():
+            say(f"skipped {count}: {code}")
+        return
     for one in skipped[:_NAMED]:
         say(f"skipped {one.name}: {one.why}")
     for why, count in Counter(one.why for one in skipped[_NAMED:]).items():

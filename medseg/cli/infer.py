@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medseg.cli import channels, cohort, console
+from medseg.cli import channels, cohort, console, deidentify
 from medseg.errors import AmbiguousBundle, Incomplete, Interrupted, MedsegError, UsageError, boundary
 from medseg.job.exits import INPUT, OK, SOME_FAILED, as_ours, exit_code
 from medseg.job.places import result_folders
@@ -44,6 +44,8 @@ EXAMPLES = """
   medseg infer cohort/ -o results                      every study in it: results.csv, failures.csv; resumes
 
   medseg infer list.csv -o results --shard 3/10        a table of studies (path, id, ...), a part of it
+
+  medseg infer cohort/ -o results --deidentify my.key  without who it is of; --new-key makes the key
 """
 
 
@@ -103,6 +105,10 @@ def infer(
     strict: Annotated[
         bool, typer.Option("--strict", help="Fail where a file, slice or announced image is missing from a result.")
     ] = False,
+    key: Annotated[Path | None, typer.Option("--deidentify", metavar="KEYFILE", help=deidentify.KEY)] = None,
+    new_key: Annotated[bool, typer.Option("--new-key", help=deidentify.NEW_KEY)] = False,
+    copy_sources: Annotated[bool, typer.Option("--copy-sources", help=deidentify.COPIES)] = False,
+    allow_burned_in: Annotated[bool, typer.Option("--allow-burned-in", help=deidentify.BURNED_IN)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per result on stdout.")] = False,
 ) -> None:
     """Segment images and write DICOM-SEG with a structured report.
@@ -120,6 +126,7 @@ def infer(
         overlap=overlap,
         assume_frame_of_reference=assume_frame_of_reference,
     )
+    unnamed = deidentify.read_request(key, new_key=new_key, copies=copy_sources, burned_in=allow_burned_in, out=out)
     wanted = _formats(formats)
     choices = _bundles(bundle or (), trust=trust_bundle)
     alone = _alone(choices if bundle else (), with_series=bool(series))
@@ -144,13 +151,15 @@ def infer(
             assume_registered,
             trust_bundle,
             bids=layout == "bids",
+            deidentify=unnamed,
         )
         with console.interruptible() as cancelled:
             raise typer.Exit(cohort.infer_cohort(paths, task, choices, of_cohort, cancelled))
-    asked = StudyTask(choices, settings, bool(bundle), overwrite, strict, assume_registered)
+    asked = StudyTask(choices, settings, bool(bundle), overwrite, strict, assume_registered, unnamed)
     with console.interruptible() as cancelled:
         run = _Inference(asked, cancelled, as_json=as_json, given=given)
-        for path, folder in zip(paths, result_folders(paths, out), strict=True):
+        folders = deidentify.folders_as_told(result_folders(paths, out), out, unnamed)
+        for path, folder in zip(paths, folders, strict=True):
             run.path(path, folder, wanted, frozenset(series or ()))
     raise typer.Exit(run.exit_code())
 
@@ -206,7 +215,7 @@ class _Inference:
         except Interrupted:
             raise
         except (MedsegError, MemoryError, OSError) as error:
-            self._unreadable(as_ours(shown(path), error))
+            self._unreadable(deidentify.error_as_told(as_ours(shown(path), error), path, self.asked.deidentify))
 
     def _path(self, path: Path, root: Path, formats: frozenset[Format] | None, only: frozenset[str]) -> None:
         from medseg.job.run import Outcome
@@ -215,7 +224,8 @@ class _Inference:
 
         studies, lost = self._studies(path, only)
         for uid, plans in studies.items():
-            folder = root / uid_name(uid) if len(studies) > 1 else root
+            told = deidentify.uid_as_told(uid, self.asked.deidentify)
+            folder = root / uid_name(told) if len(studies) > 1 else root
             watch = partial(self._watch, shown(folder))
             for made in do_study(self.asked, plans, folder, formats, watch=watch, cancelled=self.cancelled):
                 if isinstance(made, Outcome):
@@ -223,7 +233,8 @@ class _Inference:
                 else:
                     self._without(made)
         if self.asked.strict and lost:
-            self._unreadable(Incomplete(shown(path), lost))
+            error = Incomplete(shown(path), lost)
+            self._unreadable(deidentify.error_as_told(error, path, self.asked.deidentify))
 
     def _studies(self, path: Path, only: frozenset[str]) -> tuple[dict[str, list[StudyPlan]], list[str]]:
         """What is to be done with each study of a path, and what was lost that no series answers for.
@@ -238,9 +249,9 @@ class _Inference:
 
         if is_nifti(path):
             return {"": plan_volume(self.asked, path, channels.files_of(self.given))}, []
-        with console.progress(shown(path)) as report:
+        with console.progress(deidentify.input_as_told(path, self.asked.deidentify)) as report:
             found = find_instances(path, on_progress=report, cancelled=self.cancelled)
-        console.tell_skipped(found.skipped)
+        console.tell_skipped(found.skipped, by_name=self.asked.deidentify is None)
         if not found.instances:
             raise EmptyInput(path, found.looked_at)
         series = left_out.series_of(found)
@@ -257,8 +268,10 @@ class _Inference:
 
     @contextmanager
     def _watch(self, folder: str, job: Job) -> Iterator[Report]:
-        channels.tell_channels(job)
-        with console.progress(job.stack.series.series_uid or folder) as report:
+        if self.asked.deidentify is None:
+            channels.tell_channels(job)
+        uid = deidentify.uid_as_told(job.stack.series.series_uid, self.asked.deidentify)
+        with console.progress(uid or folder) as report:
             yield report
 
     def _without(self, made: WithoutResult) -> None:

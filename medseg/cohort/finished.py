@@ -137,13 +137,33 @@ class Output:
             finally:
                 temporary.unlink(missing_ok=True)
 
-    def settle(self, settings: str, bundles: Mapping[str, str], layout: str, *, overwrite: bool) -> None:
-        """Note what results here are made with, and how they lie. Raises OtherOutput where others are there, and may
-        not be replaced, or lie otherwise."""
-        said = {"settings": settings, "bundles": dict(bundles), "layout": layout}
-        before: dict[str, Any] = said
+    def same_identity(self, key: str) -> None:
+        """See that results here are of patients, or of pseudonyms under one key: they are never mixed.
+
+        key: its fingerprint, empty where results say who they are of. Raises OtherOutput.
+        """
+        before = self._made_with()
+        if before is None or before.get("key", "") == key:
+            return
+        if not before.get("key"):
+            raise OtherOutput(f"{self.folder} holds results that say who they are of: choose another folder")
+        how = "under another key" if key else "and this run asks for none"
+        raise OtherOutput(f"{self.folder} holds de-identified results, {how}: use the same key, or another folder")
+
+    def _made_with(self) -> dict[str, Any] | None:
+        """What results here are made with; None where there are none."""
         with suppress(OSError, ValueError):
-            before = json.loads(self._settings.read_text("utf-8"))
+            return dict(json.loads(self._settings.read_text("utf-8")))
+        return None
+
+    def settle(
+        self, settings: str, bundles: Mapping[str, str], layout: str, *, overwrite: bool, key: str = ""
+    ) -> None:
+        """Note what results here are made with, and how they lie. Raises OtherOutput where others are there, and may
+        not be replaced, or lie otherwise. key: see `same_identity`."""
+        self.same_identity(key)
+        said: dict[str, Any] = {"settings": settings, "bundles": dict(bundles), "layout": layout, "key": key}
+        before = self._made_with() or said
         lies = before.get("layout", "folders")
         if lies != layout:
             raise OtherLayout(f"{self.folder} has the layout {lies}, asked for is {layout}")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medseg.cohort.bids_names import Labels, all_labels
+from medseg.deidentify.pseudonyms import Pseudonyms
 from medseg.dicom.candidates import CandidateFile, Skipped, candidate_of, entries_of
 from medseg.names import file_name
 
@@ -112,3 +113,13 @@ def with_labels(items: Sequence[CohortItem]) -> list[CohortItem]:
     """The items, all those of a cohort, with what BIDS calls them."""
     labels = all_labels([(item.name, item.nifti, item.mark) for item in items])
     return [replace(item, labels=of_item) for item, of_item in zip(items, labels, strict=True)]
+
+
+def with_pseudonyms(items: Sequence[CohortItem], pseudonyms: Pseudonyms) -> list[CohortItem]:
+    """Items that have names of their own, by pseudonyms: a study by that of its UID, others by that of their name."""
+    named = []
+    for item in items:
+        name = pseudonyms.uid(item.name) if item.name == item.study_uid else pseudonyms.name(item.name)
+        labels = item.labels and Labels(name if item.nifti else "")  # of a study, marks of its patient and itself
+        named.append(replace(item, name=name, labels=labels))
+    return sorted(named, key=lambda item: item.name)

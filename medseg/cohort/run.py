@@ -159,7 +159,7 @@ class CohortRun:
             raise CohortStopped(failure)
         if worker.items:
             item = worker.items.popleft()
-            finished = _of_dead(item, how)
+            finished = _of_dead(self._task, item, how)
             self._output.finish(finished)
             self._end(item, Done(finished, kept=False))
         for item in reversed(worker.items):
@@ -257,11 +257,9 @@ def _environment(**values: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _of_dead(item: CohortItem, how: str) -> Finished:
+def _of_dead(task: Task, item: CohortItem, how: str) -> Finished:
     """The failure of the item that a worker died with."""
-    what = f"study {item.study_uid}" if item.study_uid else str(item.nifti or item.name)
+    what = f"study {task.uid(item)}" if item.study_uid else task.source(item)
     message = f"{what}: the process that worked on it {how}: run it again by itself to see why"
-    failure = Failure(item.study_uid, "", item.bundle or "", "failed", "worker_died", message, exits.RESOURCES)
-    return Finished(
-        item.name, item.study_uid or str(item.nifti or ""), item.stamp(), "", failures=(failure,), lasting=False
-    )
+    failure = Failure(task.uid(item), "", item.bundle or "", "failed", "worker_died", message, exits.RESOURCES)
+    return Finished(item.name, task.source(item), task.stamp(item), "", failures=(failure,), lasting=False)

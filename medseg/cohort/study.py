@@ -15,6 +15,8 @@ from typing import Any, Final
 from medseg.bundle.catalog import find_bundle
 from medseg.cohort.finished import Failure, Finished
 from medseg.cohort.items import CohortItem
+from medseg.deidentify.request import Deidentify
+from medseg.deidentify.words import unnamed
 from medseg.dicom import left_out
 from medseg.dicom.headers import look
 from medseg.dicom.series import Series, Stack
@@ -54,6 +56,7 @@ class Task:
     choices: folders of bundles to choose from, once for each result of a volume. explicit: they were named one by one,
     by a person. formats: None for what is usual (SEG and SR, NIfTI for NIfTI). secret: of the output, see `_patient`.
     bids: a BIDS dataset is made of the results, too.
+    deidentify: leave out who results are of, in all that is kept and told of them.
     """
 
     choices: tuple[tuple[str, ...], ...]
@@ -65,6 +68,7 @@ class Task:
     strict: bool = False
     assume_registered: bool = False
     trust: bool = False
+    deidentify: Deidentify | None = None
     secret: bytes = b""
     bids: bool = False
 
@@ -84,8 +88,31 @@ class Task:
         if item.bundle is not None:
             choices, explicit = [(_find(item.bundle, trust=False),)], True
         return StudyTask(
-            choices, self.settings, explicit, self.overwrite, self.strict, self.assume_registered, thumbnails=True
+            choices,
+            self.settings,
+            explicit,
+            self.overwrite,
+            self.strict,
+            self.assume_registered,
+            thumbnails=True,
+            deidentify=self.deidentify,
         )
+
+    def stamp(self, item: CohortItem) -> str:
+        """That of an item, which is made of names of files."""
+        return item.stamp() if self.deidentify is None else self.deidentify.pseudonyms.mark(item.stamp())
+
+    def uid(self, item: CohortItem) -> str:
+        """Of an item's study, as it may be told."""
+        return item.study_uid if self.deidentify is None else self.deidentify.pseudonyms.uid(item.study_uid)
+
+    def source(self, item: CohortItem) -> str:
+        """What an item is of, as it may be told."""
+        return shown(item.nifti) if item.nifti and self.deidentify is None else self.uid(item) or item.name
+
+    def told(self, error: MedsegError) -> MedsegError:
+        """An error as it may be told."""
+        return error if self.deidentify is None else unnamed(error, self.deidentify.pseudonyms)
 
 
 def plan_item(task: Task, item: CohortItem, cancelled: Cancelled = never) -> list[StudyPlan]:
@@ -140,19 +167,19 @@ def do_item(
     failed: list[Failure] = []
     refused: list[Failure] = []
     if isinstance(planned, MedsegError):
-        failed.append(failure_of(planned, item.study_uid, "", item.bundle))
+        failed.append(failure_of(task.told(planned), task.uid(item), "", item.bundle))
     else:
         folder, formats = task.folder_of(item), task.formats_for(item)
         for made in do_study(task.of(item), planned, folder, formats, cancelled=cancelled):
             if isinstance(made, Outcome):
                 results.append(dict(made.record) | {"folder": made.folder.relative_to(task.out).as_posix()})
             else:
-                (failed if made.failed else refused).append(_failure(item, made))
-    patient, day = ("", None) if isinstance(planned, MedsegError) else _patient(planned, task.secret)
+                (failed if made.failed else refused).append(_failure(task.uid(item), made))
+    patient, day = ("", None) if isinstance(planned, MedsegError) else _patient(planned, task)
     return Finished(
         name=item.name,
-        source=shown(item.nifti) if item.nifti else item.study_uid,
-        stamp=item.stamp(),
+        source=task.source(item),
+        stamp=task.stamp(item),
         settings=settings,
         results=tuple(results),
         failures=(*failed, *(() if results else refused)),
@@ -169,9 +196,9 @@ def called(item: CohortItem) -> str:
     return f"study {item.study_uid}" if item.study_uid else shown(item.nifti or PurePath(item.name))
 
 
-def _failure(item: CohortItem, made: WithoutResult) -> Failure:
+def _failure(study_uid: str, made: WithoutResult) -> Failure:
     one = made.refused
-    study_uid = one.study_uid or (one.series.study_uid if one.series else item.study_uid)
+    study_uid = one.study_uid or (one.series.study_uid if one.series else study_uid)
     series_uid = one.series.series_uid if one.series else ""
     return failure_of(one.error, study_uid, series_uid, one.bundle, refused=not made.failed)
 
@@ -184,19 +211,28 @@ def failure_of(
     return Failure(study_uid, series_uid, bundle or "", kind, error.code, str(error), exits.exit_code(error))
 
 
-def _patient(planned: Sequence[StudyPlan], secret: bytes) -> tuple[str, int | None]:
+def _patient(planned: Sequence[StudyPlan], task: Task) -> tuple[str, int | None]:
     """Whose study it is and of which day, so that studies of one patient can be put in their order and nobody is named.
 
-    The mark is of this output alone; days are moved by as much for all studies of a patient (PS3.15 E.3.6).
+    The mark is of this output alone; days are moved by as much for all studies of a patient (PS3.15 E.3.6). Without
+    identity both are those of the results themselves.
     """
     series = next((job.stack.series for one in planned for job in one.jobs), None)
     if series is None or not series.instances:
         return "", None
-    view = look(series.instances[0].header)
-    patient, date = view.text("PatientID"), view.text("StudyDate")
+    header = series.instances[0].header
+    patient, date = look(header).text("PatientID"), look(header).text("StudyDate")
+    if task.deidentify is not None:
+        person = task.deidentify.pseudonyms.person(header)
+        return person.pseudonym, _ordinal(person.date(date))
     if not patient:
         return "", None
-    mark = hmac.digest(secret, patient.encode("utf-8", "backslashreplace"), "sha256")
+    mark = hmac.digest(task.secret, patient.encode("utf-8", "backslashreplace"), "sha256")
+    day = _ordinal(date)
+    return mark.hex()[:12], None if day is None else day + int.from_bytes(mark[:2])
+
+
+def _ordinal(date: str) -> int | None:
     with suppress(ValueError):
-        return mark.hex()[:12], datetime.strptime(date, "%Y%m%d").toordinal() + int.from_bytes(mark[:2])
-    return mark.hex()[:12], None
+        return datetime.strptime(date, "%Y%m%d").toordinal()
+    return None

@@ -11,6 +11,7 @@ import json
 import queue
 import signal
 import threading
+import warnings
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -58,7 +59,9 @@ def settings_of(task: Task, item: CohortItem | None = None) -> tuple[str, dict[s
     asked = task.of(item or CohortItem(""))
     bundles = [bundle for some in asked.choices for bundle in some]
     said = {
-        "bundles": {bundle.name: [bundle.digest, key_settings(bundle, task.settings)] for bundle in bundles},
+        "bundles": {
+            bundle.name: [bundle.digest, key_settings(bundle, task.settings, task.deidentify)] for bundle in bundles
+        },
         "explicit": asked.explicit,
         "assumed": [task.settings.assume_frame_of_reference, task.assume_registered],
     }
@@ -69,6 +72,9 @@ def settings_of(task: Task, item: CohortItem | None = None) -> tuple[str, dict[s
 def work(connection: Connection, task: Task) -> None:
     """The whole life of a worker; the target of its process."""
     stop = threading.Event()
+    warnings.filterwarnings(
+        "ignore", category=UserWarning, module="pydicom"
+    )  # which quotes values: as the command does
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a whole terminal; who started us says what is to be done
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     try:
@@ -130,7 +136,7 @@ class _Worker:
         return (
             before.lasting
             and before.settings == self._settings(item.bundle)
-            and before.stamp == item.stamp()
+            and before.stamp == self._task.stamp(item)
             and self._output.holds(before)
         )
 
@@ -143,5 +149,6 @@ class _Worker:
                 return ""
             formats = ",".join(sorted(self._task.formats or ()))
             asked = f"{' strict' if self._task.strict else ''}{' bids' if self._task.bids else ''}"
-            self._known[bundle] = f"{settings} {formats}{asked}"
+            copies = " copies" if self._task.deidentify and self._task.deidentify.copy_sources else ""
+            self._known[bundle] = f"{settings} {formats}{asked}{copies}"
         return self._known[bundle]

@@ -52,11 +52,11 @@ class Pseudonyms:
 
     def patient_id(self, patient: str) -> str:
         """Of a patient, by what identifies them."""
-        return f"P-{base64.b32encode(self._digest('patient', patient)).decode('ascii')[:_LETTERS]}"
+        return f"P{base64.b32encode(self._digest('patient', patient)).decode('ascii')[:_LETTERS]}"
 
     def name(self, text: str) -> str:
         """Of a file or folder, or whatever else a person named."""
-        return f"N-{base64.b32encode(self._digest('name', text)).decode('ascii')[:_LETTERS]}"
+        return f"N{base64.b32encode(self._digest('name', text)).decode('ascii')[:_LETTERS]}"
 
     def mark(self, text: str) -> str:
         """A digest of something that stands in no result as it is (64 hexadecimal digits)."""

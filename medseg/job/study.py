@@ -119,7 +119,8 @@ def _done(
     task: StudyTask, job: Job, folder: Path, formats: frozenset[Format] | None, watch: Watch, cancelled: Cancelled
 ) -> Outcome | WithoutResult:
     series = job.stack.series
-    what = f"series {series.series_uid}" if series.series_uid else shown(job.nifti or folder)
+    file = shown(job.nifti or folder) if task.deidentify is None else "a volume"
+    what = f"series {series.series_uid}" if series.series_uid else file
     lost = [one.sentence for one in job.stack.left_out if one.lost]
     try:
         if task.strict and lost:
