@@ -133,11 +133,14 @@ def test_single_studies_name_nobody(medseg: Medseg, bundle: Path, tmp_path: Path
     assert medseg("infer", one, *asked, "--new-key").code == 2  # the usual folder would be called by the input
     assert medseg("infer", one, "-o", out, "--new-key").code == 2
     assert "handed on" in medseg("infer", one, "-o", out, "--deidentify", out / "k").err
-    paths = [one, tmp_path / "in" / "plantagenet.nii.gz", tmp_path / "in" / "lancaster", one.with_name("lancaster3")]
-    ran = medseg("infer", *paths, *asked, "-o", out, "--new-key", "--json")
-    assert ran.code == 1, ran.err
-    said = [("stdout", ran.out.lower().encode()), ("stderr", ran.err.lower().encode())]
-    assert leaks([*WORDS, *uids], *everything(out), *said) == []
+    inputs = {one: 0, tmp_path / "in" / "plantagenet.nii.gz": 0, tmp_path / "in" / "lancaster": 3}
+    inputs |= {one.with_name("lancaster2"): 3, one.with_name("lancaster3"): 3}
+    for number, (path, code) in enumerate(inputs.items()):
+        ran = medseg("infer", path, *asked, "-o", out / str(number), "--new-key", "--json")
+        assert ran.code == code, ran.err
+        said = [("stdout", ran.out.lower().encode()), ("stderr", ran.err.lower().encode())]
+        assert leaks([*WORDS, *uids], *said) == []
+    assert leaks([*WORDS, *uids], *everything(out)) == []
     assert len(list(out.rglob("result.json"))) == 2
 
 

@@ -89,7 +89,8 @@ def test_every_form_of_a_result(tmp_path: Path, bundle: Bundle) -> None:
     result = made(tmp_path / "in", tmp_path / "out", bundle, ONE, frozenset(Format))
     assert leaks(tmp_path / "out", datasets) == []
     person = ONE.pseudonyms.person(datasets[0])
-    files = {path.stem: dcmread(path) for path in result.folder.glob("*.dcm")}
+    written = [path for path in result.folder.rglob("*.dcm") if path.parent.name != "source"]
+    files = {path.relative_to(result.folder).parts[0].removesuffix(".dcm"): dcmread(path) for path in written}
     assert len(files) == len(DICOM)
     for name, dataset in files.items():
         assert complaints(dataset) == [], name
@@ -118,8 +119,9 @@ def test_no_new_errors_in_the_object_definitions(tmp_path: Path, bundle: Bundle)
     study(tmp_path / "in")
     plain = made(tmp_path / "in", tmp_path / "plain", bundle, None, frozenset(DICOM))
     unnamed = made(tmp_path / "in", tmp_path / "out", bundle, ONE, frozenset(DICOM))
-    for path in unnamed.folder.glob("*.dcm"):
-        assert set(dciodvfy(path)) <= set(dciodvfy(plain.folder / path.name)), path.name
+    for path in unnamed.folder.rglob("*.dcm"):
+        name = path.relative_to(unnamed.folder)
+        assert name.parts[0] == "source" or set(dciodvfy(path)) <= set(dciodvfy(plain.folder / name)), name
 
 
 def test_finished_work_is_known_and_another_key_is_another_result(tmp_path: Path, bundle: Bundle) -> None:
