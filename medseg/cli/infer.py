@@ -155,7 +155,7 @@ def infer(
         )
         with console.interruptible() as cancelled:
             raise typer.Exit(cohort.infer_cohort(paths, task, choices, of_cohort, cancelled))
-    asked = StudyTask(choices, settings, bool(bundle), overwrite, strict, assume_registered, unnamed)
+    asked = StudyTask(choices, settings, bool(bundle), overwrite, strict, assume_registered, deidentify=unnamed)
     with console.interruptible() as cancelled:
         run = _Inference(asked, cancelled, as_json=as_json, given=given)
         folders = deidentify.folders_as_told(result_folders(paths, out), out, unnamed)

@@ -156,9 +156,7 @@ class Output:
             return dict(json.loads(self._settings.read_text("utf-8")))
         return None
 
-    def settle(
-        self, settings: str, bundles: Mapping[str, str], layout: str, *, overwrite: bool, key: str = ""
-    ) -> None:
+    def settle(self, settings: str, bundles: Mapping[str, str], layout: str, *, overwrite: bool, key: str = "") -> None:
         """Note what results here are made with, and how they lie. Raises OtherOutput where others are there, and may
         not be replaced, or lie otherwise. key: see `same_identity`."""
         self.same_identity(key)

@@ -145,6 +145,18 @@ def test_single_studies_name_nobody(medseg: Medseg, bundle: Path, tmp_path: Path
 
 
 @pytest.mark.slow
+def test_a_bids_dataset_names_nobody(medseg: Medseg, bundle: Path, tmp_path: Path) -> None:
+    uids, out, key = make_cohort(tmp_path / "in"), tmp_path / "out", tmp_path / "my.key"
+    (tmp_path / "in" / "plantagenet.nii.gz").rename(tmp_path / "in" / "sub-lancaster_ses-20190314_T1w.nii.gz")
+    asked = ["--bundle", bundle, "-o", out, "--jobs", 1, "--deidentify", key, "--new-key", "--layout", "bids"]
+    assert medseg("infer", tmp_path / "in", *asked, "--engine", "torch").code == 1
+    assert len(list(out.glob("sub-*/**/*_dseg.nii.gz"))) == 3
+    assert leaks([*WORDS, *uids], *everything(out)) == []
+    names = Pseudonyms(read_key(key))
+    assert (out / f"sub-{names.patient_id('MRN-4711')}").is_dir()
+
+
+@pytest.mark.slow
 def test_results_that_name_patients_are_not_mixed_with_others(medseg: Medseg, bundle: Path, tmp_path: Path) -> None:
     volume(tmp_path / "in" / "one.nii.gz", 5)
     assert medseg("infer", tmp_path / "in", "--bundle", bundle, "-o", "out", "--jobs", 1).code == 0
