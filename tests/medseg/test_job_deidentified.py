@@ -97,7 +97,7 @@ def test_every_form_of_a_result(tmp_path: Path, bundle: Bundle) -> None:
         assert dataset.PatientID == dataset.PatientName == person.pseudonym
         assert dataset.StudyDate == person.date(PLANTED["StudyDate"]) == dataset.InstanceCreationDate
         assert dataset.StudyInstanceUID == person.uid(datasets[0].StudyInstanceUID)
-        assert name == "sr" or dataset.FrameOfReferenceUID == person.uid(datasets[0].FrameOfReferenceUID)
+        assert name in ("sr", "ko") or dataset.FrameOfReferenceUID == person.uid(datasets[0].FrameOfReferenceUID)
         assert dataset.LongitudinalTemporalInformationModified == "MODIFIED"
     codes = {name: {one.CodeValue for one in of.DeidentificationMethodCodeSequence} for name, of in files.items()}
     assert codes["sr"] - codes["seg"] == {"113104"}
