@@ -47,7 +47,7 @@ def withdraw(ledger: Ledger, spool: Path, result_id: int, why: str, now: float) 
             raise UsageError(said)
         rows = withdrawals.with_replaced(db, result_id)
         objects = withdrawals.objects_in(db, rows)
-    new = _made(rows, objects, spool, why)
+    new = _made(rows, objects, spool, why, now)
 
     def commit(db: Connection) -> list[str]:
         if said := withdrawals.why_not(db, result_id):  # meanwhile
@@ -62,7 +62,7 @@ def withdraw(ledger: Ledger, spool: Path, result_id: int, why: str, now: float) 
         raise
 
 
-def _made(rows: Sequence[ResultRow], objects: Sequence[ObjectRow], spool: Path, why: str) -> NewWithdrawal:
+def _made(rows: Sequence[ResultRow], objects: Sequence[ObjectRow], spool: Path, why: str, now: float) -> NewWithdrawal:
     """rows: the result, then those that it replaced. Where a study was split, each patient is told of apart."""
     of, current = rows[0], {one.id for one in objects if one.result_id == rows[0].id}
     read = [(one, _header(spool, one)) for one in objects]
@@ -72,7 +72,7 @@ def _made(rows: Sequence[ResultRow], objects: Sequence[ObjectRow], spool: Path, 
         parts[patients.key(seen.text("PatientID"), seen.text("IssuerOfPatientID"))].append((one, header))
     made: list[NewObject] = []
     sources: list[dict[str, str]] = []
-    whole = _digest([SCHEMA, of.result_key, why])
+    whole = _digest([SCHEMA, of.result_key, why, str(now)])  # two who do so at once write apart, and one is refused
     for number, (patient, part) in enumerate(parts.items(), 1):
         key = whole if number == 1 else _digest([whole, str(number)])
         reports = [(one, header) for one, header in part if one.id in current and header.Modality == "SR"]

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 from pydicom import Dataset
+from typer.testing import CliRunner
 
 from gateway.ledger import jobs, withdrawals
 from gateway.ledger.states import JobState
 from gateway.show import studies, text
 from gateway.work.withdrawal import withdraw
+from medseg.cli.app import make_app
 from medseg.errors import UsageError
 from medseg.results.statement import REJECTED
 from tests.gateway.phantoms import phantom
@@ -38,6 +40,12 @@ def ask_again(here: House) -> Any:
     while here.worker.step():
         pass
     return here.jobs()[0]
+
+
+def command(folder: Path, *arguments: str) -> str:
+    ran = CliRunner().invoke(make_app(), [*arguments, "--config", str(folder / "medseg.toml")])
+    assert ran.exit_code == 0, ran.output
+    return ran.stdout
 
 
 def named_in(document: Dataset) -> set[str]:
@@ -92,10 +100,16 @@ def test_a_result_is_withdrawn_where_it_is(
 def test_a_withdrawn_result_that_is_asked_for_again_says_so(
     house: Callable[[str], House],  # noqa: F811
     bundle: Path,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     here, series = house(HERE.format(here=str(bundle))), phantom(slices=8)
     here.send(series[:6])
-    assert taken_back(here) == []  # it was not sent yet, and is not
+    places = f'[gateway]\nspool = "{here.box.folder}"\ndatabase = "sqlite:///{tmp_path}/ledger.db"\n'
+    (tmp_path / "medseg.toml").write_text(places)
+    assert command(tmp_path, "results") == f"1 current spleen_test 0.5.9 of series {series[0].SeriesInstanceUID}\n"
+    said = command(tmp_path, "results", "withdraw", "1", "--yes")
+    assert said == "result 1 is withdrawn: it is nowhere else, so nobody is told\n"  # it was not sent yet, and is not
+    assert '"state": "withdrawn"' in command(tmp_path, "results", "--json")
     here.deliver()
     assert here.holds() == []
     job = ask_again(here)
