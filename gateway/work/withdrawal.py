@@ -27,6 +27,7 @@ from gateway.ledger.object_kind import ObjectKind
 from gateway.ledger.records import ObjectRow, ResultRow
 from gateway.ledger.results import NewObject
 from gateway.ledger.withdrawals import NewWithdrawal
+from gateway.settings.model import ResultForm
 from gateway.work.freeze import frozen, sync_all, sync_places
 from medseg.dicom.headers import look
 from medseg.errors import UsageError
@@ -118,12 +119,11 @@ def _references(of: Sequence[tuple[ObjectRow, Dataset]]) -> Mapping[str, Sequenc
 def _frozen(said: Statement, number: int, spool: Path) -> list[NewObject]:
     folder = spool / RESULTS / said.key.digest
     shutil.rmtree(folder, ignore_errors=True)  # of a try that was cut off
-    made = {"sr": write_statement, "ko": write_rejection}
+    made = {ResultForm.SR: write_statement, ResultForm.KO: write_rejection}
     for kind, write in made.items():
         write(folder / f"{kind}.dcm", said)
     sync_all(folder)
-    kinds = {kind: ObjectKind(kind if number == 1 else f"{kind}.{number}") for kind in made}
-    return [frozen(name, folder / f"{kind}.dcm", spool) for kind, name in kinds.items()]
+    return [frozen(ObjectKind.of(kind, number), folder / f"{kind}.dcm", spool) for kind in made]
 
 
 def _digest(facts: Sequence[str]) -> str:
