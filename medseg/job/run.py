@@ -173,8 +173,8 @@ def _holds(record: Mapping[str, Any], formats: Set[Format]) -> bool:
 
 
 def _has_copies(record: Mapping[str, Any], folder: Path, deidentify: Deidentify) -> bool:
-    """Whether a kept result has the copies of its sources, where they are asked for."""
-    if not deidentify.copy_sources:
+    """Whether a kept result has the copies of its sources, where they are asked for, and there are instances."""
+    if not deidentify.copy_sources or not record["series_uid"]:
         return True
     copies = record["deidentified"]["sources"]
     return bool(copies) and len(list((folder / SOURCES).glob("*.dcm"))) == copies

@@ -142,6 +142,8 @@ def test_single_studies_name_nobody(medseg: Medseg, bundle: Path, tmp_path: Path
         assert leaks([*WORDS, *uids], *said) == []
     assert leaks([*WORDS, *uids], *everything(out)) == []
     assert len(list(out.rglob("result.json"))) == 2
+    again = medseg("infer", tmp_path / "in" / "plantagenet.nii.gz", *asked, "-o", out / "1", "--copy-sources")
+    assert "up to date" in again.out  # of NIfTI there are no copies
 
 
 @pytest.mark.slow
