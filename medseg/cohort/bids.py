@@ -4,7 +4,7 @@
     OUT/sub-01/anat/sub-01_space-T1w_seg-BUNDLE_dseg.nii.gz, .json, .tsv    with a result, before its item is done
     OUT/results/                                                            the results themselves, which BIDS ignores
 
-A sidecar says which item its files are of, and is there first: no item writes over what another's says (`Taken`).
+A sidecar says which item its files are of, and is there first: no item writes over what another's says (`NameTaken`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from medseg.bundle.bundle import Segment
-from medseg.cohort.bids_names import Labels, Source, mark, own_word, told_apart, word
+from medseg.cohort.bids_names import BidsLabels, BidsSource, mark, own_word, told_apart, word
 from medseg.cohort.finished import PART, STATE, Finished
 from medseg.cohort.items import CohortItem
 from medseg.cohort.study import LASTING, RESULTS, Task, failure_of
@@ -52,7 +52,7 @@ secret of this output (.medseg/cohort.json), and tell nothing of the patient.
 """
 
 
-class Taken(InputError):
+class NameTaken(InputError):
     """Another item's files have the name already."""
 
     code = "bids_name_taken"
@@ -105,7 +105,7 @@ def _place(
     segments: Sequence[Segment],
     bundle_word: str,
 ) -> dict[str, Any]:
-    """One result with its files. Raises OutputNotWritable, Taken."""
+    """One result with its files. Raises OutputNotWritable, NameTaken."""
     labels = _with_marks(item, task.secret, done.patient, result)
     volume, numbers = task.out / result["folder"] / FILES[Format.NIFTI], [str(one.number) for one in segments]
     source = None if labels.source is None else _link(task.out, labels.source)
@@ -130,7 +130,7 @@ def _place(
     return dict(result) | {"bids": {"files": files, "source": source}}
 
 
-def _with_marks(item: CohortItem, secret: bytes, patient: str, result: Mapping[str, Any]) -> Labels:
+def _with_marks(item: CohortItem, secret: bytes, patient: str, result: Mapping[str, Any]) -> BidsLabels:
     """What an item is called, of a study of DICOM with its patient, itself, and the series."""
     assert item.labels is not None
     if item.nifti is not None:
@@ -144,7 +144,7 @@ def _with_marks(item: CohortItem, secret: bytes, patient: str, result: Mapping[s
     return replace(labels, entities=(*labels.entities, ("acq", series)))
 
 
-def _link(out: Path, source: Source) -> dict[str, str]:
+def _link(out: Path, source: BidsSource) -> dict[str, str]:
     """A file in another dataset as a BIDS URI, and what that name of a dataset stands for."""
     way = os.path.relpath(source.root, out.absolute())
     url = quote(os.fsencode(way))
@@ -171,7 +171,7 @@ def _sidecar(item: str, day: int | None, result: Mapping[str, Any], source: Mapp
 
 
 def _write_sidecar(out: Path, stem: str, sidecar: Mapping[str, Any]) -> None:
-    """Raises Taken where another item's is there: a name is made by one, even where several runs write at once."""
+    """Raises NameTaken where another item's is there: a name is made by one, even where several runs write at once."""
     path = out / f"{stem}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     with _temporary(out) as temporary:
@@ -182,7 +182,7 @@ def _write_sidecar(out: Path, stem: str, sidecar: Mapping[str, Any]) -> None:
         with suppress(ValueError, AttributeError):
             other = json.loads(path.read_text("utf-8")).get("Item")
             if other != sidecar["Item"]:
-                raise Taken(stem, sidecar["Item"], str(other))
+                raise NameTaken(stem, sidecar["Item"], str(other))
         temporary.replace(path)
 
 

@@ -37,7 +37,7 @@ _LONGEST: Final = 40
 
 
 @dataclass(frozen=True)
-class Source:
+class BidsSource:
     """A file in a BIDS dataset: where that lies, and the file's path within."""
 
     root: Path
@@ -45,7 +45,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Labels:
+class BidsLabels:
     """What an item is called. subject, session: empty where they are marks of the patient and the study, which its
     headers tell. entities: others of the source, by key; `space` is always among them."""
 
@@ -53,7 +53,7 @@ class Labels:
     session: str = ""
     datatype: str = "anat"
     entities: tuple[tuple[str, str], ...] = (("space", "orig"),)
-    source: Source | None = None
+    source: BidsSource | None = None
 
     def stem(self, **more: str) -> str:
         """Path of a file within the dataset, without its ending."""
@@ -92,18 +92,18 @@ def told_apart(words: Iterable[str]) -> list[str]:
     return apart
 
 
-def labels_of(name: str, nifti: Path | None) -> tuple[Labels, str]:
+def labels_of(name: str, nifti: Path | None) -> tuple[BidsLabels, str]:
     """What an item of that name is called, and whose subjects it is one of: labels of different owners must differ."""
     if nifti is not None and (matched := _NAMED.fullmatch(nifti.name)):
         return _of_source(nifti, matched[1])
     if matched := _IDENTIFIED.fullmatch(name):
-        return Labels(matched[1], matched[2] or ""), ""
+        return BidsLabels(matched[1], matched[2] or ""), ""
     if nifti is not None:
-        return Labels(own_word(name)), f"name {name}"
-    return Labels(), ""
+        return BidsLabels(own_word(name)), f"name {name}"
+    return BidsLabels(), ""
 
 
-def _of_source(file: Path, suffix: str) -> tuple[Labels, str]:
+def _of_source(file: Path, suffix: str) -> tuple[BidsLabels, str]:
     entities = dict(part.split("-", 1) for part in file.name.split("_")[:-1])
     subject, session = entities.pop("sub"), entities.pop("ses", "")
     folders = [f"sub-{subject}", *([f"ses-{session}"] if session else []), file.parent.name]
@@ -112,11 +112,11 @@ def _of_source(file: Path, suffix: str) -> tuple[Labels, str]:
     root = path.parents[len(folders)] if inside else path.parent
     datatype = file.parent.name if inside and file.parent.name in _KEPT else "anat"
     kept = {"space": suffix} | {key: value for key, value in entities.items() if key in _KEPT[datatype]}
-    source = Source(root, path.relative_to(root).as_posix()) if inside else None
-    return Labels(subject, session, datatype, tuple(sorted(kept.items())), source), f"folder {root}"
+    source = BidsSource(root, path.relative_to(root).as_posix()) if inside else None
+    return BidsLabels(subject, session, datatype, tuple(sorted(kept.items())), source), f"folder {root}"
 
 
-def all_labels(items: Sequence[tuple[str, Path | None, str]]) -> list[Labels]:
+def all_labels(items: Sequence[tuple[str, Path | None, str]]) -> list[BidsLabels]:
     """What each of a cohort's items is called: subjects of different owners apart, and files of one subject, too.
 
     items: name, NIfTI file, and a mark that tells each from all others. What has a hash for it has the same one as
@@ -139,7 +139,7 @@ def all_labels(items: Sequence[tuple[str, Path | None, str]]) -> list[Labels]:
     ]
 
 
-def _apart(labels: Labels, mark: str) -> Labels:
+def _apart(labels: BidsLabels, mark: str) -> BidsLabels:
     entities = dict(labels.entities)
     return replace(labels, entities=tuple((entities | {"acq": f"{entities.get('acq', '')}x{mark[:8]}"}).items()))
 

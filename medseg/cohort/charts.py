@@ -39,8 +39,10 @@ def histogram(name: str, values: Sequence[float], spread: Spread) -> str:
     parts.append(f'<line class="axis" x1="{_EDGE}" x2="{_WIDTH - _EDGE}" y1="{floor}" y2="{floor}"/>')
     parts.append(f'<text x="{_EDGE}" y="{_HEIGHT - 5}">{ml(least)}</text>')
     parts.append(f'<text x="{_WIDTH - _EDGE}" y="{_HEIGHT - 5}" text-anchor="end">{ml(most)} ml</text>')
-    told = f"{name}: {spread.count} volumes from {ml(least)} to {ml(most)} ml, half of them {ml(low)} to {ml(high)} ml"
-    return _svg(told, _WIDTH, _HEIGHT, parts)
+    sentence = (
+        f"{name}: {spread.count} volumes from {ml(least)} to {ml(most)} ml, half of them {ml(low)} to {ml(high)} ml"
+    )
+    return _svg(sentence, _WIDTH, _HEIGHT, parts)
 
 
 def course(name: str, days: Sequence[int], volumes: Sequence[float]) -> str:
@@ -53,8 +55,10 @@ def course(name: str, days: Sequence[int], volumes: Sequence[float]) -> str:
     ]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     dots = (f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for x, y in points)
-    told = f"{name}: " + ", ".join(f"{ml(volume)} ml on day {day}" for day, volume in zip(days, volumes, strict=True))
-    return _svg(told, width, height, [f'<polyline class="line" points="{line}"/>', *dots])
+    sentence = f"{name}: " + ", ".join(
+        f"{ml(volume)} ml on day {day}" for day, volume in zip(days, volumes, strict=True)
+    )
+    return _svg(sentence, width, height, [f'<polyline class="line" points="{line}"/>', *dots])
 
 
 def ml(volume: float) -> str:
@@ -66,8 +70,9 @@ def _bar(kind: str, x: float, y: float, width: float, height: float) -> str:
     return f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}"/>'
 
 
-def _svg(told: str, width: int, height: int, parts: Iterable[str]) -> str:
+def _svg(sentence: str, width: int, height: int, parts: Iterable[str]) -> str:
     return (
-        f'<svg role="img" aria-label="{escape(told)}" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
+        f'<svg role="img" aria-label="{escape(sentence)}" viewBox="0 0 {width} {height}" width="{width}" '
+        f'height="{height}">'
         f"{''.join(parts)}</svg>"
     )

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medseg.cohort.bids_names import Labels, all_labels
+from medseg.cohort.bids_names import BidsLabels, all_labels
 from medseg.deidentify.pseudonyms import Pseudonyms
 from medseg.dicom.candidates import CandidateFile, Skipped, candidate_of, entries_of
 from medseg.names import file_name
@@ -40,7 +40,7 @@ class CohortItem:
     bundle: str | None = None
     channels: tuple[tuple[str, str], ...] = ()
     folder: Path | None = None
-    labels: Labels | None = None
+    labels: BidsLabels | None = None
 
     def candidates(self) -> list[CandidateFile]:
         """The files of a study, to be read. Raises UnsafeArchive."""
@@ -120,6 +120,6 @@ def with_pseudonyms(items: Sequence[CohortItem], pseudonyms: Pseudonyms) -> list
     named = []
     for item in items:
         name = pseudonyms.uid(item.name) if item.name == item.study_uid else pseudonyms.name(item.name)
-        labels = item.labels and Labels(name if item.nifti else "")  # of a study, marks of its patient and itself
+        labels = item.labels and BidsLabels(name if item.nifti else "")  # of a study, marks of its patient and itself
         named.append(replace(item, name=name, labels=labels))
     return sorted(named, key=lambda item: item.name)

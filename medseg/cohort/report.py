@@ -13,7 +13,17 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from medseg.cohort.charts import course, histogram, ml
-from medseg.cohort.summary import APART, Course, ResultRow, SegmentKey, Spread, Summary, courses, read_summary, scores
+from medseg.cohort.summary import (
+    APART,
+    CohortSummary,
+    Course,
+    SegmentKey,
+    Spread,
+    TabledResult,
+    courses,
+    read_summary,
+    scores,
+)
 from medseg.job.folder import THUMBNAIL
 from medseg.texts import valid
 
@@ -52,7 +62,7 @@ def report_page(out: Path) -> bytes:
     ).encode()
 
 
-def _head(summary: Summary) -> str:
+def _head(summary: CohortSummary) -> str:
     bundles = ", ".join(dict.fromkeys(result.bundle for result in summary.results)) or "no bundle"
     counts: Counter[str] = Counter()
     for (kind, _), count in summary.failures.items():
@@ -71,7 +81,7 @@ def _head(summary: Summary) -> str:
     )
 
 
-def _failures(summary: Summary) -> str:
+def _failures(summary: CohortSummary) -> str:
     if not summary.failures:
         return ""
     rows = (
@@ -82,7 +92,7 @@ def _failures(summary: Summary) -> str:
     return "<h2>Without a result</h2>\n" + _table(caption, ("Kind", "Reason", "#Rows", "*For example"), rows)
 
 
-def _flagged(out: Path, summary: Summary) -> str:
+def _flagged(out: Path, summary: CohortSummary) -> str:
     flagged = [result for result in summary.results if result.flags]
     if not flagged:
         return ""
@@ -95,7 +105,7 @@ def _flagged(out: Path, summary: Summary) -> str:
     return f"<h2>Doubts</h2>\n{table}\n<h3>Results with doubts, rare ones first</h3>\n{pictures}{rest}"
 
 
-def _furthest(out: Path, summary: Summary, order: Sequence[int], score: Sequence[float]) -> str:
+def _furthest(out: Path, summary: CohortSummary, order: Sequence[int], score: Sequence[float]) -> str:
     far = [number for number in order if score[number] > APART]
     if not far:
         return ""
@@ -106,7 +116,7 @@ def _furthest(out: Path, summary: Summary, order: Sequence[int], score: Sequence
     return f"<h2>Outliers</h2>\n<p>{note}</p>\n{pictures}{_rest(len(far), MOST_PICTURES)}"
 
 
-def _least_sure(out: Path, summary: Summary) -> str:
+def _least_sure(out: Path, summary: CohortSummary) -> str:
     known = [result for result in summary.results if result.confidence is not None]
     if not known:
         return ""
@@ -115,7 +125,7 @@ def _least_sure(out: Path, summary: Summary) -> str:
     return f"<h2>Least sure</h2>\n<p>By the mean probability of a result's least certain segment.</p>\n{pictures}"
 
 
-def _volumes(summary: Summary, spreads: Mapping[SegmentKey, Spread]) -> str:
+def _volumes(summary: CohortSummary, spreads: Mapping[SegmentKey, Spread]) -> str:
     if not spreads:
         return ""
     cards = []
@@ -132,7 +142,7 @@ def _volumes(summary: Summary, spreads: Mapping[SegmentKey, Spread]) -> str:
     return f'<h2>Volumes</h2>\n<p class="soft">{note}</p>\n<div class="cards">{"".join(cards)}</div>{rest}'
 
 
-def _outliers(summary: Summary, spreads: Mapping[SegmentKey, Spread]) -> str:
+def _outliers(summary: CohortSummary, spreads: Mapping[SegmentKey, Spread]) -> str:
     far = [
         (spread.score(value), segment, value, number)
         for segment, spread in spreads.items()
@@ -156,8 +166,8 @@ def _outliers(summary: Summary, spreads: Mapping[SegmentKey, Spread]) -> str:
     return f"{_table('Volumes far from the others', names, rows)}{_rest(len(far), MOST_ROWS)}"
 
 
-def _courses(found: Sequence[Course]) -> str:
-    if not found:
+def _courses(listed: Sequence[Course]) -> str:
+    if not listed:
         return ""
     rows = (
         (
@@ -169,14 +179,14 @@ def _courses(found: Sequence[Course]) -> str:
             ml(one.ml[-1]),
             "new" if one.change is None else f"{one.change:+.0%}",
         )
-        for one in found[:MOST_ROWS]
+        for one in listed[:MOST_ROWS]
     )
     names = ("Patient", "Segment", "Course", "#Days", "#First, ml", "#Last, ml", "#Change")
     caption = "Patients with studies of several days, by marks of this output alone; those that change most first"
-    return f"<h2>Change over time</h2>\n{_table(caption, names, rows)}{_rest(len(found), MOST_ROWS)}"
+    return f"<h2>Change over time</h2>\n{_table(caption, names, rows)}{_rest(len(listed), MOST_ROWS)}"
 
 
-def _pictures(out: Path, results: Iterable[tuple[ResultRow, str]]) -> str:
+def _pictures(out: Path, results: Iterable[tuple[TabledResult, str]]) -> str:
     figures = (
         f"<figure>{_picture(out, result)}<figcaption>{escape(result.item)}"
         f"<br>{escape(_series(PurePosixPath(result.folder).name, result.bundle))}{escape(result.bundle)}"
@@ -186,7 +196,7 @@ def _pictures(out: Path, results: Iterable[tuple[ResultRow, str]]) -> str:
     return f'<div class="pictures">{"".join(figures)}</div>'
 
 
-def _picture(out: Path, result: ResultRow) -> str:
+def _picture(out: Path, result: TabledResult) -> str:
     """A result's thumbnail, within the page."""
     path = out / result.folder / THUMBNAIL
     try:
@@ -196,9 +206,9 @@ def _picture(out: Path, result: ResultRow) -> str:
         content = b""
     if not 0 < len(content) <= _LARGEST_PICTURE:
         return '<div class="none">no picture</div>'
-    told = f"A slice of {result.item} with the contours of what {result.bundle} found"
+    description = f"A slice of {result.item} with the contours of what {result.bundle} found"
     data = base64.b64encode(content).decode("ascii")
-    return f'<img alt="{escape(told)}" width="240" height="240" src="data:image/jpeg;base64,{data}">'
+    return f'<img alt="{escape(description)}" width="240" height="240" src="data:image/jpeg;base64,{data}">'
 
 
 def _table(caption: str, names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

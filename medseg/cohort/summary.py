@@ -67,7 +67,7 @@ class Volumes:
 
 
 @dataclass(frozen=True)
-class ResultRow:
+class TabledResult:
     """A result: one item, series and bundle. confidence: the least of its segments'."""
 
     item: str
@@ -80,10 +80,10 @@ class ResultRow:
 
 
 @dataclass
-class Summary:
+class CohortSummary:
     """A cohort's tables. failures: how many rows by kind and code, and an example of each."""
 
-    results: list[ResultRow] = field(default_factory=list)
+    results: list[TabledResult] = field(default_factory=list)
     volumes: dict[SegmentKey, Volumes] = field(default_factory=lambda: defaultdict(Volumes))
     failures: Counter[tuple[str, str]] = field(default_factory=Counter)
     example: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -109,9 +109,9 @@ class Course:
         return self.ml[-1] / self.ml[0] - 1.0 if self.ml[0] else None
 
 
-def read_summary(results: Path, failures: Path) -> Summary:
+def read_summary(results: Path, failures: Path) -> CohortSummary:
     """Both tables of a cohort. Raises OSError."""
-    summary = Summary()
+    summary = CohortSummary()
     for _, rows in groupby(_rows(results), key=lambda row: (row["item"], row["folder"])):
         segments = list(rows)
         for row in segments:
@@ -127,9 +127,9 @@ def read_summary(results: Path, failures: Path) -> Summary:
     return summary
 
 
-def _result(segments: Sequence[Mapping[str, str]]) -> ResultRow:
+def _result(segments: Sequence[Mapping[str, str]]) -> TabledResult:
     first = segments[0]
-    return ResultRow(
+    return TabledResult(
         first["item"],
         first["folder"],
         first["bundle"],
@@ -145,7 +145,7 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
         yield from csv.DictReader(file)
 
 
-def scores(summary: Summary, spreads: Mapping[SegmentKey, Spread]) -> array[float]:
+def scores(summary: CohortSummary, spreads: Mapping[SegmentKey, Spread]) -> array[float]:
     """Of each result, how far it is from the others: the most of its segments'."""
     furthest = array("d", [0.0]) * len(summary.results)
     for segment, volumes in summary.volumes.items():
@@ -163,9 +163,9 @@ def _by_name(volumes: Sequence[tuple[int, str, float]]) -> dict[str, dict[int, f
     return names
 
 
-def courses(summary: Summary) -> list[Course]:
+def courses(summary: CohortSummary) -> list[Course]:
     """Segments of patients with results of several days, those that change most first."""
-    found = []
+    every = []
     for segment, volumes in summary.volumes.items():
         of_patient: dict[str, list[tuple[int, str, float]]] = defaultdict(list)
         for ml, number in zip(volumes.ml, volumes.result, strict=True):
@@ -177,5 +177,5 @@ def courses(summary: Summary) -> list[Course]:
                 if len(by_day) > 1:
                     days = sorted(by_day)
                     since = tuple(day - days[0] for day in days)
-                    found.append(Course(patient, segment, name, since, tuple(by_day[day] for day in days)))
-    return sorted(found, key=lambda one: 1.0 if one.change is None else -abs(one.change))
+                    every.append(Course(patient, segment, name, since, tuple(by_day[day] for day in days)))
+    return sorted(every, key=lambda one: 1.0 if one.change is None else -abs(one.change))
