@@ -268,6 +268,7 @@ MEANINGS: tuple[tuple[int, int, str], ...] = (
     (0xB006, 0xB006, "stored with elements discarded"),
     (0xB007, 0xB007, "stored, though the data set does not match its SOP class"),
     (0xB000, 0xBFFF, "stored with a warning"),
+    (0xC122, 0xC122, "transfer syntax not supported"),
     (0xC000, 0xCFFF, "cannot understand"),
     (0x0000, 0xFFFF, "a status of its own"),
 )

@@ -49,6 +49,7 @@ MEANINGS = {
     Status.NOT_AUTHORIZED: "not used at present: who may not store is not let in",
     Status.OUT_OF_RESOURCES: "no room on the disk, or it cannot be written; the same instance may be sent later",
     Status.DATA_SET_MISMATCH: "SOP class or instance of the data set is not the one of the command",
+    Status.TRANSFER_SYNTAX_NOT_SUPPORTED: "by STOW-RS alone: a transfer syntax that the table above does not have",
     Status.CANNOT_UNDERSTAND: "the data set is empty or malformed, or a UID is missing or malformed",
 }
 DECODERS = {
@@ -166,8 +167,8 @@ def parameters() -> str:
 
 def resources() -> str:
     """What is there by DICOMweb, from what clients read of it."""
-    site: Any = None
-    paths = make_dicomweb(site).openapi()["paths"]
+    nothing: Any = None
+    paths = make_dicomweb(nothing, nothing).openapi()["paths"]
     return table(
         ("method", "path", "what"),
         (

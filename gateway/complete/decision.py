@@ -14,7 +14,8 @@ association of its own waits so from the start. Where somebody says that this wa
 
 Slices at even distances prove nothing (every prefix of a series is even), so geometry only chooses among the quiet
 times. Who counts or lists the instances can prove a series complete, and while more is counted or listed than has
-come, no silence does.
+come, no silence does. The end of a STOW request says that this was all where no other request follows it at once, and
+nothing came late before.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ from gateway.complete.events import Image
 from gateway.settings.model import Completion as Settings
 from medseg.dicom.spacing import same_mm
 
+#: How long nothing may come after a STOW request: clients that send a series in several send the next at once. Orthanc
+#: puts ten instances into each, so a series that is complete with the first of them would be a part of itself.
+REQUEST_S = 1.0
 #: A step this many times the smallest one leaves room for a slice.
 GAP = 1.5
 
@@ -142,8 +146,6 @@ def _proofs(
 ) -> Iterator[CompletionReason]:
     """Who says that this was all; of a study, nothing that only speaks of one of its series."""
     carried = any(part.carriers for part in undecided)
-    if not carried and all(part.request_ended for part in undecided):
-        yield CompletionReason.REQUEST_ENDED
     if any(_covers(one, parts, undecided, carried) for one in study.lists):
         yield CompletionReason.COMMITMENT
     if any(part.corrected for part in undecided):
@@ -195,6 +197,8 @@ def _quiet(
 ) -> tuple[float, CompletionReason]:
     """When it will have been quiet for long enough, and which quiet that is; the longest that applies."""
     last_s = max(part.last_s for part in undecided)
+    if all(part.request_ended and not part.carriers and not part.late for part in undecided):
+        return last_s + min(REQUEST_S, settings.quiet_s), CompletionReason.REQUEST_ENDED
     senders = frozenset().union(*(part.senders for part in undecided))
     waits = [(max(_grown(arrivals, part, settings) for part in undecided), CompletionReason.QUIET)]
     if any(one.sender in senders for one in arrivals.associations.values()):

@@ -23,14 +23,16 @@ from gateway.complete.events import (
     AssociationReleased,
     CountAnswered,
     Decided,
+    Ended,
     Event,
     Image,
     InstanceArrived,
     InstancesListed,
+    RequestEnded,
 )
 from gateway.ledger import associations, commitments, counts, instances
 from gateway.ledger import series as series_rows
-from gateway.ledger.records import InstanceRow, SeriesRow
+from gateway.ledger.records import AssociationRow, InstanceRow, SeriesRow
 from gateway.ledger.states import UNDECIDED, Ending, SeriesState
 from medseg.dicom.classes import IMAGES
 from medseg.dicom.headers import read_instance
@@ -98,8 +100,7 @@ class Watch(Generic[T]):
                 self._feed(db, key, now_s, wall_s)
                 self._seen[key], self.revisions[key] = (row.revision, row.last_at), row.revision
         for over in associations.associations(db, self.arrivals.associations.keys() - still_open):
-            ended = AssociationReleased if over.ending is Ending.RELEASED else AssociationAborted
-            self._observe(ended(over.id), now_s)
+            self._observe(_ended(over), now_s)
         self._hear_lists(db, self.arrivals.studies.keys() - known, now_s, wall_s)
         self._hear_counts(db, now_s, wall_s)
         self._started = True
@@ -275,6 +276,12 @@ class Watch(Generic[T]):
 
 def _is(came: Came, row: InstanceRow) -> bool:
     return came.path == row.path and came.here == (row.deleted_at is None)
+
+
+def _ended(over: AssociationRow) -> Ended:
+    if over.ending is not Ending.RELEASED:
+        return AssociationAborted(over.id)
+    return RequestEnded(over.id) if over.receiver == associations.REQUESTS else AssociationReleased(over.id)
 
 
 def _arrived(row: InstanceRow, image: Image) -> InstanceArrived:

@@ -23,6 +23,7 @@ class Status(IntEnum):
     OUT_OF_RESOURCES = 0xA700
     DATA_SET_MISMATCH = 0xA900
     CANNOT_UNDERSTAND = 0xC000
+    TRANSFER_SYNTAX_NOT_SUPPORTED = 0xC122  # of STOW-RS alone (PS3.18 table I.2-2)
 
 
 class StoreRefused(MedsegError):

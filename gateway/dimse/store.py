@@ -60,9 +60,10 @@ class AssociationLimits:
 
 @dataclass(frozen=True, slots=True)
 class StoreRequest:
-    """A C-STORE request (PS3.7 9.1.1): what its command set says of the data set that follows.
+    """A C-STORE request (PS3.7 9.1.1): what its command set says of the data set that follows; or what the file meta
+    information says of a file in a STOW-RS request.
 
-    priority: 0 medium, 1 high, 2 low, as (0000,0700).
+    priority: 0 medium, 1 high, 2 low, as (0000,0700). study_uid: of which study it has to be; None for any.
     """
 
     peer: AssociationInfo
@@ -70,6 +71,7 @@ class StoreRequest:
     sop_instance_uid: str
     transfer_syntax_uid: str
     priority: int
+    study_uid: str | None = None
 
 
 class Incoming(Protocol):

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from typing import Final
 
 from sqlalchemy import Connection, and_, func, insert, select, true, update
 
 from gateway.ledger.records import AssociationRow
 from gateway.ledger.states import Ending
 from gateway.ledger.tables import association
+
+#: The receiver of STOW requests: each of them is an association, and its release says that this was all.
+REQUESTS: Final = "web"
 
 
 def open_association(

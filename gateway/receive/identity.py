@@ -22,6 +22,7 @@ SOP_CLASS_UID, SOP_INSTANCE_UID = 0x00080016, 0x00080018
 STUDY_INSTANCE_UID, SERIES_INSTANCE_UID = 0x0020000D, 0x0020000E
 CHARACTER_SET, PATIENT_ID, ISSUER_OF_PATIENT_ID = 0x00080005, 0x00100020, 0x00100021
 FILE_META_LENGTH, TRANSFER_SYNTAX_UID, SOURCE_AE_TITLE = 0x00020000, 0x00020010, 0x00020016
+MEDIA_SOP_CLASS_UID, MEDIA_SOP_INSTANCE_UID = 0x00020002, 0x00020003
 NEEDED = frozenset((SOP_CLASS_UID, SOP_INSTANCE_UID, PATIENT_ID, STUDY_INSTANCE_UID, SERIES_INSTANCE_UID))
 WANTED = NEEDED | {CHARACTER_SET, ISSUER_OF_PATIENT_ID}
 
@@ -53,11 +54,13 @@ class Identity:
 
 
 class FileMeta(NamedTuple):
-    """What a file of the spool says of its data set. offset_bytes: where that starts."""
+    """What a file says of its data set. offset_bytes: where that starts."""
 
     offset_bytes: int
     transfer_syntax_uid: str
     source_ae: str
+    sop_class_uid: str = ""
+    sop_instance_uid: str = ""
 
 
 class _Encoding(NamedTuple):
@@ -194,7 +197,8 @@ def file_meta_of(data: Data) -> FileMeta:
         raise NotDicom("the file ends inside its meta information") from None
     if position != end or end > len(data) or not found.get(TRANSFER_SYNTAX_UID):
         raise NotDicom("malformed file meta information")
-    return FileMeta(end, found[TRANSFER_SYNTAX_UID], found.get(SOURCE_AE_TITLE, ""))
+    more = (found.get(tag, "") for tag in (SOURCE_AE_TITLE, MEDIA_SOP_CLASS_UID, MEDIA_SOP_INSTANCE_UID))
+    return FileMeta(end, found[TRANSFER_SYNTAX_UID], *more)
 
 
 def _encoding(transfer_syntax_uid: str) -> _Encoding:

@@ -278,6 +278,7 @@ class Reception:
         self._spool, self._request, self._file = spool, request, file
         self._token = secrets.token_hex(8)
         self._published = False
+        self.identity: Identity | None = None  # once `finish` has read it
         meta = file_meta(
             request.sop_class_uid, request.sop_instance_uid, request.transfer_syntax_uid, request.peer.calling_ae
         )
@@ -295,7 +296,7 @@ class Reception:
         """Make it last, in the order the module tells. Raises StoreRefused, OSError, LedgerUnavailable."""
         try:
             self._file.end()
-            identity = self._identity()
+            self.identity = identity = self._identity()
             self._file.sync()
             path = instance_path(identity, self._token)
             self._spool.publish(self._file.path, path)
@@ -330,6 +331,8 @@ class Reception:
             raise StoreRefused(Status.DATA_SET_MISMATCH, "SOP class of data set and command differ")
         if identity.sop_instance_uid != self._request.sop_instance_uid:
             raise StoreRefused(Status.DATA_SET_MISMATCH, "SOP instance of data set and command differ")
+        if self._request.study_uid not in (None, identity.study_uid):
+            raise StoreRefused(Status.DATA_SET_MISMATCH, "Study Instance UID of data set and request differ")
         for uid in (identity.study_uid, identity.series_uid):
             if not uid or len(uid) > LONGEST_UID or not uid.isprintable():
                 raise StoreRefused(Status.CANNOT_UNDERSTAND, "Study or Series Instance UID missing or malformed")

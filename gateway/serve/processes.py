@@ -60,6 +60,7 @@ LOOK_S = 0.1
 GRACE_S = 10.0  # for associations, and what is looked at, at a stop
 ORPHAN_S = 5.0  # for a process without its supervisor
 WORKER = "worker"
+WEB = associations.REQUESTS
 
 
 def receiver(live: Live, stop: threading.Event, *, listener: socket.socket) -> None:

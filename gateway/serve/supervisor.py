@@ -48,7 +48,7 @@ MAINS: dict[str, Callable[..., None]] = {
     "director": processes.director,
     processes.WORKER: processes.worker,
     "sender": processes.sender,
-    "web": processes.web,
+    processes.WEB: processes.web,
 }
 SERVICE = "medseg"  # the process that looks after the others
 WATCH_S = 0.1
@@ -256,7 +256,7 @@ class Supervisor:
         self._follow_clock()
         for child in self.children:
             if child.died():
-                if child.receives:
+                if child.receives or child.name == processes.WEB:
                     remove_parts(self._settings.gateway.spool, f"{child.process.pid}.*")
                     self._ledger.write(associations.lose_open_associations, time.time(), child.name)
                 elif child.name == processes.WORKER:

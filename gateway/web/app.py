@@ -20,6 +20,7 @@ from gateway.settings.model import LOOPBACK
 from gateway.web import health, metrics, pages
 from gateway.web.dicomweb.app import make_dicomweb
 from gateway.web.dicomweb.places import ROOT
+from gateway.web.dicomweb.store import Stow
 from gateway.web.site import Site
 
 HOSTS = (LOOPBACK, "localhost")
@@ -42,13 +43,13 @@ HEADERS = {
 }
 
 
-def make_app(site: Site) -> Starlette:
+def make_app(site: Site, stow: Stow) -> Starlette:
     return Starlette(
         routes=[
             *health.routes(site),
             *metrics.routes(site),
             *pages.routes(site),
-            Mount(ROOT, make_dicomweb(site)),
+            Mount(ROOT, make_dicomweb(site, stow)),
         ],
         middleware=[
             Middleware(SecurityHeaders),

@@ -12,6 +12,7 @@ from gateway.ledger.ledger import Ledger
 from gateway.settings.current import Live
 from gateway.settings.model import LOOPBACK
 from gateway.web.app import make_app
+from gateway.web.dicomweb.store import Stow
 from gateway.web.protocol import Http
 from gateway.web.site import Site
 
@@ -26,10 +27,14 @@ HEADER_BYTES = 1 << 14
 def run(live: Live, stop: threading.Event) -> None:
     """Serve until told to stop. Raises OSError where the port is taken."""
     gateway = live.now.gateway
-    with Ledger(gateway.database) as ledger, socket.create_server((LOOPBACK, gateway.http_port)) as listening:
+    with (
+        Ledger(gateway.database) as ledger,
+        Stow(ledger, live) as stow,
+        socket.create_server((LOOPBACK, gateway.http_port)) as listening,
+    ):
         server = uvicorn.Server(
             uvicorn.Config(
-                make_app(Site(ledger, live)),
+                make_app(Site(ledger, live), stow),
                 log_config=None,
                 access_log=False,
                 http=Http,
@@ -48,5 +53,6 @@ def run(live: Live, stop: threading.Event) -> None:
         while not stop.wait(LOOK_S):
             if not serving.is_alive():
                 raise RuntimeError("uvicorn ended by itself")
+            stow.step()
         server.should_exit = True
         serving.join(2 * GRACE_S)

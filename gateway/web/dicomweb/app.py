@@ -9,13 +9,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.ledger.ledger import LedgerUnavailable
-from gateway.web.dicomweb import problems, retrieve, search, show
+from gateway.web.dicomweb import problems, retrieve, search, show, store
 from gateway.web.site import Site
 from medseg import __version__
 from medseg.errors import InputError
 
 
-def make_dicomweb(site: Site) -> FastAPI:
+def make_dicomweb(site: Site, stow: store.Stow) -> FastAPI:
     """No page of FastAPI's own: these load scripts from elsewhere."""
     app = FastAPI(
         title="medseg DICOMweb",
@@ -31,8 +31,8 @@ def make_dicomweb(site: Site) -> FastAPI:
             InputError: _not_acceptable,
         },
     )
-    app.state.site = site
-    for part in (search, retrieve, show):
+    app.state.site, app.state.stow = site, stow
+    for part in (search, retrieve, show, store):
         app.include_router(part.router)
     return app
 

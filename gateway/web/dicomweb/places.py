@@ -45,7 +45,10 @@ class Place:
         return f"{self.study(study_uid)}/series/{quote(series_uid, safe='')}"
 
     def instance(self, one: Held) -> str:
-        return f"{self.series(one.study_uid, one.series_uid)}/instances/{quote(one.sop_instance_uid, safe='')}"
+        return self.named(one.study_uid, one.series_uid, one.sop_instance_uid)
+
+    def named(self, study_uid: str, series_uid: str, sop_instance_uid: str) -> str:
+        return f"{self.series(study_uid, series_uid)}/instances/{quote(sop_instance_uid, safe='')}"
 
 
 def accepted(request: Request, offers: Sequence[Offer]) -> list[Choice]:

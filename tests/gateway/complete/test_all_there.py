@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pytest import approx
 
-from gateway.complete.decision import CompletionReason
+from gateway.complete.decision import REQUEST_S, CompletionReason
 from gateway.complete.events import (
     AssociationAborted,
     InstanceArrived,
@@ -116,7 +116,24 @@ def test_a_listed_instance_may_come_in_another_study() -> None:
 
 def test_a_stow_request() -> None:
     events = [*sent([0, 1, 2, 5])[:-1], (0.6, RequestEnded("a1"))]
-    assert only(played(events)) == (approx(0.6), CompletionReason.REQUEST_ENDED, 4)
+    assert only(played(events)) == (approx(0.6 + REQUEST_S), CompletionReason.REQUEST_ENDED, 4)
+
+
+def test_a_series_in_many_stow_requests() -> None:
+    """Orthanc puts ten instances into each; the next begins at once."""
+    events: list[Any] = []
+    for k in range(0, 40, 10):
+        events += sent(range(k, k + 10), pace_s=0.05, association=f"a{k}", start_s=k / 10)[:-1]
+        events.append((k / 10 + 0.5, RequestEnded(f"a{k}")))
+    assert only(played(events))[1:] == (
+        CompletionReason.REQUEST_ENDED, 40,
+    )  # fmt: skip
+
+
+def test_a_stow_request_that_came_late_proves_nothing() -> None:
+    events = [*sent(range(4))[:-1], (0.6, RequestEnded("a1")), *sent([4], start_s=5, association="b")[:-1]]
+    jobs = played([*events, (5.1, RequestEnded("b"))]).jobs
+    assert [job.reason for job in jobs] == [CompletionReason.REQUEST_ENDED, CompletionReason.QUIET]
 
 
 def test_a_stow_request_that_broke_off() -> None:
@@ -131,7 +148,7 @@ def test_one_of_two_stow_requests_ended() -> None:
         (0.7, RequestEnded("a1")),
         (0.9, RequestEnded("a2")),
     ]
-    assert only(played(events)) == (approx(0.9), CompletionReason.REQUEST_ENDED, 10)
+    assert only(played(events)) == (approx(0.9 + REQUEST_S), CompletionReason.REQUEST_ENDED, 10)
 
 
 def test_what_comes_after_a_stow_request_takes_its_word_back() -> None:
