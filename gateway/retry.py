@@ -77,7 +77,7 @@ class Fault(StrEnum):
     FAILED = "the peer failed to process the object"
     LOST = "the peer said that it stored the object, and does not know it when asked"
     UNSENDABLE = "the result's file is missing or damaged"
-    NO_PEER = "there is no such peer to send to by DIMSE in the settings"
+    NO_PEER = "there is no such peer to send to in the settings"
 
 
 class Limit(StrEnum):
@@ -225,6 +225,29 @@ def store_fault(status: int | None) -> Fault | None:
     if status is None:
         return Fault.BROKEN
     return next(fault for first, last, fault in STORE_STATUSES if first <= status <= last)
+
+
+#: Answers of HTTP to a STOW request that say nothing of the object: first, last, fault. The first row decides.
+WEB_STATUSES: tuple[tuple[int, int, Fault | None], ...] = (
+    (200, 299, None),
+    (300, 399, Fault.REJECTED),  # elsewhere
+    (401, 405, Fault.REJECTED),  # who asks, or where: nothing that another try could change
+    (407, 407, Fault.REJECTED),
+    (408, 408, Fault.BUSY),
+    (425, 425, Fault.BUSY),
+    (429, 429, Fault.BUSY),
+    (400, 499, Fault.REFUSED),
+    (503, 503, Fault.BUSY),
+    (507, 507, Fault.BUSY),
+    (0, 999, Fault.FAILED),
+)
+
+
+def web_fault(status: int | None, *, reached: bool) -> Fault | None:
+    """The fault that an answer to a STOW request is, None where it is none. status None: no answer."""
+    if status is None:
+        return Fault.BROKEN if reached else Fault.UNREACHABLE
+    return next(fault for first, last, fault in WEB_STATUSES if first <= status <= last)
 
 
 #: A-ASSOCIATE-RJ (PS3.8 9.3.4), result 1 (permanent), by source and reason. Result 2 (transient) and what is not here

@@ -25,7 +25,7 @@ from gateway.dimse.commitment import COMMIT, UNCOMPRESSED
 from gateway.dimse.contexts import STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES
 from gateway.dimse.status import Status
 from gateway.ledger.deliveries import LAST_ASK
-from gateway.retry import MOST_COPIES, POLICIES, STORE_STATUSES, Fault, Limit
+from gateway.retry import MOST_COPIES, POLICIES, STORE_STATUSES, WEB_STATUSES, Fault, Limit
 from gateway.settings.model import GatewaySettings
 from gateway.web.dicomweb.app import make_dicomweb
 from gateway.web.dicomweb.attributes import INSTANCE, SERIES, STUDY
@@ -108,6 +108,16 @@ def answers() -> str:
     return table(
         ("answer of the peer", "counts as", "then"),
         ((_range(first, last), fault or "stored", _then(fault)) for first, last, fault in STORE_STATUSES),
+    )
+
+
+def web_answers() -> str:
+    def shown(first: int, last: int) -> str:
+        return "any other" if (first, last) == (0, 999) else f"{first}" if first == last else f"{first} to {last}"
+
+    return table(
+        ("answer of the service", "counts as", "then"),
+        ((shown(first, last), fault or "stored", _then(fault)) for first, last, fault in WEB_STATUSES),
     )
 
 
@@ -268,6 +278,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "SOP classes": sop_classes,
     "statuses": statuses,
     "answers": answers,
+    "web answers": web_answers,
     "rejections": rejections,
     "parameters": parameters,
     "proposed": proposed,

@@ -17,7 +17,7 @@ from gateway.cli.options import settings_file
 from medseg.cli.doctor import Check
 
 if TYPE_CHECKING:
-    from gateway.settings.model import Destination, GatewaySettings, Peer, Rule
+    from gateway.settings.model import Destination, GatewaySettings, Peer, Rule, WebService
 
 SEG = "1.2.840.10008.5.1.4.1.1.66.4"
 SR = "1.2.840.10008.5.1.4.1.1.88.34"
@@ -54,8 +54,12 @@ def checks(config: Path | None = None) -> Iterator[Check]:
     yield _descriptors(settings)
     yield from _callers(settings)
     yield from _settings(settings)
+    for name, service in settings.services().items():
+        yield _web_peer(name, service)
     destinations = settings.destinations()
     for peer in settings.peers:
+        if peer.name not in destinations:
+            continue
         sending = _sending_to(peer, settings)
         results = {str(result) for rule in sending for result in rule.results}
         reports = any(rule.on_failure == "report" for rule in sending)
@@ -172,6 +176,16 @@ def _sending_to(peer: Peer, settings: GatewaySettings) -> list[Rule]:
     """The rules whose results may go to a peer."""
     sending = [rule for rule in settings.rules if rule.mode in ("on", "hold")]
     return [rule for rule in sending if rule.send_to is None or peer.name in rule.send_to]
+
+
+def _web_peer(name: str, service: WebService) -> Check:
+    """Whether a service answers QIDO-RS: nothing is stored to see."""
+    from gateway.dicomweb.client import WebClient
+
+    answer = WebClient(service.url, connect_s=5, answer_s=5).reach()
+    ok = answer.status is not None and 200 <= answer.status < 300
+    advice = "see that it runs, and that the address in dicomweb is that of its DICOMweb service"
+    return Check(f"peer {name}", ok, f"{service}: {answer.words}", advice)
 
 
 def _peer(name: str, destination: Destination, results: set[str], *, reports: bool) -> Check:

@@ -126,7 +126,9 @@ class Inquiry:
         self._forget(arriving)
         destinations = settings.destinations()
         for peer in settings.peers:
-            destination = destinations[peer.name]
+            destination = destinations.get(peer.name)
+            if destination is None:  # by DICOMweb, results go to it alone
+                continue
             reports = destination.ae_title in waiting
             waiting.discard(destination.ae_title)
             if peer.name not in self._busy:

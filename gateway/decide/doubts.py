@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import product
 from typing import Final, TypeAlias
+from urllib.parse import urlsplit
 
 from pydicom.datadict import dictionary_VM, dictionary_VR, tag_for_keyword
 
@@ -86,6 +87,11 @@ def called(rule: Rule) -> str:
 def of_peer(peer: Peer, gateway: Gateway) -> Iterator[Doubt]:
     about = f"peer {peer.name}"
     places = {"127.0.0.1", "::1", "localhost", gateway.host}
+    if peer.dicomweb is not None:
+        web = urlsplit(peer.dicomweb)
+        if web.port == gateway.http_port and web.hostname in places:
+            yield Doubt(about, f"{peer.dicomweb} is this gateway itself", "name the address of the peer")
+        return
     if peer.port == gateway.port and peer.host in places and {gateway.host} & (places | {"0.0.0.0", "::"}):
         yield Doubt(about, f"{peer.host}:{peer.port} is this gateway itself", "name the host and port of the peer")
 
@@ -202,7 +208,7 @@ def _of_destinations(rule: Rule, cases: Iterable[Case], settings: GatewaySetting
         yield Doubt(about, "its results are sent to nobody", "name peers in send_to", broken=False)
     if rule.send_to is None:
         callers = _callers(cases, settings.gateway)
-        known = {peer.ae_title for peer in settings.peers}
+        known = {peer.ae_title for peer in settings.peers if peer.ae_title}
         if not known or (callers is not None and not callers & known):
             whom = f"no peer is called {' or '.join(sorted(callers))}" if callers and known else "there is no peer"
             advice = "name the peer in send_to, or add a [[peer]] with the caller's AE title"

@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway.deliver.carriers import web_client
+from gateway.dicomweb.client import WebClient
 from gateway.dimse import scu
 from gateway.dimse.commitment import COMMIT, ObjectReference
 from gateway.dimse.scu import FIND, Link, NoAssociation, Proposal, RequestorTimeouts
@@ -22,7 +24,7 @@ from gateway.ledger import deliveries
 from gateway.ledger.deliveries import FIND_AFTER_S, LAST_ASK, REPORT_WITHIN_S
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.records import DeliveryRow
-from gateway.settings.model import Deliver, Destination
+from gateway.settings.model import Deliver, Destination, WebService
 from medseg.errors import UnreadableInstance
 
 logger = logging.getLogger(__name__)
@@ -41,12 +43,15 @@ class Confirmer:
     random: Callable[[], float]
     timeouts: RequestorTimeouts
 
-    def ask(self, name: str, destination: Destination) -> bool:
+    def ask(self, name: str, destination: Destination | WebService) -> bool:
         """Ask a destination after what waits for it; whether there was anything."""
         now = self.clock()
         waiting = self._claim(name, now, now + REPORT_WITHIN_S)
         if not waiting:
             return False
+        if isinstance(destination, WebService):
+            self._ask_service(destination, waiting)
+            return True
         try:
             with scu.associate(destination, [Proposal(COMMIT), Proposal(FIND)], self.timeouts) as link:
                 self._ask(link, waiting)
@@ -96,7 +101,15 @@ class Confirmer:
             self.ledger.write(deliveries.take_report, *facts)
         return answer.status == 0x0000
 
-    def _find(self, link: Link, out: DeliveryRow) -> None:
+    def _ask_service(self, service: WebService, waiting: Sequence[DeliveryRow]) -> None:
+        """What the answer to a STOW request did not name as stored, or `query` wants to be asked for."""
+        if service.query is False:
+            self.ledger.write(deliveries.accept_unconfirmed, [out.claim for out in waiting])
+            return
+        for out in waiting:
+            self._find(web_client(service, self.timeouts), out)
+
+    def _find(self, link: Link | WebClient, out: DeliveryRow) -> None:
         try:
             file = scu.read_file(self.spool / out.path)
         except (OSError, UnreadableInstance) as error:
@@ -110,5 +123,5 @@ class Confirmer:
         elif out.asked < LAST_ASK:
             self.ledger.write(deliveries.ask_again, [out.claim], now + FIND_AFTER_S, counts=True)
         elif found is not None:
-            why = "C-FIND does not find it"
+            why = f"{'C-FIND' if isinstance(link, Link) else 'QIDO-RS'} does not find it"
             self.ledger.write(deliveries.lose, out, now, self.settings, random, why)

@@ -22,18 +22,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
-from pydicom.uid import UID
+from sqlalchemy import Connection
 
 from gateway import logs, retry
+from gateway.deliver.carriers import Carrier, Sent, carrier, class_of
 from gateway.deliver.confirm import Confirmer
 from gateway.dimse import scu
-from gateway.dimse.scu import TIMEOUTS, Answer, Link, Miss, NoAssociation, RequestorTimeouts, StoredFile
+from gateway.dimse.scu import TIMEOUTS, Miss, NoAssociation, RequestorTimeouts, StoredFile
 from gateway.ledger import deliveries
 from gateway.ledger.ledger import Ledger, LedgerUnavailable
 from gateway.ledger.records import DeliveryRow
-from gateway.retry import Fault, meaning
+from gateway.retry import Fault
 from gateway.settings.current import Live
-from gateway.settings.model import Deliver, Destination, GatewaySettings
+from gateway.settings.model import Deliver, Destination, GatewaySettings, WebService
 from medseg.errors import InputError, UnreadableInstance
 
 logger = logging.getLogger(__name__)
@@ -106,12 +107,13 @@ class Outbox:
 
     def serve(self, settings: GatewaySettings, name: str) -> None:
         """Send what waits for a destination, over one association; ask after what was sent before."""
-        deliver, destination = settings.deliver, settings.destinations().get(name)
+        deliver = settings.deliver
+        destination = settings.destinations().get(name) or settings.services().get(name)
         confirmer = Confirmer(self._ledger, self._spool, deliver, self._clock, self._chance, self._timeouts)
         batch = self._claim(name)
         if destination is None:
             for out in batch:
-                self._fail(deliver, out, Fault.NO_PEER, f"no [[peer]] named {name} with ae_title, host and port")
+                self._fail(deliver, out, Fault.NO_PEER, f"no [[peer]] named {name}")
             confirmer.accept_unconfirmed(name)
             return
         if batch:
@@ -123,16 +125,16 @@ class Outbox:
         now = self._clock()
         return self._ledger.write(deliveries.claim_outgoing, name, self._owner, now, now + self._lease_s, MOST)
 
-    def _send(self, deliver: Deliver, destination: Destination, batch: Sequence[DeliveryRow]) -> None:
+    def _send(self, deliver: Deliver, destination: Destination | WebService, batch: Sequence[DeliveryRow]) -> None:
         files = {out: file for out in batch if (file := self._file(deliver, out)) is not None}
         if not files:
             return
         left = list(files)
         try:
-            with scu.associate(destination, [file.proposal() for file in files.values()], self._timeouts) as link:
-                while left and link.alive and not self._stopping():
+            with carrier(destination, list(files.values()), self._timeouts) as carrying:
+                while left and carrying.alive and not self._stopping():
                     out = left.pop(0)
-                    if not self._send_one(deliver, link, out, files[out]):
+                    if not self._send_one(deliver, carrying, out, files[out]):
                         left = self._without_companions(left, out)
         except NoAssociation as error:
             for out in left:
@@ -154,18 +156,16 @@ class Outbox:
             return None
         return file
 
-    def _send_one(self, deliver: Deliver, link: Link, out: DeliveryRow, file: StoredFile) -> bool:
+    def _send_one(self, deliver: Deliver, carrying: Carrier, out: DeliveryRow, file: StoredFile) -> bool:
         """Send one object; False where it is to be sent again later."""
         until = self._clock() + self._lease_s
         if not self._ledger.write(deliveries.renew_delivery, out.claim, until):
             return True  # somebody else has it by now
-        answer = link.store(file)
-        fault = retry.store_fault(answer.status) if answer.accepted else Fault.NOT_ACCEPTED
-        if fault is not None:
-            return not self._fail(deliver, out, fault, _answered(out, answer), answer.status)
-        now, status = self._clock(), answer.status or 0
-        self._ledger.write(deliveries.store, out, status, now, now + ASK_AFTER_S, answer.stored_as)
-        self._log("delivery.stored", out, logging.INFO, f"stored: {meaning(status)}")
+        sent = carrying.send(out, file)
+        if sent.fault is not None:
+            return not self._fail(deliver, out, sent.fault, sent.detail, sent.status)
+        self._ledger.write(_stored, out, sent, self._clock())
+        self._log("delivery.stored", out, logging.INFO, sent.detail)
         return True
 
     def _without_companions(self, left: Sequence[DeliveryRow], failed: DeliveryRow) -> list[DeliveryRow]:
@@ -203,22 +203,16 @@ def run(live: Live, stop: StopEvent) -> None:
                 stop.wait(POLL_S)
 
 
+def _stored(db: Connection, out: DeliveryRow, sent: Sent, now: float) -> None:
+    """A destination said that it stored an object; perhaps, for good."""
+    moved = deliveries.store(db, out, sent.status or 0, now, now + ASK_AFTER_S, sent.stored_as)
+    if moved and sent.confirmed:
+        deliveries.confirm(db, out.claim, now)
+
+
 def _no_association(error: NoAssociation, out: DeliveryRow) -> tuple[Fault, str]:
     if error.miss is Miss.NOTHING_ACCEPTED:
-        return Fault.NOT_ACCEPTED, f"no presentation context for {_class_of(out)}"
+        return Fault.NOT_ACCEPTED, f"no presentation context for {class_of(out)}"
     if error.miss is Miss.REJECTED and error.reject is not None:
         return retry.reject_fault(*error.reject), str(error)
     return Fault.UNREACHABLE if error.miss is Miss.UNREACHABLE else Fault.BROKEN, str(error)
-
-
-def _answered(out: DeliveryRow, answer: Answer) -> str:
-    if not answer.accepted:
-        return f"no presentation context for {_class_of(out)}"
-    if answer.status is None:
-        return f"no answer to the C-STORE{f': {answer.ending}' if answer.ending else ''}"
-    said = f"it answered: {meaning(answer.status)}"
-    return f"{said} for {_class_of(out)}" if answer.status == 0x0122 else said
-
-
-def _class_of(out: DeliveryRow) -> str:
-    return f"{UID(out.sop_class_uid).name} (SOP class {out.sop_class_uid})"

@@ -162,23 +162,43 @@ class Destination:
         return f"{self.ae_title}@{self.host}:{self.port}"
 
 
+@dataclass(frozen=True, slots=True)
+class WebService:
+    """Who is called by DICOMweb. url: the service's root. query: as `Peer` has it."""
+
+    url: str
+    query: bool | None = None
+
+    def __str__(self) -> str:
+        return self.url
+
+
+#: What a peer has to have to be called by DIMSE.
+BY_DIMSE: Final = ("ae_title", "host", "port")
+
+
 @dataclass(frozen=True)
 class Peer:
-    """Somebody to send to, by DIMSE.
+    """Somebody to send to, by DIMSE or by DICOMweb.
 
     name: What rules call it. Example: "pacs"
-    ae_title: Its AE title. Example: "PACS"
-    host: Where it listens. Example: "10.0.0.5"
-    port: Its DICOM port. Example: 104
-    query: Whether it is asked by C-FIND how many images a series has: always, and of the study, too; or never.
-        Default: of the series that it sends itself. Example: true
+    ae_title: Its AE title; with `dicomweb`, the one by which it sends, where it does. Default: must be given without
+        `dicomweb`. Example: "PACS"
+    host: Where it listens. Default: must be given without `dicomweb`. Example: "10.0.0.5"
+    port: Its DICOM port. Default: must be given without `dicomweb`. Example: 104
+    query: Whether it is asked by C-FIND how many images a series has: always, and of the study, too; or never. With
+        `dicomweb`: whether it is asked by QIDO-RS for what it stored. Default: of the series that it sends itself; for
+        what its answer does not name. Example: true
+    dicomweb: The root of its DICOMweb service, to which results go by STOW-RS, in place of host and port. Default:
+        none. Example: "http://127.0.0.1:8042/dicom-web"
     """
 
     name: Annotated[str, TEXT]
-    ae_title: Annotated[str, values.AE_TITLE]
-    host: Annotated[str, values.HOST]
-    port: Annotated[int, values.PORT]
+    ae_title: Annotated[str, values.AE_TITLE] = ""
+    host: Annotated[str, values.HOST] = ""
+    port: Annotated[int, values.PORT] = 0
     query: Annotated[bool | None, FLAG] = None
+    dicomweb: Annotated[str | None, values.WEB_ADDRESS] = None
 
 
 PREFERENCES = Allowed(f"a list of {PREFERENCE.allowed}", several(PREFERENCE.read, least=1))
@@ -320,10 +340,16 @@ class GatewaySettings:
     channels: Mapping[str, Mapping[str, ChannelWords]] = field(default_factory=dict)
 
     def destinations(self) -> dict[str, Destination]:
-        """How each peer is called, by its name."""
+        """How each peer is called that is called by DIMSE, by its name."""
         return {
-            peer.name: Destination(peer.ae_title, peer.host, peer.port, self.gateway.ae_title) for peer in self.peers
+            peer.name: Destination(peer.ae_title, peer.host, peer.port, self.gateway.ae_title)
+            for peer in self.peers
+            if peer.dicomweb is None
         }
+
+    def services(self) -> dict[str, WebService]:
+        """The same of those that are called by DICOMweb."""
+        return {peer.name: WebService(peer.dicomweb, peer.query) for peer in self.peers if peer.dicomweb is not None}
 
 
 #: The tables of a file: those of which there is one, and those of which there may be several.
@@ -332,11 +358,6 @@ LISTS: Final = {"peer": Peer, "rule": Rule}
 #: ... and one for each channel of each bundle.
 CHANNELS: Final = "channels"
 WORDS: Final = {f"{CHANNELS}.BUNDLE.NAME": ChannelWords}
-
-#: Keys that people look for and nothing carries out yet, by table, each with the sentence that refuses it.
-NOT_IN_THIS_VERSION: Final[Mapping[tuple[str, str], str]] = {
-    ("peer", "dicomweb"): "sending by DICOMweb is not in this version: expected ae_title, host and port, for DIMSE",
-}
 
 
 def _is_at(host: str, address: str, resolve: Resolve) -> bool:

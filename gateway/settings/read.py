@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gateway.settings.model import (
+    BY_DIMSE,
     CALLERS,
     CHANNELS,
     GROUPS,
     LISTS,
-    NOT_IN_THIS_VERSION,
     ChannelWords,
     Gateway,
     GatewaySettings,
@@ -27,7 +27,7 @@ from gateway.settings.model import (
 )
 from gateway.settings.toml_lines import Key, NotToml, line_of, parse
 from gateway.settings.when import read_when
-from medseg.allowed import read_fields, shown, unknown_keys
+from medseg.allowed import forms_of, read_fields, shown, unknown_keys
 from medseg.errors import UsageError
 
 T = TypeVar("T")
@@ -126,7 +126,7 @@ class _Reader:
             self._problem((name,), f"no such key: {advice}")
         read: dict[str, Any] = {name: self._group(kind, values.get(name, {}), (name,)) for name, kind in GROUPS.items()}
         read["gateway"] = self._admission(read["gateway"], values.get("gateway", {}))
-        peers = tuple(self._group(Peer, table, key) for key, table in self._tables(values, "peer"))
+        peers = tuple(self._peer(table, key) for key, table in self._tables(values, "peer"))
         rules = tuple(self._rule(table, key) for key, table in self._tables(values, "rule"))
         words = self._words(values.get(CHANNELS, {}))
         settings = GatewaySettings(**read, peers=peers, rules=rules or (Rule(),), channels=words)
@@ -145,6 +145,16 @@ class _Reader:
                 "found neither",
             )
         return replace(gateway, allow_any_caller="allow_callers" not in given)
+
+    def _peer(self, table: Any, key: Key) -> Peer:
+        if isinstance(table, dict):
+            web, forms = "dicomweb" in table, forms_of(Peer)
+            for name in BY_DIMSE:
+                if not web and name not in table:
+                    self._problem((*key, name), f"expected {forms[name].allowed}, found nothing")
+                elif web and name in table and name != "ae_title":
+                    self._problem((*key, name), "expected either dicomweb or host and port, found both")
+        return self._group(Peer, table, key)
 
     def _rule(self, table: Any, key: Key) -> Rule:
         if not isinstance(table, dict):
@@ -185,11 +195,7 @@ class _Reader:
         if not isinstance(table, dict):
             self._expected(key, f"a table [{key[0]}]", table)
             return kind(**_blank(kind))
-        later = {name: why for (group, name), why in NOT_IN_THIS_VERSION.items() if group == key[0] and name in table}
-        for name, why in later.items():
-            self._problem((*key, name), why)
-        known = {name: value for name, value in table.items() if name not in later}
-        read = read_fields(kind, known, lambda name, why: self._problem((*key, name), why))
+        read = read_fields(kind, table, lambda name, why: self._problem((*key, name), why))
         return kind(**_blank(kind) | read)
 
     def _expected(self, key: Key, allowed: str, found: Any) -> None:
@@ -240,7 +246,7 @@ def _contradictions(settings: GatewaySettings) -> Iterator[tuple[Key, str]]:
 
 
 def _wrong_in_peer(peer: Peer, gateway: Gateway) -> Iterator[tuple[Key, str]]:
-    if (peer.host, peer.port) == (gateway.host, gateway.port):
+    if peer.dicomweb is None and (peer.host, peer.port) == (gateway.host, gateway.port):
         yield ("port",), f"expected another place than this gateway's own, found {peer.host}:{peer.port}"
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from medseg.allowed import Allowed, NotInThisVersion, ae_title, integer, number, text
 
@@ -48,6 +49,14 @@ def _folder(value: Any) -> Path:
     return Path(text(value)).expanduser()
 
 
+def _web_address(value: Any) -> str:
+    place = urlsplit(text(value))
+    plain = not (place.username or place.password or place.query or place.fragment) and value.isprintable()
+    if place.scheme not in ("http", "https") or not place.hostname or place.port == 0 or not plain or " " in value:
+        raise ValueError(value)
+    return str(value).rstrip("/")
+
+
 AE_TITLE = Allowed("an AE title of 1 to 16 printable ASCII characters without backslash", ae_title)
 HOST = Allowed("a host name or address", host)
 PORT = Allowed("a port from 1 to 65535", _whole(1, 65535))
@@ -56,4 +65,5 @@ PERCENT = Allowed("a percentage from 1 to 100", _number(1, 100))
 GIGABYTES = Allowed("gigabytes, 0 or more", _number(0))
 COUNT = Allowed("a whole number from 1 to 1000", _whole(1, 1000))
 FOLDER = Allowed("a folder", _folder)
+WEB_ADDRESS = Allowed('"http://HOST:PORT/PATH" or "https://…", without user and password', _web_address)
 DATABASE = Allowed('"sqlite:///FILE"', _database)

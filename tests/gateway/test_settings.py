@@ -206,19 +206,23 @@ def test_a_ledger_on_postgresql_is_refused_by_a_sentence_that_shows_no_password(
     assert str(problem) == said
 
 
-def test_a_peer_by_dicomweb_is_refused_by_a_sentence() -> None:
-    address = 'dicomweb = "http://127.0.0.1:8042/dicom-web"'
-    (problem,) = problems(f'[[peer]]\nname = "p"\n{address}\nae_title = "A"\nhost = "h"\nport = 1')
-    sentence = "sending by DICOMweb is not in this version: expected ae_title, host and port, for DIMSE"
-    assert str(problem) == f"line 3: peer.dicomweb: {sentence}"
-    alone = problems(f'[[peer]]\nname = "p"\n{address}')
-    assert [str(problem) for problem in alone] == [
+def test_a_peer_is_called_by_dicomweb_or_by_dimse() -> None:
+    address = 'dicomweb = "http://127.0.0.1:8042/dicom-web/"'
+    (peer,) = read_settings(f'[[peer]]\nname = "p"\nae_title = "PACS"\n{address}', Path("/")).peers
+    assert (peer.dicomweb, peer.ae_title) == ("http://127.0.0.1:8042/dicom-web", "PACS")
+    said = [str(one) for one in problems(f'[[peer]]\nname = "p"\n{address}\nhost = "h"\nport = 1')]
+    assert said == [f"line {n}: peer.{key}: expected either dicomweb or host and port, found both" for n, key in
+                    ((4, "host"), (5, "port"))]  # fmt: skip
+    neither = [str(problem) for problem in problems('[[peer]]\nname = "p"')]
+    assert neither == [
         "line 1: peer.ae_title: expected an AE title of 1 to 16 printable ASCII characters without backslash, "
         "found nothing",
         "line 1: peer.host: expected a host name or address, found nothing",
         "line 1: peer.port: expected a port from 1 to 65535, found nothing",
-        f"line 3: peer.dicomweb: {sentence}",
     ]
+    for wrong in ("http://u:p@h/", "ftp://h", "http://", "h:80", "http://h?x=1", "http://h:99999"):
+        (problem,) = problems(f'[[peer]]\nname = "p"\ndicomweb = "{wrong}"')
+        assert "without user and password" in str(problem)
 
 
 @pytest.mark.parametrize(
