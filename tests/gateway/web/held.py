@@ -16,7 +16,7 @@ from medseg.results.report import write_report
 from medseg.results.seg import SegWriter
 from tests.gateway.phantoms import phantom
 from tests.gateway.web.served import Served
-from tests.medseg.results.stacks import SEGMENTS, feed, made, make_result, to_stack
+from tests.medseg.results.stacks import SEGMENTS, feed, findings, made, make_result, to_stack
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ def hold(site: Served, seed: int = 0, slices: int = 4) -> HeldStudy:
     folder.mkdir(parents=True)
     seg, sr = folder / "seg.dcm", folder / "sr.dcm"
     feed(SegWriter(seg, made(f"seed {seed}")), stack, SEGMENTS, labels)
-    write_report(sr, make_result(stack, SEGMENTS, labels), made(f"seed {seed}"), with_seg=True)
+    measured = findings(stack, SEGMENTS, labels)
+    write_report(sr, make_result(stack, SEGMENTS, labels), measured, made(f"seed {seed}"), with_seg=True)
     study = HeldStudy(images, seg, sr, labels)
     site.box.ledger.write(file_result, site.box.folder, study, f"k{seed}")
     return study
