@@ -48,7 +48,7 @@ DELIVERY_CODES = {
     "no_peer": "name the peer in the settings, with ae_title, host and port, or dicomweb",
     "not_accepted": "let the peer accept this SOP class, or leave it out of the rule's results",
     "refused": "see in the peer's log why it refuses the object",
-    "rejected": "let the peer know our AE title, or see its address in `dicomweb`; `medseg doctor` tries both",
+    "rejected": "see that its `dicomweb` address is right, or let the peer know our AE title; `medseg echo` tries it",
     "unreachable": "see that the peer runs, and that its host and port in the settings are right",
     "unsendable": "restore the file of the result from a backup, or purge the study and send it again",
 }
