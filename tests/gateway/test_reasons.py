@@ -214,6 +214,19 @@ def test_what_a_destination_holds_in_the_end(house: Callable[[str], House], bund
     assert here.holds() == expected  # and it is told once
 
 
+def test_nothing_is_told_while_more_may_come(house: Callable[[str], House], bundle: Path) -> None:
+    here = house(HERE.format(here=str(bundle)))
+    here.send(gap())
+    here.reasoner.step(here.settings, time.time() + QUIET_S / 2)
+    assert not here.box.rows("result")  # another series may follow
+    here.box.send(of_study(phantom(5)[:3], gap()))
+    here.reason()
+    assert not here.box.rows("result")  # one does
+    here.work()
+    here.reason()
+    assert [row.kind for row in here.box.rows("result")] == ["segmented"]  # and has a result by now
+
+
 def test_what_is_said_is_read_by_others(house: Callable[[str], House], bundle: Path, tmp_path: Path) -> None:
     here, series = house(HERE.format(here=str(bundle))), gap()
     here.send(series)

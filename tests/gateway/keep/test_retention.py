@@ -46,6 +46,17 @@ DONE_WITH: dict[str, tuple[str, Callable[[House], None]]] = {
 }
 
 
+def test_what_is_to_be_told_is_kept_until_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with house(tmp_path, "") as here:
+        pass_over(here)
+        with monkeypatch.context() as patch:
+            patch.setattr(here, "tell", lambda: None)
+            here.pass_time(INPUTS_S + 10)
+            assert len(here.files("studies")) == 6
+        here.pass_time(10)
+        assert not here.files("studies")
+
+
 @pytest.mark.parametrize("how", DONE_WITH)
 def test_what_is_done_with_goes_after_its_time(tmp_path: Path, how: str) -> None:
     rules, bring = DONE_WITH[how]
