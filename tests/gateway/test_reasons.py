@@ -202,7 +202,12 @@ ENDS = {
 }
 
 
-@pytest.mark.parametrize("case", ENDS)
+LONGER = ("refused by fit", "succeeds before it was told", "another series of it has a result")
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow) if case in LONGER else case for case in ENDS]
+)
 def test_what_a_destination_holds_in_the_end(house: Callable[[str], House], bundle: Path, case: str) -> None:
     rule, happens, expected = ENDS[case]
     here = house(rule.format(here=str(bundle)))
@@ -249,7 +254,7 @@ def test_what_is_said_is_read_by_others(house: Callable[[str], House], bundle: P
     assert set(tid1500reader(file, tmp_path / "read.json")["imageLibrary"]) == {one.SOPInstanceUID for one in series}
 
 
-@pytest.mark.parametrize("moment", ["before it is filed", "before it is sent"])
+@pytest.mark.parametrize("moment", ["before it is filed", pytest.param("before it is sent", marks=pytest.mark.slow)])
 def test_a_kill_in_between_still_gives_one_reason(
     house: Callable[[str], House], bundle: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
@@ -305,6 +310,7 @@ def test_a_series_that_is_held_is_told_and_another_reason_takes_its_place(
     assert item.ReferencedSOPInstanceUID == first.SOPInstanceUID
 
 
+@pytest.mark.slow
 def test_a_study_of_two_patients_is_told_of_once_it_is_settled(house: Callable[[str], House], bundle: Path) -> None:
     here = house(HERE.format(here=str(bundle)))
     here.send(gap())
