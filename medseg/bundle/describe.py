@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from medseg.bundle.bundle import DESCRIBED, Bundle, Code, Segment
+from medseg.bundle.codes import doubts
 from medseg.bundle.digests import file_digest
 from medseg.bundle.region_words import region_details
 from medseg.errors import InvalidBundle
@@ -52,6 +53,7 @@ def details(bundle: Bundle) -> dict[str, Any]:
         "nnunet": _nnunet(bundle),
         "region": region_details(bundle),
         "segments": [_segment(segment) for segment in bundle.segments],
+        "doubts": doubts(bundle.segments),
     }
 
 
@@ -100,6 +102,7 @@ def verify(bundle: Bundle) -> dict[str, Any]:
         "weights": bundle.weights.relative_to(bundle.path).as_posix(),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "verified": True,
+        "doubts": doubts(bundle.segments),
     }
 
 

@@ -135,7 +135,7 @@ def palette(count: int) -> tuple[tuple[int, int, int], ...]:
     """
     levels = np.arange(0, 256, 15)
     grid = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
-    lab = _lab(grid)
+    lab = to_lab(grid)
     usable = (lab[:, 0] > 40) & (lab[:, 0] < 92) & (np.hypot(lab[:, 1], lab[:, 2]) > 25)
     grid, lab = grid[usable], lab[usable]
     taken = [int(np.argmin(np.abs(grid - (225, 60, 60)).sum(axis=1)))]
@@ -146,7 +146,7 @@ def palette(count: int) -> tuple[tuple[int, int, int], ...]:
     return tuple((int(r), int(g), int(b)) for r, g, b in grid[taken[:count]])
 
 
-def _lab(rgb: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def to_lab(rgb: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """sRGB 0-255 to CIELAB, D65 (IEC 61966-2-1, CIE 15)."""
     share = rgb / 255.0
     linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -67,6 +68,7 @@ def inspect(name: Named, as_json: AsJson = False) -> None:
         console.show(f"  channel {channel['name']}: {channel['expected']}")
     for segment in record["segments"]:
         console.show(f"  segment {segment['number']}: {segment['label']} ({segment['type']})")
+    _doubts(record)
 
 
 @app.command("verify", epilog="[bold]Example[/bold]  medseg bundles verify ./my_bundle")
@@ -81,6 +83,7 @@ def verify(name: Named, as_json: AsJson = False) -> None:
         console.show(
             f"{record['bundle']} {record['version']}: ok, {record['parameters']} parameters, {record['digest']}"
         )
+        _doubts(record)
 
 
 NEW_EXAMPLES = """
@@ -137,6 +140,12 @@ def new(
         raise UsageError("--weights and --architecture go together, with --network meshnet")
     meshnet_bundle(folder, weights, architecture)
     console.show(f"{folder}: ready, try: medseg bundles verify {folder}")
+
+
+def _doubts(record: Mapping[str, Any]) -> None:
+    """What is strange about codes and colours, as warnings."""
+    for doubt in record["doubts"]:
+        console.warn(doubt)
 
 
 def _words(value: Any) -> str:
