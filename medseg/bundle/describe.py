@@ -6,7 +6,6 @@ from dataclasses import asdict
 from typing import Any
 
 from medseg.bundle.bundle import DESCRIBED, Bundle, Code, Segment
-from medseg.bundle.codes import doubts
 from medseg.bundle.digests import file_digest
 from medseg.bundle.region_words import region_details
 from medseg.errors import InvalidBundle
@@ -27,6 +26,7 @@ def summary(bundle: Bundle) -> dict[str, Any]:
 
 def details(bundle: Bundle) -> dict[str, Any]:
     """What `medseg bundles inspect` shows; `barriers` are the reasons why it cannot stream."""
+    from medseg.bundle.codes import doubts
     from medseg.conditions.terms import wanted
 
     barriers = bundle.recipe.barriers()
@@ -76,6 +76,7 @@ def verify(bundle: Bundle) -> dict[str, Any]:
     """
     import torch
 
+    from medseg.bundle.codes import doubts
     from medseg.bundle.network import load_network
 
     parts = (part.bundle for part in bundle.parts)
