@@ -117,7 +117,7 @@ def fit(
     layout = torch.channels_last_3d if len(plan.window) == 3 else torch.channels_last
     network = network.to(device).to(memory_format=layout).train()  # type: ignore[call-overload]
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(plan.ema_decay))  # type: ignore[no-untyped-call]
-    loss_of, optimizer = plan.make_loss(), plan.make_optimizer(network.parameters())
+    loss_of, optimizer = plan.make_loss().to(device), plan.make_optimizer(network.parameters())
     parts: Mapping[str, Stateful] = {"network": network, "average": average, "optimizer": optimizer}
     losses: list[float] = []
     clock = Clock()

@@ -86,7 +86,9 @@ class TrainingPlan:
         return torch.Generator().manual_seed(int.from_bytes(seed, "big") >> 1)
 
     def make_loss(self) -> nn.Module:
-        return LOSSES[self.loss["_target_"]](**_arguments(self.loss))
+        """Lists among its arguments are weights of classes."""
+        given = {name: torch.tensor(one) if isinstance(one, list) else one for name, one in _arguments(self.loss).items()}
+        return LOSSES[self.loss["_target_"]](**given)
 
     def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         return OPTIMIZERS[self.optimizer["_target_"]](parameters, **_arguments(self.optimizer))

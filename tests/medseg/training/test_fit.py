@@ -182,3 +182,13 @@ def test_a_bad_plan_is_refused_by_key(change: dict[str, object], key: str) -> No
 def test_a_missing_key_is_named(key: str) -> None:
     with pytest.raises(InvalidBundle, match=f"{key}: expected .*, found nothing"):
         make_plan({k: v for k, v in CONFIG.items() if k != key}, "some")
+
+
+def test_classes_have_the_weights_that_the_plan_gives_them() -> None:
+    loss = {"_target_": "DiceCELoss", "to_onehot_y": True, "softmax": True, "lambda_dice": 0.0}
+    scores, labels = torch.randn((1, 3, 4, 4), generator=torch.Generator().manual_seed(0)), torch.zeros((1, 1, 4, 4))
+    labels[..., :2] = 2
+    weighted = make_plan(CONFIG | {"loss": loss | {"weight": [0.02, 1.0, 1.0]}}).make_loss()(scores, labels)
+    each = -scores.log_softmax(1)
+    expected = (0.02 * each[:, 0, :, 2:].sum() + each[:, 2, :, :2].sum()) / (0.02 * 8 + 8)
+    assert float(weighted) == pytest.approx(float(expected), rel=1e-5)
