@@ -87,7 +87,9 @@ class TrainingPlan:
 
     def make_loss(self) -> nn.Module:
         """Lists among its arguments are weights of classes."""
-        given = {name: torch.tensor(one) if isinstance(one, list) else one for name, one in _arguments(self.loss).items()}
+        given = {
+            name: torch.tensor(one) if isinstance(one, list) else one for name, one in _arguments(self.loss).items()
+        }
         return LOSSES[self.loss["_target_"]](**given)
 
     def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
