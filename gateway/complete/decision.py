@@ -34,8 +34,8 @@ from gateway.complete.events import Image
 from gateway.settings.model import Completion as Settings
 from medseg.dicom.spacing import same_mm
 
-#: How long nothing may come after a STOW request: clients that send a series in several send the next at once. Orthanc
-#: puts ten instances into each, so a series that is complete with the first of them would be a part of itself.
+#: How long nothing may come after a STOW request: clients that send a series in several send the next at once (Orthanc
+#: without chunked transfers: ten instances in each), and one that is complete with the first would be a part of itself.
 REQUEST_S = 1.0
 #: A step this many times the smallest one leaves room for a slice.
 GAP = 1.5

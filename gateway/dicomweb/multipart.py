@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 
 LONGEST_HEAD: Final = 1 << 14  # bytes: headers of a part
 LONGEST_PREAMBLE: Final = 1 << 16
-LONGEST_BOUNDARY: Final = 70  # RFC 2046 5.1.1
+LONGEST_BOUNDARY: Final = 256  # RFC 2046 5.1.1 says 70, and Orthanc uses 73
 
 
 class MalformedMultipart(ValueError):

@@ -120,7 +120,7 @@ def test_a_stow_request() -> None:
 
 
 def test_a_series_in_many_stow_requests() -> None:
-    """Orthanc puts ten instances into each; the next begins at once."""
+    """Some clients part a series, and send the next part at once."""
     events: list[Any] = []
     for k in range(0, 40, 10):
         events += sent(range(k, k + 10), pace_s=0.05, association=f"a{k}", start_s=k / 10)[:-1]
