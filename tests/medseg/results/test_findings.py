@@ -55,13 +55,13 @@ def test_diameters_of_any_mask(mask: np.ndarray) -> None:
 @given(st.floats(4, 20), st.floats(0.3, 0.95), st.floats(0, np.pi))
 @settings(deadline=None, max_examples=20)
 def test_axes_of_an_ellipse(half: float, share: float, angle: float) -> None:
-    """By how much voxels make it larger at each end: half of one."""
+    """But for half a voxel's diagonal at each end, by which voxels make it larger or smaller."""
     y, x = np.mgrid[:80, :80] * np.array([DOWN, ACROSS])[:, None, None] - np.array([28.3, 35.6])[:, None, None]
     along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
     mask = (along / half) ** 2 + (across / (half * share)) ** 2 <= 1
     found = diameters_of(mask, (0, 0), 0, plane_of(mask.shape))
-    assert found.long_mm == pytest.approx(2 * half, abs=ACROSS)
-    assert found.short_mm == pytest.approx(2 * half * share, abs=ACROSS)
+    assert found.long_mm == pytest.approx(2 * half, abs=np.hypot(DOWN, ACROSS))
+    assert found.short_mm == pytest.approx(2 * half * share, abs=np.hypot(DOWN, ACROSS))
 
 
 def lesions(stack: Stack) -> np.ndarray:
