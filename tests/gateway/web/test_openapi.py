@@ -15,7 +15,7 @@ from tests.gateway.web.held import HeldStudy, hold
 from tests.gateway.web.served import Served, served
 
 ROOT = "/dicom-web"
-QUICK, SLOW = 2, 100  # examples of each operation
+QUICK, SLOW = 2, 30  # examples of each operation
 
 
 @pytest.fixture(scope="module")
