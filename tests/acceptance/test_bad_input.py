@@ -295,7 +295,7 @@ def test_out_of_memory(medseg: Medseg, spleen: Path, tmp_path: Path, monkeypatch
     assert not [name for name in left_over(tmp_path) if name != "study-medseg"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_ctrl_c_leaves_no_partial_result(spleen: Path, tmp_path: Path, number: signal.Signals) -> None:
     write_series(make_series(shape=(64, 256, 256)), tmp_path / "study")
     process = subprocess.Popen(

@@ -147,6 +147,7 @@ def glioma(shared_data: Path) -> Study:
     return study
 
 
+@pytest.mark.slow
 def test_glioma_in_three_sequences_one_of_them_twice(glioma: Study, box: Inbox, tmp_path: Path) -> None:
     words = [("T1", "*t1"), ("T1c", "*t1ce"), ("FLAIR", "*flair*")]
     bundle = zoo.brats_like(

@@ -41,6 +41,7 @@ def peers(fakes: dict[str, FakePacs]) -> Iterator[dict[str, FakePacs]]:
         yield fakes
 
 
+@pytest.mark.slow
 def test_case_10_each_peer_gets_what_it_can(gateway: Faulty, peers: dict[str, FakePacs]) -> None:
     series = new_phantom(SeriesDescription="to every peer")
     assert store_all(gateway.port, series) == [0] * 8
