@@ -163,7 +163,7 @@ def test_killed_at_any_moment_it_goes_on(bundle: Path, tmp_path: Path) -> None:
     arguments = (cohort, "--bundle", bundle, "--jobs", 2, "-o")
     assert started(*arguments, whole).wait() == 1
     draw = random.Random(0)
-    for _ in range(10):
+    for _ in range(6):
         process, count = started(*arguments, out), len(done(out))
         wait_for("a study", lambda: len(done(out)) > count or process.poll() is not None)  # noqa: B023 - at once
         time.sleep(draw.uniform(0.0, 0.3))  # the moment is what is drawn
