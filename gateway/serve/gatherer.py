@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import logging
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from gateway.ledger.ledger import Ledger, LedgerUnavailable
 from gateway.ledger.records import GatheringRow, InstanceRow, SeriesRow
 from gateway.ledger.states import SeriesState
 from gateway.receive.source import read_series
+from gateway.serve.looking import look_until
 from gateway.settings.current import Live
 from gateway.settings.model import GatewaySettings
 from medseg.bundle.bundle import Bundle
@@ -61,11 +61,7 @@ class Gatherer:
 
     def run(self, live: Live, stop: threading.Event) -> None:
         """Look until told to stop; never raises."""
-        while not stop.wait(LOOK_S):
-            try:
-                self.step(live.now, time.time())
-            except LedgerUnavailable as error:
-                logger.error("%s", error, extra={"event": "study.unlooked"})
+        look_until(stop, self.step, live, every_s=LOOK_S, event="study.unlooked")
 
     def step(self, settings: GatewaySettings, now: float) -> None:
         """Look at each study that is due."""

@@ -13,7 +13,6 @@ import json
 import logging
 import shutil
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -34,6 +33,7 @@ from gateway.ledger.records import ResultRow, UnansweredRow
 from gateway.ledger.results import NewObject
 from gateway.receive.parts import PatientParts, parted
 from gateway.receive.source import read_image
+from gateway.serve.looking import look_until
 from gateway.settings.current import Live
 from gateway.settings.model import Completion, GatewaySettings, OnFailure, ResultForm
 from gateway.work.freeze import frozen, sync_all, sync_places
@@ -76,11 +76,7 @@ class Reasoner:
 
     def run(self, live: Live, stop: threading.Event) -> None:
         """Look until told to stop; never raises."""
-        while not stop.wait(LOOK_S):
-            try:
-                self.step(live.now, time.time())
-            except LedgerUnavailable as error:
-                logger.error("%s", error, extra={"event": "study.unreasoned"})
+        look_until(stop, self.step, live, every_s=LOOK_S, event="study.unreasoned")
 
     def step(self, settings: GatewaySettings, now: float) -> None:
         """Look at each study of which nothing more is to come."""
